@@ -1,0 +1,3 @@
+"""Landmark medical-imaging CNN studies, one command each."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What two or more studies use. Nothing here knows a study."""

@@ -1,0 +1,66 @@
+"""Errors that a user can act on.
+
+A `UserError` is answered in two lines without a traceback and exit status 2: what is wrong (the key or
+file and what was found) and what to do about it (what is allowed, the nearest name). Anything else that is
+raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in what the user gave. `problem` names it, `remedy` says what to do."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}\n{remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class ConfigError(UserError):
+    """A key or value of the configuration."""
+
+
+class DataError(UserError):
+    """A dataset: its folder, tables or files."""
+
+
+class RunError(UserError):
+    """A run folder: missing, unfinished, or of another study."""
+
+
+class WeightsError(UserError):
+    """Network weights that were asked for and cannot be had."""
+
+
+class BadFile(Exception):
+    """One file that cannot be read. The message is the reason, without the file's name.
+
+    Collected per file, so that a run names all bad files at once instead of stopping at the first.
+    """
+
+
+class StatisticsError(ValueError):
+    """A statistic that is undefined on this input; the message is the reason."""
+
+
+def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:
+    """'Did you mean …?' for a mistyped name, else the list of what is allowed."""
+    allowed = [str(a) for a in allowed]
+    close = get_close_matches(str(name), allowed, n=count, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    shown = ", ".join(allowed[:20]) + (", …" if len(allowed) > 20 else "")
+    return f"Allowed: {shown}."
+
+
+def listed(items: Iterable[object], limit: int = 20) -> str:
+    """Items one per line, indented, at most `limit` of them and then a count of the rest."""
+    items = list(items)
+    lines = [f"  {item}" for item in items[:limit]]
+    if len(items) > limit:
+        lines.append(f"  … and {len(items) - limit} more")
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""What appears on the screen: progress bars, and work spread over processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def cpu_count() -> int:
+    """Processors that this process may use (a container or a scheduler may allow fewer than exist)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def progress_bar() -> Progress:
+    """A rich progress bar on standard error that stays silent when it is not a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate with a progress bar."""
+    if total is None and isinstance(items, Sequence):
+        total = len(items)
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total, note="")
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def parallel_map(
+    function: Callable[[Item], Result], items: Sequence[Item], description: str, workers: int | None = None
+) -> list[Result]:
+    """`[function(i) for i in items]` over processes, in order, with a progress bar.
+
+    `function` must be importable (top level, or a `functools.partial` of such). `workers` defaults to the
+    processors available; 0 or 1, or few items, run in this process. Processes are spawned, not forked:
+    forking after torch has started its threads can deadlock.
+    """
+    workers = cpu_count() if workers is None else workers
+    if workers <= 1 or len(items) < 32:
+        return [function(item) for item in track(items, description)]
+    context = multiprocessing.get_context("spawn")
+    chunk = max(1, len(items) // (workers * 16))
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(track(pool.map(function, items, chunksize=chunk), description, total=len(items)))
