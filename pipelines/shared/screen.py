@@ -52,11 +52,11 @@ def parallel_map(
     """`[function(i) for i in items]` over processes, in order, with a progress bar.
 
     `function` must be importable (top level, or a `functools.partial` of such). `workers` defaults to the
-    processors available; 0 or 1, or few items, run in this process. Processes are spawned, not forked:
-    forking after torch has started its threads can deadlock.
+    processors available; with 0 or 1, or a single item, everything runs in this process. Processes are spawned
+    (about a second each), not forked: forking after torch has started its threads can deadlock.
     """
     workers = cpu_count() if workers is None else workers
-    if workers <= 1 or len(items) < 32:
+    if workers <= 1 or len(items) <= 1:
         return [function(item) for item in track(items, description)]
     context = multiprocessing.get_context("spawn")
     chunk = max(1, len(items) // (workers * 16))

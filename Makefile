@@ -1,0 +1,54 @@
+# make help lists the targets. `make <study> ARGS="trainer.epochs=5"` passes overrides on.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STUDIES := $(sort $(patsubst pipelines/%/study.py,%,$(wildcard pipelines/*/study.py)))
+# One thread per core is torch's default; numpy's must not add to it in worker processes.
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help env test quick smoke bench lint clean $(STUDIES)
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@echo "Studies, each on its phantom unless ARGS says otherwise (ARGS=\"data=... data.root=...\"):"
+	@for s in $(STUDIES); do echo "  make $$s"; done
+	@echo "Targets:"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
+
+env: $(VENV)/.ready  ## create .venv and install everything, tested versions
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.11 to 3.13 is needed; found: $$($(PYTHON) --version). Give another: make env PYTHON=python3.12"; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(STUDIES): env
+	@$(PY) -m pipelines.$@ $(ARGS)
+
+test: env  ## ruff, mypy and the whole test suite
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest $(ARGS)
+
+quick: env  ## the fast part of the suite, under two minutes
+	$(PY) -m ruff check .
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+lint: env  ## correct what ruff can correct
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+smoke: env  ## every study for a few steps: is everything connected?
+	@set -e; for s in $(STUDIES); do \
+	  echo "== $$s"; $(PY) -m pipelines.$$s trainer=smoke $(ARGS); \
+	done
+
+bench: env  ## speed as ratios against plain loops, a table and JSON
+	$(PY) -m pytest tests/bench -m bench -s $(ARGS)
+
+clean:  ## remove caches and outputs, not .venv
+	rm -rf .cache outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis

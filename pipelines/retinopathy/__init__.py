@@ -1,0 +1,1 @@
+"""Diabetic retinopathy in fundus photographs (Gulshan et al., JAMA 2016)."""

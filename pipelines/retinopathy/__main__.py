@@ -1,0 +1,3 @@
+from pipelines.shared.app import main
+
+main("retinopathy")

@@ -1,0 +1,101 @@
+"""Configuration of the retinopathy study. Imports pydantic only, so that a mistake is answered at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.shared.config import AugmentSection, Count, DataSection, Section, StudyConfig, TableSection
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class LabelRules(Section):
+    """How several graders' readings become one reference (Gulshan 2016, Methods).
+
+    `ties`: an image whose graders are divided equally gets the `lower` grade, the `higher` one, or is left out.
+    `referable`: majority of the graders' own binary decisions, or decided from the majority grade.
+    """
+
+    ties: Literal["lower", "higher", "drop"]
+    referable: Literal["binary_majority", "majority_grade"]
+
+
+class RetinopathyData(DataSection):
+    """Keys of all retinopathy sources. `grades_per_image` keeps so many graders per training image (null: all)."""
+
+    local_average_applied: bool
+    grades_per_image: Count | None
+    labels: LabelRules
+
+
+class PhantomKeys(Section):
+    """The phantom's settings, see `phantom.PhantomSettings`."""
+
+    patients: Annotated[int, Field(ge=12)]
+    size: Annotated[int, Field(ge=96, le=2048)]
+    seed: Annotated[int, Field(ge=0)]
+    lesion_contrast: Annotated[float, Field(gt=0)]
+    grader_noise: Annotated[float, Field(ge=0)]
+    ungradable: Share
+
+
+class PhantomData(RetinopathyData):
+    """`data=phantom`."""
+
+    name: Literal["phantom"]
+    phantom: PhantomKeys
+
+
+class AptosData(RetinopathyData):
+    """`data=aptos2019`."""
+
+    name: Literal["aptos2019"]
+
+
+class TableData(RetinopathyData, TableSection):
+    """`data=table`."""
+
+    name: Literal["table"]
+
+
+class PreprocessSection(Section):
+    """Geometry and colour of the network's input. `size` is the fundus circle's diameter in pixels."""
+
+    size: Annotated[int, Field(ge=32, le=1024)]
+    local_average: bool
+
+
+class OperatingPointsSection(Section):
+    """Targets on `val`; the thresholds that reach them are frozen."""
+
+    high_specificity: Annotated[float, Field(gt=0, lt=1)]
+    high_sensitivity: Annotated[float, Field(gt=0, lt=1)]
+
+
+class ExplainSection(Section):
+    """Saliency: how many of the most confident errors are shown, and how many lesion images are scored."""
+
+    errors: Annotated[int, Field(ge=0, le=24)]
+    scored: Annotated[int, Field(ge=0)]
+
+
+class RetinopathyConfig(StudyConfig):
+    """The root of the study's configuration."""
+
+    data: Annotated[PhantomData | AptosData | TableData, Field(discriminator="name")]
+    preprocess: PreprocessSection
+    augment: AugmentSection
+    operating_points: OperatingPointsSection
+    explain: ExplainSection
+    subgroups: list[str]
+
+    @model_validator(mode="after")
+    def _local_average_once(self) -> RetinopathyConfig:
+        if self.preprocess.local_average and self.data.local_average_applied:
+            raise ValueError("preprocess.local_average=true on data that carry it already (data.local_average_applied)")
+        return self
+
+
+CONFIG = RetinopathyConfig

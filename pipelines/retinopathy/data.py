@@ -1,0 +1,190 @@
+"""Where the photographs come from: one adapter per source, and how one file becomes the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from pipelines.retinopathy import fundus
+from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.retinopathy.labels import add_grade_targets, either, few_graders, own_referable, reference
+from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom
+from pipelines.shared.duplicates import describe, pixel_hash
+from pipelines.shared.errors import UnusableRecord
+from pipelines.shared.images import read_image
+from pipelines.shared.records import (
+    Source,
+    Target,
+    check_ids,
+    dataset_folder,
+    inside,
+    parse_values,
+    raise_problems,
+    read_csv,
+    read_table,
+)
+
+TARGETS = [Target("grade", range(5)), Target("dme", (0, 1)), Target("gradable", (0, 1))]
+PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+
+
+# --- one file ---
+
+
+def prepare_settings(config: RetinopathyConfig) -> dict[str, Any]:
+    """Everything that a prepared array depends on besides the file."""
+    return {
+        "study": "retinopathy",
+        "version": PREPARE_VERSION,
+        "size": config.preprocess.size,
+        "local_average": config.preprocess.local_average and not config.data.local_average_applied,
+    }
+
+
+def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """One photograph, cropped to its fundus circle: uint8 (size, size, 3), and its facts.
+
+    Raises:
+        BadFile: the file cannot be read.
+        UnusableRecord: no fundus circle can be found, so the photograph counts as ungradable.
+    """
+    image = read_image(root / record["path"])
+    circle = fundus.find_circle(image)
+    if circle is None:
+        raise UnusableRecord("ungradable: no fundus circle found", {"fingerprint": pixel_hash(image)})
+    array = fundus.prepare(image, settings["size"], settings["local_average"], circle)
+    place = {
+        "circle_x": circle.x,
+        "circle_y": circle.y,
+        "circle_radius": circle.radius,
+        "circle_aspect": circle.aspect,
+        "width": image.shape[1],
+        "height": image.shape[0],
+    }
+    edge = round(settings["size"] * (1 - 0.5**0.5) / 2)  # the square inside the circle: all discs share their rim
+    return array, describe(image, array[edge:-edge, edge:-edge]) | place
+
+
+# --- sources ---
+
+
+def phantom(config: RetinopathyConfig) -> Source:
+    """The phantom, made on first use, read through the adapter of its native layout."""
+    assert config.data.name == "phantom"
+    keys = config.data.phantom
+    settings = PhantomSettings(
+        patients=keys.patients,
+        size=keys.size,
+        seed=keys.seed,
+        lesion_contrast=keys.lesion_contrast,
+        grader_noise=keys.grader_noise,
+        ungradable=keys.ungradable,
+    )
+    root = ensure_phantom(Path(config.cache.dir), settings)
+    source = multi_grader(root, config, "phantom", synthetic=True)
+    truth = pd.read_csv(root / "truth" / "truth.csv").set_index("image_id").reindex(source.records["id"])
+    # The oracle knows both latent severities, in units of a grader's noise from the border of what is referable.
+    noise = max(settings.grader_noise, 1e-3)
+    moderate = norm.cdf((truth["severity"].to_numpy() - settings.borders[1]) / noise)
+    oedema = norm.cdf((truth["dme_severity"].to_numpy() - settings.dme_border) / noise)
+    masks = [f"truth/masks/{i}.png" for i in truth.index]
+    records = source.records.assign(
+        truth_severity=truth["severity"].to_numpy(),
+        truth_dme_severity=truth["dme_severity"].to_numpy(),
+        truth_referable=1 - (1 - moderate) * (1 - oedema),
+        truth_moderate_or_worse=moderate,
+        truth_mask=[m if (root / m).exists() else None for m in masks],
+    )
+    return Source("phantom", True, root, records, source.group_key, source.readers, source.notes)
+
+
+def multi_grader(root: Path, config: RetinopathyConfig, name: str, synthetic: bool) -> Source:
+    """The layout of a set with several graders: images/, grades.csv (image_id, grader, grade, dme, gradable) and
+    metadata.csv (image_id, patient_id, and any further columns).
+
+    Raises:
+        DataError: all bad rows of both tables at once.
+    """
+    grades_file, metadata_file = root / "grades.csv", root / "metadata.csv"
+    grades = read_csv(grades_file, ["image_id", "grader", "grade", "dme", "gradable"])
+    metadata = read_csv(metadata_file, ["image_id", "patient_id"])
+    problems = check_ids(metadata["image_id"], metadata_file)
+    columns = {"id": grades["image_id"], "reader": grades["grader"]}
+    for target in TARGETS:
+        columns[target.name], bad = parse_values(grades[target.name], target.values, grades_file, empty_ok=True)
+        problems += bad
+    readings = pd.DataFrame(columns)
+    unknown = sorted(set(readings["id"].dropna()) ^ set(metadata["image_id"].dropna()))
+    problems += [f"{i}: only in one of grades.csv and metadata.csv" for i in unknown]
+    raise_problems(problems, str(root), "Correct these rows; nothing was guessed or left out.")
+
+    records = metadata.rename(columns={"image_id": "id", "patient_id": "group"})
+    found = {file.stem: f"images/{file.name}" for file in sorted((root / "images").glob("*.*"))}
+    records["path"] = [found.get(i, f"images/{i}.png") for i in records["id"]]
+    records["split"] = None
+    if "age" in records:
+        records["age"] = pd.to_numeric(records["age"])
+    rules = config.data.labels
+    records = records.join(reference(readings, rules), on="id")
+    if config.data.grades_per_image is not None:
+        few = reference(few_graders(readings, config.data.grades_per_image, config.seed), rules)
+        records = records.join(few.add_suffix("_few"), on="id")
+    readers = readings.assign(referable=own_referable(readings))
+    return Source(name, synthetic, root, add_grade_targets(records), "patient (both eyes)", readers)
+
+
+def aptos2019(config: RetinopathyConfig) -> Source:
+    """APTOS 2019: train.csv (id_code, diagnosis) and train_images/<id_code>.png.
+
+    There are no patient ids, so each image is its own group until the leakage gate finds it twice; no DME labels and no
+    gradability, so both are unknown.
+    """
+    root = dataset_folder(config.data.root, "aptos2019")
+    file = root / "train.csv"
+    table = read_csv(file, ["id_code", "diagnosis"], "aptos2019")
+    problems = check_ids(table["id_code"], file)
+    grade, bad = parse_values(table["diagnosis"], range(5), file)
+    problems += bad
+    folder = next((f for f in ("train_images", "images", "train") if (root / f).is_dir()), "train_images")
+    found = {f.stem: f"{folder}/{f.name}" for f in sorted((root / folder).glob("*.*"))}
+    ids = table["id_code"].fillna("").astype(str)
+    paths = [found.get(i, f"{folder}/{i}.png") for i in ids]
+    problems += [
+        f"{file.name} row {i + 2}: id_code {name} leaves the folder"
+        for i, (name, path) in enumerate(zip(ids, paths, strict=True))
+        if not inside(root, path)
+    ]
+    raise_problems(problems, str(file), "Correct these rows, or take the file as it is distributed.")
+    records = pd.DataFrame({"id": ids, "group": ids, "split": None, "path": paths, "grade": grade})
+    records = records.assign(dme=np.nan, gradable=np.nan, referable=np.nan)
+    extra = len(set(found) - set(ids))
+    notes = ["No DME labels: the headline target is moderate-or-worse diabetic retinopathy."]
+    notes += [f"{extra} images in {folder}/ have no row in train.csv and are not used."] if extra else []
+    group_key = "image (the set has no patient ids); identical and near-identical images are one group"
+    return Source("aptos2019", False, root, add_grade_targets(records), group_key, notes=notes)
+
+
+def table(config: RetinopathyConfig) -> Source:
+    """`data=table`: the user's own table with any of the targets grade, dme, gradable."""
+    assert config.data.name == "table"
+    source = read_table(config.data, TARGETS)
+    records = add_grade_targets(source.records)
+    ungradable = records["gradable"].to_numpy(float) == 0
+    for column in ("grade", "dme", "mild_or_worse", "moderate_or_worse", "severe_or_worse", "proliferative"):
+        records.loc[ungradable, column] = np.nan
+    has_dme = records["dme"].notna().any()
+    moderate, dme = records["moderate_or_worse"].to_numpy(float), records["dme"].to_numpy(float)
+    records["referable"] = either(moderate, dme) if has_dme else np.nan
+    notes = [*source.notes]
+    if not has_dme:
+        notes.append("No DME labels: the headline target is moderate-or-worse diabetic retinopathy.")
+    return Source("table", False, source.root, records, source.group_key, notes=notes)
+
+
+SOURCES = {"phantom": phantom, "aptos2019": aptos2019, "table": table}

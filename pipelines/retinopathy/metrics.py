@@ -1,0 +1,134 @@
+"""What is predicted and how it is judged: columns of the prediction table, operating points, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.retinopathy.labels import GRADE_TARGETS, GRADES
+from pipelines.shared.stats.agreement import agreement_estimates
+from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
+from pipelines.shared.stats.calibration import calibration_estimates
+from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.operating_points import choose_threshold, rate_estimates
+
+HEADS = [*GRADE_TARGETS, "dme", "gradable"]
+TASKS = ["referable", *HEADS]
+HEADLINES = ["referable", "moderate_or_worse"]  # the second where a source has no DME labels
+NAMES = {
+    "referable": "Referable diabetic retinopathy",
+    "mild_or_worse": "Mild or worse",
+    "moderate_or_worse": "Moderate or worse",
+    "severe_or_worse": "Severe or worse",
+    "proliferative": "Proliferative",
+    "dme": "Referable macular oedema",
+    "gradable": "Gradable",
+}
+
+
+def sigmoid(outputs: np.ndarray) -> np.ndarray:
+    """Logits to probabilities."""
+    return np.exp(-np.logaddexp(0, -outputs.astype(np.float64)))
+
+
+def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
+    """The prediction columns from the heads' probabilities (n, 6).
+
+    p_referable = 1 - (1 - p_moderate_or_worse)(1 - p_dme). The five grades come from the ordered heads, made
+    non-increasing from mild to proliferative: p_grade_k are their differences, `grade_predicted` is the number of
+    heads at 0.5 or above.
+    """
+    columns = {f"p_{head}": probabilities[:, i] for i, head in enumerate(HEADS)}
+    columns["p_referable"] = 1 - (1 - columns["p_moderate_or_worse"]) * (1 - columns["p_dme"])
+    ordered = np.minimum.accumulate(probabilities[:, :4], axis=1)
+    edges = np.concatenate([np.ones((len(ordered), 1)), ordered, np.zeros((len(ordered), 1))], axis=1)
+    for k in range(len(GRADES)):
+        columns[f"p_grade_{k}"] = edges[:, k] - edges[:, k + 1]
+    columns["grade_predicted"] = (ordered >= 0.5).sum(axis=1)
+    return pd.DataFrame(columns)
+
+
+def target_columns(records: pd.DataFrame) -> pd.DataFrame:
+    """The target columns of the prediction table."""
+    return records[["grade", *TASKS]].reset_index(drop=True)
+
+
+def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The rows whose target for a task is known."""
+    return predictions[predictions[task].notna()]
+
+
+def headline_task(predictions: pd.DataFrame) -> str:
+    """Referable DR where the source has DME labels, else moderate or worse."""
+    return next((t for t in HEADLINES if predictions[t].nunique(dropna=True) > 0), HEADLINES[-1])
+
+
+def choose_points(predictions: pd.DataFrame, config: RetinopathyConfig) -> list[dict[str, Any]]:
+    """The two operating points of each headline task, chosen on these predictions (those of `val`).
+
+    A task without both classes has no operating points.
+    """
+    points = []
+    for task in HEADLINES:
+        rows = known(predictions, task)
+        if rows[task].nunique() < 2:
+            continue
+        y, score = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy()
+        for name, rate in (("high_specificity", "specificity"), ("high_sensitivity", "sensitivity")):
+            target = getattr(config.operating_points, name)
+            threshold = choose_threshold(y, score, **{rate: target})
+            points.append(
+                {"name": name, "task": task, "score": f"p_{task}", "target": {rate: target}, "threshold": threshold}
+            )
+    return points
+
+
+def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+    """AUROC of one task, for headline tasks also average precision and calibration."""
+    rows = known(rows, task)
+    y, score, group = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy(), rows["group"].to_numpy()
+    found = {f"{split}.{task}.auroc": auroc_estimate(y, score, group, **bootstrap)}
+    if task in HEADLINES:
+        found[f"{split}.{task}.average_precision"] = average_precision_estimate(y, score, group, **bootstrap)
+        for name, estimate in calibration_estimates(y, score, group, **bootstrap).items():
+            found[f"{split}.{task}.{name}"] = estimate
+    return found
+
+
+def grade_metrics(rows: pd.DataFrame, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+    """Agreement of the five grades: quadratic weighted kappa, accuracy, balanced accuracy."""
+    rows = known(rows, "grade")
+    found = agreement_estimates(
+        rows["grade"].to_numpy(int), rows["grade_predicted"].to_numpy(int), list(range(5)),
+        rows["group"].to_numpy(), **bootstrap,
+    )  # fmt: skip
+    found["quadratic_kappa"] = found.pop("kappa")
+    return {f"{split}.grade.{name}": estimate for name, estimate in found.items()}
+
+
+def point_metrics(
+    rows: pd.DataFrame, points: list[dict[str, Any]], bootstrap: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
+    """Sensitivity, specificity, PPV and NPV at frozen thresholds.
+
+    Returns:
+        The operating points with `sensitivity` and `specificity` (exact binomial interval) and their `_clustered`
+        forms, and all rates as metrics `test.<task>.<rate>@<point>`.
+    """
+    filled, metrics = [], {}
+    for point in points:
+        part = known(rows, point["task"])
+        rates = rate_estimates(
+            part[point["task"]].to_numpy(), part[point["score"]].to_numpy(), point["threshold"],
+            part["group"].to_numpy(), **bootstrap,
+        )  # fmt: skip
+        both = {}
+        for name, rate in rates.items():
+            metrics[f"test.{point['task']}.{name}@{point['name']}"] = rate.clustered
+            if name in ("sensitivity", "specificity"):
+                both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
+        filled.append(point | both)
+    return filled, metrics

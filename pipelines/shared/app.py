@@ -1,0 +1,303 @@
+"""The command line of every study: Hydra composes, pydantic checks, a mode runs.
+
+The only module that knows Hydra. Nothing heavy is imported before the configuration has been found good, so
+`--help` and a mistyped key answer in about a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
+from pipelines.shared.errors import ConfigError, RunError, UserError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+EXIT_MISTAKE = 2
+EXIT_RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: cut off on request, a checkpoint is written
+EXIT_INTERRUPTED = 130
+
+COMMON_MODES = ["train", "evaluate", "predict", "verify", "resume", "report"]
+
+# What may be set beside a finished run: everything else is part of what that run is.
+FREE_WITH_RUN = {
+    "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
+    "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
+    "resume": [],
+    "report": ["statistics"],
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One validated configuration and where it runs."""
+
+    config: StudyConfig
+    run_dir: Path
+    command: str
+    resuming: bool
+
+
+def main(study: str) -> None:
+    """Run `python -m pipelines.<study>` with the arguments in `sys.argv`; exits with a status."""
+    sys.exit(_answer(study, sys.argv[1:]))
+
+
+def _answer(study: str, arguments: list[str]) -> int:
+    # Hydra would print its own summary and exit 1; albumentations would ask a server for updates.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        _check_arguments(study, arguments)
+        _compose_and_run(study, arguments)
+    except UserError as mistake:
+        print(f"{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except (HydraException, OmegaConfBaseException) as mistake:
+        first = (str(mistake).strip() or type(mistake).__name__).splitlines()[0]
+        print(f"The configuration cannot be composed: {first}", file=sys.stderr)
+        print(f"python -m pipelines.{study} --help lists all keys with their values.", file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("Interrupted. A run that had begun training goes on with mode=resume run=<its folder>.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:  # raised by the trainer on SIGTERM with EXIT_RESUME_ME, and by Hydra after --help
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0
+
+
+def config_model(study: str) -> type[StudyConfig]:
+    """The pydantic model of a study's configuration: `CONFIG` of its config.py."""
+    model: type[StudyConfig] = importlib.import_module(f"pipelines.{study}.config").CONFIG
+    return model
+
+
+def study_modes(study: str) -> list[str]:
+    """The modes of a study: the common ones and its own (`MODES` of its config.py)."""
+    return COMMON_MODES + list(getattr(importlib.import_module(f"pipelines.{study}.config"), "MODES", []))
+
+
+# --- before Hydra: the mistakes that people make most, answered with the nearest name ---
+
+
+def _check_arguments(study: str, arguments: list[str]) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in arguments):
+        return
+    sweep = "-m" in arguments or "--multirun" in arguments
+    if sweep and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "-m was given under torchrun: every process would start the whole sweep.",
+            "Start the sweep without torchrun (jobs one after the other), or one job at a time under torchrun.",
+        )
+    groups = _groups(study)
+    parser = OverridesParser.create()
+    chosen = {"data": "phantom"}
+    overrides = []
+    for text in (a for a in arguments if not a.startswith("-")):
+        if "=" not in text and not text.startswith("~"):
+            raise ConfigError(f"'{text}' is neither key=value nor an option.", "Write key=value; see --help.")
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            key, _, value = text.partition("=")
+            raise ConfigError(
+                f"The value of {key} cannot be read: {value}",
+                f"Quote a value that holds = , ( ) or spaces: '{key}=\"{value}\"'",
+            ) from None
+        if override.is_sweep_override() and not sweep:
+            key, _, value = text.partition("=")
+            raise ConfigError(
+                f"{key} has several values: {value}",
+                f"Add -m for a sweep, or quote a single value that holds a comma: '{key}=\"{value}\"'",
+            )
+        overrides.append(override)
+        key = override.get_key_element().lstrip("+~")
+        if key in groups and isinstance(override.value(), str):
+            chosen[key] = str(override.value())
+    model = config_model(study)
+    keys = allowed_keys(model, {group: {"name": choice} for group, choice in chosen.items()})
+    for override in overrides:
+        key = override.get_key_element().lstrip("+~").split("@")[0]
+        if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
+            continue
+        if key in groups:
+            for choice in _choices(override):
+                if choice not in groups[key]:
+                    raise ConfigError(f"{key}={choice}: there is no such {key}.", nearest(choice, groups[key]))
+        elif key not in keys and not any(k.endswith(".*") and key.startswith(k[:-1]) for k in keys):
+            raise ConfigError(f"Unknown key '{key}'.", nearest(key, [k for k in keys if not k.endswith(".*")]))
+
+
+def _groups(study: str) -> dict[str, list[str]]:
+    """Hydra's config groups of a study and their options, from the folders under conf/."""
+    groups: dict[str, list[str]] = {}
+    for root in (conf_folder() / study, conf_folder() / "shared"):
+        for file in sorted(root.glob("*/*.yaml")):
+            options = groups.setdefault(file.parent.name, [])
+            if file.stem not in options:
+                options.append(file.stem)
+    return groups
+
+
+def _choices(override: Any) -> list[str]:
+    if override.is_sweep_override():
+        return [str(choice) for choice in override.sweep_string_iterator()]
+    text = override.get_value_string()
+    return [] if text in ("null", "") else [text.strip("'\"")]
+
+
+# --- Hydra composes, the job runs ---
+
+
+def _compose_and_run(study: str, arguments: list[str]) -> None:
+    import hydra
+
+    search = f'hydra.searchpath=["file://{conf_folder() / "shared"}"]'
+    sys.argv = [sys.argv[0], *arguments, search]
+    mistakes: list[UserError] = []
+
+    def task(values: DictConfig) -> None:
+        # Nothing is raised through Hydra: it would print a line of its own, and stop a sweep's other jobs.
+        try:
+            _run_job(study, values)
+        except UserError as mistake:
+            mistakes.append(mistake)
+            if _sweep_parent() is not None:
+                print(f"{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
+
+    hydra.main(config_path=str(conf_folder() / study), config_name="config", version_base="1.3")(task)()
+    if mistakes and ("-m" in arguments or "--multirun" in arguments):
+        raise ConfigError(f"{len(mistakes)} of the sweep's jobs failed.", "Their messages are above.")
+    if mistakes:
+        raise mistakes[0]
+
+
+def _sweep_parent() -> Path | None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
+
+
+def _run_job(study: str, composed: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("hydra")]
+    keys = [o.lstrip("+~").partition("=")[0] for o in overrides]
+    config = _with_finished_run(study, check(config_model(study), values), keys)
+    parent = _sweep_parent()
+    command = " ".join([f"python -m pipelines.{study}", *(_quoted(o) for o in overrides)])
+    job = _place(config, parent, HydraConfig.get().job.num if parent else None, "run_dir" in keys, command)
+    if job is None:
+        return
+    from pipelines.shared import modes
+
+    modes.run(importlib.import_module(f"pipelines.{study}.study").STUDY, job)
+
+
+def _quoted(override: str) -> str:
+    import shlex
+
+    return shlex.quote(override)
+
+
+def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> StudyConfig:
+    """Check the mode; where it works on a finished run, take everything but its free keys from that run."""
+    modes = study_modes(study)
+    if config.mode not in modes:
+        raise ConfigError(f"mode={config.mode} is no mode of this study.", nearest(config.mode, modes))
+    if config.mode not in FREE_WITH_RUN:
+        return config
+    if config.run is None:
+        raise ConfigError(f"mode={config.mode} needs run=<run folder>.", "Give the folder that a training run left.")
+    if config.mode == "predict" and config.input is None:
+        raise ConfigError("mode=predict needs input=<file or folder>.", "Give what is to be scored.")
+    if config.mode == "evaluate" and not any(k == "data" or k.startswith("data.") for k in keys):
+        raise ConfigError(
+            "mode=evaluate needs data=<source>: the dataset to judge the run on.",
+            "A run's own test set is in its report already.",
+        )
+    free = ["mode", "run", *FREE_WITH_RUN[config.mode]]
+    for key in keys:
+        if not any(key == f or key.startswith(f + ".") for f in free):
+            raise ConfigError(
+                f"'{key}' cannot be changed here: it belongs to the finished run {config.run}.",
+                f"mode={config.mode} takes: {', '.join(free)}.",
+            )
+    values = read_run_config(Path(config.run), study)
+    now = config.model_dump()
+    sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in FREE_WITH_RUN[config.mode])]
+    for section in sections:
+        if section in ("mode", "run", "input", "run_dir") or any(k.split(".")[0] == section for k in keys):
+            values[section] = now[section]
+    for key in free:
+        section, _, name = key.partition(".")
+        if name:
+            values[section][name] = now[section][name]
+    if config.mode in ("resume", "report"):
+        values["run_dir"] = config.run
+    return check(config_model(study), values)
+
+
+def read_run_config(run: Path, study: str) -> dict[str, Any]:
+    """The configuration of a run folder.
+
+    Raises:
+        RunError: no run folder, or one of another study.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        found = "no such folder" if not run.is_dir() else "it holds no config.yaml"
+        raise RunError(f"run={run} is not a run folder: {found}.", "Give a folder that a training run left.")
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or values.get("study") != study:
+        other = values.get("study") if isinstance(values, dict) else None
+        raise RunError(f"run={run} is a run of '{other}', not of '{study}'.", f"Use python -m pipelines.{other}.")
+    return values
+
+
+def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen: bool, command: str) -> Job | None:
+    """Decide the run folder; None where a sweep's job is complete already."""
+    if config.mode in ("resume", "report"):
+        return Job(config, Path(str(config.run)), command, resuming=config.mode == "resume")
+    if config.mode == "verify":
+        return Job(config, Path(config.run_dir), command, resuming=False)
+    if parent is not None:
+        plain = config.model_dump(exclude={"run_dir"})
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+        folder = parent / f"{number}-{digest}"
+        if (folder / "report.html").exists():
+            print(f"Complete already, skipped: {folder}")
+            return None
+        begun = (folder / "config.yaml").exists() and (folder / "records.parquet").exists()
+        return Job(config, folder, command, resuming=begun)
+    folder = Path(config.run_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if chosen:
+            raise RunError(
+                f"run_dir={folder} exists and is not empty.",
+                "Choose another folder, or go on with that run: mode=resume run=<folder>.",
+            )
+        base, count = folder, 2
+        while folder.exists():  # two runs in the same second
+            folder, count = base.with_name(f"{base.name}-{count}"), count + 1
+    return Job(config, folder, command, resuming=False)

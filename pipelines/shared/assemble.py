@@ -1,0 +1,212 @@
+"""From a source to data that can be learned from or scored: files checked, leaks closed, split, prepared."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.shared.cache import Prepared, prepare_records
+from pipelines.shared.duplicates import near_duplicates
+from pipelines.shared.errors import DataError, listed
+from pipelines.shared.log import log
+from pipelines.shared.records import SPLITS, Source
+from pipelines.shared.splits import (
+    GateReport,
+    grouped_split,
+    leakage_gate,
+    split_fingerprint,
+    straddling,
+    subsample_groups,
+)
+from pipelines.shared.study import Config, Data, Study
+
+
+@dataclass
+class Flow:
+    """What happens to the records on the way, for the report: how many are kept, how many left out, which and why."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    lists: dict[str, list[str]] = field(default_factory=dict)
+
+    def kept(self, label: str, count: int) -> None:
+        """A box of the flow diagram."""
+        self.steps.append({"kind": "kept", "label": label, "count": count})
+
+    def left_out(self, label: str, ids: list[str]) -> None:
+        """Records that leave the flow after the last box."""
+        if ids:
+            self.steps.append({"kind": "left out", "label": label, "count": len(ids)})
+            self.lists[label] = [str(i) for i in ids]
+            log.info(f"left out, {label[:1].lower() + label[1:]}: {len(ids)}")
+
+
+def training_data(study: Study, config: Config) -> Data:
+    """All steps from the source to a split record table, as `mode=train` needs them.
+
+    Raises:
+        DataError: files that cannot be read (all at once), conflicting labels or leaks where the configuration says
+            so, a class with too few groups to be divided.
+    """
+    source, flow = _source(study, config), Flow()
+    records, prepared = prepared_records(study, config, source, flow)
+    gated, gate = _gate(study, config, records, prepared, flow, config.split.leakage, config.split.by)
+    flow.kept("Records after the leakage gate", len(gated))
+    fractions = {name: getattr(config.split, name) for name in SPLITS}
+    gated["split"] = grouped_split(gated, fractions, study.stratify, config.seed)
+    if config.split.by == "record":
+        gate = replace(gate, straddling=len(straddling(gated)))
+    if config.data.train_size is not None:
+        train = gated[gated["split"] == "train"]
+        chosen = set(subsample_groups(train, config.data.train_size, config.seed)["id"])
+        drop = (gated["split"] == "train") & ~gated["id"].isin(chosen)
+        flow.left_out("Training groups beyond data.train_size", list(gated["id"][drop]))
+        gated = gated[~drop]
+        flow.kept("Records used", len(gated))
+    return _data(study, config, source, records, prepared, gated, flow, gate, _warnings(config, source, gate))
+
+
+def external_data(study: Study, config: Config, trained: pd.DataFrame) -> Data:
+    """All usable records of a source as `test`, without those that a run was trained or tuned on.
+
+    Args:
+        study: the study.
+        config: of the evaluation.
+        trained: the run's record table.
+
+    Raises:
+        DataError: unreadable files, or nothing is left to score.
+    """
+    source, flow = _source(study, config), Flow()
+    records, prepared = prepared_records(study, config, source, flow)
+    records = records.assign(split="test")
+    gated, gate = _gate(study, config, records, prepared, flow, "report", "group")
+    seen = trained[trained["split"].isin(["train", "val"])]
+    known = gated["fingerprint"].isin(set(seen["fingerprint"]))
+    flow.left_out("In the run's own train or val", list(gated["id"][known]))
+    gated = gated[~known]
+    if gated.empty:
+        raise DataError(
+            f"All {len(known)} records of {source.name} were in the run's own training or validation data.",
+            "Evaluate on data that the run has not seen.",
+        )
+    flow.kept("Records scored", len(gated))
+    warnings = _warnings(config, source, gate)
+    if known.any():
+        warnings.append(f"{int(known.sum())} records were left out because the run was trained or tuned on them.")
+    return _data(study, config, source, records, prepared, gated, flow, gate, warnings)
+
+
+def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -> tuple[pd.DataFrame, Prepared]:
+    """Prepared arrays and the records that have one, in the same order.
+
+    Raises:
+        DataError: files that cannot be read, all of them listed (`data.on_bad_file=error`), or none is usable.
+    """
+    settings = study.prepare_settings(config)
+    prepare = partial(study.prepare, settings=settings)
+    prepared = prepare_records(source.records, source.root, prepare, settings, config.cache)
+    facts, ids = prepared.facts, source.records["id"]
+    flow.kept(f"Records of {source.name}", len(ids))
+    bad, unusable = facts["bad"].notna().to_numpy(), facts["unusable"].notna().to_numpy()
+    if bad.any() and config.data.on_bad_file == "error":
+        lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], facts["bad"][bad], strict=True)]
+        raise DataError(
+            f"{bad.sum()} of {len(facts)} files of {source.name} in {source.root} cannot be used:\n{listed(lines, 50)}",
+            "Correct or remove them, or drop and report them with data.on_bad_file=skip.",
+        )
+    flow.left_out("Files that cannot be read", list(ids[bad]))
+    for reason in sorted(set(facts["unusable"][unusable])):
+        flow.left_out(reason[:1].upper() + reason[1:], list(ids[(facts["unusable"] == reason).to_numpy()]))
+    keep = np.flatnonzero(~bad & ~unusable)
+    if len(keep) == 0:
+        reasons = sorted({str(r) for r in facts["bad"].fillna(facts["unusable"])})
+        raise DataError(f"None of the {len(facts)} records of {source.name} can be used.", "; ".join(reasons[:3]) + ".")
+    prepared = prepared.take(keep)
+    records = source.records.iloc[keep].reset_index(drop=True)
+    own = prepared.facts.drop(columns=["bad", "unusable"])
+    return records.drop(columns=[c for c in own if c in records]).join(own), prepared
+
+
+def card_name(source: str, study: str) -> str:
+    """Which data card belongs to a source: every study's phantom has a card of its own."""
+    return f"{study}_phantom" if source == "phantom" else source
+
+
+def _source(study: Study, config: Config) -> Source:
+    source = study.sources[config.data.name](config)
+    groups = source.records["group"].nunique()
+    log.info(f"{source.name}: {len(source.records):,} records, {groups:,} groups, in {source.root}")
+    return source
+
+
+def _gate(
+    study: Study, config: Config, records: pd.DataFrame, prepared: Prepared, flow: Flow, leakage: str, by: str
+) -> tuple[pd.DataFrame, GateReport]:
+    near = near_duplicates(prepared.hashes, prepared.thumbnails) if config.data.near_duplicates else None
+    gated, gate = leakage_gate(
+        records,
+        labels=list(study.labels),
+        near=near,
+        conflicting_labels=config.data.conflicting_labels,
+        leakage=leakage,
+        by=by,
+    )
+    for reason, label in (
+        ("conflict", "Identical pictures with conflicting labels"),
+        ("leak", "On several sides of the source's own split"),
+    ):
+        flow.left_out(label, [d["id"] for d in gate.dropped if d["reason"] == reason])
+    return gated, gate
+
+
+def _data(
+    study: Study,
+    config: Config,
+    source: Source,
+    records: pd.DataFrame,
+    prepared: Prepared,
+    chosen: pd.DataFrame,
+    flow: Flow,
+    gate: GateReport,
+    warnings: list[str],
+) -> Data:
+    """The chosen records with their prepared arrays, and everything the report says about how they were chosen."""
+    place = pd.Series(np.arange(len(records)), index=records["id"])
+    chosen = chosen.reset_index(drop=True)
+    for split in SPLITS:
+        part = chosen[chosen["split"] == split]
+        if len(part):
+            log.info(f"{split}: {len(part):,} records, {part['group'].nunique():,} groups")
+    facts = {
+        "source": source.name,
+        "card": card_name(source.name, study.name),
+        "synthetic": source.synthetic,
+        "group_key": source.group_key,
+        "fingerprint": hashlib.sha256("".join(sorted(map(str, chosen["fingerprint"]))).encode()).hexdigest(),
+        "split_fingerprint": split_fingerprint(chosen),
+        "steps": flow.steps,
+        "lists": flow.lists,
+        "gate": gate.sentences(),
+        "gate_findings": gate.to_dict(),
+        "notes": source.notes,
+        "warnings": warnings,
+    }
+    return Data(source, chosen, prepared.take(place.loc[chosen["id"]].to_numpy()), facts)
+
+
+def _warnings(config: Config, source: Source, gate: GateReport) -> list[str]:
+    found = []
+    if config.split.by == "record":
+        found.append("Split by record, not by group: one group may be on both sides, so scores come out too high.")
+    if gate.leaks and config.split.leakage == "report":
+        found.append(f"The source's own split has {len(gate.leaks)} groups on several sides; they were left there.")
+    if gate.alarm:
+        found.append("One group is suspiciously large: probably a chain of look-alikes, see the leakage findings.")
+    if source.records["group"].nunique() < 100 and not source.synthetic:
+        found.append("Fewer than 100 groups: the intervals say how little this proves.")
+    return found

@@ -1,0 +1,239 @@
+"""Prepared arrays: decoding and geometry happen once per source file and setting, then are memory-mapped.
+
+Records are dealt by the hash of their id into shards of about 64. A shard is two files, named by the hash of everything
+that its content depends on (settings, and every source file's path, size and modification time): `<key>.bin`, the
+arrays one after the other, and `<key>.parquet`, one row per record with offset, shape, reason if bad, fingerprint.
+So a changed file or setting is a new key, a run that was cut off finds its finished shards again, and two runs at once
+write the same bytes under a lock. Nothing is ever written into the dataset's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from pipelines.shared.config import CacheSection
+from pipelines.shared.errors import BadFile, ConfigError, UnusableRecord
+from pipelines.shared.run_folder import write_atomically
+from pipelines.shared.screen import cpu_count, parallel_map
+
+SHARD_RECORDS = 64
+
+# One record (a row of the record table as a dict) and the source's root -> its array, and facts about it.
+# The fact `fingerprint` (str) is required; `hash` (uint64 (4,)) and `thumbnail` (uint8 (64, 64)) let
+# near-duplicates be found; anything else becomes a column of the record table.
+Prepare = Callable[[Mapping[str, Any], Path], tuple[np.ndarray, dict[str, Any]]]
+
+
+@dataclass
+class Prepared:
+    """The prepared form of a record table, in its order.
+
+    Attributes:
+        facts: one row per record: `bad` and `unusable` (reasons or None), `fingerprint`, and the study's own facts.
+        hashes: perceptual hashes, uint64 (n, 4), zero where there is none.
+        thumbnails: uint8 (n, 64, 64).
+    """
+
+    facts: pd.DataFrame
+    hashes: np.ndarray
+    thumbnails: np.ndarray
+    _places: list[tuple[str, str, int, tuple[int, ...]] | None]
+    _stream: Callable[[int], np.ndarray] | None = None
+    _open: dict[str, np.memmap] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def array(self, index: int) -> np.ndarray:
+        """The prepared array of one record: a read-only view of the cache, or freshly read with `cache=off`."""
+        if self._stream is not None:
+            return self._stream(index)
+        place = self._places[index]
+        if place is None:
+            raise BadFile(self.facts["bad"].iloc[index] or self.facts["unusable"].iloc[index] or "not prepared")
+        file, dtype, offset, shape = place
+        if file not in self._open:
+            self._open[file] = np.memmap(file, dtype=np.uint8, mode="r")
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self._open[file][offset : offset + count].view(dtype).reshape(shape)
+
+    def take(self, positions: np.ndarray) -> Prepared:
+        """The same for some of the records, in the order given."""
+        stream = None if self._stream is None else partial(_stream_subset, self._stream, positions)
+        places = [self._places[i] for i in positions]
+        facts = self.facts.iloc[positions].reset_index(drop=True)
+        return Prepared(facts, self.hashes[positions], self.thumbnails[positions], places, stream)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+
+def _stream_subset(stream: Callable[[int], np.ndarray], positions: np.ndarray, index: int) -> np.ndarray:
+    return stream(int(positions[index]))
+
+
+def prepare_records(
+    records: pd.DataFrame,
+    root: Path,
+    prepare: Prepare,
+    settings: dict[str, Any],
+    cache: CacheSection,
+    workers: int | None = None,
+) -> Prepared:
+    """Prepare all records, in parallel, taking what the cache holds already.
+
+    Args:
+        records: the record table; `id` names the record (and its part of the file, where it is only a part).
+        root: the source's folder.
+        prepare: picklable; raises `BadFile` for what cannot be read, `UnusableRecord` for what is readable but
+            of no use to the study.
+        settings: everything else that the arrays depend on, JSON-serialisable; its change is a new cache entry.
+        cache: folder and bound. With `enabled=False` arrays are read anew each time; only facts are kept.
+
+    Raises:
+        ConfigError: the arrays will not fit into `cache.max_gb`.
+    """
+    folder = Path(cache.dir) / "prepared" / _digest([settings, str(root.resolve()), cache.enabled])[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)  # marks it as in use: the least recently used folder is the first to go
+    rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
+    count = max(1, len(rows) // SHARD_RECORDS)
+    shards: list[list[int]] = [[] for _ in range(count)]
+    for position, row in enumerate(rows):
+        shards[int(_digest(row["id"])[:8], 16) % count].append(position)
+    shards = [shard for shard in shards if shard]
+    jobs = [
+        (_digest([[rows[i]["id"], rows[i]["path"], _stamp(root / rows[i]["path"])] for i in s]), [rows[i] for i in s])
+        for s in shards
+    ]
+    todo = [job for job in jobs if not (folder / f"{job[0]}.parquet").exists()]
+    make = partial(_make_shard, folder=folder, root=root, prepare=prepare, store=cache.enabled)
+    if todo:
+        first, rest = todo[0], todo[1:]
+        make(first)
+        _make_room(folder, first[0], len(rest), cache)
+        few = len(todo) * SHARD_RECORDS <= 4 * SHARD_RECORDS
+        parallel_map(make, rest, "Preparing records", workers=1 if few else workers or cpu_count())
+    stream = None if cache.enabled else partial(_read_again, rows, root, prepare)
+    return _collect(folder, jobs, shards, len(rows), stream)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> object:
+    """Size and modification time of a file, or of all files below a folder; None if it is not there."""
+    if path.is_dir():
+        return [[p.name, _stamp(p)] for p in sorted(path.rglob("*")) if p.is_file()]
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_again(rows: list[dict[str, Any]], root: Path, prepare: Prepare, index: int) -> np.ndarray:
+    return prepare(rows[index], root)[0]
+
+
+def _make_shard(job: tuple[str, list[dict[str, Any]]], folder: Path, root: Path, prepare: Prepare, store: bool) -> None:
+    key, rows = job
+    index_file, array_file = folder / f"{key}.parquet", folder / f"{key}.bin"
+    with FileLock(folder / f"{key}.lock"):
+        if index_file.exists():
+            return
+        chunks: list[bytes] = []
+        offset = 0
+        index: list[dict[str, Any]] = []
+        for row in rows:
+            entry: dict[str, Any] = {"id": row["id"], "bad": None, "unusable": None, "facts": "{}"}
+            try:
+                array, facts = prepare(row, root)
+            except UnusableRecord as reason:
+                entry["unusable"] = str(reason)
+                entry["facts"] = json.dumps(reason.facts)
+            except BadFile as reason:
+                entry["bad"] = str(reason)
+            else:
+                hashes, thumbnail = facts.pop("hash", None), facts.pop("thumbnail", None)
+                entry |= {"dtype": array.dtype.str, "offset": offset, "shape": list(array.shape)}
+                entry["hash"] = None if hashes is None else np.asarray(hashes, np.uint64).tobytes()
+                entry["thumbnail"] = None if thumbnail is None else thumbnail.tobytes()
+                entry["facts"] = json.dumps(facts)
+                if store:
+                    data = np.ascontiguousarray(array).tobytes()
+                    padding = -len(data) % 16  # keeps every array aligned for any dtype
+                    chunks.append(data + bytes(padding))
+                    offset += len(data) + padding
+            index.append(entry)
+        columns = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "hash", "thumbnail"]
+        if store:
+            write_atomically(array_file, lambda aside: aside.write_bytes(b"".join(chunks)))
+        table = pd.DataFrame(index, columns=columns)
+        write_atomically(index_file, lambda aside: table.to_parquet(aside, index=False))
+    (folder / f"{key}.lock").unlink(missing_ok=True)
+
+
+def _make_room(folder: Path, key: str, more: int, cache: CacheSection) -> None:
+    """Remove what was used longest ago until this source fits; refuse if it alone is too large."""
+    limit = cache.max_gb * 1e9
+    shard = sum(f.stat().st_size for f in folder.glob(f"{key}.*"))
+    need = _size(folder) + shard * more * 1.1
+    if need > limit:
+        raise ConfigError(
+            f"The prepared arrays would take about {need / 1e9:.2g} GB, cache.max_gb={cache.max_gb:g}.",
+            "Raise cache.max_gb, or stream from the source files with cache=off.",
+        )
+    others = sorted((f for f in folder.parent.iterdir() if f != folder and f.is_dir()), key=lambda f: f.stat().st_mtime)
+    while others and need + sum(map(_size, others)) > limit:
+        shutil.rmtree(others.pop(0), ignore_errors=True)
+    for leftover in folder.parent.rglob("*.tmp"):
+        if time.time() - leftover.stat().st_mtime > 3600:
+            leftover.unlink(missing_ok=True)
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
+
+
+def _collect(
+    folder: Path,
+    jobs: list[tuple[str, list[dict[str, Any]]]],
+    shards: list[list[int]],
+    n: int,
+    stream: Callable[[int], np.ndarray] | None,
+) -> Prepared:
+    hashes = np.zeros((n, 4), np.uint64)
+    thumbnails = np.zeros((n, 64, 64), np.uint8)
+    facts: list[dict[str, Any]] = [{}] * n
+    places: list[tuple[str, str, int, tuple[int, ...]] | None] = [None] * n
+    for (key, _), positions in zip(jobs, shards, strict=True):
+        index = pd.read_parquet(folder / f"{key}.parquet")
+        for position, entry in zip(positions, index.to_dict("records"), strict=True):
+            missing = {"fingerprint": None} | json.loads(entry["facts"])
+            facts[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | missing
+            if entry["hash"] is not None:
+                hashes[position] = np.frombuffer(entry["hash"], np.uint64)
+            if entry["thumbnail"] is not None:
+                thumbnails[position] = np.frombuffer(entry["thumbnail"], np.uint8).reshape(64, 64)
+            if entry["shape"] is not None:
+                shape = tuple(int(s) for s in entry["shape"])
+                places[position] = (str(folder / f"{key}.bin"), entry["dtype"], int(entry["offset"]), shape)
+    table = pd.DataFrame(facts)
+    for column in ("bad", "unusable", "fingerprint"):  # pandas would make NaN of None
+        table[column] = table[column].astype(object).where(table[column].notna(), None)
+    return Prepared(table, hashes, thumbnails, places, stream)

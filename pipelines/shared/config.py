@@ -1,0 +1,271 @@
+"""The sections of a configuration that every study has, checked with pydantic.
+
+The values, defaults included, live in the YAML files under `conf/`; a model here states which keys exist, their
+types and ranges. Nothing is converted silently (`strict`) and no unknown key passes (`extra="forbid"`), also
+not one that `+key=value` added. This module imports neither torch nor numpy: a mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.shared.errors import ConfigError, nearest
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all configuration sections."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataSection(Section):
+    """Keys that every source has. A study's sources add their own."""
+
+    name: str
+    root: str | None
+    on_bad_file: Literal["error", "skip"]
+    conflicting_labels: Literal["drop", "keep", "error"]
+    near_duplicates: bool
+    train_size: Count | None
+
+
+class TableColumns(Section):
+    """Which column of the user's table holds what. Null: the table has no such column."""
+
+    path: str
+    id: str | None
+    group: str | None
+    split: str | None
+
+
+class TableSection(DataSection):
+    """`data=table`: a CSV or Parquet file of the user's own."""
+
+    name: Literal["table"]
+    table: str | None
+    columns: TableColumns
+    targets: dict[str, str]
+    values: dict[str, dict[str, int | float | str]]
+
+
+class SplitSection(Section):
+    """How records are divided. Fractions are of groups."""
+
+    by: Literal["group", "record"]
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    leakage: Literal["report", "drop", "error"]
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> SplitSection:
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, found {total:.6g}")
+        return self
+
+
+class CacheSection(Section):
+    """Prepared arrays on disk. `cache=off` streams from the source files instead."""
+
+    enabled: bool
+    dir: str
+    max_gb: Annotated[float, Field(gt=0)]
+
+
+class ModelSection(Section):
+    """The backbone and where its weights come from.
+
+    `weights`: `imagenet` (downloaded by timm, or bundled for the default backbone), `none` (a random start, asked
+    for explicitly) or the path of a local .safetensors, .pt or .pth file.
+    """
+
+    backbone: str
+    weights: str
+    drop_rate: Annotated[float, Field(ge=0, lt=1)]
+    networks: Count
+
+
+class TrainerSection(Section):
+    """The loop's recipe. Optimisers and schedules are timm's, under timm's names."""
+
+    epochs: Count
+    batch_size: Count
+    accumulate: Count
+    optimizer: str
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    optimizer_args: dict[str, float | bool]
+    schedule: Literal["constant", "cosine", "step", "plateau"]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    decay_epochs: Count
+    decay_rate: Annotated[float, Field(gt=0, le=1)]
+    clip_norm: Annotated[float, Field(gt=0)] | None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    monitor: str
+    patience: Count | None
+    max_steps: Count | None
+    precision: Literal["auto", "fp32", "bf16"]
+    device: str
+    deterministic: bool
+    workers: Annotated[int, Field(ge=0)] | None
+    checkpoint_seconds: Annotated[float, Field(gt=0)]
+
+
+class AugmentSection(Section):
+    """Random changes of training pictures; 0 leaves a step out.
+
+    Flips are probabilities; `rotate` is in degrees to either side; `scale`, `translate` (of the side), `brightness`,
+    `contrast`, `saturation` and `hue` (of the colour circle) are the largest relative changes to either side.
+    """
+
+    horizontal_flip: Annotated[float, Field(ge=0, le=1)]
+    vertical_flip: Annotated[float, Field(ge=0, le=1)]
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    translate: Annotated[float, Field(ge=0, lt=1)]
+    brightness: Annotated[float, Field(ge=0, le=1)]
+    contrast: Annotated[float, Field(ge=0, le=1)]
+    saturation: Annotated[float, Field(ge=0, le=1)]
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+
+
+class StatisticsSection(Section):
+    """Intervals: clustered bootstrap over groups, exact binomial where stated."""
+
+    resamples: Annotated[int, Field(ge=100)]
+    level: Annotated[float, Field(ge=0.5, lt=1)]
+
+
+class StudyConfig(Section):
+    """The root. A study's own configuration extends it."""
+
+    study: str
+    mode: str
+    run: str | None
+    input: str | None
+    run_dir: str
+    seed: Annotated[int, Field(ge=0)]
+    split: SplitSection
+    cache: CacheSection
+    model: ModelSection
+    trainer: TrainerSection
+    statistics: StatisticsSection
+
+
+def conf_folder() -> Path:
+    """`conf/` of the checkout, or its copy inside the installed package."""
+    return _beside("conf")
+
+
+def cards_folder() -> Path:
+    """`data_cards/` of the checkout, or its copy inside the installed package."""
+    return _beside("data_cards")
+
+
+def _beside(name: str) -> Path:
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / name, package / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"The folder {name}/ is missing beside {package}: reinstall the package.")
+
+
+def check(model: type[StudyConfig], values: dict[str, Any]) -> StudyConfig:
+    """Validate composed values against a study's model.
+
+    Raises:
+        ConfigError: the first mistake, with its key, what was found, what is allowed; others are counted.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as failure:
+        errors = failure.errors()
+        first = errors[0]
+        more = f" ({len(errors) - 1} more after this one)" if len(errors) > 1 else ""
+        problem, remedy = _explain(model, values, first)
+        raise ConfigError(problem + more, remedy) from None
+
+
+def _explain(model: type[BaseModel], values: dict[str, Any], error: Any) -> tuple[str, str]:
+    # A union's tag ("phantom" in data.phantom.size) stands in the location but is no key: keep what is one.
+    path: list[str] = []
+    here: Any = values
+    for part in error["loc"]:
+        if isinstance(here, dict) and part not in here and error["type"] not in ("extra_forbidden", "missing"):
+            continue
+        if isinstance(here, dict) and part not in here and part != error["loc"][-1]:
+            continue
+        if not isinstance(here, (dict, list)):
+            continue  # the branch of a union such as int | None
+        path.append(str(part))
+        here = here[part] if isinstance(here, (dict, list)) and part in _indices(here) else None
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        siblings = [k for k in allowed_keys(model, values) if k.rpartition(".")[0] == ".".join(path[:-1])]
+        return f"Unknown key '{key}'.", nearest(key, siblings or allowed_keys(model, values))
+    if error["type"] == "missing":
+        return f"The key '{key}' is missing.", "Give it a value, or leave the configuration files as they are."
+    if error["type"] == "union_tag_invalid":
+        tag = values.get(path[0], {}).get("name") if path else None
+        return f"{key}.name={tag!r} is no source of this study.", f"Allowed: {error['ctx']['expected_tags']}."
+    if error["type"] == "value_error":  # a rule over several keys of a section
+        return f"{key + ': ' if key else ''}{_lower(error['msg'])}.", "Change one of the values it names."
+    return f"{key}={_shown(here)}: {_lower(error['msg'])}.", "Change the value; `--help` shows the key's default."
+
+
+def _indices(node: dict[Any, Any] | list[Any]) -> Any:
+    return node if isinstance(node, dict) else range(len(node))
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _lower(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def allowed_keys(model: type[BaseModel], values: dict[str, Any], prefix: str = "") -> list[str]:
+    """All dotted keys that a configuration may have, sections included, given which source `values` choose.
+
+    A free-form dictionary (`data.targets`) is listed as `data.targets.*`.
+    """
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        dotted = f"{prefix}{name}"
+        keys.append(dotted)
+        section = _section(field.annotation, values.get(name) if isinstance(values, dict) else None)
+        if section is not None:
+            inner = values.get(name) if isinstance(values, dict) else None
+            keys += allowed_keys(section, inner or {}, dotted + ".")
+        elif get_origin(field.annotation) is dict:
+            keys.append(f"{dotted}.*")
+    return keys
+
+
+def _section(annotation: Any, values: Any) -> type[BaseModel] | None:
+    """The section model behind an annotation; in a union of sources the one whose `name` was chosen."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is Annotated:
+        return _section(get_args(annotation)[0], values)
+    if get_origin(annotation) in (Union, UnionType):
+        sections = [s for s in (_section(a, values) for a in get_args(annotation)) if s is not None]
+        chosen = values.get("name") if isinstance(values, dict) else None
+        for section in sections:
+            field = section.model_fields.get("name")
+            if field is not None and chosen in get_args(field.annotation):
+                return section
+        return sections[0] if len(sections) == 1 else None
+    return None

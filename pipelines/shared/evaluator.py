@@ -1,0 +1,231 @@
+"""From a run folder's tables to metrics.json, figures and report. Never torch: any result can be made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from pipelines.shared import figures
+from pipelines.shared.app import config_model
+from pipelines.shared.cards import load_card
+from pipelines.shared.config import check
+from pipelines.shared.errors import RunError
+from pipelines.shared.records import SPLITS
+from pipelines.shared.report import Code, Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
+from pipelines.shared.run_folder import RunFolder, plain, write_json
+from pipelines.shared.stats.operating_points import is_positive
+from pipelines.shared.study import Evidence, Results, Study
+
+SCHEMA = 1
+
+
+def evaluate(study: Study, folder: RunFolder) -> Path:
+    """Compute metrics.json, the figures and report.html from the files of a run folder.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunError: a file of the run is missing.
+    """
+    evidence = read_evidence(study, folder)
+    folder.figures.mkdir(exist_ok=True)
+    results = study.evaluate(evidence)
+    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+    write_json(folder.metrics, plain(metrics_file(study, evidence, results, environment)))
+    return render(_report(study, evidence, results, environment), folder.path)
+
+
+def read_evidence(study: Study, folder: RunFolder) -> Evidence:
+    """Read a run folder's tables.
+
+    Raises:
+        RunError: one of them is missing.
+    """
+    values = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
+    predictions = {s: pd.read_parquet(folder.predictions(s)) for s in SPLITS if folder.predictions(s).exists()}
+    if "test" not in predictions:
+        raise RunError(f"{folder.path} has no predictions/test.parquet.", "Finish the run first: mode=resume.")
+    networks = [json.loads((n / "model.json").read_text(encoding="utf-8")) for n in folder.networks()]
+    return Evidence(
+        folder=folder,
+        config=check(config_model(study.name), values),
+        records=folder.read_table(folder.records),
+        predictions=predictions,
+        readers=pd.read_parquet(folder.readers) if folder.readers.exists() else None,
+        flow=json.loads(folder.flow.read_text(encoding="utf-8")),
+        history=pd.read_csv(folder.history) if folder.history.exists() else None,
+        networks=networks,
+        operating_points=json.loads(folder.operating_points.read_text(encoding="utf-8")),
+    )
+
+
+def bootstrap_settings(config: Any) -> dict[str, Any]:
+    """The keyword arguments of every `*_estimate` function."""
+    return {"resamples": config.statistics.resamples, "seed": config.seed, "level": config.statistics.level}
+
+
+def calls(predictions: pd.DataFrame, points: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The decision at each operating point, 0 or 1, as columns `<task>@<point>`."""
+    return pd.DataFrame(
+        {f"{p['task']}@{p['name']}": is_positive(predictions[p["score"]], p["threshold"]).astype(int) for p in points}
+    )
+
+
+def metrics_file(study: Study, evidence: Evidence, results: Results, environment: dict[str, Any]) -> dict[str, Any]:
+    """The content of metrics.json."""
+    flow, records = evidence.flow, evidence.records
+    splits = {
+        split: {"records": int(len(part)), "groups": int(part["group"].nunique())}
+        for split, part in records.groupby("split")
+    }
+    oracle = results.oracle
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "source": {
+            "name": flow["source"],
+            "synthetic": flow["synthetic"],
+            "records": int(len(records)),
+            "groups": int(records["group"].nunique()),
+            "fingerprint": flow["fingerprint"],
+        },
+        "splits": splits,
+        "headline": results.headline,
+        "metrics": {key: estimate.to_dict() for key, estimate in results.metrics.items()},
+        "reference": {"chance": results.chance, "oracle": oracle.value if oracle else None},
+        "operating_points": results.operating_points,
+        "paper": results.paper,
+        "seconds": environment["seconds"],
+    }
+
+
+# --- the report: what every study's has in common ---
+
+
+def _report(study: Study, evidence: Evidence, results: Results, environment: dict[str, Any]) -> Report:
+    flow, main = evidence.flow, results.metrics[results.headline]
+    test = evidence.records[evidence.records["split"] == "test"]
+    kind = "synthetic phantom" if flow["synthetic"] else "real data"
+    figures_ = [
+        HeadlineFigure(results.sentence, main, f"test, {len(test):,} records of {test['group'].nunique():,} groups"),
+        HeadlineFigure("Chance", results.chance, "a coin"),
+    ]
+    if results.oracle is not None:
+        figures_.append(HeadlineFigure("Oracle", results.oracle, "the phantom's latent truth, same reference"))
+    if results.paper:
+        first = results.paper[0]
+        figures_.append(HeadlineFigure("Paper", first["value"], f"{first['source']}: another dataset"))
+    headline = Headline(_headline_sentence(evidence, kind), figures_, [*flow["warnings"], *results.warnings])
+    sections = [
+        _data_section(study, evidence),
+        *([_training_section(evidence)] if evidence.history is not None and len(evidence.history) else []),
+        *results.sections,
+        _paper_section(results),
+        _environment_section(evidence, environment),
+    ]
+    return Report(study.title, study.name, flow["synthetic"], headline, sections, footer=environment["version"])
+
+
+def _headline_sentence(evidence: Evidence, kind: str) -> str:
+    records = evidence.records
+    counts = [f"{name} {int((records['split'] == name).sum()):,}" for name in SPLITS if (records["split"] == name).any()]
+    return (
+        f"{evidence.flow['source']} ({kind}): {len(records):,} records of {records['group'].nunique():,} groups; "
+        f"{', '.join(counts)}. A group is: {evidence.flow['group_key']}."
+    )
+
+
+def _data_section(study: Study, evidence: Evidence) -> Section:
+    flow, records = evidence.flow, evidence.records
+    path = evidence.folder.figures / "flow.png"
+    kept = [step for step in flow["steps"] if step["kind"] == "kept"]
+    steps: list[tuple[str, str]] = [(s["label"], f"{s['count']:,}") for s in kept]
+    exclusions: list[tuple[int, str, str]] = []
+    at = -1
+    for step in flow["steps"]:
+        if step["kind"] == "kept":
+            at += 1
+        elif step["count"]:
+            exclusions.append((at, step["label"], f"{step['count']:,}"))
+    parts = [
+        (name, f"{len(part):,} of {part['group'].nunique():,} groups")
+        for name, part in ((s, records[records["split"] == s]) for s in SPLITS)
+        if len(part)
+    ]
+    figures.flow(path, steps, exclusions, parts)
+    blocks: list[Any] = [
+        Picture("figures/flow.png", "From the files found to the records used.", "Flow diagram of record counts."),
+    ]
+    blocks += [Text(sentence) for sentence in flow["gate"]]
+    if flow["lists"]:
+        rows = [[name, len(items), ", ".join(map(str, items[:12])) + (" …" if len(items) > 12 else "")]
+                for name, items in flow["lists"].items() if items]  # fmt: skip
+        if rows:
+            blocks.append(Table(["What", "Records", "Which"], rows, "Records left out or flagged, by reason."))
+    blocks += [Text(note, "note") for note in flow["notes"]]
+    card = load_card(flow["card"])
+    if card.confounds:
+        blocks.append(Text("Known confounds of this dataset (its card): " + " ".join(card.confounds), "note"))
+    return Section("Data and split", blocks)
+
+
+def _training_section(evidence: Evidence) -> Section:
+    history = evidence.history
+    assert history is not None
+    monitor = evidence.config.trainer.monitor
+    figures.history(
+        evidence.folder.figures / "history.png", history, monitor, higher_is_better=not monitor.endswith("loss")
+    )
+    best = history[history["best"].astype(bool)].groupby("network").tail(1)
+    rows = [
+        [str(r["network"]), int(r["epoch"]), int((history["network"] == r["network"]).sum()), float(r[monitor])]
+        for _, r in best.iterrows()
+    ]
+    table = Table(["Network", "Best epoch", "Epochs", monitor], rows, "The epoch that was kept, by the monitored metric on val.")
+    picture = Picture("figures/history.png", f"Loss and {monitor} by epoch.", "Training curves.")
+    return Section("Training", [picture, table])
+
+
+def _paper_section(results: Results) -> Section:
+    rows = [[p["what"], _paper_value(p), p["source"]] for p in results.paper]
+    note = "These numbers are from other data. They say what the paper found, not what this run should have found."
+    table = Table(["What", "Published", "Where"], rows, "The paper's own numbers.", ["left", "right", "left"])
+    return Section("Beside the paper", [Text(note, "note"), table])
+
+
+def _paper_value(entry: dict[str, Any]) -> str:
+    if entry.get("low") is None:
+        return f"{entry['value']:g}"
+    return f"{entry['value']:g} ({entry['low']:g} to {entry['high']:g})"
+
+
+def _environment_section(evidence: Evidence, environment: dict[str, Any]) -> Section:
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    seconds = [[name, round(float(value), 1)] for name, value in environment["seconds"].items()]
+    text = f"Seed {evidence.config.seed}; commit {environment['commit'] or 'unknown'}; {environment['machine']}; {versions}."
+    return Section(
+        "How this was made",
+        [
+            Code(environment["command"]),
+            Text(text),
+            Table(["Stage", "Seconds"], seconds, "Time by stage."),
+            Text(
+                "Everything on this page was computed from the tables in this run's folder (predictions/, records.parquet, "
+                "config.yaml) and can be computed again with mode=report."
+            ),
+        ],
+    )
+
+
+def age_bands(column: pd.Series) -> pd.Series:
+    """Ages as decades ("40-49"), None where unknown."""
+    decade = (pd.to_numeric(column) // 10 * 10).to_numpy(float)
+    labels = [None if np.isnan(d) else f"{int(d)}-{int(d) + 9}" for d in decade]
+    return pd.Series(labels, index=column.index, dtype=object)

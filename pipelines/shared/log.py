@@ -1,0 +1,26 @@
+"""What a run says: on the screen as it is, in run.log with the time."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+log = logging.getLogger("pipelines")
+
+
+def start_log(folder: Path | None, quiet: bool = False) -> None:
+    """Send messages to the screen, and to `folder/run.log` if a folder is given. Called once per job."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.addHandler(screen)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / "run.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file)

@@ -1,0 +1,224 @@
+"""The modes: each is a story told in one function. Torch is imported where it is needed, not before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.shared import preemption
+from pipelines.shared.app import Job
+from pipelines.shared.assemble import card_name, external_data, training_data
+from pipelines.shared.cache import prepare_records
+from pipelines.shared.cards import load_card
+from pipelines.shared.duplicates import near_duplicates
+from pipelines.shared.environment import read_environment, stage, start
+from pipelines.shared.errors import DataError, RunError, listed
+from pipelines.shared.evaluator import calls, evaluate
+from pipelines.shared.log import log, start_log
+from pipelines.shared.run_folder import RunFolder, plain, write_atomically, write_json
+from pipelines.shared.splits import leakage_gate
+from pipelines.shared.study import Config, Data, Study
+
+
+def run(study: Study, job: Job) -> None:
+    """Run one validated job in its mode."""
+    preemption.install()
+    modes = {
+        "train": train,
+        "resume": train,
+        "evaluate": external_validation,
+        "predict": predict_files,
+        "verify": verify,
+        "report": report,
+    }
+    (modes | dict(study.modes))[job.config.mode](study, job)
+
+
+def train(study: Study, job: Job) -> None:
+    """Read the source, split, fit, choose thresholds on val, score test once, report.
+
+    Resuming is the same story: what is finished is found on disk, and the trainer goes on from its checkpoint.
+    """
+    from pipelines.shared.fitting import fit_and_predict, load_network
+
+    config, folder = job.config, RunFolder(job.run_dir)
+    world = start(study.title, job, folder)
+    with stage(folder, "data"):
+        data = training_data(study, config)
+        _same_as_before(folder, data)
+        _write_data(folder, data)
+    with stage(folder, "train"):
+        (study.fit_and_predict or fit_and_predict)(study, config, data, folder, world)
+    if study.explain is not None:
+        with stage(folder, "explain"):
+            study.explain(config, data, load_network(study, folder.networks()[0]).to(world.device), folder, world)
+    _finish(study, folder)
+
+
+def external_validation(study: Study, job: Job) -> None:
+    """Apply a finished run to another dataset: its networks and thresholds are frozen."""
+    from pipelines.shared.fitting import external_predictions
+
+    config, folder, finished = job.config, RunFolder(job.run_dir), RunFolder(Path(str(job.config.run)))
+    networks = _finished_networks(study, finished)
+    points = json.loads(finished.operating_points.read_text(encoding="utf-8"))
+    world = start(study.title, job, folder)
+    with stage(folder, "data"):
+        data = external_data(study, config, finished.read_table(finished.records))
+        data.flow["notes"].append(f"External validation of {finished.path.name}: its networks and thresholds are frozen.")
+        _write_data(folder, data)
+    with stage(folder, "predict"):
+        folder.write_table(folder.predictions("test"), external_predictions(study, config, data, networks, world))
+        write_json(folder.operating_points, points)
+    _finish(study, folder)
+
+
+def predict_files(study: Study, job: Job) -> None:
+    """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
+    config, folder, finished = job.config, RunFolder(job.run_dir), RunFolder(Path(str(job.config.run)))
+    networks = _finished_networks(study, finished)
+    points = json.loads(finished.operating_points.read_text(encoding="utf-8"))
+    root, files = input_files(Path(config.input), study.suffixes)
+    world = start(study.title, job, folder)
+    with stage(folder, "predict"):
+        records = pd.DataFrame({"id": files, "path": files})
+        prepared = _prepare(study, config, records, root)
+        reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
+        at = np.flatnonzero(reason.isna().to_numpy())
+        table = pd.DataFrame({"file": files, "reason": reason})
+        if len(at):
+            from pipelines.shared.dataset import PreparedDataset
+            from pipelines.shared.fitting import ensemble
+
+            dataset = PreparedDataset(prepared.take(at), [files[i] for i in at], np.zeros((len(at), 1)))
+            columns = study.predict_columns(ensemble(study, networks, {"files": dataset}, config, world)["files"])
+            scores = pd.concat([columns, calls(columns, points)], axis=1).convert_dtypes(convert_floating=False)
+            table = table.join(scores.set_index(pd.Index(at)))
+        file = folder.path / "predictions.csv"
+        write_atomically(file, lambda aside: table.to_csv(aside, index=False))
+    log.info(f"{len(at)} of {len(files)} files scored" + ("" if len(at) == len(files) else "; the others say why not"))
+    print(file)
+
+
+def input_files(path: Path, suffixes: Sequence[str]) -> tuple[Path, list[str]]:
+    """The files to score: one file, or all below a folder with the study's suffixes, relative to the root returned.
+
+    Raises:
+        DataError: nothing there.
+    """
+    path = path.expanduser()
+    if path.is_file():
+        return path.parent, [path.name]
+    allowed = ", ".join(suffixes)
+    if not path.is_dir():
+        raise DataError(f"input={path} does not exist.", f"Give a file, or a folder of files ({allowed}).")
+    files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.suffix.lower() in suffixes]
+    if not files:
+        raise DataError(f"input={path} holds no file that this study reads.", f"It reads: {allowed}.")
+    return path, [str(f.relative_to(path)) for f in files]
+
+
+def verify(study: Study, job: Job) -> None:
+    """Check a dataset against its card: tables, files, duplicates, counts. Exit status 1 if there are problems.
+
+    Writes nothing into the dataset's folder.
+    """
+    config = job.config
+    start_log(None)
+    try:
+        source = study.sources[config.data.name](config)
+    except DataError as error:
+        print(f"{error.problem}\n{error.remedy}")
+        raise SystemExit(1) from None
+    facts_of = _prepare(study, config, source.records, source.root)
+    facts = facts_of.facts
+    for column, what in (("bad", "files cannot be read"), ("unusable", "files are of no use")):
+        mine = facts[column].notna().to_numpy()
+        lines = [f"{p}: {r}" for p, r in zip(source.records["path"][mine], facts[column][mine], strict=True)]
+        if lines:
+            print(f"{len(lines)} {what}:\n{listed(lines, len(lines))}")
+    readable = np.flatnonzero(facts["fingerprint"].notna().to_numpy())
+    prepared = facts_of.take(readable)
+    records = source.records.iloc[readable].reset_index(drop=True)
+    records["fingerprint"] = prepared.facts["fingerprint"]
+    near = near_duplicates(prepared.hashes, prepared.thumbnails) if config.data.near_duplicates else None
+    _, gate = leakage_gate(records, labels=list(study.labels), near=near, conflicting_labels="drop", leakage="report")
+    print("\n".join(gate.sentences()))
+    for conflict in gate.conflicts:
+        print("  identical, labels differ: " + "; ".join(f"{i} {values}" for i, values in conflict.items()))
+    for members in gate.identical:
+        print(f"  identical: {', '.join(members)}")
+    for pair in gate.near:
+        print(f"  near-duplicate{' with other labels' if pair['labels_differ'] else ''}: {pair['a']}, {pair['b']}")
+    for note in source.notes:
+        print(note)
+    counts = load_card(card_name(source.name, study.name)).counts
+    card = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "no numbers"
+    print(f"The card counts {card}; found: {len(source.records):,} records, {source.records['group'].nunique():,} groups.")
+    bad = int(facts["bad"].notna().sum())
+    print(f"{source.name} in {source.root}: {bad} problems.")
+    if bad:
+        raise SystemExit(1)
+
+
+def report(study: Study, job: Job) -> None:
+    """Compute metrics, figures and report again from the run's own files."""
+    start_log(None)
+    print(evaluate(study, RunFolder(job.run_dir)))
+
+
+def _prepare(study: Study, config: Config, records: pd.DataFrame, root: Path) -> Any:
+    settings = study.prepare_settings(config)
+    return prepare_records(records, root, partial(study.prepare, settings=settings), settings, config.cache)
+
+
+def _write_data(folder: RunFolder, data: Data) -> None:
+    folder.write_table(folder.records, data.records)
+    readers = data.source.readers
+    if readers is not None:
+        folder.write_table(folder.readers, readers[readers["id"].isin(data.records["id"])])
+    write_json(folder.flow, plain(data.flow))
+
+
+def _same_as_before(folder: RunFolder, data: Data) -> None:
+    """Refuse to resume if the data are no longer those the run began with."""
+    if not folder.flow.exists():
+        return
+    before = json.loads(folder.flow.read_text(encoding="utf-8"))
+    for key, what in (("fingerprint", "data"), ("split_fingerprint", "split")):
+        if before[key] != data.flow[key]:
+            raise RunError(
+                f"{folder.path} began with another {what} ({before[key][:8]}, now {data.flow[key][:8]}).",
+                "Restore the dataset as it was, or start a new run.",
+            )
+
+
+def _finished_networks(study: Study, folder: RunFolder) -> list[Path]:
+    from pipelines.shared.model_files import read_facts
+
+    networks = folder.networks()
+    if not networks or not folder.operating_points.exists():
+        raise RunError(f"run={folder.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
+    for path in networks:
+        read_facts(path, study.name, study.classes)
+    return networks
+
+
+def _finish(study: Study, folder: RunFolder) -> None:
+    with stage(folder, "evaluate"):
+        evaluate(study, folder)
+    metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    write_json(folder.metrics, metrics | {"seconds": read_environment(folder)["seconds"]})
+    headline = metrics["metrics"][metrics["headline"]]
+    if headline["value"] is None:
+        log.info(f"{metrics['headline']} is undefined: {headline['reason']}")
+    else:
+        interval = "" if headline["low"] is None else f" ({headline['low']:.3f} to {headline['high']:.3f})"
+        log.info(f"{metrics['headline']}  {headline['value']:.3f}{interval}")
+    print(folder.report, flush=True)

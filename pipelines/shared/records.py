@@ -1,0 +1,223 @@
+"""The record table: what there is to learn from, one row per record.
+
+Every source, whatever its layout on disk, becomes a `Source` whose `records` have the columns `id` (unique),
+`group` (patient, lesion, slide … the unit that must not be divided), `split` (train, val, test, or None where the
+source has no official split), `path` (relative to the source's root), the study's targets, and the source's own
+columns. A missing target is NaN: unknown, never negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipelines.shared.cards import load_card
+from pipelines.shared.config import TableSection
+from pipelines.shared.errors import DataError, listed, nearest
+
+SPLITS = ["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as an adapter found it.
+
+    Attributes:
+        name: the source's name, as in `data=<name>`.
+        synthetic: whether the data were made by a phantom.
+        root: the folder that `path` is relative to. Never written to.
+        records: the record table.
+        group_key: what a group is, for people ("patient", "image: the set has no patient ids").
+        readers: individual readings, one row per record and reader (`id`, `reader`, the study's targets), or None.
+        notes: what the reader of the report should know about how the source was read.
+    """
+
+    name: str
+    synthetic: bool
+    root: Path
+    records: pd.DataFrame
+    group_key: str
+    readers: pd.DataFrame | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target that a user's table may carry: its name, the values it may take, whether it must be there."""
+
+    name: str
+    values: Sequence[int]
+    required: bool = False
+
+
+def dataset_folder(root: str | None, card_name: str) -> Path:
+    """The dataset's folder, checked to exist.
+
+    Raises:
+        DataError: no root given, or no such folder; says what the card says about getting the data.
+    """
+    card = load_card(card_name)
+    how = f"{card.title}: {card.access} Expected there: {'; '.join(card.layout)}."
+    if root is None:
+        raise DataError(f"data={card_name} needs data.root=<folder>.", how)
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        found = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"data.root={root} {found}.", how)
+    return folder
+
+
+def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) -> pd.DataFrame:
+    """A CSV (or Parquet) file as text columns, with the needed columns checked; empty cells are NaN.
+
+    Raises:
+        DataError: missing, empty or unreadable file, or a needed column that is not there.
+    """
+    if not file.is_file():
+        layout = f"{load_card(card_name).access} " if card_name else ""
+        raise DataError(f"{file} does not exist.", f"{layout}See data_cards/{card_name or '<dataset>'}.md.")
+    try:
+        if file.suffix == ".parquet":
+            table = pd.read_parquet(file)
+            table = table.map(lambda v: np.nan if pd.isna(v) else _as_text(v))
+        else:
+            table = pd.read_csv(file, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, ValueError) as failure:
+        reason = str(failure).splitlines()[0]
+        raise DataError(f"{file} cannot be read as a table: {reason}.", "Give a UTF-8 CSV with a header.") from None
+    table.columns = [str(c).strip() for c in table.columns]
+    for column in needed:
+        if column not in table.columns:
+            raise DataError(
+                f"{file} has no column '{column}'; found: {', '.join(table.columns)}.",
+                nearest(column, table.columns),
+            )
+    if table.empty:
+        raise DataError(f"{file} has a header but no rows.", "Give a table with one row per record.")
+    return table
+
+
+def _as_text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def check_ids(ids: pd.Series, file: Path) -> list[str]:
+    """Problems with an id column: empty cells and duplicates, each with its row (1 is the header)."""
+    problems = [f"{file.name} row {i + 2}: empty {ids.name}" for i in np.flatnonzero(ids.isna())]
+    for value, rows in ids[ids.notna() & ids.duplicated(keep=False)].groupby(ids).groups.items():
+        where = ", ".join(str(int(r) + 2) for r in rows)
+        problems.append(f"{file.name} rows {where}: {ids.name} '{value}' occurs {len(rows)} times")
+    return problems
+
+
+def parse_values(
+    column: pd.Series, allowed: Sequence[int], file: Path, mapping: dict[str, int] | None = None, empty_ok: bool = False
+) -> tuple[pd.Series, list[str]]:
+    """Text cells as numbers of an allowed set; returns the parsed column (NaN where bad) and the problems."""
+    mapping = mapping or {}
+    parsed, problems = [], []
+    known = {str(v): float(v) for v in allowed} | {f"{v}.0": float(v) for v in allowed}
+    known |= {str(k).strip(): float(v) for k, v in mapping.items()}
+    for row, cell in enumerate(column):
+        text = "" if pd.isna(cell) else str(cell).strip()
+        parsed.append(known.get(text, np.nan))
+        if text == "":
+            if not empty_ok:
+                problems.append(f"{file.name} row {row + 2}: empty {column.name}")
+        elif text not in known:
+            problems.append(f"{file.name} row {row + 2}: {column.name}={text}, allowed: {', '.join(map(str, allowed))}")
+    return pd.Series(parsed, index=column.index, name=column.name, dtype=float), problems
+
+
+def inside(root: Path, relative: str) -> bool:
+    """Whether a path of a table stays inside the dataset's folder."""
+    return (root / relative).resolve().is_relative_to(root.resolve())
+
+
+def raise_problems(problems: Sequence[str], what: str, remedy: str) -> None:
+    """Raise one DataError that lists all problems found in a dataset's tables, if there are any."""
+    if problems:
+        raise DataError(f"{what}: {len(problems)} problems.\n{listed(problems)}", remedy)
+
+
+def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
+    """`data=table`: the user's own CSV or Parquet, its columns named in the configuration.
+
+    Args:
+        config: `data.table`, `data.root`, `data.columns`, `data.targets`, `data.values`.
+        targets: the study's targets; those that the table does not name are unknown (NaN).
+
+    Raises:
+        DataError: listing every bad row at once.
+    """
+    if config.table is None:
+        raise DataError("data=table needs data.table=<CSV or Parquet file>.", "See data_cards/table.md.")
+    file = Path(config.table).expanduser()
+    root = Path(config.root).expanduser() if config.root else file.parent
+    if not root.is_dir():
+        raise DataError(f"data.root={config.root} does not exist.", "Give the folder that the table's paths start from.")
+    names = [t.name for t in targets]
+    for key in [*config.targets, *config.values]:
+        if key not in names:
+            raise DataError(f"data.targets.{key}: this study has no such target.", nearest(key, names))
+    columns = config.columns
+    wanted = [c for c in (columns.path, columns.id, columns.group, columns.split) if c] + list(config.targets.values())
+    table = read_csv(file, wanted)
+    missing = [t.name for t in targets if t.required and t.name not in config.targets]
+    if missing:
+        raise DataError(
+            f"data.targets names no column for: {', '.join(missing)}.",
+            f"Give it, for example 'data.targets={{{missing[0]}: <column>}}'; columns: {', '.join(table.columns)}.",
+        )
+
+    problems = [f"{file.name} row {i + 2}: empty {columns.path}" for i in np.flatnonzero(table[columns.path].isna())]
+    paths = table[columns.path].fillna("").astype(str)
+    problems += [
+        f"{file.name} row {i + 2}: {p} leaves the folder {root}" for i, p in enumerate(paths) if not inside(root, p)
+    ]
+    ids = table[columns.id or columns.path]
+    problems += check_ids(ids, file) if columns.id else check_ids(table[columns.path].dropna(), file)
+    records = pd.DataFrame({"id": ids.astype(str), "path": paths})
+    if columns.group:
+        problems += [f"{file.name} row {i + 2}: empty {columns.group}" for i in np.flatnonzero(table[columns.group].isna())]
+        records["group"] = table[columns.group].astype(str)
+    else:
+        records["group"] = records["id"]
+    if columns.split:
+        split = table[columns.split].str.strip().str.lower()
+        bad = split.notna() & ~split.isin(SPLITS)
+        problems += [
+            f"{file.name} row {i + 2}: {columns.split}={split[i]}, allowed: {', '.join(SPLITS)}"
+            for i in np.flatnonzero(bad)
+        ]
+        records["split"] = split.where(split.notna(), None).astype(object)
+    else:
+        records["split"] = None
+    for target in targets:
+        if target.name in config.targets:
+            mapping = {k: int(v) for k, v in config.values.get(target.name, {}).items()}
+            column = table[config.targets[target.name]]
+            records[target.name], bad_cells = parse_values(column, target.values, file, mapping, not target.required)
+            problems += bad_cells
+        else:
+            records[target.name] = np.nan
+    raise_problems(problems, str(file), "Correct these rows; nothing was guessed or left out.")
+    used = set(wanted)
+    for column in table.columns:
+        if column not in used and column not in records.columns:
+            records[column] = numeric_if_possible(table[column])
+    group_key = columns.group or "none given: each record is its own group"
+    notes = [] if columns.group else ["The table names no group column: every record counts as its own patient."]
+    return Source("table", False, root, records, group_key, notes=notes)
+
+
+def numeric_if_possible(column: pd.Series) -> pd.Series:
+    """A text column as numbers where every non-empty cell is one, else unchanged."""
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return column

@@ -1,0 +1,278 @@
+"""Agreement of classes: of a model with the truth, with intervals, and of several readers with each other.
+
+Fleiss, Psychol Bull 76:378 (1971); Cohen, Psychol Bull 70:213 (1968).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipelines.shared.errors import StatisticsError
+from pipelines.shared.stats.bootstrap import bootstrap_estimates, group_codes
+from pipelines.shared.stats.checks import same_length
+from pipelines.shared.stats.confusion import (
+    Weights,
+    accuracy,
+    balanced_accuracy,
+    class_f1,
+    class_positions,
+    cohen_kappa,
+    confusion_cells,
+    macro_f1,
+    weighted_kappa,
+)
+from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.proportions import Proportion, both_estimates
+
+Name = TypeVar("Name", bound=Hashable)
+Measure = Callable[[np.ndarray], np.ndarray]  # confusion matrices (..., k, k) -> (...)
+
+
+@dataclass(frozen=True)
+class ClassEstimates:
+    """Of one class: sensitivity with exact and clustered interval, F1 with the clustered one."""
+
+    sensitivity: Proportion
+    f1: Estimate
+
+
+@dataclass(frozen=True)
+class PairwiseKappa:
+    """Cohen's kappa of two readers on the `cases` that both read; None with the reason where undefined."""
+
+    first: Any
+    second: Any
+    cases: int
+    kappa: float | None
+    reason: str | None = None
+
+
+def confusion_estimates(
+    measures: Mapping[Name, Measure],
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    classes: Sequence[Any],
+    group: ArrayLike,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[Name, Estimate]:
+    """Measures of the confusion matrix with clustered bootstrap intervals on the same resamples.
+
+    Args:
+        measures: by name, functions from matrices (..., k, k) to (...), NaN where undefined.
+        truth: (n,) classes.
+        predicted: (n,) classes.
+        classes: all k classes in their order.
+        group: (n,) keys.
+        resamples: bootstrap resamples.
+        seed: of the resamples.
+        level: confidence level.
+
+    Returns:
+        The estimates by name; null with the reason where undefined.
+    """
+    k = len(classes)
+    try:
+        cells = confusion_cells(truth, predicted, classes)
+    except StatisticsError as error:
+        return dict.fromkeys(measures, Estimate(None, n=np.size(truth), reason=str(error)))
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        flat = [np.bincount(cells, weights=row, minlength=k * k) for row in counts]
+        matrices = np.stack(flat).reshape(-1, k, k)
+        return np.stack([measure(matrices) for measure in measures.values()], axis=1)
+
+    values = statistic(np.ones((1, len(cells))))[0].tolist()
+    estimates = bootstrap_estimates(values, statistic, group, n=len(cells), resamples=resamples, seed=seed, level=level)
+    present = len(np.unique(cells // k))
+    for i, estimate in enumerate(estimates):
+        if estimate.value is None:
+            estimates[i] = replace(estimate, reason=f"0 / 0; {present} of {k} classes occur in the truth")
+        elif estimate.method and present < k:
+            estimates[i] = replace(estimate, method=f"{estimate.method}; {present} of {k} classes occur in the truth")
+    return dict(zip(measures, estimates, strict=True))
+
+
+def weighted_kappa_estimate(
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    classes: Sequence[Any],
+    group: ArrayLike,
+    *,
+    weights: Weights = "quadratic",
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """`weighted_kappa` with the clustered bootstrap interval; null with the reason if undefined."""
+
+    def kappa(confusion: np.ndarray) -> np.ndarray:
+        return cohen_kappa(confusion, weights)
+
+    return confusion_estimates(
+        {"kappa": kappa}, truth, predicted, classes, group, resamples=resamples, seed=seed, level=level
+    )["kappa"]
+
+
+def agreement_estimates(
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    classes: Sequence[Any],
+    group: ArrayLike,
+    *,
+    weights: Weights = "quadratic",
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Estimate]:
+    """Measures of a grading as a whole, with clustered bootstrap intervals on the same resamples.
+
+    Args:
+        truth: (n,) classes.
+        predicted: (n,) classes.
+        classes: all k classes in their order.
+        group: (n,) keys.
+        weights: of the kappa.
+        resamples: bootstrap resamples.
+        seed: of the resamples.
+        level: confidence level.
+
+    Returns:
+        By name: accuracy, balanced_accuracy, macro_f1, kappa; null with the reason where undefined.
+    """
+    measures: dict[str, Measure] = {
+        "accuracy": accuracy,
+        "balanced_accuracy": balanced_accuracy,
+        "macro_f1": macro_f1,
+        "kappa": lambda confusion: cohen_kappa(confusion, weights),
+    }
+    return confusion_estimates(measures, truth, predicted, classes, group, resamples=resamples, seed=seed, level=level)
+
+
+def class_estimates(
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    classes: Sequence[Any],
+    group: ArrayLike,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[Any, ClassEstimates]:
+    """Sensitivity and F1 of each class, by class; null with the reason where undefined.
+
+    The sensitivity rests on the rows of the class and draws only groups that have some.
+    """
+
+    def f1_of(k: int) -> Measure:
+        return lambda confusion: class_f1(confusion)[..., k]
+
+    measures = {name: f1_of(k) for k, name in enumerate(classes)}
+    f1 = confusion_estimates(measures, truth, predicted, classes, group, resamples=resamples, seed=seed, level=level)
+    try:
+        cells = confusion_cells(truth, predicted, classes)
+        codes = group_codes(group)[0]
+        same_length(truth=cells, group=codes)
+    except StatisticsError as error:
+        null = Estimate(None, n=np.size(truth), reason=str(error))
+        return {name: ClassEstimates(Proportion(null, null), f1[name]) for name in classes}
+    correct = cells // len(classes) == cells % len(classes)
+    estimates = {}
+    for k, name in enumerate(classes):
+        rows = cells // len(classes) == k
+        sensitivity = both_estimates(
+            correct[rows], codes[rows], resamples=resamples, seed=seed, level=level, no_rows="the class does not occur"
+        )
+        estimates[name] = ClassEstimates(sensitivity, f1[name])
+    return estimates
+
+
+def rating_counts(case: ArrayLike, rating: ArrayLike, classes: Sequence[Any]) -> np.ndarray:
+    """How many readers gave each case each class, (cases, k), from one row per case and reader."""
+    codes, cases = group_codes(case)
+    positions = class_positions(rating, classes, "rating")
+    same_length(case=codes, rating=positions)
+    k = len(classes)
+    return np.bincount(codes * k + positions, minlength=cases * k).reshape(cases, k)
+
+
+def fleiss_kappa(counts: ArrayLike) -> float:
+    """Fleiss' kappa of several raters, who need not be the same for every subject (unweighted).
+
+    The number of raters may vary: subjects with fewer than two are left out; the others count alike in the observed
+    agreement, and every rating counts alike in the expected agreement. With a constant number this is Fleiss' formula.
+
+    Args:
+        counts: (subjects, k) how many raters chose each class.
+
+    Raises:
+        StatisticsError: no subject with two ratings, or all ratings are the same class.
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    if table.ndim != 2 or not np.isfinite(table).all() or (table < 0).any():
+        raise StatisticsError("counts: a (subjects, classes) table of numbers from 0 up is needed")
+    table = table[table.sum(axis=1) >= 2]
+    if len(table) == 0:
+        raise StatisticsError("no subject has two ratings")
+    raters = table.sum(axis=1)
+    observed = ((table * (table - 1)).sum(axis=1) / (raters * (raters - 1))).mean()
+    expected = ((table.sum(axis=0) / table.sum()) ** 2).sum()
+    if np.count_nonzero(table.sum(axis=0)) == 1:
+        raise StatisticsError("all ratings are the same class")
+    return float((observed - expected) / (1 - expected))
+
+
+def pairwise_kappas(
+    case: ArrayLike, reader: ArrayLike, rating: ArrayLike, classes: Sequence[Any], weights: Weights = "quadratic"
+) -> list[PairwiseKappa]:
+    """Cohen's kappa of every two readers on the cases that both read.
+
+    Args:
+        case: (rows,) case keys, one row per case and reader.
+        reader: (rows,) reader keys.
+        rating: (rows,) classes.
+        classes: all classes in their order.
+        weights: see `cohen_kappa`.
+
+    Raises:
+        StatisticsError: no rows, lengths differ, missing keys, an unknown class, a reader who read a case twice.
+    """
+    cases = group_codes(case)[0]
+    readers, count = group_codes(reader)
+    positions = class_positions(rating, classes, "rating")
+    same_length(case=cases, reader=readers, rating=positions)
+    check_single_readings(cases, readers)
+    table = np.full((cases.max() + 1, count), -1)  # (cases, readers), -1 where not read
+    table[cases, readers] = positions
+    names = reader_names(reader, readers)
+    pairs = []
+    for i, j in combinations(range(count), 2):
+        both = table[(table[:, i] >= 0) & (table[:, j] >= 0)]
+        kappa, reason = None, None
+        try:
+            kappa = weighted_kappa(both[:, i], both[:, j], range(len(classes)), weights)
+        except StatisticsError as error:
+            reason = str(error) if len(both) else "no case in common"
+        pairs.append(PairwiseKappa(names[i], names[j], len(both), kappa, reason))
+    return pairs
+
+
+def reader_names(reader: ArrayLike, codes: np.ndarray) -> list[Any]:
+    """The key of each reader code, as a plain Python object."""
+    keys = list(reader) if isinstance(reader, list | tuple) else np.asarray(reader).tolist()
+    return [keys[row] for row in np.unique(codes, return_index=True)[1]]
+
+
+def check_single_readings(case: np.ndarray, reader: np.ndarray) -> None:
+    """Raise StatisticsError if a reader read a case twice; codes (rows,) of both."""
+    twice = len(case) - len(np.unique(np.stack([case, reader]), axis=1).T)
+    if twice:
+        raise StatisticsError(f"{twice} readings repeat the same case and reader")

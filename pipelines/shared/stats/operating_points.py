@@ -1,0 +1,131 @@
+"""Thresholds: how they are chosen (on one split) and what they give (on another).
+
+The rule is everywhere "positive if score >= threshold".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipelines.shared.errors import StatisticsError
+from pipelines.shared.stats.auc import roc_curve
+from pipelines.shared.stats.bootstrap import group_codes
+from pipelines.shared.stats.checks import as_binary, as_numbers, same_length
+from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.proportions import Proportion, both_estimates
+
+RATES = ("sensitivity", "specificity", "ppv", "npv")
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of a binary decision."""
+
+    tp: int
+    fp: int
+    tn: int
+    fn: int
+
+
+def choose_threshold(
+    y: ArrayLike, score: ArrayLike, *, sensitivity: float | None = None, specificity: float | None = None
+) -> float:
+    """The threshold that reaches one target on these data and gives away least of the other rate.
+
+    For a specificity, the lowest threshold whose specificity is at least the target (so the highest sensitivity); for
+    a sensitivity, the highest threshold whose sensitivity is at least the target. Only distinct scores are candidates,
+    and, where a specificity is reached only by calling nothing positive, the next number above the highest score.
+
+    Args:
+        y: (n,) 0/1 with both classes.
+        score: (n,) finite.
+        sensitivity: target in (0, 1]; give this or `specificity`.
+        specificity: target in (0, 1].
+
+    Raises:
+        StatisticsError: one class, NaN, no rows, lengths differ.
+    """
+    if (sensitivity is None) == (specificity is None):
+        raise ValueError("give a target for either sensitivity or specificity")
+    target = sensitivity if sensitivity is not None else specificity
+    if target is None or not 0 < target <= 1:
+        raise ValueError(f"a target lies in (0, 1], found {target}")
+    # thresholds fall along the curve, sensitivity rises, specificity falls
+    curve = roc_curve(y, score)
+    if sensitivity is not None:
+        return float(curve.threshold[np.flatnonzero(curve.sensitivity >= target)[0]])
+    return float(curve.threshold[np.flatnonzero(curve.specificity >= target)[-1]])
+
+
+def is_positive(score: ArrayLike, threshold: float) -> np.ndarray:
+    """`score >= threshold` (n,) bool, compared in double precision (float32 scores would round the threshold)."""
+    return np.asarray(score, dtype=np.float64) >= threshold
+
+
+def confusion_at(y: ArrayLike, score: ArrayLike, threshold: float) -> Confusion:
+    """True and false positives and negatives at a threshold; one class is enough."""
+    truth, called = _called(y, score, threshold)
+    return Confusion(
+        tp=int(np.count_nonzero(truth & called)),
+        fp=int(np.count_nonzero(~truth & called)),
+        tn=int(np.count_nonzero(~truth & ~called)),
+        fn=int(np.count_nonzero(truth & ~called)),
+    )
+
+
+def rate_estimates(
+    y: ArrayLike,
+    score: ArrayLike,
+    threshold: float,
+    group: ArrayLike,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Proportion]:
+    """Sensitivity, specificity, PPV and NPV at a threshold, each with exact and clustered interval.
+
+    Each rate rests on its own rows (`n`): positives, negatives, those called positive, those called negative. Where
+    there are none it is null with the reason. PPV and NPV hold for the prevalence of these data.
+
+    Args:
+        y: (n,) 0/1.
+        score: (n,).
+        threshold: positive if score >= threshold.
+        group: (n,) keys.
+        resamples: bootstrap resamples.
+        seed: of the resamples.
+        level: confidence level.
+
+    Returns:
+        The `Proportion` (fields `exact` and `clustered`) by name: sensitivity, specificity, ppv, npv.
+    """
+    try:
+        truth, called = _called(y, score, threshold)
+        codes = group_codes(group)[0]
+        same_length(y=truth, group=codes)
+    except StatisticsError as error:
+        null = Estimate(None, n=np.size(y), reason=str(error))
+        return dict.fromkeys(RATES, Proportion(null, null))
+    # name: rows of the denominator, hits among them, what to say if there are no rows
+    rates = {
+        "sensitivity": (truth, called, "no positives"),
+        "specificity": (~truth, ~called, "no negatives"),
+        "ppv": (called, truth, "nothing was called positive"),
+        "npv": (~called, ~truth, "nothing was called negative"),
+    }
+    return {
+        name: both_estimates(hit[rows], codes[rows], resamples=resamples, seed=seed, level=level, no_rows=none)
+        for name, (rows, hit, none) in rates.items()
+    }
+
+
+def _called(y: ArrayLike, score: ArrayLike, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    truth, values = as_binary(y), as_numbers(score, "score")
+    same_length(y=truth, score=values)
+    if not np.isfinite(threshold):
+        raise StatisticsError(f"the threshold is {threshold}")
+    return truth, is_positive(values, threshold)

@@ -1,0 +1,139 @@
+"""The parts that a study supplies. `modes` runs them in the order of the story."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.shared.records import Source
+from pipelines.shared.report import Section
+from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.stats.estimate import Estimate
+
+if TYPE_CHECKING:  # torch is imported by the modes that need it
+    from torch import nn
+
+    from pipelines.shared.app import Job
+    from pipelines.shared.cache import Prepared
+    from pipelines.shared.dataset import Augment
+    from pipelines.shared.distributed import World
+    from pipelines.shared.trainer import Loss
+
+Config = Any  # the study's own pydantic model
+
+
+@dataclass(frozen=True)
+class Data:
+    """A source made ready: checked, gated, split, prepared. `records` and `prepared` have the same order."""
+
+    source: Source
+    records: pd.DataFrame
+    prepared: Prepared
+    flow: dict[str, Any]
+
+    def positions(self, split: str) -> np.ndarray:
+        """Row numbers of a split."""
+        return np.flatnonzero((self.records["split"] == split).to_numpy())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run left behind, read from its folder alone: all that metrics, figures and report are made from."""
+
+    folder: RunFolder
+    config: Config
+    records: pd.DataFrame
+    predictions: dict[str, pd.DataFrame]
+    readers: pd.DataFrame | None
+    flow: dict[str, Any]
+    history: pd.DataFrame | None
+    networks: list[dict[str, Any]]
+    operating_points: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study's evaluation found.
+
+    Attributes:
+        metrics: `<split>.<task>.<metric>` -> Estimate.
+        headline: key of the headline metric.
+        sentence: what that metric is, in words, for the report's first line.
+        chance: the headline metric of a coin.
+        oracle: the headline metric of a phantom's latent truth; None on real data.
+        operating_points: as in metrics.json.
+        paper: the paper's own numbers: what, value, low, high, source.
+        sections: the study's part of the report, in order.
+        warnings: for the top of the report.
+    """
+
+    metrics: dict[str, Estimate]
+    headline: str
+    sentence: str
+    chance: float
+    oracle: Estimate | None
+    operating_points: list[dict[str, Any]]
+    paper: list[dict[str, Any]]
+    sections: list[Section]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study: where its data come from, what its model is, how it is judged.
+
+    Attributes:
+        name: the package's name.
+        title: for the report.
+        sources: `data=<name>` -> function from the configuration to a `Source`.
+        prepare: (record, root, settings) -> (array, facts), see `cache.Prepare`; top-level, so that it can be
+            sent to other processes.
+        prepare_settings: configuration -> everything `prepare` depends on, JSON-serialisable.
+        labels: target columns that identical pictures must agree on.
+        stratify: the column that the split balances.
+        classes: what the network's outputs are, in order.
+        targets: record table -> float32 (records, ...), NaN where unknown.
+        augment: configuration -> augmentation of a prepared array.
+        build: configuration -> a network with its starting weights.
+        rebuild: model.json -> the same network without weights.
+        loss: configuration -> loss of outputs and targets.
+        measure: (targets, outputs) -> what the trainer may monitor, besides `val_loss`.
+        predict_columns: probabilities -> the `p_…` columns of the prediction table.
+        probabilities: outputs -> probabilities, which an ensemble averages linearly.
+        target_columns: record table -> the target columns of the prediction table.
+        choose_points: (prediction table of val, configuration) -> operating points.
+        evaluate: evidence -> results. Must not need torch.
+        explain: writes saliency maps for some test records, or None.
+        suffixes: file names that `mode=predict` takes from a folder.
+        fit_and_predict: for a study with several stages; None: `fitting.fit_and_predict`.
+        modes: modes of the study's own, name -> function of study and job (named in its config.py as `MODES` too).
+    """
+
+    name: str
+    title: str
+    sources: Mapping[str, Callable[[Config], Source]]
+    prepare: Callable[[Mapping[str, Any], Path, dict[str, Any]], tuple[np.ndarray, dict[str, Any]]]
+    prepare_settings: Callable[[Config], dict[str, Any]]
+    labels: Sequence[str]
+    stratify: str
+    classes: list[str]
+    targets: Callable[[pd.DataFrame], np.ndarray]
+    augment: Callable[[Config], Augment]
+    build: Callable[[Config], nn.Module]
+    rebuild: Callable[[dict[str, Any]], nn.Module]
+    loss: Callable[[Config], Loss]
+    measure: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    probabilities: Callable[[np.ndarray], np.ndarray]
+    predict_columns: Callable[[np.ndarray], pd.DataFrame]
+    target_columns: Callable[[pd.DataFrame], pd.DataFrame]
+    choose_points: Callable[[pd.DataFrame, Config], list[dict[str, Any]]]
+    evaluate: Callable[[Evidence], Results]
+    suffixes: Sequence[str]
+    explain: Callable[[Config, Data, nn.Module, RunFolder, World], None] | None = None
+    fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None
+    modes: Mapping[str, Callable[[Study, Job], None]] = field(default_factory=dict)

@@ -1,0 +1,71 @@
+"""What many tests share: toy data for the engine, and where real samples may lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def real_samples(name: str) -> Path:
+    """The folder of a real sample, or a skip that says why."""
+    root = Path(os.environ.get("REAL_SAMPLES", REPOSITORY.parent / "shared" / "real"))
+    if not (root / name).is_dir():
+        pytest.skip(f"no real sample {name}: set REAL_SAMPLES to the folder that holds it")
+    return root / name
+
+
+@pytest.fixture
+def real_sample():
+    return real_samples
+
+
+def toy_prepared(arrays: np.ndarray) -> Any:
+    """Arrays as if they had come out of the cache."""
+    from pipelines.shared.cache import Prepared
+
+    n = len(arrays)
+    facts = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": [str(i) for i in range(n)]})
+    return Prepared(
+        facts, np.zeros((n, 4), np.uint64), np.zeros((n, 64, 64), np.uint8), [None] * n, list(arrays).__getitem__
+    )
+
+
+@pytest.fixture
+def trainer_section():
+    """A trainer configuration with every key, some changed."""
+    from pipelines.shared.config import TrainerSection
+
+    def make(**changes: Any) -> TrainerSection:
+        values: dict[str, Any] = {
+            "epochs": 3, "batch_size": 4, "accumulate": 1, "optimizer": "adamw", "learning_rate": 0.01,
+            "weight_decay": 0.0, "momentum": 0.9, "optimizer_args": {}, "schedule": "cosine", "warmup_epochs": 0,
+            "decay_epochs": 1, "decay_rate": 0.1, "clip_norm": None, "ema_decay": None, "monitor": "val_loss",
+            "patience": None, "max_steps": None, "precision": "fp32", "device": "cpu", "deterministic": True,
+            "workers": 0, "checkpoint_seconds": 60.0,
+        }  # fmt: skip
+        return TrainerSection(**(values | changes))
+
+    return make
+
+
+def compose(study: str, *overrides: str) -> Any:
+    """A validated configuration as the command line would compose it."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from pipelines.shared.app import config_model
+    from pipelines.shared.config import check, conf_folder
+
+    search = f'hydra.searchpath=["file://{conf_folder() / "shared"}"]'
+    with initialize_config_dir(str(conf_folder() / study), version_base="1.3"):
+        values = hydra_compose("config", overrides=[*overrides, search])
+    return check(config_model(study), OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
