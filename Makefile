@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-STUDIES := $(sort $(patsubst pipelines/%/study.py,%,$(wildcard pipelines/*/study.py)))
+STUDIES := $(filter-out shared,$(sort $(patsubst pipelines/%/study.py,%,$(wildcard pipelines/*/study.py))))
 # One thread per core is torch's default; numpy's must not add to it in worker processes.
 export NO_ALBUMENTATIONS_UPDATE := 1
 

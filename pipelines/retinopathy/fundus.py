@@ -56,10 +56,11 @@ def find_circle(image: Bytes) -> Circle | None:
     What differs from the corners' colour, at one of several thresholds, is the foreground; a circle is fitted to its
     outline by RANSAC (Fischler and Bolles, 1981), so that notches, straight cuts and lettering do not matter. It is
     accepted if the outline follows it wherever it lies inside the picture. Discs that are cut by the frame on two or
-    four sides are found too, and such that a local-average filter left on a grey background.
+    four sides are found too, and such that a local-average filter left on a grey background. Square pictures may have
+    been squashed to that shape: there an upright ellipse is tried as well.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, 3) uint8, red, green, blue.
     """
     _check_image(image)
     height, width = image.shape[:2]
@@ -74,7 +75,7 @@ def find_circle(image: Bytes) -> Circle | None:
         points = _outline(foreground)
         if len(points) < 24:
             continue
-        for free_aspect in (False, True):
+        for free_aspect in (False, True) if height == width else (False,):
             circle = _fit(points, free_aspect)
             # An ellipse fits short arcs more easily than a circle does: it must be clearly better.
             score = (0.9 if free_aspect else 1.0) * (_score(circle, points, foreground) if circle else 0.0)
@@ -92,7 +93,7 @@ def find_circle(image: Bytes) -> Circle | None:
         x=(best.x + 0.5) * step_x - 0.5,
         y=(best.y + 0.5) * step_y - 0.5,
         radius=best.radius * step_x,
-        aspect=best.aspect * step_x / step_y,
+        aspect=best.aspect,
     )
 
 

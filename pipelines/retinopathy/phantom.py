@@ -457,10 +457,10 @@ def _draw_lesions(
     activity = float(np.exp(rng.normal(0, 0.5) - 0.12))
     if level >= 1:
         spots = view.random_points(rng, 1 + number(1 + 5 * (level - 1)))
-        lesions.blood.blobs(rng, spots, big * rng.uniform(0.007, 0.012, len(spots)), 0.05, 0.9)
+        lesions.blood.blobs(rng, spots, big * rng.uniform(0.006, 0.011, len(spots)), 0.05, 0.9)
     if level >= 2:
         spots = view.random_points(rng, 1 + number(1 + 4 * (level - 2) + 5 * max(0.0, level - 3)))
-        lesions.blood.blobs(rng, spots, big * rng.lognormal(np.log(0.016), 0.4, len(spots)), 0.22, 0.95)
+        lesions.blood.blobs(rng, spots, big * rng.lognormal(np.log(0.0145), 0.4, len(spots)), 0.22, 0.95)
         for start in view.random_points(rng, number(0.4 + 1.6 * (level - 2)), 0.8):
             _flame(rng, lesions.blood, start, big)
         for start in view.random_points(rng, number(0.35 + 0.35 * (level - 2)), 0.8):
@@ -589,10 +589,10 @@ def _draw_optic_disc(rng: Generator, x: Image, y: Image, retina: Image) -> Image
 def _draw_distractors(rng: Generator, view: View, person: Person, amount: float) -> tuple[Layer, Layer, Layer]:
     """Harmless findings: drusen (pale, soft), pigment (dark, brown) and reflections (bright, greyish)."""
     drusen, pigment, reflex = Layer(view), Layer(view), Layer(view)
-    count = int(rng.poisson(min(60.0, (1 + 6 * person.drusen) * amount)))
+    count = int(rng.poisson(min(60.0, (2 + 6 * person.drusen) * amount)))
     spots = rng.normal(0, 0.24, (count, 2))
     drusen.blobs(rng, spots, rng.lognormal(np.log(0.011), 0.45, count), 0.15, 0.55)
-    count = int(rng.poisson(1.8 * amount))
+    count = int(rng.poisson(3 * amount))
     spots = view.random_points(rng, count)
     pigment.blobs(rng, spots, rng.lognormal(np.log(0.014), 0.5, count), 0.3, float(rng.uniform(0.5, 1)))
     if rng.random() < 0.06 * amount:
@@ -630,7 +630,7 @@ def _draw_eye(
     picture = _mix(picture, drusen.flat(0.004), (0.98, 0.82, 0.48))
     picture *= 1 - 0.6 * pigment.flat(0.006)[..., None] * np.array([0.7, 0.95, 0.9], np.float32)
     exudate = lesions.exudate.flat()
-    picture = _mix(picture, np.minimum(1, 0.75 * contrast * exudate), (1.0, 0.92, 0.52))
+    picture = _mix(picture, np.minimum(1, 0.65 * contrast * exudate), (1.0, 0.92, 0.52))
     red, dark = Layer(view), Layer(view)
     for generation in arteries:
         red.lines(generation.paths, generation.widths)
@@ -639,10 +639,10 @@ def _draw_eye(
     red.lines(arteries[-1].paths, 0.3 * arteries[-1].widths, 0.45)  # light reflex along the middle
     blood = lesions.blood.flat(0.003)
     vessels = np.maximum(0.50 * red.flat(0.004), 0.75 * dark.flat(0.004))
-    density = np.maximum(vessels, 0.95 * contrast * blood) + 0.35 * np.minimum(vessels, blood)
+    density = np.maximum(vessels, 0.75 * contrast * blood) + 0.35 * np.minimum(vessels, blood)
     picture = picture * np.exp(-density[..., None] * BLOOD.astype(np.float32))
     cotton = lesions.cotton.flat(0.014)
-    picture = _mix(picture, np.minimum(1, 0.60 * contrast * cotton), (0.97, 0.90, 0.74))
+    picture = _mix(picture, np.minimum(1, 0.50 * contrast * cotton), (0.97, 0.90, 0.74))
     preretinal = lesions.preretinal.flat(0.004)
     picture = _mix(picture, np.minimum(1, 0.90 * contrast * preretinal), (0.36, 0.05, 0.04))
     picture = _mix(picture, reflex.flat(0.012), (0.95, 0.92, 0.80))

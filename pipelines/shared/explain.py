@@ -13,7 +13,7 @@ from torch import nn
 from pipelines.shared.distributed import World
 from pipelines.shared.screen import track
 
-STEPS = 16
+STEPS = 8
 
 
 def saliency_maps(

@@ -25,6 +25,7 @@ from pipelines.shared.errors import DataError, listed, nearest
 Integers = NDArray[np.int64]
 
 SPLITS = ["train", "val", "test"]  # from the least to the most protected
+EVERYTHING = "all groups"
 
 # A component this large that joins several source groups is probably a chain of look-alikes, not one patient.
 ALARM_FRACTION, ALARM_RECORDS = 0.05, 50
@@ -162,26 +163,26 @@ def leakage_gate(
     near = pd.DataFrame({"i": [], "j": []}, dtype=np.int64) if near is None else near
     ids, source = records["id"].astype(str).to_numpy(), records["group"].astype(str).to_numpy()
     fingerprint = records["fingerprint"].to_numpy()
-
     identical = [rows for rows in _positions(fingerprint) if len(rows) > 1]
     edges = [(rows[0], row) for rows in [*_positions(source), *identical] for row in rows[1:]]
     label = components(len(records), edges + near[["i", "j"]].to_numpy().tolist())
     component = pd.Series(source).groupby(label).transform("min").to_numpy()
     table = records.assign(source_group=source, component=component, group=ids if by == "record" else component)
 
-    conflicts = [rows for rows in identical if _labels_differ(records, rows, labels)]
+    values = records[list(labels)].groupby(fingerprint).nunique()  # unknown ones do not count
+    contradictory = set(values.index[(values > 1).any(axis=1)])
+    conflicts = [rows for rows in identical if fingerprint[rows[0]] in contradictory]
     if conflicts and conflicting_labels == "error":
         _refuse_conflicts([_labels_of(records, rows, labels) for rows in conflicts])
-    reasons = dict.fromkeys((int(r) for rows in conflicts for r in rows), "conflict")
-    if conflicting_labels == "keep":
-        reasons = {}
+    dropped: dict[str, str] = {}
+    if conflicting_labels == "drop":
+        dropped = {ids[row]: "conflict" for rows in conflicts for row in rows}
 
-    leaks = _leaks(table.drop(table.index[list(reasons)]))
+    leaks = _leaks(table[~np.isin(ids, list(dropped))])
     if leaks and leakage == "error":
         _refuse_leaks(leaks)
     if leakage == "drop":
-        weaker = {name for leak in leaks for side in _sides(leak)[:-1] for name in leak[side]}
-        reasons |= {row: "leak" for row in range(len(ids)) if ids[row] in weaker and row not in reasons}
+        dropped |= {name: "leak" for leak in leaks for side in _sides(leak)[:-1] for name in leak[side]}
 
     sizes = pd.Series(component).value_counts()
     joined = pd.Series(source).groupby(component).nunique()
@@ -200,21 +201,15 @@ def leakage_gate(
         },
         alarm=bool(joined[largest] > 1 and len(members) > max(ALARM_RECORDS, ALARM_FRACTION * len(records))),
         identical=sorted(sorted(ids[rows]) for rows in identical),
-        near=[
-            {"a": ids[pair["i"]], "b": ids[pair["j"]]}
-            | {"labels_differ": _labels_differ(records, [pair["i"], pair["j"]], labels)}
-            | {key: value for key, value in pair.items() if key not in ("i", "j")}
-            for pair in near.to_dict("records")
-            if pd.isna(fingerprint[pair["i"]]) or fingerprint[pair["i"]] != fingerprint[pair["j"]]
-        ],
+        near=_near_pairs(table, near, labels),
         conflicts=[_labels_of(records, rows, labels) for rows in conflicts],
         conflicting_labels=conflicting_labels,
         leaks=leaks,
         leakage=leakage,
-        dropped=[{"id": ids[row], "reason": reasons[row]} for row in sorted(reasons)],
+        dropped=[{"id": name, "reason": reason} for name, reason in sorted(dropped.items())],
         by=by,
     )
-    return table.drop(table.index[list(reasons)]), report
+    return table[~np.isin(ids, list(dropped))].copy(), report
 
 
 def straddling(records: pd.DataFrame, component: str = "component") -> pd.DataFrame:
@@ -232,12 +227,25 @@ def straddling(records: pd.DataFrame, component: str = "component") -> pd.DataFr
 
 
 def _leaks(table: pd.DataFrame) -> list[dict[str, Any]]:
-    leaking = table[table["component"].isin(straddling(table).index) & table["split"].notna()]
-    sides = leaking.groupby(["component", "split"])["id"].agg(lambda ids: sorted(ids.astype(str)))
-    found: dict[str, dict[str, Any]] = {}
-    for (name, split), members in sides.items():  # type: ignore[misc]
-        found.setdefault(name, {"component": name})[split] = members
-    return list(found.values())
+    leaking = table[table["component"].isin(straddling(table).index)]
+    found = []
+    for name, rows in leaking.groupby("component"):
+        sides = {split: sorted(rows.loc[rows["split"] == split, "id"].astype(str)) for split in SPLITS}
+        found.append({"component": name} | {split: members for split, members in sides.items() if members})
+    return found
+
+
+def _near_pairs(records: pd.DataFrame, near: pd.DataFrame, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs by id, without those that are identical anyway."""
+    first, second = (records.iloc[near[end]].reset_index(drop=True) for end in ("i", "j"))
+    pairs = near.drop(columns=["i", "j"]).reset_index(drop=True)
+    pairs.insert(0, "a", first["id"].astype(str))
+    pairs.insert(1, "b", second["id"].astype(str))
+    pairs.insert(2, "labels_differ", False)
+    for label in labels:
+        pairs["labels_differ"] |= (first[label] != second[label]) & first[label].notna() & second[label].notna()
+    identical = first["fingerprint"].notna() & (first["fingerprint"] == second["fingerprint"])
+    return [{str(key): value for key, value in pair.items()} for pair in pairs[~identical].to_dict("records")]
 
 
 def _sides(leak: Mapping[str, Any]) -> list[str]:
@@ -262,17 +270,13 @@ def _refuse_conflicts(conflicts: list[dict[str, dict[str, Any]]]) -> None:
     ]
     raise DataError(
         f"{_count(len(conflicts), 'set')} of identical images with different labels:\n{listed(shown)}",
-        "Correct the labels; or data.conflicting_labels=drop leaves these records out, data.conflicting_labels=keep not.",
+        "Correct the labels, or leave these records out with data.conflicting_labels=drop (keep: use them all).",
     )
 
 
-def _labels_differ(records: pd.DataFrame, rows: ArrayLike, labels: Sequence[str]) -> bool:
-    return any(records[label].iloc[np.asarray(rows)].nunique(dropna=True) > 1 for label in labels)
-
-
-def _labels_of(records: pd.DataFrame, rows: ArrayLike, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _labels_of(records: pd.DataFrame, rows: Integers, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     values: dict[str, dict[str, Any]] = {}
-    for row in records.iloc[np.asarray(rows)].to_dict("records"):  # as Python's own types, which JSON knows
+    for row in records.iloc[rows].to_dict("records"):  # as Python's own types, which JSON knows
         values[str(row["id"])] = {name: None if pd.isna(row[name]) else row[name] for name in labels}
     return dict(sorted(values.items()))
 
@@ -286,8 +290,10 @@ def _check(records: pd.DataFrame) -> None:
     """What every function here relies on.
 
     Raises:
-        DataError: An id that is not unique, a record without a group, or an unknown split.
+        DataError: No records, an id that is not unique, a record without a group, or an unknown split.
     """
+    if records.empty:
+        raise DataError("There are no records.", "Look at what was left out before, and why.")
     duplicated = records.loc[records["id"].duplicated(), "id"].unique()
     if len(duplicated):
         raise DataError(f"Ids that are not unique:\n{listed(duplicated)}", "Give each record an id of its own.")
@@ -333,26 +339,29 @@ def grouped_split(
         DataError: A class with fewer groups than splits that want a share of it, or a wanted split left empty.
     """
     _check(records)
-    wanted = [split for split in SPLITS if fractions.get(split, 0) > 0]
+    wanted = [name for name in SPLITS if fractions.get(name, 0) > 0]
+    group = records["group"].astype(str)
     split = records["split"].astype(object).where(records["split"].notna(), None)
     given = set(split.dropna())
 
-    home = split.map({name: rank for rank, name in enumerate(SPLITS)}).astype(float).groupby(records["group"])
-    follows = split.isna() & home.transform("max").notna()
-    split[follows] = home.transform("max")[follows].map(dict(enumerate(SPLITS)))
+    highest = split.map({name: rank for rank, name in enumerate(SPLITS)}).astype(float).groupby(group).transform("max")
+    split = split.where(split.notna(), highest.map(dict(enumerate(SPLITS))))
     if split.isna().any():
         targets = [name for name in wanted if name not in given] or ["train"]
-        _divide(records[split.isna()], {name: fractions.get(name, 1) for name in targets}, stratify, seed, split)
-    if carve_val and "val" in wanted and "train" in wanted and not (split == "val").any():
-        elsewhere = set(records["group"][split != "train"])
-        movable = records[(split == "train") & ~records["group"].isin(elsewhere)]
-        _divide(movable, {name: fractions[name] for name in ("train", "val")}, stratify, seed, split)
+        split = _divide(
+            records, split, split.isna(), {name: fractions.get(name, 1) for name in targets}, stratify, seed
+        )
+    if carve_val and {"train", "val"} <= set(wanted) and not (split == "val").any():
+        movable = (split == "train") & ~group.isin(group[split != "train"])
+        shares = {name: fractions[name] for name in ("train", "val")}
+        split = _divide(records, split, movable, shares, stratify, seed)
 
     for name in wanted:
         if not (split == name).any():
+            named = f"names {', '.join(sorted(given))}" if given else "is empty"
             raise DataError(
-                f"No records are left for {name}: the source's own split names {', '.join(sorted(given)) or 'nothing'}.",
-                f"Give {name} in the source's split column, or leave that column empty for a split of our own.",
+                f"No records are left for {name}: the source's own split {named}.",
+                f"Name {name} in it too, or leave the column empty for a split of our own.",
             )
     return split.rename("split")
 
@@ -377,15 +386,16 @@ def folds(records: pd.DataFrame, k: int, stratify: str | None, seed: int) -> pd.
     """
     if k < 2:
         raise ValueError(f"at least 2 folds are needed, not {k}")
+    _check(records)
     strata = _strata(records, stratify, seed)
-    _check_strata(strata, [f"fold {n}" for n in range(k)], stratify)
+    _check_strata(strata, k, f"the {k} folds", stratify)
     totals = np.zeros(k, int)
     place = np.argsort([_order(seed, "fold", str(n)) for n in range(k)])  # which fold wins a tie
     fold: dict[str, int] = {}
     for _, groups in strata:
         here = np.zeros(k, int)
         for group, size in groups.items():
-            best = min(range(k), key=lambda n: (here[n], totals[n], place[n]))  # noqa: B023
+            best = min(range(k), key=lambda n: (here[n], totals[n], place[n]))
             fold[str(group)] = best
             here[best] += size
             totals[best] += size
@@ -402,7 +412,7 @@ def subsample_groups(records: pd.DataFrame, n_groups: int, seed: int) -> pd.Data
     existing = sorted(groups.unique(), key=lambda group: _order(seed, "subsample", group))
     if not 1 <= n_groups <= len(existing):
         raise DataError(
-            f"{n_groups} groups were asked for; there are {len(existing)}.", f"Ask for 1 to {len(existing)}."
+            f"{n_groups} groups were asked for, there are {len(existing)}.", "Ask for fewer, but at least 1."
         )
     return records[groups.isin(existing[:n_groups])]
 
@@ -415,28 +425,33 @@ def split_fingerprint(records: pd.DataFrame) -> str:
 
 
 def _divide(
-    records: pd.DataFrame, shares: Mapping[str, float], stratify: str | None, seed: int, split: pd.Series
-) -> None:
-    """Write a split into `split` for these records: whole groups, in proportion to `shares`."""
-    total = sum(shares.values())
-    shares = {name: share / total for name, share in shares.items()}
-    strata = _strata(records, stratify, seed)
-    _check_strata(strata, list(shares), stratify)
+    records: pd.DataFrame,
+    split: pd.Series,
+    rows: pd.Series,
+    shares: Mapping[str, float],
+    stratify: str | None,
+    seed: int,
+) -> pd.Series:
+    """`split`, but the marked rows divided anew: whole groups, in proportion to `shares`."""
+    shares = {name: share / sum(shares.values()) for name, share in shares.items()}
+    strata = _strata(records[rows], stratify, seed)
+    _check_strata(strata, len(shares), ", ".join(shares), stratify)
     chosen: dict[str, str] = {}
     given, seen = dict.fromkeys(shares, 0), 0
-    for known, groups in strata:
-        seen += len(groups)
+    for stratum, groups in strata:
+        count = len(groups)
+        seen += count
         owed = {name: share * seen - given[name] for name, share in shares.items()}
-        counts = _apportion(len(groups), shares, owed, least=1 if known else 0)
+        counts = _apportion(count, shares, owed, least=0 if stratum is None else 1)
         dealt = dict.fromkeys(shares, 0)
         for n, group in enumerate(groups.index, start=1):
             # To whom most is due so far: this spreads every size of group over the splits.
-            due = {name: counts[name] * n / len(groups) - dealt[name] for name in shares if dealt[name] < counts[name]}
-            name = max(due, key=lambda key: due[key])  # noqa: B023
-            chosen[str(group)] = name
+            due = {name: counts[name] * n / count - dealt[name] for name in shares if dealt[name] < counts[name]}
+            name = max(due, key=lambda key: due[key])
+            chosen[group] = name
             dealt[name] += 1
         given = {name: given[name] + counts[name] for name in shares}
-    split.loc[records.index] = records["group"].astype(str).map(chosen)
+    return split.where(~rows, records["group"].astype(str).map(chosen))
 
 
 def _apportion(count: int, shares: Mapping[str, float], owed: Mapping[str, float], least: int) -> dict[str, int]:
@@ -453,28 +468,32 @@ def _apportion(count: int, shares: Mapping[str, float], owed: Mapping[str, float
 
 
 def _strata(records: pd.DataFrame, stratify: str | None, seed: int) -> list[tuple[Any, pd.Series]]:
-    """Strata, the rarest first: the class (None if unknown), and its groups' sizes (index: group) in dealing order."""
+    """Strata, the rarest first: the class, and its groups' sizes (index: group) in the order in which they are dealt.
+
+    The class is None for groups whose class is unknown, and `EVERYTHING` where there are no classes.
+    """
     if stratify is not None and stratify not in records.columns:
         raise DataError(f"The records have no column '{stratify}' to stratify by.", nearest(stratify, records.columns))
     group = records["group"].astype(str)
     table = pd.DataFrame({"size": group.value_counts()})
-    table["order"] = [_order(seed, "split", str(name)) for name in table.index]
+    table["order"] = [_order(seed, "split", name) for name in table.index]
     table = table.sort_values(["size", "order"], ascending=[False, True])
-    if stratify is None:
-        return [("", table["size"])]
-    known = records[stratify].notna()
-    stratum = records.loc[known, stratify].astype(object).groupby(group[known]).agg(max).reindex(table.index)
-    strata = [(value, table.loc[stratum == value, "size"]) for value in stratum.dropna().unique()]
-    strata.append((None, table.loc[stratum.isna(), "size"]))
-    return sorted((s for s in strata if len(s[1])), key=lambda s: (s[0] is None, len(s[1]), str(s[0])))
+    if stratify is None or records[stratify].isna().all():
+        return [(EVERYTHING, table["size"])] if len(table) else []
+    known = records[stratify].dropna().astype(object)
+    table["class"] = known.groupby(group[records[stratify].notna()]).max()
+    strata: list[tuple[Any, pd.Series]] = [(value, rows["size"]) for value, rows in table.groupby("class", sort=False)]
+    strata.sort(key=lambda stratum: (len(stratum[1]), str(stratum[0])))
+    unknown = table.loc[table["class"].isna(), "size"]
+    return [*strata, (None, unknown)] if len(unknown) else strata
 
 
-def _check_strata(strata: Iterable[tuple[Any, pd.Series]], parts: Sequence[str], stratify: str | None) -> None:
-    short = [(value, len(groups)) for value, groups in strata if value is not None and len(groups) < len(parts)]
+def _check_strata(strata: Iterable[tuple[Any, pd.Series]], parts: int, names: str, stratify: str | None) -> None:
+    short = [(value, len(groups)) for value, groups in strata if value is not None and len(groups) < parts]
     if not short:
         return
-    needed = f"at least {len(parts)} are needed, one for each of {', '.join(parts)}"
-    if stratify is None:
+    needed = f"at least {parts} are needed, one for each of {names}"
+    if short[0][0] == EVERYTHING:
         raise DataError(f"There are {_count(short[0][1], 'group')}; {needed}.", "Add groups, or ask for fewer parts.")
     shown = [f"{stratify}={value}: {_count(groups, 'group')}" for value, groups in short]
     raise DataError(

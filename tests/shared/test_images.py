@@ -22,7 +22,9 @@ from pipelines.shared.errors import BadFile
 from pipelines.shared.images import read_image
 
 # pytest undoes the filter that the module sets; that nothing leaks is tested in a process of its own.
-pytestmark = pytest.mark.filterwarnings("ignore:(Corrupt EXIF|Truncated File|Tag data|Metadata Warning):UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:(Corrupt EXIF|Truncated File|End of file|Tag data|Metadata Warning):UserWarning"
+)
 
 HEIGHT, WIDTH = 36, 48
 
@@ -380,6 +382,18 @@ def test_a_cut_file_is_refused_or_complete(tmp_path: Path, encoding: str) -> Non
         complete.append(cut)
         np.testing.assert_array_equal(pixels, whole)
     assert len(content) - min(complete, default=len(content)) <= 4  # a PNG may lack its last checksum
+
+
+@pytest.mark.parametrize("fraction", [0.4, 0.7, 0.95])
+def test_jpeg_filled_up_with_zeros_is_refused(tmp_path: Path, fraction: float) -> None:
+    """As a download leaves it whose space was reserved first: decoders make a picture of the zeros."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    path = write(tmp_path, "a.jpg", Image.fromarray(noise))
+    content = path.read_bytes()
+    cut = int(len(content) * fraction)
+    path.write_bytes(content[:cut] + bytes(len(content) - cut))
+    assert Image.open(path).convert("RGB").size == (96, 64)
+    assert "truncated" in refused(path)
 
 
 def test_cut_jpeg_with_a_whole_thumbnail_in_its_header(tmp_path: Path) -> None:

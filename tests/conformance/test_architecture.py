@@ -1,0 +1,111 @@
+"""Arrows that must never exist, held by the syntax tree and by what an import really loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "pipelines"
+FILES = sorted(PACKAGE.rglob("*.py"))
+STUDIES = sorted(p.parent.name for p in PACKAGE.glob("*/study.py") if p.parent.name != "shared")
+ONLY_IN = {"hydra": "shared/app.py", "omegaconf": "shared/app.py", "albumentations": "shared/augment.py"}
+FORMATS = {"pydicom", "openslide", "wfdb", "spacy", "negspacy", "h5py", "gdcm", "imagecodecs", "tifffile"}
+RIGHT_OF_THE_PREDICTOR = [
+    "pipelines.shared.evaluator",
+    "pipelines.shared.report",
+    "pipelines.shared.figures",
+    "pipelines.shared.stats.auc",
+    "pipelines.shared.stats.delong",
+    "pipelines.shared.stats.readers",
+]
+
+
+def imports(file: Path) -> list[tuple[str, bool]]:
+    """(module, whether at the top level and really executed) of every import in a file."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    inside = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(block)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found += [(name, id(node) not in inside) for name in names]
+    return found
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_nothing_points_the_wrong_way(file):
+    room = relative(file).split("/")[0]
+    for name, top in imports(file):
+        parts = name.split(".")
+        if parts[0] == "pipelines" and len(parts) > 1 and parts[1] in STUDIES:
+            assert room == parts[1], f"{relative(file)} imports {name}"
+        if parts[0] in ONLY_IN:
+            assert relative(file) == ONLY_IN[parts[0]], f"{relative(file)} imports {name}"
+        if parts[0] in FORMATS:
+            assert not top, f"{relative(file)} imports {name} before it is needed"
+
+
+def loaded(code: str) -> set[str]:
+    """Top-level modules that are loaded after running `code` in a fresh process."""
+    script = f"import sys\n{code}\nprint(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("module", RIGHT_OF_THE_PREDICTOR)
+def test_judging_needs_no_torch(module):
+    assert not {"torch", "timm", "albumentations", "hydra"} & loaded(f"import {module}")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_studys_judgement_needs_no_torch(study):
+    for module in ("metrics", "evaluation"):
+        if (PACKAGE / study / f"{module}.py").exists():
+            assert "torch" not in loaded(f"import pipelines.{study}.{module}")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_configuration_is_checked_without_anything_heavy(study):
+    heavy = {"torch", "numpy", "pandas", "matplotlib", "cv2", "scipy"}
+    assert not heavy & loaded(f"import pipelines.shared.app, pipelines.{study}.config")
+
+
+def test_every_file_is_short_enough_to_read():
+    long = {relative(f): n for f in FILES if (n := len(f.read_text().splitlines())) > 900}
+    assert not long
+    assert len((PACKAGE / "shared" / "trainer.py").read_text().splitlines()) <= 300
+
+
+def test_nothing_names_a_registry_or_a_path_of_a_machine():
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=REPOSITORY).stdout.split()
+    for name in tracked:
+        if name.endswith((".py", ".yaml", ".toml", ".txt", ".md", "Makefile", "run")) and not name.startswith("tests/"):
+            text = (REPOSITORY / name).read_text(encoding="utf-8")
+            for word in ("index-url", "find-links", "/root/", "/home/", "pypi.org", "trusted-host"):
+                assert word not in text, f"{name}: {word}"

@@ -1,0 +1,279 @@
+"""What every study must do, run over all studies that exist."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY, compose
+
+from pipelines.shared.app import COMMON_MODES, study_modes
+from pipelines.shared.assemble import card_name
+from pipelines.shared.cards import load_card
+
+STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
+
+
+def study_of(name: str):
+    return importlib.import_module(f"pipelines.{name}.study").STUDY
+
+
+def options(study: str, group: str) -> list[str]:
+    found = {f.stem for root in (study, "shared") for f in (REPOSITORY / "conf" / root / group).glob("*.yaml")}
+    return sorted(found)
+
+
+def run_study(study: str, *arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", f"pipelines.{study}", *arguments],
+        cwd=folder, capture_output=True, text=True, env=environment, timeout=600,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session", params=STUDIES)
+def smoke_run(request, tmp_path_factory):
+    """A finished run of each study with trainer=smoke, on its phantom."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    done = run_study(request.param, "trainer=smoke", f"run_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return request.param, folder, done
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_choice_of_configuration_composes(study):
+    for source in options(study, "data"):
+        config = compose(study, f"data={source}")
+        assert config.data.name == source
+        assert source in study_of(study).sources
+    assert set(options(study, "data")) == set(study_of(study).sources)
+    for trainer in options(study, "trainer"):
+        compose(study, f"trainer={trainer}")
+    for experiment in options(study, "experiment"):
+        compose(study, f"experiment={experiment}")
+    for cache in ("on", "off"):
+        assert compose(study, f"cache={cache}").cache.enabled == (cache == "on")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_configurations_open_with_how_to_run_them(study):
+    folder = REPOSITORY / "conf" / study
+    for file in [folder / "config.yaml", *folder.glob("experiment/*.yaml")]:
+        head = [line for line in file.read_text().splitlines()[:12] if line.startswith("#")]
+        assert any(f"python -m pipelines.{study}" in line for line in head), file
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_cards_agree_with_adapters(study):
+    for source in study_of(study).sources:
+        card = load_card(card_name(source, study))
+        assert card.study in (study, "all")
+        assert card.synthetic == (source == "phantom")
+        assert card.name == card_name(source, study)
+        assert len(card.prose) > 200, f"{card.name} says next to nothing"
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_modes_and_keys_exist_without_a_plus(study):
+    assert set(COMMON_MODES) <= set(study_modes(study))
+    config = compose(study)
+    assert config.run is None
+    assert config.input is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tmp_path):
+    import torch
+
+    from pipelines.shared.dataset import collate
+
+    part = study_of(study)
+    config = compose(study, f"cache.dir={REPOSITORY / '.cache'}", "model.drop_rate=0")
+    source = part.sources["phantom"](config)
+    settings = part.prepare_settings(config)
+    records = source.records.assign(split="train")
+    targets = part.targets(records)
+    known = np.flatnonzero(~np.isnan(targets).reshape(len(targets), -1).any(axis=1))
+    step = max(1, len(known) // 8)
+    rows = known[::step][:8]
+    arrays = [part.prepare(records.iloc[i].to_dict(), source.root, settings)[0] for i in rows]
+    torch.manual_seed(0)
+    network, loss = part.build(config), part.loss(config)
+    x, y, _ = collate([(a, targets[i].astype(np.float32), int(i)) for a, i in zip(arrays, rows, strict=True)])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    network.train()
+    values = []
+    for _ in range(40):
+        value = loss(network(x), y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert math.isfinite(values[0])
+    assert values[-1] < 0.1 * values[0]
+    columns = part.predict_columns(part.probabilities(network(x).detach().numpy()))
+    probabilities = columns[[c for c in columns if c.startswith("p_")]].to_numpy()
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+
+
+@pytest.mark.slow
+def test_the_run_folder_holds_what_the_contract_says(smoke_run):
+    study, folder, done = smoke_run
+    files = ["config.yaml", "run.log", "history.csv", "environment.json", "records.parquet", "metrics.json", "report.html"]
+    for name in files:
+        assert (folder / name).is_file(), name
+    assert done.stdout.strip().splitlines()[-1] == str(folder / "report.html")
+    for network in (folder / "models").iterdir():
+        facts = json.loads((network / "model.json").read_text())
+        assert (network / "weights.safetensors").stat().st_size > 0
+        assert {"study", "classes", "architecture", "preprocessing", "operating_points"} <= set(facts)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert {"command", "commit", "device", "seed", "packages", "seconds"} <= set(environment)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["study"] == study
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_tables_agree_and_no_group_is_on_two_sides(smoke_run):
+    _, folder, _ = smoke_run
+    records = pd.read_parquet(folder / "records.parquet")
+    assert {"id", "group", "split", "path", "fingerprint"} <= set(records)
+    assert records["id"].is_unique
+    assert records.groupby("group")["split"].nunique().max() == 1
+    assert not records["path"].astype(str).str.startswith("/").any()
+    for file in (folder / "predictions").glob("*.parquet"):
+        table = pd.read_parquet(file)
+        assert {"id", "group"} <= set(table)
+        assert any(c.startswith("p_") for c in table)
+        expected = records[records["split"] == file.stem]
+        assert set(table["id"]) == set(expected["id"])
+        mapped = table["id"].map(expected.set_index("id")["group"])
+        assert (mapped == table["group"]).all()
+
+
+@pytest.mark.slow
+def test_metrics_have_the_keys_of_the_contract(smoke_run):
+    study, folder, _ = smoke_run
+    text = (folder / "metrics.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    metrics = json.loads(text)
+    assert metrics["schema"] == 1
+    assert metrics["study"] == study
+    assert set(metrics["source"]) == {"name", "synthetic", "records", "groups", "fingerprint"}
+    assert metrics["source"]["synthetic"] is True
+    assert {"chance", "oracle"} <= set(metrics["reference"])
+    assert metrics["reference"]["oracle"] is not None
+    assert set(metrics["splits"]) == {"train", "val", "test"}
+    fields = {"value", "low", "high", "method", "n", "groups", "positives", "reason"}
+    for key, estimate in metrics["metrics"].items():
+        assert set(estimate) == fields, key
+        assert key.count(".") >= 2, key
+        assert estimate["value"] is not None or estimate["reason"], key
+    for point in metrics["operating_points"]:
+        assert {"name", "threshold", "chosen_on", "sensitivity", "specificity"} <= set(point)
+        assert point["chosen_on"] == "val"
+    for entry in metrics["paper"]:
+        assert set(entry) == {"what", "value", "low", "high", "source"}
+    assert metrics["headline"] in metrics["metrics"]
+    assert all(isinstance(v, (int, float)) for v in metrics["seconds"].values())
+
+
+class _Page(HTMLParser):
+    """Collects pictures and addresses of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag == "img":
+            self.pictures.append(values["src"])
+            assert values.get("alt")
+        self.addresses += [v for k, v in values.items() if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
+
+
+@pytest.mark.slow
+def test_the_report_stands_alone_and_says_what_it_shows(smoke_run):
+    _, folder, _ = smoke_run
+    page = _Page()
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    page.feed(text)
+    assert not page.addresses
+    assert len(page.pictures) == len(list((folder / "figures").glob("*.png"))) > 3
+    assert "ynthetic" in text
+    for name in ("chance", "oracle"):
+        assert name in text.lower()
+
+
+@pytest.mark.slow
+def test_metrics_and_report_come_again_from_the_folder_alone(smoke_run):
+    study, folder, _ = smoke_run
+    before = json.loads((folder / "metrics.json").read_text())
+    done = run_study(study, "mode=report", f"run={folder}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "metrics.json").read_text()) == before
+
+
+@pytest.mark.slow
+def test_the_same_command_gives_the_same_numbers(smoke_run, tmp_path):
+    study, folder, _ = smoke_run
+    done = run_study(study, "trainer=smoke", f"run_dir={tmp_path / 'again'}")
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((f / "metrics.json").read_text()) for f in (folder, tmp_path / "again"))
+    for metrics in (first, second):
+        metrics.pop("seconds")
+    assert first == second
+
+
+@pytest.mark.slow
+def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
+    study, folder, _ = smoke_run
+    for mistake in ("model.backbone=resnet18", "trainer.epochs=2", "seed=1"):
+        done = run_study(study, "mode=evaluate", f"run={folder}", "data=phantom", mistake, f"run_dir={tmp_path / 'x'}")
+        assert done.returncode == 2
+        assert "cannot be changed" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 2
+    seen = run_study(study, "mode=evaluate", f"run={folder}", "data=phantom", f"run_dir={tmp_path / 'y'}")
+    assert seen.returncode == 0, seen.stderr
+    records = pd.read_parquet(folder / "records.parquet")
+    scored = pd.read_parquet(tmp_path / "y" / "predictions" / "test.parquet")
+    assert set(scored["id"]) == set(records.loc[records["split"] == "test", "id"]), "training records were scored"
+    left = json.loads((tmp_path / "y" / "metrics.json").read_text())["metrics"]
+    whole = json.loads((folder / "metrics.json").read_text())
+    assert left[whole["headline"]]["value"] == pytest.approx(whole["metrics"][whole["headline"]]["value"], abs=1e-9)
+
+
+@pytest.mark.slow
+def test_predict_on_an_empty_folder_is_two_lines(smoke_run, tmp_path):
+    study, folder, _ = smoke_run
+    (tmp_path / "empty").mkdir()
+    done = run_study(study, "mode=predict", f"run={folder}", f"input={tmp_path / 'empty'}", f"run_dir={tmp_path / 'p'}")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 2
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.slow
+def test_a_run_of_another_study_is_refused(smoke_run, tmp_path):
+    study, folder, _ = smoke_run
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text(yaml.safe_dump(values | {"study": "astrology"}))
+    done = run_study(study, "mode=report", f"run={other}")
+    assert done.returncode == 2
+    assert "astrology" in done.stderr

@@ -1,0 +1,97 @@
+"""Columns, operating points and headline of the study's judgement."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import compose
+
+from pipelines.retinopathy.metrics import (
+    HEADS,
+    choose_points,
+    grade_metrics,
+    headline_task,
+    point_metrics,
+    predict_columns,
+    sigmoid,
+    task_metrics,
+)
+from pipelines.shared.evaluator import age_bands, calls
+
+BOOTSTRAP = {"resamples": 200, "seed": 0, "level": 0.95}
+
+
+def predictions(n: int = 400, dme: bool = True, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    severity = rng.normal(size=n)
+    logits = np.stack([3 * severity - k for k in range(4)] + [2 * severity - 2, np.full(n, 3.0)], axis=1)
+    logits += rng.normal(size=logits.shape)
+    grade = np.digitize(severity, [0, 0.5, 1.2, 1.8])
+    table = pd.DataFrame({"id": [str(i) for i in range(n)], "group": [str(i // 2) for i in range(n)], "grade": grade * 1.0})
+    for k, name in enumerate(HEADS[:4], 1):
+        table[name] = (grade >= k) * 1.0
+    table["dme"] = (severity + rng.normal(size=n) > 1.5) * 1.0 if dme else np.nan
+    table["gradable"] = 1.0
+    table["referable"] = np.maximum(table["moderate_or_worse"], table["dme"]) if dme else np.nan
+    return pd.concat([table, predict_columns(sigmoid(logits))], axis=1)
+
+
+def test_columns_follow_the_formulas():
+    p = np.array([[0.9, 0.6, 0.7, 0.1, 0.5, 0.99], [0.2, 0.1, 0.05, 0.01, 0.0, 0.5]])
+    table = predict_columns(p)
+    assert table["p_referable"].tolist() == pytest.approx([1 - 0.4 * 0.5, 0.1])
+    assert table["grade_predicted"].tolist() == [3, 0]
+    grades = table[[f"p_grade_{k}" for k in range(5)]].to_numpy()
+    assert grades.sum(axis=1).tolist() == pytest.approx([1, 1])
+    assert (grades >= 0).all(), "heads out of order must not give negative probabilities"
+    assert grades[0].tolist() == pytest.approx([0.1, 0.3, 0.0, 0.5, 0.1])
+
+
+def test_sigmoid_does_not_overflow():
+    assert sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_the_headline_is_referable_only_where_dme_is_known():
+    assert headline_task(predictions()) == "referable"
+    assert headline_task(predictions(dme=False)) == "moderate_or_worse"
+
+
+def test_points_reach_their_targets_on_the_set_they_are_chosen_on():
+    table, config = predictions(), compose("retinopathy")
+    points = choose_points(table, config)
+    assert [(p["task"], p["name"]) for p in points] == [
+        (t, n) for t in ("referable", "moderate_or_worse") for n in ("high_specificity", "high_sensitivity")
+    ]
+    filled, metrics = point_metrics(table, points, BOOTSTRAP)
+    assert filled[0]["specificity"]["value"] >= 0.95
+    assert filled[1]["sensitivity"]["value"] >= 0.95
+    called = calls(table, points)
+    negatives = table["referable"] == 0
+    assert 1 - called.loc[negatives, "referable@high_specificity"].mean() == pytest.approx(filled[0]["specificity"]["value"])
+    assert "test.referable.ppv@high_specificity" in metrics
+    assert [p["task"] for p in choose_points(predictions(dme=False), config)] == ["moderate_or_worse"] * 2
+
+
+def test_one_class_gives_reasons_not_numbers():
+    table = predictions(dme=False)
+    found = task_metrics(table, "dme", "test", BOOTSTRAP)["test.dme.auroc"]
+    assert found.value is None
+    assert found.reason
+    gradable = task_metrics(table, "gradable", "test", BOOTSTRAP)["test.gradable.auroc"]
+    assert gradable.value is None
+    assert gradable.reason
+
+
+def test_better_than_chance_and_kappa():
+    table = predictions()
+    auroc = task_metrics(table, "referable", "test", BOOTSTRAP)["test.referable.auroc"]
+    assert auroc.low is not None
+    assert 0.5 < auroc.low < auroc.value < 1
+    assert auroc.groups == 200
+    kappa = grade_metrics(table, "test", BOOTSTRAP)["test.grade.quadratic_kappa"]
+    assert 0.5 < kappa.value < 1
+
+
+def test_age_bands():
+    assert age_bands(pd.Series([49, 50, None, "61"])).tolist() == ["40-49", "50-59", None, "60-69"]

@@ -1,0 +1,159 @@
+"""The command line: mistakes in two lines with the nearest name, quickly, without torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import REPOSITORY, compose
+
+from pipelines.shared.app import _place, config_model
+from pipelines.shared.config import allowed_keys
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.retinopathy", *arguments],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env=os.environ | environment,
+    )  # fmt: skip
+
+
+MISTAKES = [
+    ("trainer.epoch=3", "Unknown key 'trainer.epoch'", "trainer.epochs"),
+    ("+trainer.epoch=3", "Unknown key 'trainer.epoch'", "trainer.epochs"),
+    ("+foo=1", "Unknown key 'foo'", "Allowed"),
+    ("+data.foo=1", "Unknown key 'data.foo'", "data.root"),
+    ("data=aptos", "data=aptos: there is no such data", "aptos2019"),
+    ("experiment=gulshan", "experiment=gulshan", "gulshan2016"),
+    ("trainer=smok", "trainer=smok", "smoke"),
+    ("mode=trai", "mode=trai is no mode", "train"),
+    ("trainer.epochs=abc", "trainer.epochs=abc: input should be a valid integer", ""),
+    ("trainer.epochs=2.5", "trainer.epochs=2.5", ""),
+    ("trainer.epochs=true", "trainer.epochs=True", ""),
+    ("trainer.epochs=0", "greater than or equal to 1", ""),
+    ("trainer.learning_rate=-1", "greater than 0", ""),
+    ("trainer.learning_rate=nan", "finite", ""),
+    ("seed=-1", "seed=-1", ""),
+    ("preprocess.size=null", "preprocess.size=None", ""),
+    ("trainer.precision=fp61", "'auto', 'fp32' or 'bf16'", ""),
+    ("split.train=0.9", "train + val + test must be 1, found 1.3", ""),
+    ("data.name=bla", "data.name='bla'", "phantom"),
+    ("data.root=/a=b", "cannot be read: /a=b", "'data.root=\"/a=b\"'"),
+    ("data.root=a(b", "cannot be read: a(b", "'data.root=\"a(b\"'"),
+    ("data.root=a,b", "has several values", "'data.root=\"a,b\"'"),
+    ("epochs", "neither key=value", ""),
+    ("mode=evaluate", "needs run=", ""),
+    ("mode=predict", "needs run=", ""),
+]
+
+
+@pytest.mark.parametrize(("argument", "problem", "remedy"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_answered_in_two_lines(argument, problem, remedy):
+    done = command(argument)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 2, done.stderr
+    assert problem in lines[0]
+    assert remedy in lines[1]
+    assert done.stdout == ""
+
+
+def test_several_mistakes_are_counted():
+    assert "(1 more after this one)" in command("trainer.epochs=0", "seed=-1").stderr
+
+
+def test_runs_that_are_not_there(tmp_path):
+    for mode in ("evaluate", "predict", "resume", "report"):
+        extra = {"evaluate": ["data=phantom"], "predict": [f"input={tmp_path}"]}.get(mode, [])
+        done = command(f"mode={mode}", f"run={tmp_path / 'none'}", *extra)
+        assert done.returncode == 2
+        assert "no such folder" in done.stderr
+        done = command(f"mode={mode}", f"run={tmp_path}", *extra)
+        assert "holds no config.yaml" in done.stderr
+
+
+def test_a_run_folder_that_is_taken(tmp_path):
+    (tmp_path / "x").touch()
+    done = command(f"run_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+
+
+def test_a_sweep_under_torchrun_is_refused():
+    done = command("-m", "seed=0,1", WORLD_SIZE="2")
+    assert done.returncode == 2
+    assert "under torchrun" in done.stderr
+
+
+def test_a_failed_job_does_not_stop_a_sweep(tmp_path):
+    done = command("-m", "seed=-1,-2", f"run_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "seed=-1" in done.stderr
+    assert "seed=-2" in done.stderr
+    assert "2 of the sweep's jobs failed" in done.stderr
+
+
+def test_help_and_mistakes_do_not_wait_for_torch():
+    """No time is asserted; that torch is not imported is what makes it quick."""
+    script = (
+        "import sys; sys.argv = ['x', sys.argv[1]]\n"
+        "from pipelines.shared.app import main\n"
+        "try:\n    main('retinopathy')\n"
+        "except SystemExit:\n    pass\n"
+        "print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
+    )
+    for argument in ("--help", "trainer.epoch=1", "trainer.epochs=0"):
+        done = subprocess.run([sys.executable, "-c", script, argument], capture_output=True, text=True, cwd=REPOSITORY)
+        assert done.stderr.strip().splitlines()[-1] == "False False", done.stderr
+    began = time.monotonic()
+    text = command("--help").stdout
+    print(f"--help took {time.monotonic() - began:.1f} s")
+    for word in ("evaluate run=", "phantom", "gulshan2016", "trainer:", "epochs: 12"):
+        assert word in text
+
+
+def test_a_sweeps_jobs_have_folders_of_their_own_and_complete_ones_are_skipped(tmp_path, capsys):
+    config = compose("retinopathy")
+    first = _place(config, tmp_path, 0, False, "x")
+    assert first is not None
+    assert first.run_dir.parent == tmp_path
+    other = _place(compose("retinopathy", "seed=1"), tmp_path, 0, False, "x")
+    assert other is not None
+    assert other.run_dir != first.run_dir
+    first.run_dir.mkdir()
+    (first.run_dir / "report.html").touch()
+    assert _place(config, tmp_path, 0, False, "x") is None
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_two_runs_in_one_second_get_two_folders(tmp_path):
+    config = compose("retinopathy", f"run_dir={tmp_path / 'now'}")
+    (tmp_path / "now").mkdir()
+    (tmp_path / "now" / "config.yaml").touch()
+    job = _place(config, None, None, False, "x")
+    assert job is not None
+    assert job.run_dir.name == "now-2"
+
+
+def test_every_key_of_the_configuration_is_known():
+    values = compose("retinopathy").model_dump()
+    keys = allowed_keys(config_model("retinopathy"), values)
+
+    def flat(node, prefix=""):
+        for key, value in node.items():
+            yield prefix + key
+            if isinstance(value, dict) and f"{prefix}{key}.*" not in keys:
+                yield from flat(value, f"{prefix}{key}.")
+
+    assert set(flat(values)) == {k for k in keys if not k.endswith(".*")}
+
+
+def test_free_form_keys_of_a_table_pass():
+    done = command("data=table", "+data.targets.grade=diagnosis", "mode=verify")
+    assert "data.table" in done.stdout + done.stderr
+    assert done.returncode == 1
+    assert yaml.safe_load((REPOSITORY / "conf" / "shared" / "base.yaml").read_text())["mode"] == "train"
