@@ -1,3 +1,5 @@
+"""`python -m pipelines.retinopathy`."""
+
 from pipelines.shared.app import main
 
 main("retinopathy")

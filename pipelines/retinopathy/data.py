@@ -99,7 +99,7 @@ def phantom(config: RetinopathyConfig) -> Source:
         truth_dme_severity=truth["dme_severity"].to_numpy(),
         truth_referable=1 - (1 - moderate) * (1 - oedema),
         truth_moderate_or_worse=moderate,
-        truth_mask=[m if (root / m).exists() else None for m in masks],
+        truth_mask=pd.Series([m if (root / m).exists() else None for m in masks], dtype=object),
     )
     return Source("phantom", True, root, records, source.group_key, source.readers, source.notes)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from pipelines.retinopathy.labels import GRADES
 from pipelines.retinopathy.metrics import (
@@ -19,7 +20,7 @@ from pipelines.retinopathy.metrics import (
     task_metrics,
 )
 from pipelines.shared import figures
-from pipelines.shared.evaluator import age_bands, bootstrap_settings
+from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_note
 from pipelines.shared.figures import Curve, Point, Subgroup, Tile
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, precision_recall_curve, roc_curve
@@ -66,7 +67,7 @@ def evaluate(evidence: Evidence) -> Results:
     sections = [
         _cohort(evidence),
         _discrimination(evidence, test, task, metrics, points),
-        _thresholds(evidence, test, task, points, metrics),
+        _thresholds(evidence, test, task, points),
         _grade(evidence, test, metrics),
         _calibration(evidence, test, task, metrics),
         *([_subgroup_section(evidence, subgroups, metrics[f"test.{task}.auroc"], len(test))] if subgroups else []),
@@ -74,9 +75,9 @@ def evaluate(evidence: Evidence) -> Results:
     ]
     warnings = []
     if task != "referable":
-        warnings.append("The source has no macular oedema labels: the headline is moderate-or-worse DR, not referable DR.")
+        warnings.append("The source has no macular oedema labels: the headline is moderate-or-worse, not referable DR.")
     if not any(p["task"] == task for p in points):
-        warnings.append(f"No operating points for {NAMES[task].lower()}: the set they were to be chosen on lacks a class.")
+        warnings.append(f"No operating points for {NAMES[task].lower()}: val lacked a class.")
     return Results(
         metrics=metrics,
         headline=f"test.{task}.auroc",
@@ -167,6 +168,7 @@ def _discrimination(
             marks,
             [Point(str(r.reader), r.sensitivity, r.specificity) for r in readers],
             readers_label="single graders",
+            note=synthetic_note(evidence),
         )
         caption = f"{NAMES[task]}, test. Crosses: 95 % exact binomial intervals at the frozen thresholds."
         blocks.append(Picture("figures/roc.png", caption, "ROC curve with operating points and graders."))
@@ -184,10 +186,9 @@ def _discrimination(
             folder / "precision_recall.png",
             [Curve("model", precision.recall, precision.precision)],
             prevalence=float(y.mean()),
+            note=synthetic_note(evidence),
         )
-        blocks.append(
-            Picture("figures/precision_recall.png", f"{NAMES[task]}, test.", "Precision against recall.")
-        )
+        blocks.append(Picture("figures/precision_recall.png", f"{NAMES[task]}, test.", "Precision against recall."))
     columns = ["Target", "AUROC, test", "Images", "Positive", "AUROC, val"]
     table = [
         [NAMES[t], e := metrics[f"test.{t}.auroc"], e.n, e.positives, metrics.get(f"val.{t}.auroc")] for t in TASKS
@@ -220,15 +221,13 @@ def _readers(evidence: Evidence, rows: pd.DataFrame, task: str) -> list[Any]:
     return [r for r in found if r.sensitivity.value is not None and r.specificity.value is not None]
 
 
-def _thresholds(
-    evidence: Evidence, test: pd.DataFrame, task: str, points: list[dict[str, Any]], metrics: dict[str, Estimate]
-) -> Section:
+def _thresholds(evidence: Evidence, test: pd.DataFrame, task: str, points: list[dict[str, Any]]) -> Section:
     mine = [p for p in points if p["task"] == task]
     rows = known(test, task)
     blocks: list[Any] = [
         Text(
-            "Thresholds were chosen on val to reach the targets of the configuration, then frozen. On test they are only "
-            "applied, so the rates may fall short of the targets."
+            "Thresholds were chosen on val to reach the targets of the configuration, then frozen. On test they are "
+            "only applied, so the rates may fall short of the targets."
         )
     ]
     if not mine:
@@ -236,14 +235,16 @@ def _thresholds(
     table: list[list[Any]] = []
     for point in mine:
         target = ", ".join(f"{k} {v:g}" for k, v in point["target"].items())
-        for rate in ("sensitivity", "specificity"):
-            exact, clustered = _of(point[rate]), _of(point[f"{rate}_clustered"])
-            label = f"{point['name'].replace('_', ' ')}: {rate}"
-            table.append([label, target, f"{point['threshold']:.3f}", exact, clustered])
-        for rate in ("ppv", "npv"):
-            clustered = metrics[f"test.{task}.{rate}@{point['name']}"]
-            table.append([f"{point['name'].replace('_', ' ')}: {rate.upper()}", target, f"{point['threshold']:.3f}", None, clustered])
-    columns = ["Operating point", "Target on val", "Threshold", "Exact binomial interval", "Patients resampled"]
+        for rate, label in (
+            ("sensitivity", "Sensitivity"),
+            ("specificity", "Specificity"),
+            ("ppv", "PPV"),
+            ("npv", "NPV"),
+        ):
+            name = f"{label}, {point['name'].replace('_', ' ')}"
+            both = _of(point[rate]), _of(point[f"{rate}_clustered"])
+            table.append([name, target, f"{point['threshold']:.3f}", *both])
+    columns = ["Rate", "Target on val", "Threshold", "Exact binomial interval", "Patients resampled"]
     blocks.append(Table(columns, table, "Both operating points on test."))
     folder = evidence.folder.figures
     curve = roc_curve(rows[task].to_numpy(), rows[f"p_{task}"].to_numpy()) if rows[task].nunique() == 2 else None
@@ -252,6 +253,7 @@ def _thresholds(
         figures.operating_curve(
             folder / "operating_points.png", curve.threshold[finite], curve.sensitivity[finite],
             curve.specificity[finite], [(p["name"].replace("_", " "), p["threshold"]) for p in mine],
+            note=synthetic_note(evidence),
         )  # fmt: skip
         blocks.append(
             Picture("figures/operating_points.png", "Both rates against the threshold, test.", "Rates by threshold.")
@@ -260,6 +262,7 @@ def _thresholds(
             folder / "scores.png",
             {n: rows.loc[rows[task] == v, f"p_{task}"].to_numpy() for n, v in (("negative", 0), ("positive", 1))},
             {p["name"].replace("_", " "): p["threshold"] for p in mine},
+            note=synthetic_note(evidence),
         )
         blocks.append(Picture("figures/scores.png", "Scores by reference, test.", "Histograms of the score."))
     return Section("Operating points", blocks)
@@ -268,13 +271,21 @@ def _thresholds(
 def _grade(evidence: Evidence, test: pd.DataFrame, metrics: dict[str, Estimate]) -> Section:
     rows = known(test, "grade")
     matrix = confusion_matrix(rows["grade"].to_numpy(int), rows["grade_predicted"].to_numpy(int), list(range(5)))
-    figures.confusion(evidence.folder.figures / "grades.png", matrix, [g.capitalize() for g in GRADES])
-    names = {"quadratic_kappa": "Quadratic weighted kappa", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy"}
-    table = [[label, metrics[f"test.grade.{name}"]] for name, label in names.items()]
+    figures.confusion(
+        evidence.folder.figures / "grades.png", matrix, [g.capitalize() for g in GRADES], note=synthetic_note(evidence)
+    )
+    names = {
+        "quadratic_kappa": "Quadratic weighted kappa",
+        "accuracy": "Accuracy",
+        "balanced_accuracy": "Balanced accuracy",
+    }
+    table: list[list[Any]] = [[label, metrics[f"test.grade.{name}"]] for name, label in names.items()]
     return Section(
         "Five grades",
         [
-            Picture("figures/grades.png", "Grade on the international scale, test.", "Confusion matrix of the five grades."),
+            Picture(
+                "figures/grades.png", "Grade on the international scale, test.", "Confusion matrix of the five grades."
+            ),
             Table(["Agreement with the reference", "Test"], table, "The grade follows from the ordered heads."),
         ],
     )
@@ -285,7 +296,8 @@ def _calibration(evidence: Evidence, test: pd.DataFrame, task: str, metrics: dic
     path = evidence.folder.figures / "calibration.png"
     blocks: list[Any] = []
     if len(rows):
-        figures.reliability(path, reliability_curve(rows[task].to_numpy(), rows[f"p_{task}"].to_numpy()))
+        curve = reliability_curve(rows[task].to_numpy(), rows[f"p_{task}"].to_numpy())
+        figures.reliability(path, curve, note=synthetic_note(evidence))
         caption = f"{NAMES[task]}, test: observed against predicted probability, exact binomial intervals per bin."
         blocks.append(Picture("figures/calibration.png", caption, "Reliability curve."))
     names = {
@@ -296,7 +308,9 @@ def _calibration(evidence: Evidence, test: pd.DataFrame, task: str, metrics: dic
         "intercept": "Calibration intercept (0 is ideal)",
         "in_the_large": "Calibration in the large (0 is ideal)",
     }
-    blocks.append(Table(["Measure", "Test"], [[n, metrics[f"test.{task}.{k}"]] for k, n in names.items()], "Calibration."))
+    blocks.append(
+        Table(["Measure", "Test"], [[n, metrics[f"test.{task}.{k}"]] for k, n in names.items()], "Calibration.")
+    )
     return Section("Calibration", blocks)
 
 
@@ -319,7 +333,11 @@ def _subgroups(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: dic
 
 def _subgroup_section(evidence: Evidence, subgroups: list[Subgroup], overall: Estimate, n: int) -> Section:
     figures.forest(
-        evidence.folder.figures / "subgroups.png", subgroups, Subgroup("All", overall, overall.n or n), metric="AUROC"
+        evidence.folder.figures / "subgroups.png",
+        subgroups,
+        Subgroup("All", overall, overall.n or n),
+        metric="AUROC",
+        note=synthetic_note(evidence),
     )
     rows = [[f"{s.group}: {s.label}", s.n, s.estimate.positives, s.estimate] for s in subgroups]  # type: ignore[union-attr]
     return Section(
@@ -358,8 +376,8 @@ def _errors(evidence: Evidence, saliency: Estimate | None) -> list[Section]:
             part = gallery[gallery["kind"] == kind]
             if part.empty:
                 continue
-            tiles = [_tile(folder, row) for row in part.to_dict("records")]
-            figures.gallery(evidence.folder.figures / f"{kind}.png", tiles)
+            tiles = [_tile(folder, row) for _, row in part.iterrows()]
+            figures.gallery(evidence.folder.figures / f"{kind}.png", tiles, note=synthetic_note(evidence))
             caption = f"{label}: the most confident errors on test, with the saliency map beside each picture."
             blocks.append(Picture(f"figures/{kind}.png", caption, f"{label} with saliency maps."))
     if saliency is not None:
@@ -375,12 +393,13 @@ def _errors(evidence: Evidence, saliency: Estimate | None) -> list[Section]:
     return [Section("Most confident errors", blocks)] if blocks else []
 
 
-def _tile(folder: Any, row: dict[str, Any]) -> Tile:
-    image = cv2.cvtColor(cv2.imread(str(folder / row["image"])), cv2.COLOR_BGR2RGB)
-    overlay = cv2.imread(str(folder / row["map"]), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
-    mask = None
-    if isinstance(row["mask"], str):
-        mask = cv2.imread(str(folder / row["mask"]), cv2.IMREAD_GRAYSCALE) > 127
-    return Tile(image, str(row["id"]), row["subtitle"], overlay, mask)
+def _tile(folder: Path, row: pd.Series) -> Tile:
+    overlay = _picture(folder / row["map"])[..., 0].astype(np.float32) / 255
+    mask = _picture(folder / row["mask"])[..., 0] > 127 if isinstance(row["mask"], str) else None
+    return Tile(_picture(folder / row["image"]), str(row["id"]), row["subtitle"], overlay, mask)
 
 
+def _picture(file: Path) -> np.ndarray:
+    """A PNG of the run folder as uint8 (height, width, 3)."""
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))

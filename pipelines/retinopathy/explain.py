@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
+from scipy.ndimage import binary_erosion
 from torch import nn
 
 from pipelines.retinopathy import fundus
@@ -36,18 +36,19 @@ def explain(config: RetinopathyConfig, data: Data, network: nn.Module, folder: R
     wanted = list(dict.fromkeys([*errors["id"], *scored["id"]]))
     place = {name: i for i, name in enumerate(data.records["id"])}
     pictures = [np.array(data.prepared.array(place[name])) for name in wanted]
-    maps = dict(zip(wanted, saliency_maps(network, _score(task), pictures, world), strict=True))
+    regions = [_fundus(picture) for picture in pictures]
+    maps = dict(zip(wanted, saliency_maps(network, _score(task), pictures, regions, world), strict=True))
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in errors.to_dict("records"):
         name = str(row["id"])
         record = data.records.iloc[place[name]]
         stem = f"error_{len(rows):02d}"
-        cv2.imwrite(str(out / f"{stem}.png"), cv2.cvtColor(pictures[wanted.index(name)], cv2.COLOR_RGB2BGR))
-        cv2.imwrite(str(out / f"{stem}_map.png"), np.uint8(255 * maps[name]))
+        Image.fromarray(pictures[wanted.index(name)]).save(out / f"{stem}.png")
+        Image.fromarray((255 * maps[name]).astype(np.uint8)).save(out / f"{stem}_map.png")
         mask = _mask(data, record, config.preprocess.size)
         if mask is not None:
-            cv2.imwrite(str(out / f"{stem}_mask.png"), np.uint8(255 * mask))
+            Image.fromarray((255 * mask).astype(np.uint8)).save(out / f"{stem}_mask.png")
         grade = "unknown" if np.isnan(row["grade"]) else int(row["grade"])
         rows.append(
             {
@@ -62,7 +63,17 @@ def explain(config: RetinopathyConfig, data: Data, network: nn.Module, folder: R
     columns = ["kind", "id", "image", "map", "mask", "subtitle"]
     pd.DataFrame(rows, columns=columns).to_csv(out / "gallery.csv", index=False)
     if len(scored):
-        _score_lesions(data, scored, maps, place, config.preprocess.size).to_csv(out / "scores.csv", index=False)
+        visible = dict(zip(wanted, regions, strict=True))
+        _score_lesions(data, scored, maps, visible, place, config.preprocess.size).to_csv(
+            out / "scores.csv", index=False
+        )
+
+
+def _fundus(picture: np.ndarray) -> np.ndarray:
+    """Where a prepared picture shows the fundus: inside its circle, and not cut off by the camera's frame."""
+    axis = np.linspace(-1, 1, picture.shape[0])
+    inside = axis[:, None] ** 2 + axis[None, :] ** 2 < 0.95**2
+    return binary_erosion(inside & (picture.max(axis=2) > 12), np.ones((3, 3)))
 
 
 def _score(task: str) -> Any:
@@ -95,23 +106,26 @@ def _mask(data: Data, record: pd.Series, size: int) -> np.ndarray | None:
     """The lesion mask in the geometry of the prepared picture, bool (size, size)."""
     if not isinstance(record.get("truth_mask"), str):
         return None
-    mask = cv2.imread(str(Path(data.source.root) / record["truth_mask"]), cv2.IMREAD_GRAYSCALE)
+    mask = np.asarray(Image.open(data.source.root / record["truth_mask"]).convert("L"))
     circle = fundus.Circle(record["circle_x"], record["circle_y"], record["circle_radius"], record["circle_aspect"])
     return fundus.prepare_mask(mask, circle, size) > 127
 
 
 def _score_lesions(
-    data: Data, scored: pd.DataFrame, maps: dict[str, np.ndarray], place: dict[str, int], size: int
+    data: Data,
+    scored: pd.DataFrame,
+    maps: dict[str, np.ndarray],
+    visible: dict[str, np.ndarray],
+    place: dict[str, int],
+    size: int,
 ) -> pd.DataFrame:
     """Per image, the AUROC of the map's values for lesion pixels against the other pixels of the fundus."""
-    axis = np.linspace(-1, 1, size)
-    inside = axis[:, None] ** 2 + axis[None, :] ** 2 < 0.95**2
     rows = []
     for name in scored["id"]:
         record = data.records.iloc[place[name]]
         mask = _mask(data, record, size)
         assert mask is not None
-        lesion = mask[inside]
-        value = auroc(lesion, maps[name][inside]) if 0 < lesion.sum() < len(lesion) else np.nan
+        lesion = mask[visible[name]]
+        value = auroc(lesion, maps[name][visible[name]]) if 0 < lesion.sum() < len(lesion) else np.nan
         rows.append({"id": name, "group": record["group"], "lesion_auroc": value, "lesion_pixels": int(lesion.sum())})
     return pd.DataFrame(rows)

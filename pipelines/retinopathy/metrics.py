@@ -115,8 +115,8 @@ def point_metrics(
     """Sensitivity, specificity, PPV and NPV at frozen thresholds.
 
     Returns:
-        The operating points with `sensitivity` and `specificity` (exact binomial interval) and their `_clustered`
-        forms, and all rates as metrics `test.<task>.<rate>@<point>`.
+        The operating points with their four rates (exact binomial intervals) and the `_clustered` forms of these, and
+        the rates as metrics `test.<task>.<rate>@<point>` (clustered).
     """
     filled, metrics = [], {}
     for point in points:
@@ -128,7 +128,6 @@ def point_metrics(
         both = {}
         for name, rate in rates.items():
             metrics[f"test.{point['task']}.{name}@{point['name']}"] = rate.clustered
-            if name in ("sensitivity", "specificity"):
-                both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
+            both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
         filled.append(point | both)
     return filled, metrics

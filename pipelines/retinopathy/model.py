@@ -23,6 +23,12 @@ def build(config: RetinopathyConfig) -> nn.Module:
     return build_image_network(config.model, outputs=len(HEADS))
 
 
+def architecture(network: nn.Module) -> dict[str, Any]:
+    """What `rebuild` needs."""
+    assert isinstance(network, ImageNetwork)
+    return network.architecture.to_dict()
+
+
 def rebuild(facts: dict[str, Any]) -> nn.Module:
     """The network that model.json describes, without weights."""
     return ImageNetwork(Architecture(**facts["architecture"]))

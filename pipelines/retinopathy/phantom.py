@@ -132,6 +132,15 @@ class PhantomSettings:
         return NormalDist().inv_cdf(1 - self.dme)
 
 
+# Separate random streams, so that changing (say) the lesions' contrast changes neither the grades nor the vessels.
+STREAMS = {"person": 1, "state": 2, "camera": 3, "retina": 4, "lesions": 5, "grades": 6, "panel": 7}
+
+
+def _rng(settings: PhantomSettings, stream: str, number: int, eye: int = 0) -> Generator:
+    """The generator for one stream and one patient (or grader) and eye."""
+    return np.random.default_rng([settings.seed, STREAMS[stream], number, eye])
+
+
 @dataclass(frozen=True)
 class Camera:
     """What a fundus camera does to the picture. Lengths are fractions of the picture's width."""
@@ -359,7 +368,7 @@ def _vessel_tree(rng: Generator, tortuosity: float, width: float) -> list[Vessel
 
 
 def _person(settings: PhantomSettings, patient: int) -> Person:
-    rng = np.random.default_rng([settings.seed, 1, patient, 0])
+    rng = _rng(settings, "person", patient)
     severity = float(rng.standard_normal())
     age = int(np.clip(round(57 + 11 * (0.25 * severity + 0.97 * rng.standard_normal())), 20, 90))
     return Person(
@@ -388,7 +397,7 @@ DEFECTS = ("blur", "dark", "bright", "lid", "off field")
 
 
 def _state(settings: PhantomSettings, person: Person, patient: int, eye: int) -> State:
-    rng = np.random.default_rng([settings.seed, 2, patient, eye])
+    rng = _rng(settings, "state", patient, eye)
     shared = settings.eye_correlation
     severity = float(np.sqrt(shared) * person.severity + np.sqrt(1 - shared) * rng.standard_normal())
     dme_severity = float(0.75 * severity + np.sqrt(1 - 0.75**2) * rng.standard_normal())
@@ -524,7 +533,7 @@ def _exudates(rng: Generator, layer: Layer, centre: Floats, count: int, spread: 
 def _wandering(rng: Generator, start: Floats, count: int, length: float, wander: float) -> Floats:
     """(count, 25, 2) random walks from one point in all directions."""
     angle = rng.uniform(0, 2 * np.pi, (count, 1)) + np.cumsum(rng.normal(0, wander, (count, 24)), axis=1)
-    angle = angle + np.cumsum(np.full((count, 24), 1.0) * rng.normal(0, wander / 2, (count, 1)), axis=1)
+    angle = angle + np.arange(1, 25) * rng.normal(0, wander / 2, (count, 1))
     stride = length / 24 * rng.uniform(0.6, 1.2, (count, 1, 1))
     steps = np.stack([np.cos(angle), np.sin(angle)], axis=2) * stride
     return np.concatenate([np.broadcast_to(start, (count, 1, 2)), start + np.cumsum(steps, axis=1)], axis=1)
@@ -612,13 +621,13 @@ def _draw_eye(
     settings: PhantomSettings, person: Person, state: State, patient: int, eye: int, view: View
 ) -> tuple[Image, Bytes]:
     """The retina with all that lies on it, (height, width, 3) about 0 to 1, and the mask of its lesions, 0/255."""
-    rng = np.random.default_rng([settings.seed, 4, patient, eye])
+    rng = _rng(settings, "retina", patient, eye)
     picture = _draw_retina(rng, view, person)
     arteries = _vessel_tree(rng, person.tortuosity, 0.017)
     veins = _vessel_tree(rng, person.tortuosity, 0.023)
     drusen, pigment, reflex = _draw_distractors(rng, view, person, settings.distractors)
 
-    rng = np.random.default_rng([settings.seed, 5, patient, eye])
+    rng = _rng(settings, "lesions", patient, eye)
     level = _level(state.severity, settings)
     lesions = _draw_lesions(rng, view, settings, level, state.dme_severity - settings.dme_border, veins[-1])
     if level > 2.9:  # beading: veins of uneven width
@@ -639,7 +648,7 @@ def _draw_eye(
     red.lines(arteries[-1].paths, 0.3 * arteries[-1].widths, 0.45)  # light reflex along the middle
     blood = lesions.blood.flat(0.003)
     vessels = np.maximum(0.50 * red.flat(0.004), 0.75 * dark.flat(0.004))
-    density = np.maximum(vessels, 0.75 * contrast * blood) + 0.35 * np.minimum(vessels, blood)
+    density = np.maximum(vessels, 0.75 * contrast * blood) + 0.35 * np.minimum(vessels, contrast * blood)
     picture = picture * np.exp(-density[..., None] * BLOOD.astype(np.float32))
     cotton = lesions.cotton.flat(0.014)
     picture = _mix(picture, np.minimum(1, 0.50 * contrast * cotton), (0.97, 0.90, 0.74))
@@ -665,7 +674,7 @@ def _photograph(rng: Generator, picture: Image, view: View, camera: Camera, nois
     tilt = rng.uniform(0, 0.18) * (column * np.cos(direction) + row * np.sin(direction))
     light = (1 + tilt) * (1 - camera.vignette * rng.uniform(0.7, 1.2) * squared**1.5 * 0.6)
     light *= 1 + 0.05 * _noise(rng, view, 0.8)
-    exposure = 1.0 * np.exp(rng.normal(0, 0.10))
+    exposure = float(np.exp(rng.normal(0, 0.10)))
     blur = camera.blur * rng.uniform(0.7, 1.6) * view.width
     haze = camera.haze + 0.02 * rng.random()
     if defect == "blur":
@@ -695,10 +704,8 @@ def _photograph(rng: Generator, picture: Image, view: View, camera: Camera, nois
             picture *= 1 - 0.14 * np.exp(-((column - speck_x) ** 2 + (row - speck_y) ** 2) / 0.0008)[..., None]
 
     distance = np.sqrt(squared)
-    edge = 0.7 / view.radius
-    inside = np.clip((1 - distance) / (2 * edge) + 0.5, 0, 1) * np.clip(
-        (view.cut - np.abs(row)) / (2 * edge) + 0.5, 0, 1
-    )
+    edge = 1.4 / view.radius
+    inside = np.clip((1 - distance) / edge + 0.5, 0, 1) * np.clip((view.cut - np.abs(row)) / edge + 0.5, 0, 1)
     if camera.notch:
         inside = np.maximum(inside, (np.abs(distance - 1.0) < 0.045) & (np.hypot(column - 0.72, row + 0.70) < 0.07))
     frame = np.array(camera.background, np.float32) / np.float32(255)
@@ -710,12 +717,12 @@ def _photograph(rng: Generator, picture: Image, view: View, camera: Camera, nois
 
 def _grades(settings: PhantomSettings, state: State, patient: int, eye: int) -> list[dict[str, Any]]:
     """What some graders of the panel say about one image. Each has a bias, and a noise of 0.6 to 1.4 times the mean."""
-    rng = np.random.default_rng([settings.seed, 6, patient, eye])
+    rng = _rng(settings, "grades", patient, eye)
     count = int(rng.integers(settings.graders_min, settings.graders_max + 1))
     gradable = state.defect is None
     rows = []
     for grader in sorted(rng.choice(settings.panel, count, replace=False).tolist()):
-        habit = np.random.default_rng([settings.seed, 7, grader, 0])
+        habit = _rng(settings, "panel", grader)
         bias = habit.normal(0, settings.grader_bias, 2)
         noise = settings.grader_noise * habit.uniform(0.6, 1.4) * (1 if gradable else 2)
         seen = np.array([state.severity, state.dme_severity]) + bias + noise * rng.standard_normal(2)
@@ -740,7 +747,7 @@ def _make_image(item: tuple[int, int], root: Path, settings: PhantomSettings) ->
     person = _person(settings, patient)
     camera = person.camera
     state = _state(settings, person, patient, eye)
-    rng = np.random.default_rng([settings.seed, 3, patient, eye])
+    rng = _rng(settings, "camera", patient, eye)
     view = _view(rng, settings, camera, EYES[eye] == "left")
     picture, mask = _draw_eye(settings, person, state, patient, eye, view)
     image = _photograph(rng, picture, view, camera, settings.image_noise, state.defect)

@@ -1,5 +1,7 @@
-"""Diabetic retinopathy: Gulshan et al., Development and Validation of a Deep Learning Algorithm for Detection of Diabetic
-Retinopathy in Retinal Fundus Photographs, JAMA 2016;316(22):2402-2410.
+"""Diabetic retinopathy.
+
+Gulshan et al.: Development and Validation of a Deep Learning Algorithm for Detection of Diabetic Retinopathy in
+Retinal Fundus Photographs. JAMA 2016;316(22):2402-2410.
 
 Read from top to bottom this is the study's Method section.
 """
@@ -24,6 +26,7 @@ STUDY = Study(
     targets=model.targets,
     augment=model.augment,
     build=model.build,
+    architecture=model.architecture,
     rebuild=model.rebuild,
     loss=model.loss,
     measure=model.measure,

@@ -57,6 +57,9 @@ def _answer(study: str, arguments: list[str]) -> int:
     # Hydra would print its own summary and exit 1; albumentations would ask a server for updates.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # Threads that wait for each other by spinning make training ten times slower as soon as another program
+    # wants a core; spinning briefly costs nothing when none does.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

@@ -145,7 +145,7 @@ def _source(study: Study, config: Config) -> Source:
 
 
 def _gate(
-    study: Study, config: Config, records: pd.DataFrame, prepared: Prepared, flow: Flow, leakage: str, by: str
+    study: Study, config: Config, records: pd.DataFrame, prepared: Prepared, flow: Flow, leakage: Any, by: Any
 ) -> tuple[pd.DataFrame, GateReport]:
     near = near_duplicates(prepared.hashes, prepared.thumbnails) if config.data.near_duplicates else None
     gated, gate = leakage_gate(

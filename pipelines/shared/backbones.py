@@ -54,7 +54,8 @@ class ImageNetwork(nn.Module):
             ) from None
         self.backbone.to(memory_format=torch.channels_last)
         self.dropout = nn.Dropout(architecture.drop_rate)
-        self.head = nn.Linear(self.backbone.head_hidden_size, architecture.outputs)
+        width: Any = self.backbone.head_hidden_size
+        self.head = nn.Linear(width, architecture.outputs)
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, -1, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(architecture.std).view(1, -1, 1, 1) * 255, persistent=False)
 

@@ -27,7 +27,9 @@ class PreparedDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
         self, prepared: Prepared, ids: Sequence[str], targets: np.ndarray, augment: Augment | None = None, seed: int = 0
     ) -> None:
         if not len(prepared) == len(ids) == len(targets):
-            raise ValueError(f"{len(prepared)} arrays, {len(ids)} ids and {len(targets)} targets do not belong together.")
+            raise ValueError(
+                f"{len(prepared)} arrays, {len(ids)} ids and {len(targets)} targets do not belong together."
+            )
         self.prepared = prepared
         self.ids = [str(i) for i in ids]
         self.targets = np.asarray(targets, dtype=np.float32)
@@ -75,13 +77,16 @@ def collate(items: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
     return torch.from_numpy(np.stack(arrays)), torch.from_numpy(np.stack(targets)), torch.tensor(positions)
 
 
-def loader(dataset: PreparedDataset, batches: Sequence[list[tuple[int, int]]] | EpochBatches, workers: int) -> DataLoader:
-    """A loader over given batches. Its base seed comes from a generator of its own, so that making one leaves
-    torch's global generator untouched.
+def loader(
+    dataset: PreparedDataset, batches: Sequence[list[tuple[int, int]]] | EpochBatches, workers: int
+) -> DataLoader[tuple[np.ndarray, np.ndarray, int]]:
+    """A loader over given batches.
+
+    Its base seed comes from a generator of its own, so that making one leaves torch's global generator untouched.
     """
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator().manual_seed(0),

@@ -82,7 +82,7 @@ def metrics_file(study: Study, evidence: Evidence, results: Results, environment
     """The content of metrics.json."""
     flow, records = evidence.flow, evidence.records
     splits = {
-        split: {"records": int(len(part)), "groups": int(part["group"].nunique())}
+        split: {"records": len(part), "groups": int(part["group"].nunique())}
         for split, part in records.groupby("split")
     }
     oracle = results.oracle
@@ -92,7 +92,7 @@ def metrics_file(study: Study, evidence: Evidence, results: Results, environment
         "source": {
             "name": flow["source"],
             "synthetic": flow["synthetic"],
-            "records": int(len(records)),
+            "records": len(records),
             "groups": int(records["group"].nunique()),
             "fingerprint": flow["fingerprint"],
         },
@@ -122,7 +122,7 @@ def _report(study: Study, evidence: Evidence, results: Results, environment: dic
     if results.paper:
         first = results.paper[0]
         figures_.append(HeadlineFigure("Paper", first["value"], f"{first['source']}: another dataset"))
-    headline = Headline(_headline_sentence(evidence, kind), figures_, [*flow["warnings"], *results.warnings])
+    headline = Headline(_headline_sentence(evidence, results, kind), figures_, [*flow["warnings"], *results.warnings])
     sections = [
         _data_section(study, evidence),
         *([_training_section(evidence)] if evidence.history is not None and len(evidence.history) else []),
@@ -133,12 +133,25 @@ def _report(study: Study, evidence: Evidence, results: Results, environment: dic
     return Report(study.title, study.name, flow["synthetic"], headline, sections, footer=environment["version"])
 
 
-def _headline_sentence(evidence: Evidence, kind: str) -> str:
+def synthetic_note(evidence: Evidence) -> str:
+    """The strip below every figure that was made from a phantom."""
+    return "synthetic data" if evidence.flow["synthetic"] else ""
+
+
+def _headline_sentence(evidence: Evidence, results: Results, kind: str) -> str:
     records = evidence.records
-    counts = [f"{name} {int((records['split'] == name).sum()):,}" for name in SPLITS if (records["split"] == name).any()]
+    test = records[records["split"] == "test"]
+    main = results.metrics[results.headline]
+    found = (
+        f"{results.sentence}: {main}" if main.value is not None else f"{results.sentence} is undefined: {main.reason}"
+    )
+    counts = [
+        f"{name} {int((records['split'] == name).sum()):,}" for name in SPLITS if (records["split"] == name).any()
+    ]
     return (
-        f"{evidence.flow['source']} ({kind}): {len(records):,} records of {records['group'].nunique():,} groups; "
-        f"{', '.join(counts)}. A group is: {evidence.flow['group_key']}."
+        f"{found}, on {len(test):,} test records of {test['group'].nunique():,} groups of {evidence.flow['source']} "
+        f"({kind}).\n\nIn all {len(records):,} records of {records['group'].nunique():,} groups: {', '.join(counts)}. "
+        f"A group is a {evidence.flow['group_key']}."
     )
 
 
@@ -159,7 +172,7 @@ def _data_section(study: Study, evidence: Evidence) -> Section:
         for name, part in ((s, records[records["split"] == s]) for s in SPLITS)
         if len(part)
     ]
-    figures.flow(path, steps, exclusions, parts)
+    figures.flow(path, steps, exclusions, parts, note=synthetic_note(evidence))
     blocks: list[Any] = [
         Picture("figures/flow.png", "From the files found to the records used.", "Flow diagram of record counts."),
     ]
@@ -181,20 +194,26 @@ def _training_section(evidence: Evidence) -> Section:
     assert history is not None
     monitor = evidence.config.trainer.monitor
     figures.history(
-        evidence.folder.figures / "history.png", history, monitor, higher_is_better=not monitor.endswith("loss")
+        evidence.folder.figures / "history.png",
+        history,
+        monitor,
+        higher_is_better=not monitor.endswith("loss"),
+        note=synthetic_note(evidence),
     )
     best = history[history["best"].astype(bool)].groupby("network").tail(1)
-    rows = [
+    rows: list[list[Any]] = [
         [str(r["network"]), int(r["epoch"]), int((history["network"] == r["network"]).sum()), float(r[monitor])]
         for _, r in best.iterrows()
     ]
-    table = Table(["Network", "Best epoch", "Epochs", monitor], rows, "The epoch that was kept, by the monitored metric on val.")
+    table = Table(
+        ["Network", "Best epoch", "Epochs", monitor], rows, "The epoch that was kept, by the monitored metric on val."
+    )
     picture = Picture("figures/history.png", f"Loss and {monitor} by epoch.", "Training curves.")
     return Section("Training", [picture, table])
 
 
 def _paper_section(results: Results) -> Section:
-    rows = [[p["what"], _paper_value(p), p["source"]] for p in results.paper]
+    rows: list[list[Any]] = [[p["what"], _paper_value(p), p["source"]] for p in results.paper]
     note = "These numbers are from other data. They say what the paper found, not what this run should have found."
     table = Table(["What", "Published", "Where"], rows, "The paper's own numbers.", ["left", "right", "left"])
     return Section("Beside the paper", [Text(note, "note"), table])
@@ -209,7 +228,8 @@ def _paper_value(entry: dict[str, Any]) -> str:
 def _environment_section(evidence: Evidence, environment: dict[str, Any]) -> Section:
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     seconds = [[name, round(float(value), 1)] for name, value in environment["seconds"].items()]
-    text = f"Seed {evidence.config.seed}; commit {environment['commit'] or 'unknown'}; {environment['machine']}; {versions}."
+    commit = environment["commit"] or "unknown"
+    text = f"Seed {evidence.config.seed}; commit {commit}; {environment['machine']}; {versions}."
     return Section(
         "How this was made",
         [
@@ -217,8 +237,8 @@ def _environment_section(evidence: Evidence, environment: dict[str, Any]) -> Sec
             Text(text),
             Table(["Stage", "Seconds"], seconds, "Time by stage."),
             Text(
-                "Everything on this page was computed from the tables in this run's folder (predictions/, records.parquet, "
-                "config.yaml) and can be computed again with mode=report."
+                "Everything on this page was computed from the files in this run's folder (predictions/, "
+                "records.parquet, config.yaml, …) and can be computed again with mode=report."
             ),
         ],
     )

@@ -20,18 +20,21 @@ def saliency_maps(
     network: nn.Module,
     score: Callable[[torch.Tensor], torch.Tensor],
     pictures: Sequence[np.ndarray],
+    regions: Sequence[np.ndarray],
     world: World,
     description: str = "Saliency",
 ) -> list[np.ndarray]:
     """Integrated gradients (Sundararajan et al., ICML 2017, eq. 1) of one score, picture by picture.
 
     The path starts at the picture's own heavily blurred copy, so that the map shows which fine structures speak for or
-    against the score, not that a fundus is brighter than black.
+    against the score, not that tissue is brighter than its background. Outside the region both are the same, so
+    nothing is attributed there.
 
     Args:
         network: maps (1, height, width, 3) to outputs.
         score: outputs to one number per picture, (1,).
         pictures: uint8 (height, width, 3) each.
+        regions: bool (height, width) each: where there is something to see.
         world: where the network is.
         description: of the progress bar.
 
@@ -42,11 +45,16 @@ def saliency_maps(
     network.eval()
     gradients = IntegratedGradients(lambda batch: score(network(batch)))
     maps = []
-    for picture in track(pictures, description):
+    for picture, region in track(list(zip(pictures, regions, strict=True)), description):
         height = picture.shape[0]
-        blurred = cv2.GaussianBlur(picture, (0, 0), height / 10)
-        inputs = torch.from_numpy(picture.astype(np.float32))[None].to(world.device)
-        baseline = torch.from_numpy(blurred.astype(np.float32))[None].to(world.device)
+        weight = region.astype(np.float32)[..., None]
+        values = picture.astype(np.float32)
+        # Averages over the region alone: a background that leaks in would make its rim the strongest structure.
+        total = cv2.GaussianBlur(values * weight, (0, 0), height / 10)
+        share = cv2.GaussianBlur(weight, (0, 0), height / 10)[..., None]
+        blurred = np.where(region[..., None], total / np.maximum(share, 1e-6), values)
+        inputs = torch.from_numpy(values)[None].to(world.device)
+        baseline = torch.from_numpy(blurred)[None].to(world.device)
         found = gradients.attribute(inputs, baseline, n_steps=STEPS, internal_batch_size=STEPS)
         strength = found[0].sum(dim=-1).abs().cpu().numpy().astype(np.float32)
         strength = cv2.GaussianBlur(strength, (0, 0), height / 64)

@@ -77,7 +77,7 @@ def _fit_network(
             "study": study.name,
             "name": name,
             "version": pipelines.__version__,
-            "architecture": network.architecture.to_dict(),
+            "architecture": study.architecture(network),
             "classes": study.classes,
             "preprocessing": study.prepare_settings(config),
             "seed": seed,
@@ -115,9 +115,7 @@ def ensemble(
     return {name: total / len(networks) for name, total in sums.items()}
 
 
-def external_predictions(
-    study: Study, config: Config, data: Data, networks: list[Path], world: World
-) -> pd.DataFrame:
+def external_predictions(study: Study, config: Config, data: Data, networks: list[Path], world: World) -> pd.DataFrame:
     """The prediction table of an external dataset."""
     targets = study.targets(data.records)
     probabilities = ensemble(study, networks, {"test": _dataset(data, targets, "test")}, config, world)["test"]

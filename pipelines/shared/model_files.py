@@ -33,7 +33,9 @@ def load_weights(folder: Path, network: nn.Module) -> nn.Module:
         network.load_state_dict(safetensors.torch.load_file(file))
     except Exception as failure:  # safetensors and torch raise many types for damaged or foreign files
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
-        raise RunError(f"{file} cannot be loaded: {reason}", "Copy the whole run folder again, or train anew.") from failure
+        raise RunError(
+            f"{file} cannot be loaded: {reason}", "Copy the whole run folder again, or train anew."
+        ) from failure
     return network
 
 

@@ -71,7 +71,9 @@ def external_validation(study: Study, job: Job) -> None:
     world = start(study.title, job, folder)
     with stage(folder, "data"):
         data = external_data(study, config, finished.read_table(finished.records))
-        data.flow["notes"].append(f"External validation of {finished.path.name}: its networks and thresholds are frozen.")
+        data.flow["notes"].append(
+            f"External validation of {finished.path.name}: its networks and thresholds are frozen."
+        )
         _write_data(folder, data)
     with stage(folder, "predict"):
         folder.write_table(folder.predictions("test"), external_predictions(study, config, data, networks, world))
@@ -81,7 +83,8 @@ def external_validation(study: Study, job: Job) -> None:
 
 def predict_files(study: Study, job: Job) -> None:
     """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
-    config, folder, finished = job.config, RunFolder(job.run_dir), RunFolder(Path(str(job.config.run)))
+    config: Config = job.config
+    folder, finished = RunFolder(job.run_dir), RunFolder(Path(str(config.run)))
     networks = _finished_networks(study, finished)
     points = json.loads(finished.operating_points.read_text(encoding="utf-8"))
     root, files = input_files(Path(config.input), study.suffixes)
@@ -129,7 +132,7 @@ def verify(study: Study, job: Job) -> None:
 
     Writes nothing into the dataset's folder.
     """
-    config = job.config
+    config: Config = job.config
     start_log(None)
     try:
         source = study.sources[config.data.name](config)
@@ -160,7 +163,9 @@ def verify(study: Study, job: Job) -> None:
         print(note)
     counts = load_card(card_name(source.name, study.name)).counts
     card = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "no numbers"
-    print(f"The card counts {card}; found: {len(source.records):,} records, {source.records['group'].nunique():,} groups.")
+    print(
+        f"The card counts {card}; found: {len(source.records):,} records, {source.records['group'].nunique():,} groups."
+    )
     bad = int(facts["bad"].notna().sum())
     print(f"{source.name} in {source.root}: {bad} problems.")
     if bad:

@@ -159,7 +159,9 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
     file = Path(config.table).expanduser()
     root = Path(config.root).expanduser() if config.root else file.parent
     if not root.is_dir():
-        raise DataError(f"data.root={config.root} does not exist.", "Give the folder that the table's paths start from.")
+        raise DataError(
+            f"data.root={config.root} does not exist.", "Give the folder that the table's paths start from."
+        )
     names = [t.name for t in targets]
     for key in [*config.targets, *config.values]:
         if key not in names:
@@ -183,7 +185,9 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
     problems += check_ids(ids, file) if columns.id else check_ids(table[columns.path].dropna(), file)
     records = pd.DataFrame({"id": ids.astype(str), "path": paths})
     if columns.group:
-        problems += [f"{file.name} row {i + 2}: empty {columns.group}" for i in np.flatnonzero(table[columns.group].isna())]
+        problems += [
+            f"{file.name} row {i + 2}: empty {columns.group}" for i in np.flatnonzero(table[columns.group].isna())
+        ]
         records["group"] = table[columns.group].astype(str)
     else:
         records["group"] = records["id"]
@@ -207,9 +211,9 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
             records[target.name] = np.nan
     raise_problems(problems, str(file), "Correct these rows; nothing was guessed or left out.")
     used = set(wanted)
-    for column in table.columns:
-        if column not in used and column not in records.columns:
-            records[column] = numeric_if_possible(table[column])
+    for name in table.columns:
+        if name not in used and name not in records.columns:
+            records[name] = numeric_if_possible(table[name])
     group_key = columns.group or "none given: each record is its own group"
     notes = [] if columns.group else ["The table names no group column: every record counts as its own patient."]
     return Source("table", False, root, records, group_key, notes=notes)

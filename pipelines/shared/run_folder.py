@@ -22,7 +22,7 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
     aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         write(aside)
-        os.replace(aside, file)
+        aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
 

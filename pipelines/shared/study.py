@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +90,7 @@ class Study:
         name: the package's name.
         title: for the report.
         sources: `data=<name>` -> function from the configuration to a `Source`.
-        prepare: (record, root, settings) -> (array, facts), see `cache.Prepare`; top-level, so that it can be
+        prepare: (record, root, settings=…) -> (array, facts), see `cache.Prepare`; top-level, so that it can be
             sent to other processes.
         prepare_settings: configuration -> everything `prepare` depends on, JSON-serialisable.
         labels: target columns that identical pictures must agree on.
@@ -100,6 +99,7 @@ class Study:
         targets: record table -> float32 (records, ...), NaN where unknown.
         augment: configuration -> augmentation of a prepared array.
         build: configuration -> a network with its starting weights.
+        architecture: a network -> what `rebuild` needs of it, for model.json.
         rebuild: model.json -> the same network without weights.
         loss: configuration -> loss of outputs and targets.
         measure: (targets, outputs) -> what the trainer may monitor, besides `val_loss`.
@@ -117,7 +117,7 @@ class Study:
     name: str
     title: str
     sources: Mapping[str, Callable[[Config], Source]]
-    prepare: Callable[[Mapping[str, Any], Path, dict[str, Any]], tuple[np.ndarray, dict[str, Any]]]
+    prepare: Callable[..., tuple[np.ndarray, dict[str, Any]]]
     prepare_settings: Callable[[Config], dict[str, Any]]
     labels: Sequence[str]
     stratify: str
@@ -125,6 +125,7 @@ class Study:
     targets: Callable[[pd.DataFrame], np.ndarray]
     augment: Callable[[Config], Augment]
     build: Callable[[Config], nn.Module]
+    architecture: Callable[[nn.Module], dict[str, Any]]
     rebuild: Callable[[dict[str, Any]], nn.Module]
     loss: Callable[[Config], Loss]
     measure: Callable[[np.ndarray, np.ndarray], dict[str, float]]

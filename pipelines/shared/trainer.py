@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -155,12 +155,12 @@ class _Training:
                 value = self._step(arrays, targets, positions)
                 bar.update(shown, advance=1, note=f"loss {value:.3f}")
                 now = time.monotonic()
-                if preemption.requested() or now - last_save > config.checkpoint_seconds:
-                    if at.batch % config.accumulate == 0:  # gradients in the making are not saved
-                        at.seconds, began, last_save = at.seconds + now - began, now, now
-                        self.save()
-                        if preemption.requested():
-                            raise SystemExit(EXIT_RESUME_ME)
+                due = preemption.requested() or now - last_save > config.checkpoint_seconds
+                if due and at.batch % config.accumulate == 0:  # gradients in the making are not saved
+                    at.seconds, began, last_save = at.seconds + now - began, now, now
+                    self.save()
+                    if preemption.requested():
+                        raise SystemExit(EXIT_RESUME_ME)
         at.seconds += time.monotonic() - began
 
     def _step(self, arrays: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor) -> float:
@@ -253,6 +253,7 @@ def loader_workers(config: TrainerSection, world: World) -> int:
 
 
 def _optimizer(model: nn.Module, config: TrainerSection) -> torch.optim.Optimizer:
+    extra: dict[str, Any] = dict(config.optimizer_args)
     try:
         return create_optimizer_v2(
             model,
@@ -260,12 +261,12 @@ def _optimizer(model: nn.Module, config: TrainerSection) -> torch.optim.Optimize
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
-            **config.optimizer_args,
+            **extra,
         )
     except (ValueError, AssertionError, TypeError) as failure:
         reason = (str(failure) or type(failure).__name__).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"trainer.optimizer={config.optimizer}: {reason}.", nearest(config.optimizer, list_optimizers())
+            f"trainer.optimizer={config.optimizer}: {reason}.", nearest(config.optimizer, map(str, list_optimizers()))
         ) from None
 
 
@@ -275,7 +276,7 @@ def _schedule(
     if config.schedule == "constant":
         return None
     if config.schedule == "plateau":  # torch's own: timm's loses its count of bad epochs when it is resumed
-        mode = "min" if config.monitor.endswith("loss") else "max"
+        mode: Literal["min", "max"] = "min" if config.monitor.endswith("loss") else "max"
         return ReduceLROnPlateau(optimizer, mode, factor=config.decay_rate, patience=config.decay_epochs)
     schedule, _ = create_scheduler_v2(
         optimizer,

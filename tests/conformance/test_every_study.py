@@ -130,7 +130,15 @@ def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tm
 @pytest.mark.slow
 def test_the_run_folder_holds_what_the_contract_says(smoke_run):
     study, folder, done = smoke_run
-    files = ["config.yaml", "run.log", "history.csv", "environment.json", "records.parquet", "metrics.json", "report.html"]
+    files = [
+        "config.yaml",
+        "run.log",
+        "history.csv",
+        "environment.json",
+        "records.parquet",
+        "metrics.json",
+        "report.html",
+    ]
     for name in files:
         assert (folder / name).is_file(), name
     assert done.stdout.strip().splitlines()[-1] == str(folder / "report.html")
@@ -203,7 +211,9 @@ class _Page(HTMLParser):
         if tag == "img":
             self.pictures.append(values["src"])
             assert values.get("alt")
-        self.addresses += [v for k, v in values.items() if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
+        self.addresses += [
+            v for k, v in values.items() if k in ("src", "href") and v and not v.startswith(("data:", "#"))
+        ]
 
 
 @pytest.mark.slow

@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 
 from pipelines.retinopathy.config import LabelRules
-from pipelines.retinopathy.labels import add_grade_targets, either, few_graders, majority, own_referable, reference
+from pipelines.retinopathy.labels import (
+    add_grade_targets,
+    either,
+    few_graders,
+    majority,
+    own_referable,
+    reference,
+)
 
 NAN = float("nan")
 
@@ -73,7 +80,9 @@ def test_unknown_is_neither_yes_nor_no():
 
 
 def test_few_graders_are_nested_and_seeded():
-    table = pd.concat([readings(*[(g, 0, 1) for g in range(5)]).assign(id=name) for name in "abcdefgh"], ignore_index=True)
+    table = pd.concat(
+        [readings(*[(g, 0, 1) for g in range(5)]).assign(id=name) for name in "abcdefgh"], ignore_index=True
+    )
     one, three = few_graders(table, 1, 0), few_graders(table, 3, 0)
     assert (one.groupby("id").size() == 1).all()
     assert (three.groupby("id").size() == 3).all()
@@ -87,6 +96,11 @@ def test_few_graders_are_nested_and_seeded():
 
 def test_the_four_ordered_targets():
     found = add_grade_targets(pd.DataFrame({"grade": [0, 2, 4, NAN]}))
-    assert found[["mild_or_worse", "moderate_or_worse", "severe_or_worse", "proliferative"]].iloc[1].tolist() == [1, 1, 0, 0]
+    assert found[["mild_or_worse", "moderate_or_worse", "severe_or_worse", "proliferative"]].iloc[1].tolist() == [
+        1,
+        1,
+        0,
+        0,
+    ]
     assert found["proliferative"].tolist()[2] == 1
     assert found["moderate_or_worse"].isna().tolist() == [False, False, False, True]

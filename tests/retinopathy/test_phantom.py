@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.retinopathy import phantom
 from pipelines.retinopathy.fundus import find_circle
-from pipelines.retinopathy.phantom import EYES, PhantomSettings, ensure_phantom, make_phantom, phantom_folder
+from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom, make_phantom, phantom_folder
 
 SMALL = PhantomSettings(patients=40, size=160, ungradable=0.15)
 
@@ -449,7 +449,3 @@ def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
 def test_impossible_settings_are_named(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PhantomSettings(**wrong)  # type: ignore[arg-type]
-
-
-def test_eyes_are_named_as_in_the_tables() -> None:
-    assert EYES == ("left", "right")

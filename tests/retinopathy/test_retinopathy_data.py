@@ -53,9 +53,7 @@ def test_aptos_is_read_from_one_tiny_image(tmp_path):
 
 
 def test_the_real_sample_has_its_four_pairs(real_sample, tmp_path):
-    config = compose(
-        "retinopathy", "data=aptos2019", f"data.root={real_sample('aptos2019')}", f"cache.dir={tmp_path}"
-    )
+    config = compose("retinopathy", "data=aptos2019", f"data.root={real_sample('aptos2019')}", f"cache.dir={tmp_path}")
     found = training_data(STUDY, config)
     gate = found.flow["gate_findings"]
     assert len(gate["identical"]) == 4
@@ -67,7 +65,9 @@ def test_the_real_sample_has_its_four_pairs(real_sample, tmp_path):
     assert found.records.groupby("group").size().max() == 2, "identical images that agree are one group"
     assert found.records.groupby("group")["split"].nunique().max() == 1
     for policy, kept in (("keep", 62), ("drop", 58)):
-        again = training_data(STUDY, config.model_copy(update={"data": config.data.model_copy(update={"conflicting_labels": policy})}))
+        again = training_data(
+            STUDY, config.model_copy(update={"data": config.data.model_copy(update={"conflicting_labels": policy})})
+        )
         assert len(again.records) == kept
     strict = config.model_copy(update={"data": config.data.model_copy(update={"conflicting_labels": "error"})})
     with pytest.raises(DataError, match="2 sets of identical images with different labels"):
@@ -232,9 +232,17 @@ def multi_grader_set(tmp_path):
     names = ["p1_left", "p1_right", "p2_left"]
     for i, name in enumerate(names):
         fundus(seed=i).save(root / "images" / f"{name}.png")
-    pd.DataFrame({"image_id": names, "patient_id": ["p1", "p1", "p2"], "age": [50, 50, 60]}).to_csv(root / "metadata.csv", index=False)
-    rows = [(n, f"g{g}", grade, 0, 1) for n, grades in zip(names, [(0, 0, 2), (3, 3, 1), (4, 2, 2)], strict=True) for g, grade in enumerate(grades)]
-    pd.DataFrame(rows, columns=["image_id", "grader", "grade", "dme", "gradable"]).to_csv(root / "grades.csv", index=False)
+    pd.DataFrame({"image_id": names, "patient_id": ["p1", "p1", "p2"], "age": [50, 50, 60]}).to_csv(
+        root / "metadata.csv", index=False
+    )
+    rows = [
+        (n, f"g{g}", grade, 0, 1)
+        for n, grades in zip(names, [(0, 0, 2), (3, 3, 1), (4, 2, 2)], strict=True)
+        for g, grade in enumerate(grades)
+    ]
+    pd.DataFrame(rows, columns=["image_id", "grader", "grade", "dme", "gradable"]).to_csv(
+        root / "grades.csv", index=False
+    )
     return root
 
 

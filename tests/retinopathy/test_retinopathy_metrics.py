@@ -28,7 +28,9 @@ def predictions(n: int = 400, dme: bool = True, seed: int = 0) -> pd.DataFrame:
     logits = np.stack([3 * severity - k for k in range(4)] + [2 * severity - 2, np.full(n, 3.0)], axis=1)
     logits += rng.normal(size=logits.shape)
     grade = np.digitize(severity, [0, 0.5, 1.2, 1.8])
-    table = pd.DataFrame({"id": [str(i) for i in range(n)], "group": [str(i // 2) for i in range(n)], "grade": grade * 1.0})
+    table = pd.DataFrame(
+        {"id": [str(i) for i in range(n)], "group": [str(i // 2) for i in range(n)], "grade": grade * 1.0}
+    )
     for k, name in enumerate(HEADS[:4], 1):
         table[name] = (grade >= k) * 1.0
     table["dme"] = (severity + rng.normal(size=n) > 1.5) * 1.0 if dme else np.nan
@@ -68,7 +70,9 @@ def test_points_reach_their_targets_on_the_set_they_are_chosen_on():
     assert filled[1]["sensitivity"]["value"] >= 0.95
     called = calls(table, points)
     negatives = table["referable"] == 0
-    assert 1 - called.loc[negatives, "referable@high_specificity"].mean() == pytest.approx(filled[0]["specificity"]["value"])
+    assert 1 - called.loc[negatives, "referable@high_specificity"].mean() == pytest.approx(
+        filled[0]["specificity"]["value"]
+    )
     assert "test.referable.ppv@high_specificity" in metrics
     assert [p["task"] for p in choose_points(predictions(dme=False), config)] == ["moderate_or_worse"] * 2
 

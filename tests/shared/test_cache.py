@@ -29,7 +29,11 @@ def prepare(record, root):
     if text == "useless":
         raise UnusableRecord("nothing in it", {"fingerprint": "f-useless"})
     n = int(text)
-    facts = {"fingerprint": f"f{n}", "hash": np.full(4, n, np.uint64), "thumbnail": np.full((64, 64), n % 256, np.uint8)}
+    facts = {
+        "fingerprint": f"f{n}",
+        "hash": np.full(4, n, np.uint64),
+        "thumbnail": np.full((64, 64), n % 256, np.uint8),
+    }
     return np.full((n % 5 + 1, 3), n, np.int16), facts
 
 

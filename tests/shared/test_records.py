@@ -46,7 +46,9 @@ def test_a_good_table(tmp_path):
 
 
 def test_parquet_words_for_values_and_a_split(tmp_path):
-    table = pd.DataFrame({"file": ["a", "b"], "patient": [7, 8], "diagnosis": ["none", "severe"], "part": ["Train", None]})
+    table = pd.DataFrame(
+        {"file": ["a", "b"], "patient": [7, 8], "diagnosis": ["none", "severe"], "part": ["Train", None]}
+    )
     table.to_parquet(tmp_path / "mine.parquet")
     config = section(
         tmp_path, table=str(tmp_path / "mine.parquet"), values={"grade": {"none": 0, "severe": 3}},
@@ -98,7 +100,7 @@ def test_missing_things_are_named(tmp_path):
     with pytest.raises(DataError, match=r"mine\.csv does not exist"):
         read_table(section(tmp_path), TARGETS)
     write(tmp_path, GOOD)
-    with pytest.raises(DataError, match="no column 'diagnosi'.*\n.*diagnosis"):
+    with pytest.raises(DataError, match=r"no column 'diagnosi'.*\n.*diagnosis"):
         read_table(section(tmp_path, targets={"grade": "diagnosi"}), TARGETS)
     with pytest.raises(DataError, match=r"no such target.*\n.*grade"):
         read_table(section(tmp_path, targets={"grad": "diagnosis"}), TARGETS)
@@ -108,7 +110,10 @@ def test_missing_things_are_named(tmp_path):
         read_table(section(tmp_path, table=None), TARGETS)
     with pytest.raises(DataError, match="names no column for: grade"):
         read_table(section(tmp_path, targets={}), [Target("grade", range(5), required=True)])
-    write(tmp_path, GOOD.replace("c.png,2,,", "c.png,2,1,") .replace("camera", "part").replace("X", "train").replace("Y", "dev"))
+    write(
+        tmp_path,
+        GOOD.replace("c.png,2,,", "c.png,2,1,").replace("camera", "part").replace("X", "train").replace("Y", "dev"),
+    )
     with pytest.raises(DataError, match="part=dev, allowed: train, val, test"):
         read_table(section(tmp_path, columns={"split": "part"}), TARGETS)
 

@@ -270,7 +270,11 @@ def test_masked_loss_ignores_what_is_unknown():
     logits = torch.tensor([[0.3, -2.0], [1.5, 4.0]], requires_grad=True)
     targets = torch.tensor([[1.0, math.nan], [0.0, 1.0]])
     value = masked_binary_cross_entropy(logits, targets)
-    by_hand = [-math.log(1 / (1 + math.exp(-0.3))), -math.log(1 - 1 / (1 + math.exp(-1.5))), -math.log(1 / (1 + math.exp(-4)))]
+    by_hand = [
+        -math.log(1 / (1 + math.exp(-0.3))),
+        -math.log(1 - 1 / (1 + math.exp(-1.5))),
+        -math.log(1 / (1 + math.exp(-4))),
+    ]
     assert value.item() == pytest.approx(sum(by_hand) / 3)
     value.backward()
     assert logits.grad[0, 1].item() == 0
