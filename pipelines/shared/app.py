@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +18,10 @@ import yaml
 
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, nearest
+from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE, Job, config_model, study_modes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-EXIT_MISTAKE = 2
-EXIT_RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: cut off on request, a checkpoint is written
-EXIT_INTERRUPTED = 130
-
-COMMON_MODES = ["train", "evaluate", "predict", "verify", "resume", "report"]
 
 # What may be set beside a finished run: everything else is part of what that run is.
 FREE_WITH_RUN = {
@@ -36,16 +30,6 @@ FREE_WITH_RUN = {
     "resume": [],
     "report": ["statistics"],
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One validated configuration and where it runs."""
-
-    config: StudyConfig
-    run_dir: Path
-    command: str
-    resuming: bool
 
 
 def main(study: str) -> None:
@@ -80,17 +64,6 @@ def _answer(study: str, arguments: list[str]) -> int:
     except SystemExit as stop:  # raised by the trainer on SIGTERM with EXIT_RESUME_ME, and by Hydra after --help
         return stop.code if isinstance(stop.code, int) else 0
     return 0
-
-
-def config_model(study: str) -> type[StudyConfig]:
-    """The pydantic model of a study's configuration: `CONFIG` of its config.py."""
-    model: type[StudyConfig] = importlib.import_module(f"pipelines.{study}.config").CONFIG
-    return model
-
-
-def study_modes(study: str) -> list[str]:
-    """The modes of a study: the common ones and its own (`MODES` of its config.py)."""
-    return COMMON_MODES + list(getattr(importlib.import_module(f"pipelines.{study}.config"), "MODES", []))
 
 
 # --- before Hydra: the mistakes that people make most, answered with the nearest name ---

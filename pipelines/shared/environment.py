@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pipelines
-from pipelines.shared.app import Job
+from pipelines.shared.job import Job
 from pipelines.shared.log import log, start_log
 from pipelines.shared.run_folder import RunFolder, write_json
 

@@ -12,10 +12,10 @@ import pandas as pd
 import yaml
 
 from pipelines.shared import figures
-from pipelines.shared.app import config_model
 from pipelines.shared.cards import load_card
 from pipelines.shared.config import check
 from pipelines.shared.errors import RunError
+from pipelines.shared.job import config_model
 from pipelines.shared.records import SPLITS
 from pipelines.shared.report import Code, Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
 from pipelines.shared.run_folder import RunFolder, plain, write_json

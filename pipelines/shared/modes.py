@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared import preemption
-from pipelines.shared.app import Job
 from pipelines.shared.assemble import card_name, external_data, training_data
 from pipelines.shared.cache import prepare_records
 from pipelines.shared.cards import load_card
@@ -20,6 +19,7 @@ from pipelines.shared.duplicates import near_duplicates
 from pipelines.shared.environment import read_environment, stage, start
 from pipelines.shared.errors import DataError, RunError, listed
 from pipelines.shared.evaluator import calls, evaluate
+from pipelines.shared.job import Job
 from pipelines.shared.log import log, start_log
 from pipelines.shared.run_folder import RunFolder, plain, write_atomically, write_json
 from pipelines.shared.splits import leakage_gate

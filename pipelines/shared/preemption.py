@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from pipelines.shared.app import EXIT_RESUME_ME
+from pipelines.shared.job import EXIT_RESUME_ME
 
 _state = {"requested": False, "deferring": False}
 

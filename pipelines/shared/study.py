@@ -17,10 +17,10 @@ from pipelines.shared.stats.estimate import Estimate
 if TYPE_CHECKING:  # torch is imported by the modes that need it
     from torch import nn
 
-    from pipelines.shared.app import Job
     from pipelines.shared.cache import Prepared
     from pipelines.shared.dataset import Augment
     from pipelines.shared.distributed import World
+    from pipelines.shared.job import Job
     from pipelines.shared.trainer import Loss
 
 Config = Any  # the study's own pydantic model

@@ -23,11 +23,11 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pipelines.shared import checkpoint, distributed, preemption
-from pipelines.shared.app import EXIT_RESUME_ME
 from pipelines.shared.config import TrainerSection
 from pipelines.shared.dataset import EpochBatches, PreparedDataset, loader
 from pipelines.shared.distributed import World
 from pipelines.shared.errors import ConfigError, UserError, listed, nearest
+from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.log import log
 from pipelines.shared.screen import cpu_count, progress_bar
 from pipelines.shared.seeds import seed_of

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY, compose
 
-from pipelines.shared.app import COMMON_MODES, study_modes
 from pipelines.shared.assemble import card_name
 from pipelines.shared.cards import load_card
+from pipelines.shared.job import COMMON_MODES, study_modes
 
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.retinopathy import phantom
+from pipelines.retinopathy import drawing, phantom
+from pipelines.retinopathy.drawing import CAMERAS, DEFECTS, Difficulty, Eye, aim, draw_eye, photograph
 from pipelines.retinopathy.fundus import find_circle
 from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom, make_phantom, phantom_folder
 
@@ -180,23 +183,116 @@ def test_lesions_look_different_from_what_surrounds_them(root: Path, truth: pd.D
     assert np.median(contrasts) > 1.2
 
 
+EYE = Eye(age=57, pigment=0.5, tortuosity=1.0, drusen=0.3, level=0.5, dme_excess=-1.0)
+VIEW = aim(np.random.default_rng(0), CAMERAS[0], 256, left=False)
+
+
+def drawn(eye: Eye, difficulty: Difficulty | None = None, seed: int = 0) -> tuple[drawing.Image, drawing.Bytes]:
+    """An eye's picture and lesion mask."""
+    retina_rng, lesion_rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
+    return draw_eye(retina_rng, lesion_rng, VIEW, eye, difficulty or Difficulty())
+
+
 def test_macular_oedema_shows_as_exudates_near_the_fovea() -> None:
     # The same eye drawn with and without: the difference is bright and within a disc diameter of the fovea.
-    settings = PhantomSettings(size=256)
-    person = phantom._person(settings, 3)
-    view = phantom._view(np.random.default_rng(0), settings, person.camera, left=False)
-    border = settings.dme_border
-    severity = settings.borders[1] + 0.1
-    pictures = []
-    for dme_severity in (border - 1, border + 1):
-        state = phantom.State(severity, 2, dme_severity, dme_severity > border, None)
-        pictures.append(phantom._draw_eye(settings, person, state, 3, 1, view)[0])
-    difference = pictures[1] - pictures[0]
-    changed = np.abs(difference).max(axis=2) > 0.1
-    assert changed.sum() > 10
-    x, y, _ = view.grid()
-    assert np.hypot(x, y)[changed].max() < 0.37  # a disc diameter is 0.28; blobs have a size
-    assert difference[changed].mean() > 0
+    for seed in range(6):
+        without, _ = drawn(replace(EYE, level=2.1), seed=seed)
+        difference = drawn(replace(EYE, level=2.1, dme_excess=1.0), seed=seed)[0] - without
+        changed = np.abs(difference).max(axis=2) > 0.1
+        assert changed.sum() > 10
+        assert np.hypot(*VIEW.grid())[changed].max() < 0.37  # a disc diameter is 0.28; blobs have a size
+        assert difference[changed].mean() > 0
+
+
+@pytest.mark.parametrize(
+    ("level", "layers"),
+    [
+        (0.9, set()),
+        (1.1, {"blood"}),
+        (1.9, {"blood"}),
+        (2.1, {"blood", "exudate", "cotton"}),
+        (3.9, {"blood", "exudate", "cotton"}),
+        (4.9, {"blood", "exudate", "cotton", "preretinal"}),
+    ],
+)
+def test_each_grade_shows_the_lesions_of_the_scale(level: float, layers: set[str]) -> None:
+    seen = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        veins = drawing._vessel_tree(rng, 1.0, 0.023)[-1]
+        lesions = drawing._draw_lesions(rng, VIEW, replace(EYE, level=level), Difficulty(), veins)
+        seen |= {name for name, layer in vars(lesions).items() if not layer.empty}
+        assert (level >= 1) == (not lesions.blood.empty)  # every eye with retinopathy shows some
+        assert all(layer.empty == (not layer.canvas.any()) for layer in vars(lesions).values())
+    assert seen == layers
+
+
+def test_what_is_healthy_stays_the_same_when_lesions_are_added() -> None:
+    healthy, no_mask = drawn(EYE)
+    sick, mask = drawn(replace(EYE, level=2.8))
+    assert not no_mask.any()
+    assert mask.any()
+    far = cv2.dilate(mask, np.ones((15, 15))) == 0
+    assert far.mean() > 0.5
+    assert np.abs(sick - healthy)[far].max() < 0.03  # the blurred margins of lesions
+
+
+def test_veins_are_beaded_in_severe_retinopathy() -> None:
+    veins = drawing._vessel_tree(np.random.default_rng(0), 1.0, 0.023)[-1]
+    little, much = (drawing._beaded(np.random.default_rng(0), veins, level) for level in (2.95, 3.9))
+    change = [np.abs(v.widths / veins.widths - 1).max() for v in (little, much)]
+    assert 0.05 < change[0] < 0.15
+    assert 0.4 < change[1] < 0.55
+    assert (much.paths == veins.paths).all()
+
+
+def test_difficulty_does_what_it_says() -> None:
+    eyes = [(replace(EYE, level=2.6), seed) for seed in range(8)]
+
+    def area(difficulty: Difficulty) -> int:
+        return sum(int((drawn(eye, difficulty, seed)[1] > 0).sum()) for eye, seed in eyes)
+
+    usual = area(Difficulty())
+    assert area(Difficulty(lesion_size=1.5)) > 1.5 * usual
+    assert area(Difficulty(lesion_count=2.0)) > 1.4 * usual
+    assert area(Difficulty(lesion_contrast=0.5)) == area(Difficulty(distractors=3.0)) == usual
+    without, many = (drawn(EYE, Difficulty(distractors=amount))[0] for amount in (0.0, 3.0))
+    assert (np.abs(many - without).max(axis=2) > 0.05).sum() > 50
+
+
+def test_defects_spoil_a_photograph_as_they_are_named() -> None:
+    picture, _ = drawn(EYE)
+    column, row = VIEW.field()
+    inside = column**2 + row**2 < 0.9**2
+
+    def taken(defect: str | None, seed: int) -> np.ndarray:
+        # The median of the green light, by part of the field, and how much detail there is.
+        shot = photograph(np.random.default_rng(seed), picture, VIEW, CAMERAS[0], 0.0, defect)[..., 1].astype(float)
+        upper, lower = (np.median(shot[inside & half]) for half in (row < -0.3, row > 0.6))
+        rim = [np.median(shot[inside & half]) for half in (column < -0.7, column > 0.7, row < -0.7, row > 0.7)]
+        detail = np.abs(cv2.Laplacian(shot, cv2.CV_64F))[column**2 + row**2 < 0.5**2].mean()
+        return np.array([np.median(shot[inside]), upper / lower, max(rim) / max(min(rim), 1), detail])
+
+    for seed in range(5):
+        good = taken(None, seed)
+        bad = {defect: taken(defect, seed) for defect in DEFECTS}
+        assert bad["blur"][3] < 0.3 * good[3]
+        assert bad["dark"][0] < 0.3 * good[0]
+        assert bad["bright"][0] > 1.5 * good[0]
+        assert bad["lid"][1] < 0.4 * good[1]
+        assert bad["off field"][2] > 3 * good[2]
+
+
+def test_noise_and_camera_are_what_differs_between_photographs() -> None:
+    picture, _ = drawn(EYE)
+    camera = CAMERAS[0]
+
+    def taken(noise: float) -> np.ndarray:
+        return photograph(np.random.default_rng(0), picture, VIEW, camera, noise, None).astype(float)
+
+    spread = [(taken(noise) - taken(0.0)).std() / 255 for noise in (1.0, 2.0)]
+    assert spread[0] == pytest.approx(camera.noise * 0.8, rel=0.35)  # less outside the disc, rounding adds
+    assert spread[1] == pytest.approx(2 * spread[0], rel=0.1)
 
 
 def test_prevalence_is_as_set(many_states: pd.DataFrame) -> None:
@@ -295,7 +391,7 @@ def test_ungradable_pictures_are_called_so_by_most_graders_and_look_it(root: Pat
     assert bad.mean() == pytest.approx(0.25, abs=0.04)
     assert table.loc[bad, "gradable"].mean() < 0.25
     assert table.loc[~bad, "gradable"].mean() > 0.96
-    assert {state.defect for state in table["truth"]} == {None, *phantom.DEFECTS}
+    assert {state.defect for state in table["truth"]} == {None, *DEFECTS}
     # They have less fine detail than the others.
     detail = {}
     for name, eye in truth.iterrows():
@@ -335,9 +431,9 @@ def test_optic_disc_lies_on_the_nasal_side(root: Path, truth: pd.DataFrame) -> N
 
 
 def test_vessels_leave_the_optic_disc_and_spare_the_fovea() -> None:
-    tree = phantom._vessel_tree(np.random.default_rng(0), 1.0, 0.023)
+    tree = drawing._vessel_tree(np.random.default_rng(0), 1.0, 0.023)
     second, first, trunks = tree
-    assert np.hypot(*(trunks.paths[:, 0] - phantom.OPTIC_DISC).T).max() < phantom.DISC_RADIUS
+    assert np.hypot(*(trunks.paths[:, 0] - drawing.OPTIC_DISC).T).max() < drawing.DISC_RADIUS
     for branches in (first, second):
         start_outside = np.hypot(*branches.paths[:, 0].T) >= 0.1
         assert (np.hypot(branches.paths[start_outside, :, 0], branches.paths[start_outside, :, 1]) >= 0.1).all()
@@ -347,10 +443,9 @@ def test_vessels_leave_the_optic_disc_and_spare_the_fovea() -> None:
 
 
 def test_positions_on_the_retina_and_in_the_picture_agree() -> None:
-    settings = PhantomSettings()
-    for left, camera in itertools.product((False, True), phantom.CAMERAS):
-        view = phantom._view(np.random.default_rng(5), settings, camera, left)
-        x, y, squared = view.grid()
+    for left, camera in itertools.product((False, True), CAMERAS):
+        view = aim(np.random.default_rng(5), camera, 256, left)
+        x, y = view.grid()
         row, column = 40, 101
         pixel = view.pixels(np.array([x[row, column], y[row, column]], np.float64))
         assert pixel == pytest.approx([column, row], abs=1e-3)
@@ -361,7 +456,11 @@ def test_positions_on_the_retina_and_in_the_picture_agree() -> None:
         assert len(points) == 200
         assert (np.hypot(*(pixels - [view.x, view.y]).T) < view.radius).all()
         assert ((pixels > 0) & (pixels < [view.width - 1, view.height - 1])).all()
-        assert squared.min() < 0.01
+        across, down = view.field()
+        assert [across[column], down[row, 0]] == pytest.approx(
+            [(column - view.x) / view.radius, (row - view.y) / view.radius], abs=1e-6
+        )
+        assert max(view.width, view.height) == round(256 * camera.scale)
 
 
 def test_ensure_makes_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,6 +520,38 @@ def test_two_processes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert raced
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert len(list((folder / "images").iterdir())) == 2
+
+
+def test_what_a_killed_run_left_is_removed_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = PhantomSettings(patients=1, size=64)
+    folder = phantom_folder(tmp_path, settings)
+    with monkeypatch.context() as killed:  # as if by a signal that leaves no time to tidy up
+        killed.setattr(phantom.shutil, "rmtree", lambda *arguments, **options: None)
+        killed.setattr(phantom, "_write_table", None)
+        for _ in range(2):
+            with pytest.raises(TypeError):
+                make_phantom(folder, settings, workers=1)
+    old, recent = sorted(tmp_path.iterdir())
+    assert all(path.name.startswith(f".{folder.name}.") and any(path.rglob("*.jpg")) for path in (old, recent))
+
+    def age(path: Path, seconds: float) -> None:
+        for part in (path, *path.rglob("*")):
+            os.utime(part, (time.time() - seconds,) * 2)
+
+    mine = tmp_path / ".mine"
+    mine.mkdir()
+    for path, seconds in ((old, 3700), (recent, 3700), (mine, 1e6)):
+        age(path, seconds)
+    (recent / "images" / "p0002_left.jpg").touch()  # still being made, though begun long ago
+    assert ensure_phantom(tmp_path, settings, workers=1) == folder
+    assert set(tmp_path.iterdir()) == {folder, recent, mine}
+    # Also when the phantom itself is there, which never grows too old.
+    age(recent, 3700)
+    age(folder, 1e6)
+    before = contents(folder)
+    assert ensure_phantom(tmp_path, settings, workers=1) == folder
+    assert set(tmp_path.iterdir()) == {folder, mine}
+    assert contents(folder) == before
 
 
 def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipelines.shared import figures
-from pipelines.shared.figures import Curve, Point, Subgroup, Tile
+from pipelines.shared.figures import Curve, Point, Subgroup, Tile, style
+from pipelines.shared.figures.discrimination import _zoom
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,16 @@ def test_drawing_leaves_the_users_style_alone(tmp_path: Path) -> None:
 
 
 def test_every_figure_function_is_among_the_cases() -> None:
+    modules = [importlib.import_module(f"{figures.__name__}.{m.name}") for m in pkgutil.iter_modules(figures.__path__)]
     public = {
         name
-        for name, value in vars(figures).items()
-        if callable(value) and value.__module__ == figures.__name__ and not name.startswith("_") and name.islower()
+        for module in modules
+        for name, value in vars(module).items()
+        if module is not style and inspect.isfunction(value) and value.__module__ == module.__name__
+        if not name.startswith("_")
     }
-    assert public == {function.__name__ for function, _, _ in CASES.values()}
+    drawn = {function.__name__ for function, _, _ in CASES.values()}
+    assert public == drawn == {name for name in figures.__all__ if name.islower()}
 
 
 @pytest.mark.parametrize("name", ["roc", "gallery", "flow"])
@@ -175,7 +183,7 @@ def test_note_is_added_below_and_changes_nothing_else(name: str, tmp_path: Path)
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Figure]:
     """Call a figure function and get its matplotlib figure, drawn."""
     kept: list[Figure] = []
-    original = figures._pixels
+    original = style._pixels
 
     def keep(figure: Figure) -> np.ndarray:
         kept.append(figure)
@@ -185,7 +193,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Figu
         function(tmp_path / "figure.png", *arguments, **keywords)
         return kept[-1]
 
-    monkeypatch.setattr(figures, "_pixels", keep)
+    monkeypatch.setattr(style, "_pixels", keep)
     return call
 
 
@@ -221,16 +229,16 @@ def test_roc_draws_one_minus_specificity_and_turns_the_arms_round(drawn: Callabl
 )
 def test_roc_enlarges_only_good_curves(sensitivity: float, side: float | None) -> None:
     curve = Curve("c", [0, 0.1, 0.2, 0.3, 1], [0, sensitivity, sensitivity, sensitivity, 1])
-    assert figures._zoom([curve], []) == side
-    assert figures._zoom([], []) is None
-    assert figures._zoom([curve, Curve("bad", [0, 1], [0, 1])], []) is None
+    assert _zoom([curve], []) == side
+    assert _zoom([], []) is None
+    assert _zoom([curve, Curve("bad", [0, 1], [0, 1])], []) is None
 
 
 def test_roc_enlarges_so_that_the_points_are_seen() -> None:
     curve = Curve("c", [0, 0.05, 1], [0, 0.99, 1])
-    assert figures._zoom([curve], [Point("p", 0.95, 0.95)]) == 0.1
-    assert figures._zoom([curve], [Point("p", 0.95, 0.85)]) == 0.2
-    assert figures._zoom([curve], [Point("p", 0.2, 0.85)]) == 0.3  # too far away for any
+    assert _zoom([curve], [Point("p", 0.95, 0.95)]) == 0.1
+    assert _zoom([curve], [Point("p", 0.95, 0.85)]) == 0.2
+    assert _zoom([curve], [Point("p", 0.2, 0.85)]) == 0.3  # too far away for any
 
 
 @pytest.mark.parametrize("reverse", [False, True])

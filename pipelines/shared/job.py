@@ -1,0 +1,43 @@
+"""One validated job: its configuration, its place, and how a study's own configuration is found."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.shared.config import StudyConfig
+
+EXIT_MISTAKE = 2
+EXIT_RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: cut off on request, a checkpoint is written
+EXIT_INTERRUPTED = 130
+
+COMMON_MODES = ["train", "evaluate", "predict", "verify", "resume", "report"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One validated configuration and where it runs.
+
+    Attributes:
+        config: the study's configuration.
+        run_dir: the run folder.
+        command: what was typed, for the report.
+        resuming: whether the run folder has been begun.
+    """
+
+    config: StudyConfig
+    run_dir: Path
+    command: str
+    resuming: bool
+
+
+def config_model(study: str) -> type[StudyConfig]:
+    """The pydantic model of a study's configuration: `CONFIG` of its config.py."""
+    model: type[StudyConfig] = importlib.import_module(f"pipelines.{study}.config").CONFIG
+    return model
+
+
+def study_modes(study: str) -> list[str]:
+    """The modes of a study: the common ones and its own (`MODES` of its config.py)."""
+    return COMMON_MODES + list(getattr(importlib.import_module(f"pipelines.{study}.config"), "MODES", []))

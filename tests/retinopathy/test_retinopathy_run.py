@@ -1,0 +1,163 @@
+"""Whole runs: on the real sample, on one's own table, predicted files, a sweep, a run cut off and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.retinopathy", *arguments],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of a few steps on the phantom."""
+    folder = tmp_path_factory.mktemp("phantom") / "run"
+    run("trainer=smoke", f"run_dir={folder}")
+    return folder
+
+
+def test_the_real_sample_trains_reports_and_is_judged_by_another_run(real_sample, finished, tmp_path):
+    root = f"data.root={real_sample('aptos2019')}"
+    shown = run("data=aptos2019", root, "mode=verify").stdout
+    assert "4 sets of identical images" in shown
+    assert shown.count("identical, labels differ") == 2
+    run("data=aptos2019", root, "trainer=smoke", f"run_dir={tmp_path / 'train'}")
+    metrics = json.loads((tmp_path / "train" / "metrics.json").read_text())
+    assert metrics["headline"] == "test.moderate_or_worse.auroc"
+    assert metrics["source"] == metrics["source"] | {"name": "aptos2019", "synthetic": False, "records": 58}
+    assert metrics["reference"]["oracle"] is None
+    report = (tmp_path / "train" / "report.html").read_text()
+    assert "the intervals say how little this proves" in report
+    assert "Synthetic data." not in report
+
+    run("mode=evaluate", f"run={finished}", "data=aptos2019", root, f"run_dir={tmp_path / 'judged'}")
+    judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    frozen = json.loads((finished / "metrics.json").read_text())["operating_points"]
+    thresholds = {(p["task"], p["name"]): p["threshold"] for p in frozen}
+    for point in judged["operating_points"]:
+        assert point["threshold"] == thresholds[point["task"], point["name"]]
+        assert point["chosen_on"] == "val"
+    assert judged["splits"] == {"test": {"records": 58, "groups": 56}}
+
+
+def test_predicting_files(finished, tmp_path):
+    records = pd.read_parquet(finished / "records.parquet")
+    test = records[records["split"] == "test"].iloc[0]
+    cache = next((REPOSITORY / ".cache").glob(f"phantom-retinopathy-*/{test['path']}"))
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    with Image.open(cache) as picture:
+        picture.load()
+    (tmp_path / "in" / "deep" / cache.name).write_bytes(cache.read_bytes())
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (300, 300), (80, 80, 80)).save(tmp_path / "in" / "blank.png")
+    (tmp_path / "in" / "notes.txt").write_text("not for us")
+    done = run("mode=predict", f"run={finished}", f"input={tmp_path / 'in'}", f"run_dir={tmp_path / 'out'}")
+    assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "out" / "predictions.csv")
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("file")
+    assert sorted(table.index) == ["blank.png", "broken.png", f"deep/{cache.name}"]
+    good = table.loc[f"deep/{cache.name}"]
+    predictions = pd.read_parquet(finished / "predictions" / "test.parquet").set_index("id")
+    assert good["p_referable"] == pytest.approx(predictions.loc[test["id"], "p_referable"], abs=1e-5)
+    points = json.loads((finished / "operating_points.json").read_text())
+    for point in points:
+        called = good[f"{point['task']}@{point['name']}"]
+        assert called == float(predictions.loc[test["id"], point["score"]] >= point["threshold"])
+    assert pd.isna(good["reason"])
+    assert "no fundus circle" in table.loc["blank.png", "reason"]
+    assert isinstance(table.loc["broken.png", "reason"], str)
+    assert table.loc[["blank.png", "broken.png"], "p_referable"].isna().all()
+
+
+def test_one_file_can_be_predicted(finished, tmp_path):
+    picture = next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images/*"))
+    run("mode=predict", f"run={finished}", f"input={picture}", f"run_dir={tmp_path / 'out'}")
+    assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 1
+
+
+def test_a_model_of_other_classes_is_refused(finished, tmp_path):
+    file = finished / "models" / "network" / "model.json"
+    text = file.read_text()
+    try:
+        file.write_text(text.replace('"dme"', '"drusen"'))
+        done = run("mode=predict", f"run={finished}", f"input={REPOSITORY}", f"run_dir={tmp_path / 'o'}", check=False)
+    finally:
+        file.write_text(text)
+    assert done.returncode == 2
+    assert "drusen" in done.stderr
+
+
+def test_a_sweep_over_patients_and_seeds(tmp_path):
+    arguments = ["-m", "data.train_size=20,40", "seed=0,1", "trainer=smoke", "explain.scored=0", f"run_dir={tmp_path}"]
+    run(*arguments)
+    folders = sorted(p for p in tmp_path.iterdir() if p.is_dir())
+    assert [p.name.split("-")[0] for p in folders] == ["0", "1", "2", "3"]
+    sizes, tests = [], []
+    for folder in folders:
+        records = pd.read_parquet(folder / "records.parquet")
+        sizes.append(records.loc[records["split"] == "train", "group"].nunique())
+        tests.append(frozenset(records.loc[records["split"] == "test", "id"]))
+        assert (folder / "report.html").exists()
+    assert sizes == [20, 20, 40, 40]
+    assert tests[0] == tests[2], "the same seed has the same test set at every size"
+    assert tests[0] != tests[1]
+    again = run(*arguments).stdout
+    assert again.count("Complete already") == 4
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    recipe = [
+        "data.phantom.patients=60", "trainer.epochs=3", "trainer.max_steps=6", "trainer.batch_size=8",
+        "trainer.checkpoint_seconds=0.01", "trainer.ema_decay=0.9", "explain.scored=0", "explain.errors=0",
+    ]  # fmt: skip
+    run(*recipe, f"run_dir={tmp_path / 'whole'}")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        folder = tmp_path / number.name
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.retinopathy", *recipe, f"run_dir={folder}"],
+            cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        file = folder / "checkpoint" / "network.pt"
+        while process.poll() is None:
+            if file.exists() and torch.load(file, weights_only=True)["progress"]["epoch"] == 1:
+                os.kill(process.pid, number)
+                break
+            time.sleep(0.02)
+        status = process.wait(60)
+        assert status == (-9 if number == signal.SIGKILL else 75)
+        assert not (folder / "report.html").exists()
+        run("mode=resume", f"run={folder}")
+        weights = "models/network/weights.safetensors"
+        assert (folder / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+        one, two = (json.loads((f / "metrics.json").read_text()) for f in (folder, tmp_path / "whole"))
+        assert one["metrics"] == two["metrics"]
+
+
+def test_resuming_with_other_data_is_refused(finished):
+    flow = finished / "flow.json"
+    text = flow.read_text()
+    try:
+        flow.write_text(json.dumps(json.loads(text) | {"fingerprint": "0" * 64}))
+        done = run("mode=resume", f"run={finished}", check=False)
+    finally:
+        flow.write_text(text)
+    assert done.returncode == 2
+    assert "another data" in done.stderr
