@@ -23,11 +23,9 @@ class LabelRules(Section):
 
 
 class RetinopathyData(DataSection):
-    """Keys of all retinopathy sources. `grades_per_image` keeps so many graders per training image (null: all)."""
+    """Keys of all retinopathy sources."""
 
     local_average_applied: bool
-    grades_per_image: Count | None
-    labels: LabelRules
 
 
 class PhantomKeys(Section):
@@ -42,9 +40,11 @@ class PhantomKeys(Section):
 
 
 class PhantomData(RetinopathyData):
-    """`data=phantom`."""
+    """`data=phantom`, the source with several graders. `grades_per_image`: so many per training image (null: all)."""
 
     name: Literal["phantom"]
+    grades_per_image: Count | None
+    labels: LabelRules
     phantom: PhantomKeys
 
 
@@ -93,7 +93,8 @@ class RetinopathyConfig(StudyConfig):
 
     @model_validator(mode="after")
     def _local_average_once(self) -> RetinopathyConfig:
-        if self.preprocess.local_average and self.data.local_average_applied:
+        twice = self.preprocess.local_average and self.data.local_average_applied
+        if twice and self.mode in ("train", "resume"):  # a finished network's filter is just left out
             raise ValueError("preprocess.local_average=true on data that carry it already (data.local_average_applied)")
         return self
 

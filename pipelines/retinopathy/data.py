@@ -11,11 +11,11 @@ import pandas as pd
 from scipy.stats import norm
 
 from pipelines.retinopathy import fundus
-from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.retinopathy.config import LabelRules, RetinopathyConfig
 from pipelines.retinopathy.labels import add_grade_targets, either, few_graders, own_referable, reference
 from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom
 from pipelines.shared.duplicates import describe, pixel_hash
-from pipelines.shared.errors import UnusableRecord
+from pipelines.shared.errors import DataError, UnusableRecord
 from pipelines.shared.images import read_image
 from pipelines.shared.records import (
     Source,
@@ -23,6 +23,7 @@ from pipelines.shared.records import (
     check_ids,
     dataset_folder,
     inside,
+    numeric_if_possible,
     parse_values,
     raise_problems,
     read_csv,
@@ -87,7 +88,7 @@ def phantom(config: RetinopathyConfig) -> Source:
         ungradable=keys.ungradable,
     )
     root = ensure_phantom(Path(config.cache.dir), settings)
-    source = multi_grader(root, config, "phantom", synthetic=True)
+    source = multi_grader(root, config.data.labels, config.data.grades_per_image, config.seed)
     truth = pd.read_csv(root / "truth" / "truth.csv").set_index("image_id").reindex(source.records["id"])
     # The oracle knows both latent severities, in units of a grader's noise from the border of what is referable.
     noise = max(settings.grader_noise, 1e-3)
@@ -104,7 +105,7 @@ def phantom(config: RetinopathyConfig) -> Source:
     return Source("phantom", True, root, records, source.group_key, source.readers, source.notes)
 
 
-def multi_grader(root: Path, config: RetinopathyConfig, name: str, synthetic: bool) -> Source:
+def multi_grader(root: Path, rules: LabelRules, grades_per_image: int | None, seed: int) -> Source:
     """The layout of a set with several graders: images/, grades.csv (image_id, grader, grade, dme, gradable) and
     metadata.csv (image_id, patient_id, and any further columns).
 
@@ -129,14 +130,13 @@ def multi_grader(root: Path, config: RetinopathyConfig, name: str, synthetic: bo
     records["path"] = [found.get(i, f"images/{i}.png") for i in records["id"]]
     records["split"] = None
     if "age" in records:
-        records["age"] = pd.to_numeric(records["age"])
-    rules = config.data.labels
+        records["age"] = numeric_if_possible(records["age"])
     records = records.join(reference(readings, rules), on="id")
-    if config.data.grades_per_image is not None:
-        few = reference(few_graders(readings, config.data.grades_per_image, config.seed), rules)
+    if grades_per_image is not None:
+        few = reference(few_graders(readings, grades_per_image, seed), rules)
         records = records.join(few.add_suffix("_few"), on="id")
     readers = readings.assign(referable=own_referable(readings))
-    return Source(name, synthetic, root, add_grade_targets(records), "patient (both eyes)", readers)
+    return Source("phantom", True, root, add_grade_targets(records), "patient (both eyes)", readers)
 
 
 def aptos2019(config: RetinopathyConfig) -> Source:
@@ -158,7 +158,7 @@ def aptos2019(config: RetinopathyConfig) -> Source:
     problems += [
         f"{file.name} row {i + 2}: id_code {name} leaves the folder"
         for i, (name, path) in enumerate(zip(ids, paths, strict=True))
-        if not inside(root, path)
+        if not inside(path)
     ]
     raise_problems(problems, str(file), "Correct these rows, or take the file as it is distributed.")
     records = pd.DataFrame({"id": ids, "group": ids, "split": None, "path": paths, "grade": grade})
@@ -178,12 +178,22 @@ def table(config: RetinopathyConfig) -> Source:
     ungradable = records["gradable"].to_numpy(float) == 0
     for column in ("grade", "dme", "mild_or_worse", "moderate_or_worse", "severe_or_worse", "proliferative"):
         records.loc[ungradable, column] = np.nan
-    has_dme = records["dme"].notna().any()
     moderate, dme = records["moderate_or_worse"].to_numpy(float), records["dme"].to_numpy(float)
-    records["referable"] = either(moderate, dme) if has_dme else np.nan
+    # Without its DME label an image with a low grade is unknown; one with a high grade must then be left out too,
+    # or the positives would be more often known than the negatives.
+    records["referable"] = np.where(np.isnan(dme), np.nan, either(moderate, dme))
+    if config.mode in ("train", "resume") and records["grade"].isna().all():
+        columns = ", ".join(source.records.columns)
+        raise DataError(
+            "data.targets names no column for grade, or the column is empty.",
+            f"Give one, such as 'data.targets={{grade: diagnosis}}'; the table has: {columns}.",
+        )
     notes = [*source.notes]
-    if not has_dme:
+    lacking = int(np.isnan(dme).sum())
+    if lacking == len(dme):
         notes.append("No DME labels: the headline target is moderate-or-worse diabetic retinopathy.")
+    elif lacking:
+        notes.append(f"{lacking} images have no DME label: whether they are referable counts as unknown.")
     return Source("table", False, source.root, records, source.group_key, notes=notes)
 
 

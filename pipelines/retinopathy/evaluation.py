@@ -170,7 +170,7 @@ def _discrimination(
             readers_label="single graders",
             note=synthetic_note(evidence),
         )
-        caption = f"{NAMES[task]}, test. Crosses: 95 % exact binomial intervals at the frozen thresholds."
+        caption = f"{NAMES[task]}, test. Crosses: exact binomial intervals at the frozen thresholds."
         blocks.append(Picture("figures/roc.png", caption, "ROC curve with operating points and graders."))
         if readers:
             below, total = readers_below_curve(readers, curve)
@@ -270,6 +270,8 @@ def _thresholds(evidence: Evidence, test: pd.DataFrame, task: str, points: list[
 
 def _grade(evidence: Evidence, test: pd.DataFrame, metrics: dict[str, Estimate]) -> Section:
     rows = known(test, "grade")
+    if rows.empty:
+        return Section("Five grades", [Text("The test records have no grades.", "note")])
     matrix = confusion_matrix(rows["grade"].to_numpy(int), rows["grade_predicted"].to_numpy(int), list(range(5)))
     figures.confusion(
         evidence.folder.figures / "grades.png", matrix, [g.capitalize() for g in GRADES], note=synthetic_note(evidence)

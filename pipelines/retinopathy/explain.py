@@ -77,10 +77,15 @@ def _fundus(picture: np.ndarray) -> np.ndarray:
 
 
 def _score(task: str) -> Any:
-    """The score that is explained: the headline's log-odds, up to a monotone transform."""
+    """The score that is explained: the headline's log-odds (of an ensemble its first network's)."""
     moderate, dme = HEADS.index("moderate_or_worse"), HEADS.index("dme")
     if task == "referable":
-        return lambda outputs: torch.logsumexp(outputs[:, [moderate, dme]], dim=1)
+
+        def log_odds(outputs: torch.Tensor) -> torch.Tensor:
+            a, b = outputs[:, moderate], outputs[:, dme]
+            return torch.logsumexp(torch.stack([a, b, a + b]), dim=0)  # of 1 - (1 - p_a)(1 - p_b)
+
+        return log_odds
     return lambda outputs: outputs[:, moderate]
 
 

@@ -46,6 +46,8 @@ def reference(readings: pd.DataFrame, rules: LabelRules) -> pd.DataFrame:
         One row per image, indexed by id: grade, dme, gradable, referable; NaN where unknown.
     """
     rows = {}
+    ungradable = readings["gradable"] == 0
+    readings = readings.assign(grade=readings["grade"].mask(ungradable), dme=readings["dme"].mask(ungradable))
     own = own_referable(readings)
     for name, part in readings.assign(referable=own).groupby("id", sort=False):
         gradable = majority(part["gradable"].to_numpy(float), rules.ties)

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ FREE_WITH_RUN = {
     "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
     "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
     "resume": [],
-    "report": ["statistics"],
+    "report": [],
 }
 
 
@@ -44,12 +45,12 @@ def _answer(study: str, arguments: list[str]) -> int:
     # Threads that wait for each other by spinning make training ten times slower as soon as another program
     # wants a core; spinning briefly costs nothing when none does.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it a GPU's sums differ from run to run
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        _check_arguments(study, arguments)
-        _compose_and_run(study, arguments)
+        _compose_and_run(study, _checked_arguments(study, arguments))
     except UserError as mistake:
         print(f"{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
         return EXIT_MISTAKE
@@ -62,24 +63,30 @@ def _answer(study: str, arguments: list[str]) -> int:
         print("Interrupted. A run that had begun training goes on with mode=resume run=<its folder>.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except SystemExit as stop:  # raised by the trainer on SIGTERM with EXIT_RESUME_ME, and by Hydra after --help
-        return stop.code if isinstance(stop.code, int) else 0
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
 
 
 # --- before Hydra: the mistakes that people make most, answered with the nearest name ---
 
 
-def _check_arguments(study: str, arguments: list[str]) -> None:
+def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
+    """The arguments, checked; keys of free-form dictionaries get the ++ with which Hydra lets them be new."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     if any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in arguments):
-        return
+        return arguments
     sweep = "-m" in arguments or "--multirun" in arguments
-    if sweep and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if sweep:
+            raise ConfigError(
+                "-m was given under torchrun: every process would start the whole sweep.",
+                "Start the sweep without torchrun (jobs one after the other), or one job at a time under torchrun.",
+            )
         raise ConfigError(
-            "-m was given under torchrun: every process would start the whole sweep.",
-            "Start the sweep without torchrun (jobs one after the other), or one job at a time under torchrun.",
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this version does not train on several processes yet.",
+            "Start it without torchrun.",
         )
     groups = _groups(study)
     parser = OverridesParser.create()
@@ -108,6 +115,7 @@ def _check_arguments(study: str, arguments: list[str]) -> None:
             chosen[key] = str(override.value())
     model = config_model(study)
     keys = allowed_keys(model, {group: {"name": choice} for group, choice in chosen.items()})
+    free = [k for k in keys if k.endswith(".*")]
     for override in overrides:
         key = override.get_key_element().lstrip("+~").split("@")[0]
         if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
@@ -116,8 +124,12 @@ def _check_arguments(study: str, arguments: list[str]) -> None:
             for choice in _choices(override):
                 if choice not in groups[key]:
                     raise ConfigError(f"{key}={choice}: there is no such {key}.", nearest(choice, groups[key]))
-        elif key not in keys and not any(k.endswith(".*") and key.startswith(k[:-1]) for k in keys):
-            raise ConfigError(f"Unknown key '{key}'.", nearest(key, [k for k in keys if not k.endswith(".*")]))
+        elif any(key == k[:-2] or key.startswith(k[:-1]) for k in free):
+            text = str(override.input_line)
+            arguments = [f"++{a.lstrip('+')}" if a == text else a for a in arguments]
+        elif key not in keys:
+            raise ConfigError(f"Unknown key '{key}'.", nearest(key, [k for k in keys if k not in free]))
+    return arguments
 
 
 def _groups(study: str) -> dict[str, list[str]]:
@@ -177,23 +189,17 @@ def _run_job(study: str, composed: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("hydra")]
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("hydra")]
     keys = [o.lstrip("+~").partition("=")[0] for o in overrides]
     config = _with_finished_run(study, check(config_model(study), values), keys)
     parent = _sweep_parent()
-    command = " ".join([f"python -m pipelines.{study}", *(_quoted(o) for o in overrides)])
+    command = shlex.join(["python", "-m", f"pipelines.{study}", *overrides])
     job = _place(config, parent, HydraConfig.get().job.num if parent else None, "run_dir" in keys, command)
     if job is None:
         return
     from pipelines.shared import modes
 
     modes.run(importlib.import_module(f"pipelines.{study}.study").STUDY, job)
-
-
-def _quoted(override: str) -> str:
-    import shlex
-
-    return shlex.quote(override)
 
 
 def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> StudyConfig:
@@ -219,7 +225,12 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
                 f"'{key}' cannot be changed here: it belongs to the finished run {config.run}.",
                 f"mode={config.mode} takes: {', '.join(free)}.",
             )
-    values = read_run_config(Path(config.run), study)
+    values = read_run_config(Path(config.run).expanduser(), study)
+    if config.mode == "resume" and values["mode"] not in ("train", "resume"):
+        raise RunError(
+            f"run={config.run} is the folder of mode={values['mode']}, not of a training run.",
+            "Start it again instead.",
+        )
     now = config.model_dump()
     sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in FREE_WITH_RUN[config.mode])]
     for section in sections:
@@ -231,7 +242,13 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
             values[section][name] = now[section][name]
     if config.mode in ("resume", "report"):
         values["run_dir"] = config.run
-    return check(config_model(study), values)
+    try:
+        return check(config_model(study), values)
+    except ConfigError as mistake:
+        raise RunError(
+            f"The configuration of {config.run} does not fit this version: {mistake.problem}",
+            "Use the version that made the run (its environment.json names it).",
+        ) from None
 
 
 def read_run_config(run: Path, study: str) -> dict[str, Any]:
@@ -244,7 +261,10 @@ def read_run_config(run: Path, study: str) -> dict[str, Any]:
     if not file.is_file():
         found = "no such folder" if not run.is_dir() else "it holds no config.yaml"
         raise RunError(f"run={run} is not a run folder: {found}.", "Give a folder that a training run left.")
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as failure:
+        raise RunError(f"{file} cannot be read: {failure}", "Copy the whole run folder again.") from None
     if not isinstance(values, dict) or values.get("study") != study:
         other = values.get("study") if isinstance(values, dict) else None
         raise RunError(f"run={run} is a run of '{other}', not of '{study}'.", f"Use python -m pipelines.{other}.")
@@ -254,7 +274,7 @@ def read_run_config(run: Path, study: str) -> dict[str, Any]:
 def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen: bool, command: str) -> Job | None:
     """Decide the run folder; None where a sweep's job is complete already."""
     if config.mode in ("resume", "report"):
-        return Job(config, Path(str(config.run)), command, resuming=config.mode == "resume")
+        return Job(config, Path(str(config.run)).expanduser(), command, resuming=config.mode == "resume")
     if config.mode == "verify":
         return Job(config, Path(config.run_dir), command, resuming=False)
     if parent is not None:
@@ -266,7 +286,7 @@ def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen:
             return None
         begun = (folder / "config.yaml").exists() and (folder / "records.parquet").exists()
         return Job(config, folder, command, resuming=begun)
-    folder = Path(config.run_dir)
+    folder = Path(config.run_dir).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if chosen:
             raise RunError(

@@ -70,13 +70,14 @@ def training_data(study: Study, config: Config) -> Data:
     return _data(study, config, source, records, prepared, gated, flow, gate, _warnings(config, source, gate))
 
 
-def external_data(study: Study, config: Config, trained: pd.DataFrame) -> Data:
+def external_data(study: Study, config: Config, trained: pd.DataFrame, trained_source: str) -> Data:
     """All usable records of a source as `test`, without those that a run was trained or tuned on.
 
     Args:
         study: the study.
         config: of the evaluation.
         trained: the run's record table.
+        trained_source: the name of the source it came from; group names mean the same only within one source.
 
     Raises:
         DataError: unreadable files, or nothing is left to score.
@@ -87,6 +88,8 @@ def external_data(study: Study, config: Config, trained: pd.DataFrame) -> Data:
     gated, gate = _gate(study, config, records, prepared, flow, "report", "group")
     seen = trained[trained["split"].isin(["train", "val"])]
     known = gated["fingerprint"].isin(set(seen["fingerprint"]))
+    if source.name == trained_source:  # other pictures of the same patients
+        known |= gated["group"].isin(set(seen["group"]) | set(seen["source_group"]))
     flow.left_out("In the run's own train or val", list(gated["id"][known]))
     gated = gated[~known]
     if gated.empty:
@@ -116,7 +119,8 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
     if bad.any() and config.data.on_bad_file == "error":
         lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], facts["bad"][bad], strict=True)]
         raise DataError(
-            f"{bad.sum()} of {len(facts)} files of {source.name} in {source.root} cannot be used:\n{listed(lines, 50)}",
+            f"{len(lines)} of {len(facts)} files of {source.name} in {source.root} cannot be used:\n"
+            + listed(lines, len(lines)),
             "Correct or remove them, or drop and report them with data.on_bad_file=skip.",
         )
     flow.left_out("Files that cannot be read", list(ids[bad]))

@@ -45,13 +45,12 @@ class ImageNetwork(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        try:
-            self.backbone = timm.create_model(architecture.backbone, pretrained=False, num_classes=0)
-        except RuntimeError:
+        if not timm.is_model(architecture.backbone):
             raise ConfigError(
                 f"model.backbone={architecture.backbone} is no model of timm {timm.__version__}.",
                 nearest(architecture.backbone, timm.list_models()),
-            ) from None
+            )
+        self.backbone = timm.create_model(architecture.backbone, pretrained=False, num_classes=0)
         self.backbone.to(memory_format=torch.channels_last)
         self.dropout = nn.Dropout(architecture.drop_rate)
         width: Any = self.backbone.head_hidden_size
@@ -134,7 +133,11 @@ def _local_weights(file: Path) -> dict[str, torch.Tensor]:
     except Exception as failure:  # safetensors and torch raise many types for a damaged file
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
         raise WeightsError(f"model.weights={file} cannot be read: {reason}", allowed) from failure
-    return state.get("state_dict", state.get("model", state))
+    if isinstance(state, dict):
+        state = state.get("state_dict", state.get("model", state))
+    if not isinstance(state, dict):
+        raise WeightsError(f"model.weights={file} holds a {type(state).__name__}, not named tensors.", allowed)
+    return state
 
 
 def _load_backbone(backbone: nn.Module, state: dict[str, torch.Tensor], section: ModelSection) -> None:

@@ -106,7 +106,7 @@ def prepare_records(
     Raises:
         ConfigError: the arrays will not fit into `cache.max_gb`.
     """
-    folder = Path(cache.dir) / "prepared" / _digest([settings, str(root.resolve()), cache.enabled])[:16]
+    folder = Path(cache.dir).expanduser() / "prepared" / _digest([settings, str(root.resolve()), cache.enabled])[:16]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)  # marks it as in use: the least recently used folder is the first to go
     rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
@@ -183,7 +183,7 @@ def _make_shard(job: tuple[str, list[dict[str, Any]]], folder: Path, root: Path,
         columns = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "hash", "thumbnail"]
         if store:
             write_atomically(array_file, lambda aside: aside.write_bytes(b"".join(chunks)))
-        table = pd.DataFrame(index, columns=columns)
+        table = pd.DataFrame(index, columns=columns, dtype=object)
         write_atomically(index_file, lambda aside: table.to_parquet(aside, index=False))
     (folder / f"{key}.lock").unlink(missing_ok=True)
 
@@ -226,11 +226,12 @@ def _collect(
         for position, entry in zip(positions, index.to_dict("records"), strict=True):
             missing = {"fingerprint": None} | json.loads(entry["facts"])
             facts[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | missing
-            if entry["hash"] is not None:
+            # A shard in which no record has one holds NaN instead of None.
+            if isinstance(entry["hash"], bytes):
                 hashes[position] = np.frombuffer(entry["hash"], np.uint64)
-            if entry["thumbnail"] is not None:
+            if isinstance(entry["thumbnail"], bytes):
                 thumbnails[position] = np.frombuffer(entry["thumbnail"], np.uint8).reshape(64, 64)
-            if entry["shape"] is not None:
+            if isinstance(entry["dtype"], str) and isinstance(entry["shape"], np.ndarray):
                 shape = tuple(int(s) for s in entry["shape"])
                 places[position] = (str(folder / f"{key}.bin"), entry["dtype"], int(entry["offset"]), shape)
     table = pd.DataFrame(facts)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.shared.errors import ConfigError, nearest
 
@@ -53,6 +53,14 @@ class TableSection(DataSection):
     columns: TableColumns
     targets: dict[str, str]
     values: dict[str, dict[str, int | float | str]]
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _codes_are_words(cls, values: Any) -> Any:
+        """YAML reads the code 1 as a number; in a table every cell is text."""
+        if not isinstance(values, dict):
+            return values
+        return {k: {str(c): v for c, v in m.items()} if isinstance(m, dict) else m for k, m in values.items()}
 
 
 class SplitSection(Section):

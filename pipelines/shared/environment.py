@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import time
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pipelines
 from pipelines.shared.job import Job
 from pipelines.shared.log import log, start_log
-from pipelines.shared.run_folder import RunFolder, write_json
+from pipelines.shared.run_folder import RunFolder, read_json, write_json
 
 if TYPE_CHECKING:
     from pipelines.shared.distributed import World
@@ -36,9 +35,8 @@ def start(title: str, job: Job, folder: RunFolder) -> World:
     from pipelines.shared import distributed
 
     world = distributed.start(job.config.trainer.device)
-    if job.config.trainer.deterministic:
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = not job.config.trainer.deterministic
+    torch.use_deterministic_algorithms(job.config.trainer.deterministic, warn_only=True)
     content = read_environment(folder)
     content["device"] = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     write_json(folder.environment, content)
@@ -47,7 +45,7 @@ def start(title: str, job: Job, folder: RunFolder) -> World:
 
 def read_environment(folder: RunFolder) -> dict[str, Any]:
     """environment.json."""
-    content: dict[str, Any] = json.loads(folder.environment.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(folder.environment)
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pipelines.shared.errors import RunError
 from pipelines.shared.job import config_model
 from pipelines.shared.records import SPLITS
 from pipelines.shared.report import Code, Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
-from pipelines.shared.run_folder import RunFolder, plain, write_json
+from pipelines.shared.run_folder import RunFolder, plain, read_json, write_json
 from pipelines.shared.stats.operating_points import is_positive
 from pipelines.shared.study import Evidence, Results, Study
 
@@ -37,7 +36,7 @@ def evaluate(study: Study, folder: RunFolder) -> Path:
     evidence = read_evidence(study, folder)
     folder.figures.mkdir(exist_ok=True)
     results = study.evaluate(evidence)
-    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+    environment = read_json(folder.environment)
     write_json(folder.metrics, plain(metrics_file(study, evidence, results, environment)))
     return render(_report(study, evidence, results, environment), folder.path)
 
@@ -52,17 +51,17 @@ def read_evidence(study: Study, folder: RunFolder) -> Evidence:
     predictions = {s: pd.read_parquet(folder.predictions(s)) for s in SPLITS if folder.predictions(s).exists()}
     if "test" not in predictions:
         raise RunError(f"{folder.path} has no predictions/test.parquet.", "Finish the run first: mode=resume.")
-    networks = [json.loads((n / "model.json").read_text(encoding="utf-8")) for n in folder.networks()]
+    networks = [read_json(n / "model.json") for n in folder.networks()]
     return Evidence(
         folder=folder,
         config=check(config_model(study.name), values),
         records=folder.read_table(folder.records),
         predictions=predictions,
         readers=pd.read_parquet(folder.readers) if folder.readers.exists() else None,
-        flow=json.loads(folder.flow.read_text(encoding="utf-8")),
+        flow=read_json(folder.flow),
         history=pd.read_csv(folder.history) if folder.history.exists() else None,
         networks=networks,
-        operating_points=json.loads(folder.operating_points.read_text(encoding="utf-8")),
+        operating_points=read_json(folder.operating_points),
     )
 
 
@@ -246,6 +245,6 @@ def _environment_section(evidence: Evidence, environment: dict[str, Any]) -> Sec
 
 def age_bands(column: pd.Series) -> pd.Series:
     """Ages as decades ("40-49"), None where unknown."""
-    decade = (pd.to_numeric(column) // 10 * 10).to_numpy(float)
+    decade = (pd.to_numeric(column, errors="coerce") // 10 * 10).to_numpy(float)
     labels = [None if np.isnan(d) else f"{int(d)}-{int(d) + 9}" for d in decade]
     return pd.Series(labels, index=column.index, dtype=object)

@@ -6,6 +6,8 @@ import logging
 import sys
 from pathlib import Path
 
+from pipelines.shared.errors import ConfigError
+
 log = logging.getLogger("pipelines")
 
 
@@ -20,7 +22,12 @@ def start_log(folder: Path | None, quiet: bool = False) -> None:
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
     log.addHandler(screen)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as failure:
+            raise ConfigError(
+                f"run_dir={folder} cannot be made: {failure.strerror}.", "Choose another run_dir."
+            ) from None
         file = logging.FileHandler(folder / "run.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipelines.shared.errors import DataError, RunError, listed
 from pipelines.shared.evaluator import calls, evaluate
 from pipelines.shared.job import Job
 from pipelines.shared.log import log, start_log
-from pipelines.shared.run_folder import RunFolder, plain, write_atomically, write_json
+from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
 from pipelines.shared.splits import leakage_gate
 from pipelines.shared.study import Config, Data, Study
 
@@ -67,10 +66,11 @@ def external_validation(study: Study, job: Job) -> None:
 
     config, folder, finished = job.config, RunFolder(job.run_dir), RunFolder(Path(str(job.config.run)))
     networks = _finished_networks(study, finished)
-    points = json.loads(finished.operating_points.read_text(encoding="utf-8"))
+    points = read_json(finished.operating_points)
     world = start(study.title, job, folder)
     with stage(folder, "data"):
-        data = external_data(study, config, finished.read_table(finished.records))
+        trained = read_json(finished.flow)["source"]
+        data = external_data(study, config, finished.read_table(finished.records), trained)
         data.flow["notes"].append(
             f"External validation of {finished.path.name}: its networks and thresholds are frozen."
         )
@@ -86,7 +86,7 @@ def predict_files(study: Study, job: Job) -> None:
     config: Config = job.config
     folder, finished = RunFolder(job.run_dir), RunFolder(Path(str(config.run)))
     networks = _finished_networks(study, finished)
-    points = json.loads(finished.operating_points.read_text(encoding="utf-8"))
+    points = read_json(finished.operating_points)
     root, files = input_files(Path(config.input), study.suffixes)
     world = start(study.title, job, folder)
     with stage(folder, "predict"):
@@ -128,17 +128,14 @@ def input_files(path: Path, suffixes: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def verify(study: Study, job: Job) -> None:
-    """Check a dataset against its card: tables, files, duplicates, counts. Exit status 1 if there are problems.
+    """Check a dataset against its card: tables, files, duplicates, counts. Writes nothing into its folder.
 
-    Writes nothing into the dataset's folder.
+    Exit status 2 if its tables are wrong (all bad rows are listed), 1 if files cannot be read, 0 otherwise; what is
+    found besides (duplicates, other counts than the card's) is for people to judge.
     """
     config: Config = job.config
     start_log(None)
-    try:
-        source = study.sources[config.data.name](config)
-    except DataError as error:
-        print(f"{error.problem}\n{error.remedy}")
-        raise SystemExit(1) from None
+    source = study.sources[config.data.name](config)
     facts_of = _prepare(study, config, source.records, source.root)
     facts = facts_of.facts
     for column, what in (("bad", "files cannot be read"), ("unusable", "files are of no use")):
@@ -147,6 +144,9 @@ def verify(study: Study, job: Job) -> None:
         if lines:
             print(f"{len(lines)} {what}:\n{listed(lines, len(lines))}")
     readable = np.flatnonzero(facts["fingerprint"].notna().to_numpy())
+    if len(readable) == 0:
+        print(f"{source.name}: none of its {len(facts)} files can be read.")
+        raise SystemExit(1)
     prepared = facts_of.take(readable)
     records = source.records.iloc[readable].reset_index(drop=True)
     records["fingerprint"] = prepared.facts["fingerprint"]
@@ -166,8 +166,11 @@ def verify(study: Study, job: Job) -> None:
     print(
         f"The card counts {card}; found: {len(source.records):,} records, {source.records['group'].nunique():,} groups."
     )
-    bad = int(facts["bad"].notna().sum())
-    print(f"{source.name} in {source.root}: {bad} problems.")
+    bad, unusable = int(facts["bad"].notna().sum()), int(facts["unusable"].notna().sum())
+    print(
+        f"{source.name}: {bad} files that cannot be read, {unusable} of no use, {len(gate.conflicts)} sets of "
+        f"identical images with different labels, {len(gate.near)} pairs of near-duplicates."
+    )
     if bad:
         raise SystemExit(1)
 
@@ -195,7 +198,7 @@ def _same_as_before(folder: RunFolder, data: Data) -> None:
     """Refuse to resume if the data are no longer those the run began with."""
     if not folder.flow.exists():
         return
-    before = json.loads(folder.flow.read_text(encoding="utf-8"))
+    before = read_json(folder.flow)
     for key, what in (("fingerprint", "data"), ("split_fingerprint", "split")):
         if before[key] != data.flow[key]:
             raise RunError(
@@ -218,7 +221,7 @@ def _finished_networks(study: Study, folder: RunFolder) -> list[Path]:
 def _finish(study: Study, folder: RunFolder) -> None:
     with stage(folder, "evaluate"):
         evaluate(study, folder)
-    metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    metrics = read_json(folder.metrics)
     write_json(folder.metrics, metrics | {"seconds": read_environment(folder)["seconds"]})
     headline = metrics["metrics"][metrics["headline"]]
     if headline["value"] is None:

@@ -8,6 +8,8 @@ columns. A missing target is NaN: unknown, never negative.
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,11 +87,18 @@ def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) ->
             table = pd.read_parquet(file)
             table = table.map(lambda v: np.nan if pd.isna(v) else _as_text(v))
         else:
-            table = pd.read_csv(file, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
+            _check_fields(file)
+            # Only an empty cell is empty: "None" and "NA" are words that a label may be.
+            table = pd.read_csv(
+                file, dtype=str, encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False, na_values=[""]
+            )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, ValueError) as failure:
         reason = str(failure).splitlines()[0]
         raise DataError(f"{file} cannot be read as a table: {reason}.", "Give a UTF-8 CSV with a header.") from None
     table.columns = [str(c).strip() for c in table.columns]
+    if not table.columns.is_unique:
+        twice = sorted(set(table.columns[table.columns.duplicated()]))
+        raise DataError(f"{file} names a column twice: {', '.join(twice)}.", "Rename or remove one of them.")
     for column in needed:
         if column not in table.columns:
             raise DataError(
@@ -99,6 +108,16 @@ def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) ->
     if table.empty:
         raise DataError(f"{file} has a header but no rows.", "Give a table with one row per record.")
     return table
+
+
+def _check_fields(file: Path) -> None:
+    """Refuse rows with more or fewer fields than the header: pandas would shift or fill them silently."""
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(text, skipinitialspace=True)
+        width = len(next(rows, []))
+        lines = [f"row {n}: {len(row)} fields" for n, row in enumerate(rows, start=2) if row and len(row) != width]
+    if lines:
+        raise DataError(f"{file} has rows that do not fit its {width} columns:\n{listed(lines)}", "Correct them.")
 
 
 def _as_text(value: object) -> str:
@@ -133,15 +152,16 @@ def parse_values(
     return pd.Series(parsed, index=column.index, name=column.name, dtype=float), problems
 
 
-def inside(root: Path, relative: str) -> bool:
+def inside(relative: str) -> bool:
     """Whether a path of a table stays inside the dataset's folder."""
-    return (root / relative).resolve().is_relative_to(root.resolve())
+    path = Path(os.path.normpath(relative))  # by name, not through links: images may lie on another disk
+    return "\0" not in relative and not path.is_absolute() and ".." not in path.parts
 
 
 def raise_problems(problems: Sequence[str], what: str, remedy: str) -> None:
     """Raise one DataError that lists all problems found in a dataset's tables, if there are any."""
     if problems:
-        raise DataError(f"{what}: {len(problems)} problems.\n{listed(problems)}", remedy)
+        raise DataError(f"{what}: {len(problems)} problems.\n{listed(problems, len(problems))}", remedy)
 
 
 def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
@@ -178,9 +198,7 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
 
     problems = [f"{file.name} row {i + 2}: empty {columns.path}" for i in np.flatnonzero(table[columns.path].isna())]
     paths = table[columns.path].fillna("").astype(str)
-    problems += [
-        f"{file.name} row {i + 2}: {p} leaves the folder {root}" for i, p in enumerate(paths) if not inside(root, p)
-    ]
+    problems += [f"{file.name} row {i + 2}: {p} leaves the folder {root}" for i, p in enumerate(paths) if not inside(p)]
     ids = table[columns.id or columns.path]
     problems += check_ids(ids, file) if columns.id else check_ids(table[columns.path].dropna(), file)
     records = pd.DataFrame({"id": ids.astype(str), "path": paths})
@@ -203,7 +221,7 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
         records["split"] = None
     for target in targets:
         if target.name in config.targets:
-            mapping = {k: int(v) for k, v in config.values.get(target.name, {}).items()}
+            mapping = _mapping(config.values.get(target.name, {}), target)
             column = table[config.targets[target.name]]
             records[target.name], bad_cells = parse_values(column, target.values, file, mapping, not target.required)
             problems += bad_cells
@@ -217,6 +235,14 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
     group_key = columns.group or "none given: each record is its own group"
     notes = [] if columns.group else ["The table names no group column: every record counts as its own patient."]
     return Source("table", False, root, records, group_key, notes=notes)
+
+
+def _mapping(values: dict[str, int | float | str], target: Target) -> dict[str, int]:
+    for word, value in values.items():
+        if value not in target.values:
+            allowed = ", ".join(map(str, target.values))
+            raise DataError(f"data.values.{target.name}.{word}={value} is no {target.name}.", f"Allowed: {allowed}.")
+    return {word: int(value) for word, value in values.items()}
 
 
 def numeric_if_possible(column: pd.Series) -> pd.Series:

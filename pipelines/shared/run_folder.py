@@ -33,6 +33,21 @@ def write_json(file: Path, content: Any) -> None:
     write_atomically(file, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
+def read_json(file: Path) -> Any:
+    """A JSON file of a run.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        reason = "is missing" if not file.exists() else f"cannot be read: {failure}"
+        raise RunError(
+            f"{file} {reason}.", "Finish the run (mode=resume), or copy the whole run folder again."
+        ) from None
+
+
 def plain(value: Any) -> Any:
     """Numbers and containers as JSON knows them; NaN and infinity become None."""
     if isinstance(value, dict):

@@ -99,7 +99,7 @@ def fit(
     if at.best_weights is None:
         raise UserError(
             f"{name}: {config.monitor} was never a number, so there is no best epoch.",
-            "Check that the validation records hold every class; history.csv has the epochs.",
+            "Check that the validation records hold every class; run.log has the epochs.",
         )
     model.load_state_dict(at.best_weights)
     return run.history
@@ -177,7 +177,8 @@ class _Training:
                 f"optimiser's step. Its records:\n{listed([self.data.ids[int(p)] for p in positions], 64)}",
                 "Look at these records; if they are sound, lower trainer.learning_rate or set trainer.clip_norm=1.",
             )
-        (value / config.accumulate).backward()
+        first = at.batch - at.batch % config.accumulate  # the last group of an epoch may be smaller
+        (value / min(config.accumulate, self.batches - first)).backward()
         at.batch += 1
         at.loss_sum += number
         if at.batch % config.accumulate == 0 or at.batch == self.batches:

@@ -104,3 +104,12 @@ def test_the_four_ordered_targets():
     ]
     assert found["proliferative"].tolist()[2] == 1
     assert found["moderate_or_worse"].isna().tolist() == [False, False, False, True]
+
+
+def test_a_grader_who_found_it_ungradable_decides_nothing_else():
+    table = readings((3, 1, 0), (1, 0, 1), (1, 0, 1), (1, 0, 1))
+    found = reference(table, rules()).iloc[0]
+    assert found["grade"] == 1
+    assert found["dme"] == 0
+    tied = reference(readings((4, 0, 0), (0, 0, 1), (4, 0, 1)), rules("drop")).iloc[0]
+    assert np.isnan(tied["grade"]), "the two who graded it are tied; the third has no vote"

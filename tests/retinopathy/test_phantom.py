@@ -124,6 +124,31 @@ def test_images_are_colour_pictures_of_several_sizes(root: Path) -> None:
     assert max(max(shape) for shape in shapes) == SMALL.size
 
 
+def test_the_same_settings_give_what_they_always_gave(tmp_path: Path) -> None:
+    """Where this fails on purpose, raise PHANTOM_VERSION: phantoms that were made before are not to be used again."""
+    make_phantom(tmp_path / "phantom", PhantomSettings(patients=2, size=96, seed=21), workers=1)
+    truth = pd.read_csv(tmp_path / "phantom" / "truth" / "truth.csv").set_index("image_id")
+    grades = pd.read_csv(tmp_path / "phantom" / "grades.csv", dtype=str)
+    assert grades.groupby("image_id")["grade"].agg("".join).to_dict() == {
+        "p0001_left": "22120",
+        "p0001_right": "0012",
+        "p0002_left": "3243434",
+        "p0002_right": "433",
+    }
+    assert truth["severity"].tolist() == pytest.approx([0.541245, 0.044548, 1.457477, 1.522831], abs=1e-6)
+    assert truth["dme_severity"].tolist() == pytest.approx([-0.763834, 0.037811, 1.370306, 1.296435], abs=1e-6)
+    assert truth["radius"].tolist() == pytest.approx([33.364, 33.479, 41.089, 42.283], abs=1e-3)
+    # Mean blue, green and red, and the lesions' area in pixels; other releases of OpenCV may draw a little differently.
+    colours = [[24.72, 52.43, 88.34], [24.06, 53.63, 99.01], [19.29, 51.65, 96.76], [25.60, 58.74, 107.39]]
+    for name, colour, area in zip(truth.index, colours, (43, 5, 152, 174), strict=True):
+        image = cv2.imread(str(tmp_path / "phantom" / "images" / f"{name}.jpg"))
+        mask = cv2.imread(str(tmp_path / "phantom" / "truth" / "masks" / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
+        assert image is not None
+        assert mask is not None
+        assert image.mean(axis=(0, 1)) == pytest.approx(colour, abs=0.3)
+        assert (mask > 0).sum() == pytest.approx(area, rel=0.05, abs=1)
+
+
 def test_same_settings_give_the_same_bytes_with_any_number_of_workers(tmp_path: Path) -> None:
     settings = PhantomSettings(patients=17, size=80)
     make_phantom(tmp_path / "one", settings, workers=1)
@@ -283,7 +308,7 @@ def test_defects_spoil_a_photograph_as_they_are_named() -> None:
         assert bad["off field"][2] > 3 * good[2]
 
 
-def test_noise_and_camera_are_what_differs_between_photographs() -> None:
+def test_image_noise_multiplies_the_cameras_noise() -> None:
     picture, _ = drawn(EYE)
     camera = CAMERAS[0]
 

@@ -13,6 +13,7 @@ from conftest import compose
 from PIL import Image
 
 from pipelines.retinopathy import data
+from pipelines.retinopathy.config import LabelRules
 from pipelines.retinopathy.model import measure, targets
 from pipelines.retinopathy.study import STUDY
 from pipelines.shared.assemble import training_data
@@ -189,6 +190,20 @@ def test_a_class_with_too_few_groups_is_named(tmp_path):
         training_data(STUDY, aptos(root))
 
 
+def test_a_table_without_grades_cannot_train_and_unknown_dme_is_unknown(tmp_path):
+    for i in range(3):
+        fundus(seed=i).save(tmp_path / f"{i}.png")
+    (tmp_path / "mine.csv").write_text("path,dr,me\n0.png,3,\n1.png,0,\n2.png,0,1\n")
+    base = ["data=table", f"data.table={tmp_path / 'mine.csv'}", f"cache.dir={tmp_path / 'cache'}"]
+    with pytest.raises(DataError, match="names no column for grade"):
+        data.table(compose("retinopathy", *base, "++data.targets={dme: me}"))
+    data.table(compose("retinopathy", *base, "++data.targets={dme: me}", "mode=verify"))
+    source = data.table(compose("retinopathy", *base, "++data.targets={grade: dr, dme: me}"))
+    assert source.records["referable"].isna().tolist() == [True, True, False]
+    assert source.records["referable"][2] == 1
+    assert any("2 images have no DME label" in note for note in source.notes)
+
+
 def test_records_and_arrays_keep_their_order(tmp_path):
     root = make_set(tmp_path)
     found = training_data(STUDY, aptos(root))
@@ -215,8 +230,8 @@ def test_a_users_own_table(tmp_path):
     table.to_csv(tmp_path / "mine.csv", index=False)
     config = compose(
         "retinopathy", "data=table", f"data.table={tmp_path / 'mine.csv'}", "data.columns.path=file",
-        "data.columns.group=who", "+data.targets={grade: dr, dme: me, gradable: ok}",
-        "+data.values={grade: {none: 0, mild: 1}}", f"cache.dir={tmp_path / 'cache'}",
+        "data.columns.group=who", "++data.targets={grade: dr, dme: me, gradable: ok}",
+        "++data.values={grade: {none: 0, mild: 1}}", f"cache.dir={tmp_path / 'cache'}",
     )  # fmt: skip
     source = data.table(config)
     assert source.records["referable"].tolist()[:2] == [0, 1]
@@ -224,6 +239,9 @@ def test_a_users_own_table(tmp_path):
     found = training_data(STUDY, config)
     assert set(found.records["split"]) == {"train", "val", "test"}
     assert found.records.groupby("group")["split"].nunique().max() == 1
+
+
+RULES = LabelRules(ties="lower", referable="binary_majority")
 
 
 def multi_grader_set(tmp_path):
@@ -248,12 +266,12 @@ def multi_grader_set(tmp_path):
 
 def test_several_graders(tmp_path):
     root = multi_grader_set(tmp_path)
-    source = data.multi_grader(root, compose("retinopathy"), "panel", synthetic=False)
+    source = data.multi_grader(root, RULES, None, 0)
     assert source.records["grade"].tolist() == [0, 3, 2]
     assert source.records["group"].tolist() == ["p1", "p1", "p2"]
     assert source.readers is not None
     assert len(source.readers) == 9
-    few = data.multi_grader(root, compose("retinopathy", "data.grades_per_image=1"), "panel", synthetic=False).records
+    few = data.multi_grader(root, RULES, 1, 0).records
     assert few["grade"].tolist() == [0, 3, 2], "the reference stays the whole panel's"
     few["split"] = ["train", "val", "test"]
     values = targets(few)
@@ -266,7 +284,7 @@ def test_several_graders_bad_rows(tmp_path):
     text = (root / "grades.csv").read_text()
     (root / "grades.csv").write_text(text.replace("p1_left,g0,0", "p1_left,g0,7").replace("p2_left", "p9_left"))
     with pytest.raises(DataError) as caught:
-        data.multi_grader(root, compose("retinopathy"), "panel", synthetic=False)
+        data.multi_grader(root, RULES, None, 0)
     assert "grade=7" in caught.value.problem
     assert "p9_left: only in one of" in caught.value.problem
     shutil.rmtree(root)

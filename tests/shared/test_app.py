@@ -88,6 +88,9 @@ def test_a_sweep_under_torchrun_is_refused():
     done = command("-m", "seed=0,1", WORLD_SIZE="2")
     assert done.returncode == 2
     assert "under torchrun" in done.stderr
+    done = command(WORLD_SIZE="2")
+    assert done.returncode == 2
+    assert "several processes" in done.stderr
 
 
 def test_a_failed_job_does_not_stop_a_sweep(tmp_path):
@@ -153,8 +156,41 @@ def test_every_key_of_the_configuration_is_known():
     assert set(flat(values)) == {k for k in keys if not k.endswith(".*")}
 
 
-def test_free_form_keys_of_a_table_pass():
-    done = command("data=table", "+data.targets.grade=diagnosis", "mode=verify")
-    assert "data.table" in done.stdout + done.stderr
-    assert done.returncode == 1
+@pytest.mark.parametrize(
+    "argument",
+    ["data.targets.grade=dx", "+data.targets.grade=dx", "data.targets={grade: dx}", "data.values={grade: {1: 0}}"],
+)
+def test_free_form_keys_of_a_table_need_no_plus(argument):
+    done = command("data=table", argument, "mode=verify")
+    assert done.returncode == 2
+    assert "data=table needs data.table" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2
+
+
+def test_run_folders_that_are_broken_old_or_of_another_mode(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("a: [1")
+    assert "cannot be read" in command("mode=report", f"run={tmp_path}").stderr
+    values = compose("retinopathy").model_dump()
+    old = {k: v for k, v in values.items() if k != "trainer"}
+    file.write_text(yaml.safe_dump(old))
+    done = command("mode=report", f"run={tmp_path}")
+    assert done.returncode == 2
+    assert "does not fit this version" in done.stderr
+    file.write_text(yaml.safe_dump(values | {"mode": "predict"}))
+    assert "mode=predict, not of a training run" in command("mode=resume", f"run={tmp_path}").stderr
+    file.write_text(yaml.safe_dump(values))
+    done = command("mode=report", f"run={tmp_path}")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 2
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    done = command(f"run_dir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 2
+    assert "cannot be made" in done.stderr
+
+
+def test_shared_defaults():
     assert yaml.safe_load((REPOSITORY / "conf" / "shared" / "base.yaml").read_text())["mode"] == "train"

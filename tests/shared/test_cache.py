@@ -167,3 +167,16 @@ def test_a_missing_file_is_a_record_with_a_reason(tmp_path, source):
     (root / "5.txt").unlink()
     prepared = prepare_records(records, root, strict, SETTINGS, section(tmp_path), workers=1)
     assert prepared.facts["bad"][5] == "does not exist"
+
+
+@pytest.mark.parametrize("text", ["bad", "useless"])
+def test_a_shard_in_which_nothing_is_good(tmp_path, text):
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "0.txt").write_text(text)
+    records = pd.DataFrame({"id": ["r0"], "path": ["0.txt"]})
+    prepared = prepare_records(records, root, prepare, SETTINGS, section(tmp_path), workers=1)
+    reason = prepared.facts["bad"][0] or prepared.facts["unusable"][0]
+    assert reason in ("it says so", "nothing in it")
+    with pytest.raises(BadFile, match=reason):
+        prepared.array(0)

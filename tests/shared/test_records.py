@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.shared.config import TableColumns, TableSection
 from pipelines.shared.errors import DataError, listed, nearest
-from pipelines.shared.records import Target, dataset_folder, parse_values, read_csv, read_table
+from pipelines.shared.records import Target, dataset_folder, inside, parse_values, read_csv, read_table
 
 TARGETS = [Target("grade", range(5)), Target("dme", (0, 1))]
 
@@ -94,6 +94,44 @@ def test_all_bad_rows_are_listed_at_once(tmp_path):
     assert "2 problems" in caught.value.problem
     assert "row 2" in caught.value.problem
     assert "row 3" in caught.value.problem
+
+
+def test_words_that_pandas_takes_for_nothing_are_words(tmp_path):
+    write(tmp_path, "file,patient,diagnosis\nNA,null,None\nb.png,n/a,Mild\n")
+    source = read_table(section(tmp_path, values={"grade": {"None": 0, "Mild": 1}}), TARGETS)
+    assert source.records["grade"].tolist() == [0, 1]
+    assert source.records["id"].tolist() == ["NA", "b.png"]
+    assert source.records["group"].tolist() == ["null", "n/a"]
+
+
+def test_numeric_codes_can_be_mapped_and_values_are_checked(tmp_path):
+    write(tmp_path, "file,patient,diagnosis\na,1,1\nb,2,2\n")
+    source = read_table(section(tmp_path, values={"grade": {1: 0, 2: 4}}), TARGETS)
+    assert source.records["grade"].tolist() == [0, 4]
+    for wrong in (9, 2.7, "one"):
+        with pytest.raises(DataError, match=r"data\.values\.grade\.1="):
+            read_table(section(tmp_path, values={"grade": {1: wrong}}), TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,patient,diagnosis\na.png,1,0,\n", "row 2: 4 fields"),
+        ("file,patient,diagnosis\na.png,1\n", "row 2: 2 fields"),
+        ("file,file ,patient,diagnosis\na,b,1,0\n", "names a column twice: file"),
+    ],
+)
+def test_tables_that_pandas_would_bend_into_shape_are_refused(tmp_path, text, said):
+    write(tmp_path, text)
+    with pytest.raises(DataError, match=said):
+        read_table(section(tmp_path), TARGETS)
+
+
+def test_a_link_to_another_disk_is_inside_and_a_way_out_is_not():
+    assert inside("images/a.png")
+    assert inside("images/../a.png")
+    for outside in ("../a.png", "images/../../a.png", "/etc/passwd", "a\0b"):
+        assert not inside(outside)
 
 
 def test_missing_things_are_named(tmp_path):
