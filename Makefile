@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STUDIES := $(filter-out shared,$(sort $(patsubst pipelines/%/study.py,%,$(wildcard pipelines/*/study.py))))
-# One thread per core is torch's default; numpy's must not add to it in worker processes.
+# Without this albumentations asks a server for updates when it is imported.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .PHONY: help env test quick smoke bench lint clean $(STUDIES)

@@ -215,7 +215,9 @@ def _paper_section(results: Results) -> Section:
     rows: list[list[Any]] = [[p["what"], _paper_value(p), p["source"]] for p in results.paper]
     note = "These numbers are from other data. They say what the paper found, not what this run should have found."
     table = Table(["What", "Published", "Where"], rows, "The paper's own numbers.", ["left", "right", "left"])
-    return Section("Beside the paper", [Text(note, "note"), table])
+    columns = ["What", "In the paper", "Here"]
+    departures = Table(columns, results.departures, "Where this run departs from the paper.", ["left"] * 3)
+    return Section("Beside the paper", [Text(note, "note"), table, departures])
 
 
 def _paper_value(entry: dict[str, Any]) -> str:

@@ -67,6 +67,7 @@ class Results:
         oracle: the headline metric of a phantom's latent truth; None on real data.
         operating_points: as in metrics.json.
         paper: the paper's own numbers: what, value, low, high, source.
+        departures: where the run differs from the paper: (what, in the paper, here).
         sections: the study's part of the report, in order.
         warnings: for the top of the report.
     """
@@ -78,6 +79,7 @@ class Results:
     oracle: Estimate | None
     operating_points: list[dict[str, Any]]
     paper: list[dict[str, Any]]
+    departures: list[tuple[str, str, str]]
     sections: list[Section]
     warnings: list[str] = field(default_factory=list)
 
