@@ -35,7 +35,7 @@ from pipelines.shared.stats.delong import delong_variance  # noqa: E402
 from pipelines.shared.trainer import _Training  # noqa: E402
 
 CASES = [("tf_efficientnet_lite0", 128, 10), ("resnet18", 224, 4), ("resnet50", 224, 2)]
-ROUNDS = 7
+ROUNDS = 5
 WORLD = World(0, 1, torch.device("cpu"))
 
 
