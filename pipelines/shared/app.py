@@ -101,7 +101,7 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
             key, _, value = text.partition("=")
             raise ConfigError(
                 f"The value of {key} cannot be read: {value}",
-                f"Quote a value that holds = , ( ) or spaces: '{key}=\"{value}\"'",
+                f"Quote a value that holds = , ( ), spaces or accents: '{key}=\"{value}\"'",
             ) from None
         if override.is_sweep_override() and not sweep:
             key, _, value = text.partition("=")
