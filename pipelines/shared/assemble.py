@@ -13,16 +13,10 @@ import pandas as pd
 from pipelines.shared.cache import Prepared, prepare_records
 from pipelines.shared.duplicates import near_duplicates
 from pipelines.shared.errors import DataError, listed
+from pipelines.shared.leakage import GateReport, leakage_gate, straddling
 from pipelines.shared.log import log
 from pipelines.shared.records import SPLITS, Source
-from pipelines.shared.splits import (
-    GateReport,
-    grouped_split,
-    leakage_gate,
-    split_fingerprint,
-    straddling,
-    subsample_groups,
-)
+from pipelines.shared.splits import grouped_split, split_fingerprint, subsample_groups
 from pipelines.shared.study import Config, Data, Study
 
 

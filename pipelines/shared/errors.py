@@ -75,3 +75,8 @@ def listed(items: Iterable[object], limit: int = 20) -> str:
     if len(items) > limit:
         lines.append(f"  … and {len(items) - limit} more")
     return "\n".join(lines)
+
+
+def counted(number: int | None, noun: str) -> str:
+    """A number with its noun: 1 record, 2 records."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

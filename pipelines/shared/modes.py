@@ -19,9 +19,9 @@ from pipelines.shared.environment import read_environment, stage, start
 from pipelines.shared.errors import DataError, RunError, listed
 from pipelines.shared.evaluator import calls, evaluate
 from pipelines.shared.job import Job
+from pipelines.shared.leakage import leakage_gate
 from pipelines.shared.log import log, start_log
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
-from pipelines.shared.splits import leakage_gate
 from pipelines.shared.study import Config, Data, Study
 
 

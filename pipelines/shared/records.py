@@ -21,7 +21,7 @@ from pipelines.shared.cards import load_card
 from pipelines.shared.config import TableSection
 from pipelines.shared.errors import DataError, listed, nearest
 
-SPLITS = ["train", "val", "test"]
+SPLITS = ["train", "val", "test"]  # from the least to the most protected
 
 
 @dataclass(frozen=True)
@@ -243,6 +243,25 @@ def _mapping(values: dict[str, int | float | str], target: Target) -> dict[str, 
             allowed = ", ".join(map(str, target.values))
             raise DataError(f"data.values.{target.name}.{word}={value} is no {target.name}.", f"Allowed: {allowed}.")
     return {word: int(value) for word, value in values.items()}
+
+
+def check_records(records: pd.DataFrame) -> None:
+    """What every function here relies on.
+
+    Raises:
+        DataError: No records, an id that is not unique, a record without a group, or an unknown split.
+    """
+    if records.empty:
+        raise DataError("There are no records.", "Look at what was left out before, and why.")
+    duplicated = records.loc[records["id"].duplicated(), "id"].unique()
+    if len(duplicated):
+        raise DataError(f"Ids that are not unique:\n{listed(duplicated)}", "Give each record an id of its own.")
+    without = records.loc[records["group"].isna(), "id"]
+    if len(without):
+        raise DataError(f"Records without a group:\n{listed(without)}", "Give each a group, if need be its own id.")
+    unknown = sorted(set(records["split"].dropna().astype(str)) - set(SPLITS))
+    if unknown:
+        raise DataError(f"Unknown split: {', '.join(unknown)}.", f"Allowed: {', '.join(SPLITS)}, or empty.")
 
 
 def numeric_if_possible(column: pd.Series) -> pd.Series:

@@ -14,15 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.shared.errors import DataError
-from pipelines.shared.splits import (
-    components,
-    folds,
-    grouped_split,
-    leakage_gate,
-    split_fingerprint,
-    straddling,
-    subsample_groups,
-)
+from pipelines.shared.leakage import components, leakage_gate, straddling
+from pipelines.shared.splits import folds, grouped_split, split_fingerprint, subsample_groups
 
 THIRDS = {"train": 0.6, "val": 0.15, "test": 0.25}
 SAMPLES = Path(os.environ.get("REAL_SAMPLES", Path(__file__).parents[3] / "shared" / "real"))
