@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pipelines
 from pipelines.shared.job import Job
-from pipelines.shared.log import log, start_log
+from pipelines.shared.log import log, log_failure, start_log
 from pipelines.shared.run_folder import RunFolder, read_json, write_json
 
 if TYPE_CHECKING:
@@ -51,9 +51,13 @@ def read_environment(folder: RunFolder) -> dict[str, Any]:
 
 @contextmanager
 def stage(folder: RunFolder, name: str) -> Iterator[None]:
-    """Add the seconds of a stage to environment.json; a resumed stage adds up."""
+    """Add the seconds of a stage to environment.json (a resumed stage adds up); a failure is noted in run.log."""
     began = time.monotonic()
-    yield
+    try:
+        yield
+    except Exception as failure:
+        log_failure(f"{name}: {type(failure).__name__}: {failure}")
+        raise
     content = read_environment(folder)
     content["seconds"][name] = round(content["seconds"].get(name, 0.0) + time.monotonic() - began, 2)
     write_json(folder.environment, content)

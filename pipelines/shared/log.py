@@ -31,3 +31,11 @@ def start_log(folder: Path | None, quiet: bool = False) -> None:
         file = logging.FileHandler(folder / "run.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(file)
+
+
+def log_failure(message: str) -> None:
+    """Write into run.log alone; the screen gets a failure from the command line."""
+    record = log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None)
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

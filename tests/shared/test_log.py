@@ -1,0 +1,31 @@
+"""What a run says, and what is left in run.log when it fails."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.shared.environment import stage
+from pipelines.shared.errors import DataError
+from pipelines.shared.log import log, start_log
+from pipelines.shared.run_folder import RunFolder
+
+
+def test_messages_reach_screen_and_file_and_failures_the_file_alone(tmp_path, capsys):
+    start_log(tmp_path)
+    log.info("hello")
+    folder = RunFolder(tmp_path)
+    folder.environment.write_text(json.dumps({"seconds": {}}))
+    with pytest.raises(DataError), stage(folder, "data"):
+        raise DataError("seven files are bad", "mend them")
+    with stage(folder, "train"):
+        pass
+    start_log(None)
+    text = (tmp_path / "run.log").read_text()
+    assert "hello" in text
+    assert "data: DataError: seven files are bad" in text
+    shown = capsys.readouterr().out
+    assert "hello" in shown
+    assert "seven" not in shown
+    assert list(json.loads(folder.environment.read_text())["seconds"]) == ["train"]
