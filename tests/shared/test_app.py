@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, compose
 
-from pipelines.shared.app import _place
+from pipelines.shared.app import _place, main
 from pipelines.shared.config import allowed_keys
 from pipelines.shared.job import config_model
 
@@ -53,14 +53,17 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("argument", "problem", "remedy"), MISTAKES, ids=[m[0] for m in MISTAKES])
-def test_a_mistake_is_answered_in_two_lines(argument, problem, remedy):
-    done = command(argument)
-    assert done.returncode == 2
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 2, done.stderr
+def test_a_mistake_is_answered_in_two_lines(argument, problem, remedy, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["retinopathy", argument])
+    with pytest.raises(SystemExit) as stop:
+        main("retinopathy")
+    assert stop.value.code == 2
+    shown = capsys.readouterr()
+    lines = shown.err.strip().splitlines()
+    assert len(lines) == 2, shown.err
     assert problem in lines[0]
     assert remedy in lines[1]
-    assert done.stdout == ""
+    assert shown.out == ""
 
 
 def test_several_mistakes_are_counted():
@@ -156,6 +159,7 @@ def test_every_key_of_the_configuration_is_known():
     assert set(flat(values)) == {k for k in keys if not k.endswith(".*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argument",
     ["data.targets.grade=dx", "+data.targets.grade=dx", "data.targets={grade: dx}", "data.values={grade: {1: 0}}"],
@@ -167,6 +171,7 @@ def test_free_form_keys_of_a_table_need_no_plus(argument):
     assert len(done.stderr.strip().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_run_folders_that_are_broken_old_or_of_another_mode(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("a: [1")
@@ -185,6 +190,7 @@ def test_run_folders_that_are_broken_old_or_of_another_mode(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     done = command(f"run_dir={tmp_path / 'file' / 'run'}")
