@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,9 +105,7 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
     Raises:
         DataError: files that cannot be read, all of them listed (`data.on_bad_file=error`), or none is usable.
     """
-    settings = study.prepare_settings(config)
-    prepare = partial(study.prepare, settings=settings)
-    prepared = prepare_records(source.records, source.root, prepare, settings, config.cache)
+    prepared = prepare_all(study, config, source.records, source.root)
     facts, ids = prepared.facts, source.records["id"]
     flow.kept(f"Records of {source.name}", len(ids))
     bad, unusable = facts["bad"].notna().to_numpy(), facts["unusable"].notna().to_numpy()
@@ -128,6 +127,12 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
     records = source.records.iloc[keep].reset_index(drop=True)
     own = prepared.facts.drop(columns=["bad", "unusable"])
     return records.drop(columns=[c for c in own if c in records]).join(own), prepared
+
+
+def prepare_all(study: Study, config: Config, records: pd.DataFrame, root: Path) -> Prepared:
+    """The prepared form of all records, as the configuration wants it; bad files are reasons in its facts."""
+    settings = study.prepare_settings(config)
+    return prepare_records(records, root, partial(study.prepare, settings=settings), settings, config.cache)
 
 
 def card_name(source: str, study: str) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipelines.shared import preemption
-from pipelines.shared.assemble import card_name, external_data, training_data
-from pipelines.shared.cache import prepare_records
+from pipelines.shared.assemble import card_name, external_data, prepare_all, training_data
 from pipelines.shared.cards import load_card
 from pipelines.shared.duplicates import near_duplicates
 from pipelines.shared.environment import read_environment, stage, start
@@ -91,7 +88,7 @@ def predict_files(study: Study, job: Job) -> None:
     world = start(study.title, job, folder)
     with stage(folder, "predict"):
         records = pd.DataFrame({"id": files, "path": files})
-        prepared = _prepare(study, config, records, root)
+        prepared = prepare_all(study, config, records, root)
         reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
         at = np.flatnonzero(reason.isna().to_numpy())
         table = pd.DataFrame({"file": files, "reason": reason})
@@ -136,7 +133,7 @@ def verify(study: Study, job: Job) -> None:
     config: Config = job.config
     start_log(None)
     source = study.sources[config.data.name](config)
-    facts_of = _prepare(study, config, source.records, source.root)
+    facts_of = prepare_all(study, config, source.records, source.root)
     facts = facts_of.facts
     for column, what in (("bad", "files cannot be read"), ("unusable", "files are of no use")):
         mine = facts[column].notna().to_numpy()
@@ -179,11 +176,6 @@ def report(study: Study, job: Job) -> None:
     """Compute metrics, figures and report again from the run's own files."""
     start_log(None)
     print(evaluate(study, RunFolder(job.run_dir)))
-
-
-def _prepare(study: Study, config: Config, records: pd.DataFrame, root: Path) -> Any:
-    settings = study.prepare_settings(config)
-    return prepare_records(records, root, partial(study.prepare, settings=settings), settings, config.cache)
 
 
 def _write_data(folder: RunFolder, data: Data) -> None:
