@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 REPOSITORY = Path(__file__).resolve().parents[1]
+STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 
 
 def real_samples(name: str) -> Path:
@@ -69,3 +72,20 @@ def compose(study: str, *overrides: str) -> Any:
     with initialize_config_dir(str(conf_folder() / study), version_base="1.3"):
         values = hydra_compose("config", overrides=[*overrides, search])
     return check(config_model(study), OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+
+
+def run_study(study: str, *arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", f"pipelines.{study}", *arguments],
+        cwd=folder, capture_output=True, text=True, env=environment, timeout=600,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session", params=STUDIES)
+def smoke_run(request, tmp_path_factory):
+    """A finished run of each study with trainer=smoke, on its phantom."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    done = run_study(request.param, "trainer=smoke", f"run_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return request.param, folder, done

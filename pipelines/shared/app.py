@@ -20,6 +20,7 @@ import yaml
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, nearest
 from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE, Job, config_model, study_modes
+from pipelines.shared.launch import launch, requeued, slurm_job
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -52,7 +53,7 @@ def _answer(study: str, arguments: list[str]) -> int:
     try:
         _compose_and_run(study, _checked_arguments(study, arguments))
     except UserError as mistake:
-        print(f"{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
+        _show(mistake)
         return EXIT_MISTAKE
     except (HydraException, OmegaConfBaseException) as mistake:
         first = (str(mistake).strip() or type(mistake).__name__).splitlines()[0]
@@ -67,6 +68,12 @@ def _answer(study: str, arguments: list[str]) -> int:
     return 0
 
 
+def _show(mistake: UserError) -> None:
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    who = "" if rank == "0" else f"process {rank}: "
+    print(f"{who}{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
+
+
 # --- before Hydra: the mistakes that people make most, answered with the nearest name ---
 
 
@@ -78,15 +85,11 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
     if any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in arguments):
         return arguments
     sweep = "-m" in arguments or "--multirun" in arguments
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if sweep:
-            raise ConfigError(
-                "-m was given under torchrun: every process would start the whole sweep.",
-                "Start the sweep without torchrun (jobs one after the other), or one job at a time under torchrun.",
-            )
+    if sweep and launch().size > 1:
         raise ConfigError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this version does not train on several processes yet.",
-            "Start it without torchrun.",
+            "-m was given under torchrun or srun: every process would start the whole sweep.",
+            "Start the sweep without it (hydra/launcher=joblib or submitit_slurm run its jobs side by side), or one "
+            "job at a time under torchrun.",
         )
     groups = _groups(study)
     parser = OverridesParser.create()
@@ -161,17 +164,21 @@ def _compose_and_run(study: str, arguments: list[str]) -> None:
     mistakes: list[UserError] = []
 
     def task(values: DictConfig) -> None:
-        # Nothing is raised through Hydra: it would print a line of its own, and stop a sweep's other jobs.
         try:
             _run_job(study, values)
         except UserError as mistake:
-            mistakes.append(mistake)
-            if _sweep_parent() is not None:
-                print(f"{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
+            if _sweep_parent() is None:
+                mistakes.append(mistake)  # not raised through Hydra, which would print a line of its own
+                return
+            # A sweep's jobs may run in other processes or on other machines: there is no other way back. Hydra lets
+            # the other jobs finish first.
+            _show(mistake)
+            raise
 
-    hydra.main(config_path=str(conf_folder() / study), config_name="config", version_base="1.3")(task)()
-    if mistakes and ("-m" in arguments or "--multirun" in arguments):
-        raise ConfigError(f"{len(mistakes)} of the sweep's jobs failed.", "Their messages are above.")
+    try:
+        hydra.main(config_path=str(conf_folder() / study), config_name="config", version_base="1.3")(task)()
+    except UserError:
+        raise ConfigError("At least one of the sweep's jobs failed.", "The messages of all are above.") from None
     if mistakes:
         raise mistakes[0]
 
@@ -274,19 +281,19 @@ def read_run_config(run: Path, study: str) -> dict[str, Any]:
 def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen: bool, command: str) -> Job | None:
     """Decide the run folder; None where a sweep's job is complete already."""
     if config.mode in ("resume", "report"):
-        return Job(config, Path(str(config.run)).expanduser(), command, resuming=config.mode == "resume")
-    if config.mode == "verify":
-        return Job(config, Path(config.run_dir), command, resuming=False)
+        return Job(config, Path(str(config.run)).expanduser(), command)
+    if config.mode == "verify" or launch().rank > 0:  # the main process decides for all
+        return Job(config, Path(config.run_dir), command)
     if parent is not None:
         plain = config.model_dump(exclude={"run_dir"})
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
         folder = parent / f"{number}-{digest}"
-        if (folder / "report.html").exists():
-            print(f"Complete already, skipped: {folder}")
-            return None
-        begun = (folder / "config.yaml").exists() and (folder / "records.parquet").exists()
-        return Job(config, folder, command, resuming=begun)
+        return _go_on(config, folder, command)
     folder = Path(config.run_dir).expanduser()
+    if requeued() and config.mode == "train":
+        earlier = _earlier_run(folder if chosen else None, folder.parent, command)
+        if earlier is not None:
+            return _go_on(config, earlier, command)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if chosen:
             raise RunError(
@@ -296,4 +303,22 @@ def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen:
         base, count = folder, 2
         while folder.exists():  # two runs in the same second
             folder, count = base.with_name(f"{base.name}-{count}"), count + 1
-    return Job(config, folder, command, resuming=False)
+    return Job(config, folder, command)
+
+
+def _go_on(config: StudyConfig, folder: Path, command: str) -> Job | None:
+    """A run that may have been begun, or be complete, by an earlier start of the same job."""
+    if (folder / "report.html").exists():
+        print(f"Complete already, skipped: {folder}")
+        return None
+    return Job(config, folder, command)
+
+
+def _earlier_run(chosen: Path | None, parent: Path, command: str) -> Path | None:
+    """The run folder that this SLURM job began before it was requeued, by the same command."""
+    for file in [chosen / "environment.json"] if chosen else sorted(parent.glob("*/environment.json")):
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if found.get("slurm_job") == slurm_job() and found.get("command") == command:
+                return file.parent
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import albumentations as A
 import cv2
@@ -49,10 +50,10 @@ def image_augment(settings: AugmentSection) -> Callable[[np.ndarray, int], np.nd
                 p=1.0,
             )
         )
-    composed = A.Compose(steps)
+    return partial(_apply, A.Compose(steps))  # not a closure: it must be sent to loader workers where they are spawned
 
-    def augment(picture: np.ndarray, seed: int) -> np.ndarray:
-        composed.set_random_seed(seed)
-        return composed(image=picture)["image"]
 
-    return augment
+def _apply(steps: A.Compose, picture: np.ndarray, seed: int) -> np.ndarray:
+    steps.set_random_seed(seed)
+    changed: np.ndarray = steps(image=picture)["image"]
+    return changed

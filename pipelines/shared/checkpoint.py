@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipelines.shared.errors import RunError, UserError
+from pipelines.shared.errors import RunError
 from pipelines.shared.run_folder import write_atomically
 
 SCHEMA = 1
@@ -20,16 +19,7 @@ def save(file: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: no space left.
     """
-    try:
-        write_atomically(file, lambda aside: torch.save({"schema": SCHEMA} | state, aside))
-    except (OSError, RuntimeError) as failure:  # torch reports a failed write as RuntimeError
-        full = getattr(failure, "errno", None) == errno.ENOSPC or "No space left" in str(failure)
-        if not full and "file write failed" not in str(failure) and "unexpected pos" not in str(failure):
-            raise
-        kept = "the previous checkpoint is kept" if file.exists() else "there is no earlier checkpoint"
-        raise UserError(
-            f"No space left while writing {file}; {kept}.", "Free some space, then go on with mode=resume."
-        ) from failure
+    write_atomically(file, lambda aside: torch.save({"schema": SCHEMA} | state, aside))
 
 
 def load(file: Path, belongs_to: dict[str, Any]) -> dict[str, Any] | None:
@@ -37,7 +27,7 @@ def load(file: Path, belongs_to: dict[str, Any]) -> dict[str, Any] | None:
 
     Args:
         file: the checkpoint.
-        belongs_to: what the run is now (world size, split, configuration); must equal what was saved.
+        belongs_to: what the run is now (world size, split, keys of the configuration); must equal what was saved.
 
     Raises:
         RunError: of another schema, world size, split or configuration; the message says which.
@@ -50,10 +40,11 @@ def load(file: Path, belongs_to: dict[str, Any]) -> dict[str, Any] | None:
             f"{file} has checkpoint schema {state.get('schema')}, this version writes {SCHEMA}.",
             "Resume with the version that began the run, or start anew.",
         )
-    for key, value in belongs_to.items():
-        if state["belongs_to"].get(key) != value:
+    before = state["belongs_to"]
+    for key in sorted(before.keys() | belongs_to.keys()):
+        if before.get(key) != belongs_to.get(key):
             raise RunError(
-                f"{file} was written with another {key}: {state['belongs_to'].get(key)}, now {value}.",
+                f"{file} was written with another {key}: {before.get(key)}, now {belongs_to.get(key)}.",
                 "Resume under the same conditions, or start a new run.",
             )
     return state

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipelines.shared.cache import Prepared
+from pipelines.shared.errors import DataError
 from pipelines.shared.seeds import seed_of
 
 # An augmentation: prepared array and a 32-bit seed -> array of the same kind.
@@ -52,7 +53,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """The batches of one epoch, as lists of (epoch, position), for one of several processes.
 
     The permutation depends on (seed, epoch) only. A last incomplete batch is left out (another one each epoch), unless
-    it is the only one. `start` skips the batches that a resumed epoch has had.
+    it is the only one. `start` skips the batches that a resumed epoch has had. Every process gets an equal part of a
+    batch, so that the mean of their gradients is the gradient of the whole.
+
+    Raises:
+        DataError: fewer records than processes.
     """
 
     def __init__(
@@ -60,8 +65,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     ) -> None:
         generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
         order = torch.randperm(n, generator=generator).tolist()
-        count = max(1, n // batch_size)
-        batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(count)]
+        if n < world:
+            raise DataError(f"{n} training records for {world} processes.", "Train on fewer processes.")
+        batch_size = min(batch_size, n - n % world)
+        batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(n // batch_size)]
         self.batches = [[(epoch, position) for position in batch[rank::world]] for batch in batches[start:]]
 
     def __len__(self) -> int:

@@ -1,9 +1,13 @@
-"""The only place that knows ranks. Without torchrun or SLURM everything here is the case of one process."""
+"""The only place that talks to other processes. Without torchrun or srun everything here is the case of one process."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -11,6 +15,12 @@ from torch import distributed as dist
 from torch import nn
 
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.job import EXIT_MISTAKE
+from pipelines.shared.launch import Launch, launch
+
+JOIN_TIMEOUT = timedelta(minutes=5)
+# Process 0 may prepare data for hours while the others wait; the launcher ends them if it dies.
+WAIT_TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -28,21 +38,49 @@ class World:
 
 
 def start(device: str) -> World:
-    """Join the process group that torchrun (or SLURM's variables) announced, and pick this process's device.
+    """Join the processes that torchrun or srun started together, and pick this process's device.
 
     Args:
         device: `trainer.device`: auto, cpu, cuda or cuda:<n>.
 
     Raises:
-        ConfigError: a device that this machine does not have.
+        ConfigError: a device that this machine does not have, or fewer processes came than were announced.
     """
-    size, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
-    chosen = _device(device, local)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+    here = launch()
+    chosen = _device(device, here.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    return World(rank, size, chosen)
+    if here.size > 1 and not dist.is_initialized():
+        _join(here, chosen)
+    return World(here.rank, here.size, chosen)
+
+
+def _join(here: Launch, device: torch.device) -> None:
+    if "MASTER_ADDR" not in os.environ:  # torchrun sets it, srun does not
+        os.environ["MASTER_ADDR"] = _first_host()
+        os.environ["MASTER_PORT"] = str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000)
+    try:
+        store, _, _ = next(iter(dist.rendezvous("env://", here.rank, here.size, timeout=JOIN_TIMEOUT)))
+        store.set(f"joined/{here.rank}", "")
+        store.wait([f"joined/{rank}" for rank in range(here.size)], JOIN_TIMEOUT)
+    except (RuntimeError, ValueError) as failure:
+        reason = (str(failure) or type(failure).__name__).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"{here.size} processes were announced, but they did not all meet at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ.get('MASTER_PORT')} within {JOIN_TIMEOUT.total_seconds():.0f} s: {reason}.",
+            "Start all of them with one torchrun per machine (same --nnodes, --rdzv-endpoint) or one srun.",
+        ) from None
+    store.set_timeout(WAIT_TIMEOUT)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=WAIT_TIMEOUT)
+
+
+def _first_host() -> str:
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
+    if "[" not in nodes:
+        return nodes.split(",")[0]
+    names = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    return names.stdout.split()[0]
 
 
 def _device(name: str, local: int) -> torch.device:
@@ -79,7 +117,45 @@ def gather(value: Any, world: World) -> list[Any]:
     return values
 
 
+def agree(loss: float, stop: bool, world: World) -> tuple[float, bool]:
+    """The mean loss of all processes, and whether any of them was asked to stop; one exchange per step."""
+    if world.size == 1:
+        return loss, stop
+    both = torch.tensor([loss, float(stop)], dtype=torch.float64, device=world.device)
+    dist.all_reduce(both)
+    return float(both[0]) / world.size, bool(both[1] > 0)
+
+
+def copy_from_main(model: nn.Module, world: World) -> None:
+    """Give every process the main one's weights and buffers (batch norm's differ, each saw its own records)."""
+    if world.size > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
 def barrier(world: World) -> None:
     """Wait for all processes."""
     if world.size > 1:
         dist.barrier()
+
+
+@contextmanager
+def main_first(world: World) -> Iterator[None]:
+    """The main process runs the block, then the others do, and find on disk what it made.
+
+    If it fails, the others end quietly with its exit status: its message is enough.
+    """
+    if not world.main:
+        status = gather(None, world)[0]
+        if status is not None:
+            raise SystemExit(status)
+        yield
+        return
+    status = None
+    try:
+        yield
+    except BaseException as failure:
+        status = failure.code if isinstance(failure, SystemExit) else EXIT_MISTAKE
+        raise
+    finally:
+        gather(status, world)

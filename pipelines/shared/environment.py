@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -11,8 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 import pipelines
+from pipelines.shared.errors import RunError
 from pipelines.shared.job import Job
+from pipelines.shared.launch import launch, slurm_job
 from pipelines.shared.log import log, log_failure, start_log
 from pipelines.shared.run_folder import RunFolder, read_json, write_json
 
@@ -22,25 +27,60 @@ if TYPE_CHECKING:
 PACKAGES = ["torch", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "pydicom", "openslide-python"]
 
 
-def start(title: str, job: Job, folder: RunFolder) -> World:
-    """Begin a run folder (or go on with one): log, configuration, environment, torch's device and determinism."""
-    start_log(folder.path)
-    log.info(f"{title}\nrun folder: {folder.path}")
-    if not job.resuming:
-        folder.write_config(job.config.model_dump())
-        write_json(folder.environment, _describe(job))
+def start(title: str, job: Job) -> tuple[World, RunFolder]:
+    """Begin a run folder (or go on with one): other processes, log, configuration, environment, device, determinism.
 
+    The main process decides on the folder and writes it; the others learn its path.
+
+    Raises:
+        RunError: another run is writing there.
+    """
     import torch
 
     from pipelines.shared import distributed
 
+    if launch().rank == 0:
+        start_log(job.run_dir)
+        log.info(f"{title}\nrun folder: {job.run_dir}")
+    else:
+        start_log(None, quiet=True)
     world = distributed.start(job.config.trainer.device)
+    folder = RunFolder(distributed.gather(job.run_dir, world)[0])
+    if world.main:
+        _claim(folder)
+        if not folder.environment.exists():
+            folder.write_config(job.config.model_dump())
+            write_json(folder.environment, _describe(job))
+        device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+        if world.size > 1:
+            device = f"{world.size} processes, {device}"
+            log.info(device)
+        elif int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            log.warning(f"SLURM allots {os.environ['SLURM_NTASKS']} tasks, but only one was started: use srun.")
+        write_json(folder.environment, read_environment(folder) | {"device": device})
     torch.backends.cudnn.benchmark = not job.config.trainer.deterministic
     torch.use_deterministic_algorithms(job.config.trainer.deterministic, warn_only=True)
-    content = read_environment(folder)
-    content["device"] = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
-    write_json(folder.environment, content)
-    return world
+    return world, folder
+
+
+_claims: list[FileLock] = []  # the lock of the folder that this process writes, held until the next job or the end
+
+
+def _claim(folder: RunFolder) -> None:
+    while _claims:
+        _claims.pop().release()
+    lock = FileLock(folder.path / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunError(
+            f"run_dir={folder.path}: another run is writing there at this moment.",
+            "Wait until it has ended, or choose another run_dir. Processes that should work together are started by "
+            "torchrun or srun.",
+        ) from None
+    _claims.append(lock)
+    for leftover in folder.path.rglob("*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
 
 
 def read_environment(folder: RunFolder) -> dict[str, Any]:
@@ -50,7 +90,7 @@ def read_environment(folder: RunFolder) -> dict[str, Any]:
 
 
 @contextmanager
-def stage(folder: RunFolder, name: str) -> Iterator[None]:
+def stage(folder: RunFolder, name: str, world: World) -> Iterator[None]:
     """Add the seconds of a stage to environment.json (a resumed stage adds up); a failure is noted in run.log."""
     began = time.monotonic()
     try:
@@ -58,6 +98,8 @@ def stage(folder: RunFolder, name: str) -> Iterator[None]:
     except Exception as failure:
         log_failure(f"{name}: {type(failure).__name__}: {failure}")
         raise
+    if not world.main:
+        return
     content = read_environment(folder)
     content["seconds"][name] = round(content["seconds"].get(name, 0.0) + time.monotonic() - began, 2)
     write_json(folder.environment, content)
@@ -73,6 +115,7 @@ def _describe(job: Job) -> dict[str, Any]:
     return {
         "version": f"imaging-pipelines {pipelines.__version__}",
         "command": job.command,
+        "slurm_job": slurm_job(),
         "commit": _commit(),
         "machine": f"Python {platform.python_version()} on {platform.system()} {platform.machine()}",
         "seed": job.config.seed,

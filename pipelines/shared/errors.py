@@ -15,9 +15,12 @@ class UserError(Exception):
     """A mistake in what the user gave. `problem` names it, `remedy` says what to do."""
 
     def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}\n{remedy}")
+        super().__init__(problem, remedy)  # as it was called, so that it can come back from another process
         self.problem = problem
         self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n{self.remedy}"
 
 
 class ConfigError(UserError):

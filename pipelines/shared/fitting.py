@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import nn
 
 import pipelines
 from pipelines.shared.dataset import PreparedDataset
-from pipelines.shared.distributed import World
+from pipelines.shared.distributed import World, barrier
 from pipelines.shared.model_files import load_weights, read_facts, save_network, update_facts
 from pipelines.shared.predictor import predict
 from pipelines.shared.run_folder import RunFolder, plain, write_atomically, write_json
@@ -65,7 +63,7 @@ def _fit_network(
         seed=seed,
         world=world,
         file=folder.checkpoint(name),
-        belongs_to={"split": data.flow["split_fingerprint"], "configuration": training_digest(config)},
+        belongs_to={"split": data.flow["split_fingerprint"]} | training_keys(config),
     )
     if world.main:
         history = pd.DataFrame(rows)
@@ -87,6 +85,7 @@ def _fit_network(
             "operating_points": [],
         }
         save_network(folder.network(name), network, facts)
+    barrier(world)
 
 
 def _dataset(data: Data, targets: np.ndarray, split: str, augment: Any = None, seed: int = 0) -> PreparedDataset:
@@ -133,9 +132,16 @@ def load_network(study: Study, path: Path) -> nn.Module:
     return load_weights(path, study.rebuild(read_facts(path, study.name, study.classes)))
 
 
-def training_digest(config: Config) -> str:
-    """A hash of all that the weights depend on; not of where and how fast they are computed."""
+def training_keys(config: Config) -> dict[str, Any]:
+    """Every key that the weights depend on, dotted, with its value; not where and how fast they are computed."""
     values = config.model_dump(exclude={"mode", "run", "run_dir", "input", "cache", "statistics"})
     for key in ("device", "workers", "checkpoint_seconds"):
         values["trainer"].pop(key)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return _dotted(values)
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -23,13 +23,11 @@ class Job:
         config: the study's configuration.
         run_dir: the run folder.
         command: what was typed, for the report.
-        resuming: whether the run folder has been begun.
     """
 
     config: StudyConfig
     run_dir: Path
     command: str
-    resuming: bool
 
 
 def config_model(study: str) -> type[StudyConfig]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,15 +17,21 @@ from pipelines.shared.environment import read_environment, stage, start
 from pipelines.shared.errors import DataError, RunError, listed
 from pipelines.shared.evaluator import calls, evaluate
 from pipelines.shared.job import Job
+from pipelines.shared.launch import launch
 from pipelines.shared.leakage import leakage_gate
 from pipelines.shared.log import log, start_log
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
 from pipelines.shared.study import Config, Data, Study
 
+if TYPE_CHECKING:
+    from pipelines.shared.distributed import World
+
 
 def run(study: Study, job: Job) -> None:
     """Run one validated job in its mode."""
     preemption.install()
+    if job.config.mode in ("verify", "report") and launch().rank > 0:
+        return  # work for one process
     modes = {
         "train": train,
         "resume": train,
@@ -41,54 +48,65 @@ def train(study: Study, job: Job) -> None:
 
     Resuming is the same story: what is finished is found on disk, and the trainer goes on from its checkpoint.
     """
+    from pipelines.shared.distributed import main_first
     from pipelines.shared.fitting import fit_and_predict, load_network
 
-    config, folder = job.config, RunFolder(job.run_dir)
-    world = start(study.title, job, folder)
-    with stage(folder, "data"):
+    config = job.config
+    world, folder = start(study.title, job)
+    with stage(folder, "data", world), main_first(world):
         data = training_data(study, config)
-        _same_as_before(folder, data)
-        _write_data(folder, data)
-    with stage(folder, "train"):
+        if world.main:
+            _same_as_before(folder, data)
+            _write_data(folder, data)
+    with stage(folder, "train", world):
         (study.fit_and_predict or fit_and_predict)(study, config, data, folder, world)
+    if not world.main:
+        return
     if study.explain is not None:
-        with stage(folder, "explain"):
+        with stage(folder, "explain", world):
             study.explain(config, data, load_network(study, folder.networks()[0]).to(world.device), folder, world)
-    _finish(study, folder)
+    _finish(study, folder, world)
 
 
 def external_validation(study: Study, job: Job) -> None:
     """Apply a finished run to another dataset: its networks and thresholds are frozen."""
+    from pipelines.shared.distributed import main_first
     from pipelines.shared.fitting import external_predictions
 
-    config, folder, finished = job.config, RunFolder(job.run_dir), RunFolder(Path(str(job.config.run)))
+    config, finished = job.config, RunFolder(Path(str(job.config.run)))
     networks = _finished_networks(study, finished)
     points = read_json(finished.operating_points)
-    world = start(study.title, job, folder)
-    with stage(folder, "data"):
+    world, folder = start(study.title, job)
+    with stage(folder, "data", world), main_first(world):
         trained = read_json(finished.flow)["source"]
         data = external_data(study, config, finished.read_table(finished.records), trained)
         data.flow["notes"].append(
             f"External validation of {finished.path.name}: its networks and thresholds are frozen."
         )
-        _write_data(folder, data)
-    with stage(folder, "predict"):
-        folder.write_table(folder.predictions("test"), external_predictions(study, config, data, networks, world))
+        if world.main:
+            _write_data(folder, data)
+    with stage(folder, "predict", world):
+        predictions = external_predictions(study, config, data, networks, world)
+    if world.main:
+        folder.write_table(folder.predictions("test"), predictions)
         write_json(folder.operating_points, points)
-    _finish(study, folder)
+        _finish(study, folder, world)
 
 
 def predict_files(study: Study, job: Job) -> None:
     """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
+    from pipelines.shared.distributed import main_first
+
     config: Config = job.config
-    folder, finished = RunFolder(job.run_dir), RunFolder(Path(str(config.run)))
+    finished = RunFolder(Path(str(config.run)))
     networks = _finished_networks(study, finished)
     points = read_json(finished.operating_points)
     root, files = input_files(Path(config.input), study.suffixes)
-    world = start(study.title, job, folder)
-    with stage(folder, "predict"):
+    world, folder = start(study.title, job)
+    with stage(folder, "predict", world):
         records = pd.DataFrame({"id": files, "path": files})
-        prepared = prepare_all(study, config, records, root)
+        with main_first(world):
+            prepared = prepare_all(study, config, records, root)
         reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
         at = np.flatnonzero(reason.isna().to_numpy())
         table = pd.DataFrame({"file": files, "reason": reason})
@@ -100,8 +118,10 @@ def predict_files(study: Study, job: Job) -> None:
             columns = study.predict_columns(ensemble(study, networks, {"files": dataset}, config, world)["files"])
             scores = pd.concat([columns, calls(columns, points)], axis=1).convert_dtypes(convert_floating=False)
             table = table.join(scores.set_index(pd.Index(at)))
-        file = folder.path / "predictions.csv"
-        write_atomically(file, lambda aside: table.to_csv(aside, index=False))
+    if not world.main:
+        return
+    file = folder.path / "predictions.csv"
+    write_atomically(file, lambda aside: table.to_csv(aside, index=False))
     log.info(f"{len(at)} of {len(files)} files scored" + ("" if len(at) == len(files) else "; the others say why not"))
     print(file)
 
@@ -210,8 +230,8 @@ def _finished_networks(study: Study, folder: RunFolder) -> list[Path]:
     return networks
 
 
-def _finish(study: Study, folder: RunFolder) -> None:
-    with stage(folder, "evaluate"):
+def _finish(study: Study, folder: RunFolder, world: World) -> None:
+    with stage(folder, "evaluate", world):
         evaluate(study, folder)
     metrics = read_json(folder.metrics)
     write_json(folder.metrics, metrics | {"seconds": read_environment(folder)["seconds"]})

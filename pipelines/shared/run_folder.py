@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -13,18 +14,37 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pipelines.shared.errors import RunError
+from pipelines.shared.errors import RunError, UserError
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
-    """Write through a temporary neighbour and rename: a reader never sees half a file."""
+    """Write through a temporary neighbour and rename: a reader never sees half a file.
+
+    Raises:
+        UserError: no space left; what was there before is kept.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         write(aside)
         aside.replace(file)
+    except (OSError, RuntimeError) as failure:
+        if not _disk_is_full(failure):
+            raise
+        kept = "the previous one is kept" if file.exists() else "there was none before"
+        raise UserError(
+            f"No space left while writing {file}; {kept}.", "Free some space, then go on with mode=resume."
+        ) from failure
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _disk_is_full(failure: Exception) -> bool:
+    """torch reports a failed write as a RuntimeError of its own, with the OSError, if any, as its context."""
+    if isinstance(failure, OSError):
+        return failure.errno in (errno.ENOSPC, errno.EDQUOT)
+    words = ("No space left", "file write failed", "unexpected pos")
+    return any(word in str(failure) for word in words)
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.shared.launch import launch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,7 +24,7 @@ def cpu_count() -> int:
 
 
 def progress_bar() -> Progress:
-    """A rich progress bar on standard error that stays silent when it is not a terminal."""
+    """A rich progress bar on standard error; silent when that is no terminal, and in all processes but the first."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -30,7 +33,7 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or launch().rank > 0,
         transient=True,
     )
 
@@ -60,5 +63,22 @@ def parallel_map(
         return [function(item) for item in track(items, description)]
     context = multiprocessing.get_context("spawn")
     chunk = max(1, len(items) // (workers * 16))
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(track(pool.map(function, items, chunksize=chunk), description, total=len(items)))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        try:
+            return list(track(pool.map(function, items, chunksize=chunk), description, total=len(items)))
+        except BaseException:  # a failure, or SIGTERM: what is under way is not waited for
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent is killed, instead of waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -26,9 +24,11 @@ from pipelines.shared import checkpoint, distributed, preemption
 from pipelines.shared.config import TrainerSection
 from pipelines.shared.dataset import EpochBatches, PreparedDataset, loader
 from pipelines.shared.distributed import World
-from pipelines.shared.errors import ConfigError, UserError, listed, nearest
+from pipelines.shared.errors import ConfigError, RunError, UserError, listed, nearest
 from pipelines.shared.job import EXIT_RESUME_ME
+from pipelines.shared.launch import launch
 from pipelines.shared.log import log
+from pipelines.shared.optimization import make_optimizer, make_schedule
 from pipelines.shared.screen import cpu_count, progress_bar
 from pipelines.shared.seeds import seed_of
 
@@ -73,7 +73,7 @@ def fit(
         config: the recipe.
         name: of the network, for history and screen.
         seed: of this network.
-        world: this process among all.
+        world: this process among all; each takes its part of every batch.
         file: the checkpoint; if it exists, training goes on from there.
         belongs_to: what a checkpoint must match to be resumed (split, configuration …).
 
@@ -82,7 +82,8 @@ def fit(
 
     Raises:
         UserError: the loss is not finite (the records of that batch are named), or the disk is full.
-        ConfigError: unknown optimiser or monitor.
+        ConfigError: unknown optimiser or monitor, or a batch that cannot be divided among the processes.
+        RunError: the checkpoint does not belong to this run.
         SystemExit: SIGTERM came; the state is saved.
     """
     run = _Training(model.to(world.device), loss, data, config, name, seed, world, file, belongs_to)
@@ -91,8 +92,9 @@ def fit(
     while at.epoch < config.epochs and not (config.patience and at.epoch - 1 - at.best_epoch >= config.patience):
         with preemption.deferred():
             run.train_epoch()
+            distributed.copy_from_main(run.scored, world)
             run.save()  # before validation, which may take long
-        measured = {key: float(value) for key, value in validate(run.scored).items()}
+        measured = distributed.gather({k: float(v) for k, v in validate(run.scored).items()}, world)[0]
         with preemption.deferred():
             run.close_epoch(measured)
             run.save()
@@ -123,17 +125,23 @@ class _Training:
         self.model, self.loss, self.data, self.config = model, loss, data, config
         self.name, self.seed, self.world, self.file = name, seed, world, file
         self.belongs_to = belongs_to | {"number of processes": world.size}
+        if config.batch_size % world.size:
+            raise ConfigError(
+                f"trainer.batch_size={config.batch_size} is over all processes; {world.size} cannot share it equally.",
+                f"Choose a multiple of {world.size}.",
+            )
         self.batches = max(1, len(data) // config.batch_size)
         if config.max_steps is not None:
             self.batches = min(self.batches, config.max_steps * config.accumulate)
         self.updates = math.ceil(self.batches / config.accumulate)
-        self.optimizer = _optimizer(model, config)
-        self.schedule = _schedule(self.optimizer, config, self.updates)
+        self.optimizer = make_optimizer(model, config)
+        self.schedule = make_schedule(self.optimizer, config, self.updates)
         self.ema = ModelEmaV3(model, decay=config.ema_decay) if config.ema_decay else None
         self.wrapped = distributed.wrap(model, world)
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
         self.progress = Progress()
         self.history: History = []
+        self.stop = False  # SIGTERM has come, here or to another process
 
     @property
     def scored(self) -> nn.Module:
@@ -155,11 +163,12 @@ class _Training:
                 value = self._step(arrays, targets, positions)
                 bar.update(shown, advance=1, note=f"loss {value:.3f}")
                 now = time.monotonic()
-                due = preemption.requested() or now - last_save > config.checkpoint_seconds
+                due = self.stop or now - last_save > config.checkpoint_seconds
                 if due and at.batch % config.accumulate == 0:  # gradients in the making are not saved
                     at.seconds, began, last_save = at.seconds + now - began, now, now
                     self.save()
-                    if preemption.requested():
+                    if self.stop:
+                        distributed.barrier(self.world)
                         raise SystemExit(EXIT_RESUME_ME)
         at.seconds += time.monotonic() - began
 
@@ -170,11 +179,14 @@ class _Training:
         targets = targets.to(self.world.device, non_blocking=True)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
             value = self.loss(self.wrapped(arrays), targets)
-        number = float(value.detach())
+        mine = float(value.detach())
+        number, self.stop = distributed.agree(mine, preemption.requested(), self.world)
         if not math.isfinite(number):
+            ids = [self.data.ids[int(p)] for p in positions] if not math.isfinite(mine) else []
+            records = [name for part in distributed.gather(ids, self.world) for name in part]
             raise UserError(
                 f"{self.name}: the loss is {number} at epoch {at.epoch + 1}, batch {at.batch + 1}; stopped before the "
-                f"optimiser's step. Its records:\n{listed([self.data.ids[int(p)] for p in positions], 64)}",
+                f"optimiser's step. Its records:\n{listed(records, 64)}",
                 "Look at these records; if they are sound, lower trainer.learning_rate or set trainer.clip_norm=1.",
             )
         first = at.batch - at.batch % config.accumulate  # the last group of an epoch may be smaller
@@ -233,6 +245,11 @@ class _Training:
     def resume(self) -> None:
         """Take up the state of a run that was cut off, if there is one."""
         saved = checkpoint.load(self.file, self.belongs_to)
+        if len(set(distributed.gather(saved is None, self.world))) > 1:
+            raise RunError(
+                f"{self.file} is there for some of the {self.world.size} processes only.",
+                "Keep the run folder on a disk that all machines see.",
+            )
         if saved is None:
             log.info(f"{self.name}: {len(self.data)} training records, {self.batches} batches an epoch")
             return
@@ -247,49 +264,10 @@ class _Training:
 
 
 def loader_workers(config: TrainerSection, world: World) -> int:
-    """`trainer.workers`; null means none on a CPU (training needs the cores), else up to 8 of this machine's."""
+    """`trainer.workers`, for each process; null: none on a CPU (training needs the cores), else up to 8 each."""
     if config.workers is not None:
         return config.workers
-    return 0 if world.device.type == "cpu" else min(8, max(1, cpu_count() - 1))
-
-
-def _optimizer(model: nn.Module, config: TrainerSection) -> torch.optim.Optimizer:
-    extra: dict[str, Any] = dict(config.optimizer_args)
-    try:
-        return create_optimizer_v2(
-            model,
-            opt=config.optimizer,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            **extra,
-        )
-    except (ValueError, AssertionError, TypeError) as failure:
-        reason = (str(failure) or type(failure).__name__).splitlines()[0].rstrip(".")
-        raise ConfigError(
-            f"trainer.optimizer={config.optimizer}: {reason}.", nearest(config.optimizer, map(str, list_optimizers()))
-        ) from None
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, config: TrainerSection, updates: int
-) -> Scheduler | ReduceLROnPlateau | None:
-    if config.schedule == "constant":
-        return None
-    if config.schedule == "plateau":  # torch's own: timm's loses its count of bad epochs when it is resumed
-        mode: Literal["min", "max"] = "min" if config.monitor.endswith("loss") else "max"
-        return ReduceLROnPlateau(optimizer, mode, factor=config.decay_rate, patience=config.decay_epochs)
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=config.schedule,
-        num_epochs=config.epochs,
-        warmup_epochs=config.warmup_epochs,
-        decay_epochs=config.decay_epochs,
-        decay_rate=config.decay_rate,
-        step_on_epochs=config.schedule == "step",
-        updates_per_epoch=updates,
-    )
-    return schedule
+    return 0 if world.device.type == "cpu" else min(8, max(1, cpu_count() // launch().local_size - 1))
 
 
 def _better(value: float, best: float, monitor: str) -> bool:

@@ -5,23 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
-import subprocess
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, compose
+from conftest import REPOSITORY, STUDIES, compose, run_study
 
 from pipelines.shared.assemble import card_name
 from pipelines.shared.cards import load_card
 from pipelines.shared.job import COMMON_MODES, study_modes
-
-STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 
 
 def study_of(name: str):
@@ -31,23 +25,6 @@ def study_of(name: str):
 def options(study: str, group: str) -> list[str]:
     found = {f.stem for root in (study, "shared") for f in (REPOSITORY / "conf" / root / group).glob("*.yaml")}
     return sorted(found)
-
-
-def run_study(study: str, *arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", f"pipelines.{study}", *arguments],
-        cwd=folder, capture_output=True, text=True, env=environment, timeout=600,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="session", params=STUDIES)
-def smoke_run(request, tmp_path_factory):
-    """A finished run of each study with trainer=smoke, on its phantom."""
-    folder = tmp_path_factory.mktemp(request.param) / "run"
-    done = run_study(request.param, "trainer=smoke", f"run_dir={folder}")
-    assert done.returncode == 0, done.stderr
-    return request.param, folder, done
 
 
 @pytest.mark.parametrize("study", STUDIES)

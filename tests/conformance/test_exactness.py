@@ -1,0 +1,121 @@
+"""Cut off and resumed, or spread over processes: the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import cutting
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, STUDIES
+from safetensors.numpy import load_file
+
+TINY = [
+    "data.phantom.patients=60", "data.phantom.size=96", "preprocess.size=32", "trainer.batch_size=8",
+    "trainer.epochs=5", "trainer.patience=2", "trainer.ema_decay=0.9", "trainer.checkpoint_seconds=0.000001",
+    "explain.scored=0", "statistics.resamples=100",
+]  # fmt: skip
+
+
+def weights(folder) -> dict[str, np.ndarray]:
+    return {f"{n.parent.name}/{k}": v for n in folder.glob("models/*/*.safetensors") for k, v in load_file(n).items()}
+
+
+def assert_same_run(a, b, tolerance: float = 0.0) -> None:
+    """Weights, history and predictions, bit for bit or within a tolerance."""
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert np.allclose(first[name], second[name], rtol=0, atol=tolerance), name
+    histories = [pd.read_csv(f / "history.csv").drop(columns="seconds") for f in (a, b)]
+    pd.testing.assert_frame_equal(*histories, check_exact=tolerance == 0)
+    assert_same_predictions(a, b, tolerance)
+
+
+def assert_same_predictions(a, b, tolerance: float) -> None:
+    files = sorted(f.name for f in (a / "predictions").glob("*.parquet"))
+    assert files == sorted(f.name for f in (b / "predictions").glob("*.parquet"))
+    for name in files:
+        tables = [pd.read_parquet(f / "predictions" / name) for f in (a, b)]
+        pd.testing.assert_frame_equal(*tables, check_exact=tolerance == 0, rtol=0, atol=tolerance)
+
+
+def headline(folder) -> float:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return metrics["metrics"][metrics["headline"]]["value"]
+
+
+def torchrun(study: str, *arguments: str, processes: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone", "-m"]
+    return subprocess.run(
+        [sys.executable, *command, f"pipelines.{study}", "trainer.device=cpu", *arguments],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=200, env=os.environ | environment,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ten_power_cuts_leave_no_trace(tmp_path, workers):
+    """With a moving average, early stopping and loader workers. Three epochs at least, so that every cut finds work."""
+    arguments = [*TINY, f"trainer.workers={workers}"]
+    whole, often, output = tmp_path / "whole", tmp_path / "often", tmp_path / "output.txt"
+    assert cutting.run("retinopathy", [*arguments, f"cache.dir={tmp_path / 'c1'}", f"run_dir={whole}"], output) == 0
+    draw = random.Random(workers)
+    cuts = [
+        ("preparing the cache", draw.randint(1, 2)),
+        *[("inside an epoch", draw.randint(1, 4)) for _ in range(3)],
+        ("writing a checkpoint", draw.randint(1, 4)),
+        ("validating", 1),
+        ("between epochs", 1),
+        ("inside an epoch", draw.randint(1, 4)),
+        ("writing the weights", 1),
+        ("writing predictions", draw.randint(3, 4)),  # after records and readers: val, test
+    ]
+    begin = [*arguments, f"cache.dir={tmp_path / 'c2'}", f"run_dir={often}"]
+    for cut in cuts:
+        status = cutting.run("retinopathy", begin, output, cut)
+        assert status == -9, f"{cut}: {status}\n{output.read_text()[-2000:]}"
+        begin = ["mode=resume", f"run={often}"]
+    assert cutting.run("retinopathy", begin, output) == 0, output.read_text()[-2000:]
+    assert_same_run(whole, often)
+    assert not list(often.rglob("*.tmp")), "half-written files are left"
+
+
+@pytest.mark.slow
+def test_a_run_cut_off_and_resumed_is_the_run(smoke_run, tmp_path):
+    study, whole, _ = smoke_run
+    folder, output = tmp_path / "cut", tmp_path / "output.txt"
+    begin = ["trainer=smoke", "trainer.checkpoint_seconds=0.000001", f"run_dir={folder}"]
+    assert cutting.run(study, begin, output, ("inside an epoch", 3)) == -9, output.read_text()
+    assert cutting.run(study, ["mode=resume", f"run={folder}"], output) == 0, output.read_text()
+    assert "goes on in epoch 1 after batch 2" in output.read_text()
+    assert_same_run(whole, folder)
+    before, after = (json.loads((f / "metrics.json").read_text()) for f in (whole, folder))
+    assert before["metrics"] == after["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_two_processes_write_one_run_and_score_like_one(study, tmp_path):
+    """The same weights, once predicted by two processes and once by one."""
+    two, one, output = tmp_path / "two", tmp_path / "one", tmp_path / "output.txt"
+    done = torchrun(study, "trainer=smoke", f"run_dir={two}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().splitlines()[-1] == str(two / "report.html")
+    assert [f.name for f in tmp_path.iterdir()] == ["two"], "more than one run folder"
+    records = pd.read_parquet(two / "records.parquet")
+    for split in ("val", "test"):
+        predicted = pd.read_parquet(two / "predictions" / f"{split}.parquet")["id"]
+        assert set(predicted) == set(records.loc[records["split"] == split, "id"])
+    shutil.copytree(two, one)
+    for stale in [*one.glob("predictions/*"), one / "report.html", one / "metrics.json"]:
+        stale.unlink()
+    assert cutting.run(study, ["mode=resume", f"run={one}"], output) == 0, output.read_text()
+    assert_same_predictions(two, one, 1e-5)
+    assert headline(two) == pytest.approx(headline(one), abs=1e-5)

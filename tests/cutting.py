@@ -1,0 +1,82 @@
+"""Runs that are killed at a chosen moment, as a power cut would, in processes that have torch loaded already."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conftest import REPOSITORY
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["torch", "timm", "albumentations", "hydra", "pipelines.shared.modes", "pipelines.shared.fitting"]
+)
+
+# moment -> module, attribute, whether the power goes before, within (a file half written) or after the n-th call
+MOMENTS = {
+    "preparing the cache": ("pipelines.shared.cache", "write_atomically", "within"),
+    "inside an epoch": ("pipelines.shared.trainer", "_Training._step", "before"),
+    "writing a checkpoint": ("pipelines.shared.checkpoint", "write_atomically", "within"),
+    "validating": ("pipelines.shared.fitting", "predict", "before"),
+    "between epochs": ("pipelines.shared.trainer", "_Training.close_epoch", "after"),
+    "writing the weights": ("pipelines.shared.model_files", "write_atomically", "within"),
+    "writing predictions": ("pipelines.shared.run_folder", "RunFolder.write_table", "before"),
+}
+
+
+def run(study: str, arguments: list[str], output: Path, cut: tuple[str, int] | None = None) -> int:
+    """`python -m pipelines.<study> arguments`; with `cut` killed at the n-th such moment. Returns the exit status."""
+    process = CONTEXT.Process(target=_child, args=(study, arguments, output, cut))
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+def _child(study: str, arguments: list[str], output: Path, cut: tuple[str, int] | None) -> None:
+    os.chdir(REPOSITORY)
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run from the command line
+    with output.open("a") as text:
+        os.dup2(text.fileno(), 1)
+        os.dup2(text.fileno(), 2)
+    if cut is not None:
+        _arrange(*cut)
+    from pipelines.shared.app import main
+
+    sys.argv = [study, *arguments]
+    main(study)
+
+
+def _arrange(moment: str, nth: int) -> None:
+    module, attribute, when = MOMENTS[moment]
+    owner: Any = importlib.import_module(module)
+    *path, name = attribute.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), 0
+
+    def cut(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != nth:
+            return original(*arguments, **keywords)
+        if when == "after":
+            original(*arguments, **keywords)
+        if when == "within":
+            file, write = arguments
+            return original(file, lambda aside: _half(aside, write))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, cut)
+
+
+def _half(aside: Path, write: Callable[[Path], object]) -> None:
+    write(aside)
+    os.truncate(aside, aside.stat().st_size // 2)
+    os.kill(os.getpid(), signal.SIGKILL)
