@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does: before torch is imported anywhere
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 

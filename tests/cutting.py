@@ -18,6 +18,13 @@ CONTEXT.set_forkserver_preload(
     ["torch", "timm", "albumentations", "hydra", "pipelines.shared.modes", "pipelines.shared.fitting"]
 )
 
+# A retinopathy run of seconds, with all that a checkpoint must hold.
+TINY = [
+    "data.phantom.patients=60", "data.phantom.size=96", "preprocess.size=32", "trainer.batch_size=8",
+    "trainer.epochs=5", "trainer.patience=2", "trainer.ema_decay=0.9", "trainer.checkpoint_seconds=0.000001",
+    "explain.scored=0", "statistics.resamples=100",
+]  # fmt: skip
+
 # moment -> module, attribute, whether the power goes before, within (a file half written) or after the n-th call
 MOMENTS = {
     "preparing the cache": ("pipelines.shared.cache", "write_atomically", "within"),
@@ -30,17 +37,50 @@ MOMENTS = {
 }
 
 
-def run(study: str, arguments: list[str], output: Path, cut: tuple[str, int] | None = None) -> int:
-    """`python -m pipelines.<study> arguments`; with `cut` killed at the n-th such moment. Returns the exit status."""
-    process = CONTEXT.Process(target=_child, args=(study, arguments, output, cut))
+def run(
+    study: str,
+    arguments: list[str],
+    output: Path,
+    cut: tuple[str, int] | None = None,
+    folder: Path = REPOSITORY,
+    **environment: str,
+) -> int:
+    """The exit status of `python -m pipelines.<study> arguments`; with `cut` it is killed at the n-th such moment."""
+    return finish(start(study, arguments, output, cut, folder, **environment))
+
+
+def start(
+    study: str,
+    arguments: list[str],
+    output: Path,
+    cut: tuple[str, int] | None = None,
+    folder: Path = REPOSITORY,
+    **environment: str,
+) -> multiprocessing.process.BaseProcess:
+    """The same, not waited for."""
+    output.touch()
+    process = CONTEXT.Process(target=_child, args=(study, arguments, output, cut, folder, environment))
     process.start()
-    process.join(timeout=300)
+    return process
+
+
+def finish(process: multiprocessing.process.BaseProcess) -> int:
+    """Wait for a run; its exit status."""
+    process.join(timeout=120)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 
 
-def _child(study: str, arguments: list[str], output: Path, cut: tuple[str, int] | None) -> None:
-    os.chdir(REPOSITORY)
+def _child(
+    study: str,
+    arguments: list[str],
+    output: Path,
+    cut: tuple[str, int] | None,
+    folder: Path,
+    environment: dict[str, str],
+) -> None:
+    os.chdir(folder)
+    os.environ |= environment
     multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run from the command line
     with output.open("a") as text:
         os.dup2(text.fileno(), 1)

@@ -48,10 +48,10 @@ class PhantomData(RetinopathyData):
     phantom: PhantomKeys
 
 
-class AptosData(RetinopathyData):
-    """`data=aptos2019`."""
+class PublicData(RetinopathyData):
+    """A public set in its own layout."""
 
-    name: Literal["aptos2019"]
+    name: Literal["aptos2019", "eyepacs", "messidor2", "idrid"]
 
 
 class TableData(RetinopathyData, TableSection):
@@ -84,7 +84,7 @@ class ExplainSection(Section):
 class RetinopathyConfig(StudyConfig):
     """The root of the study's configuration."""
 
-    data: Annotated[PhantomData | AptosData | TableData, Field(discriminator="name")]
+    data: Annotated[PhantomData | PublicData | TableData, Field(discriminator="name")]
     preprocess: PreprocessSection
     augment: AugmentSection
     operating_points: OperatingPointsSection

@@ -1,4 +1,4 @@
-"""Where the photographs come from: one adapter per source, and how one file becomes the network's input."""
+"""Where the photographs come from (public sets: `public_sets`), and how one file becomes the network's input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from pipelines.retinopathy import fundus
+from pipelines.retinopathy import fundus, public_sets
 from pipelines.retinopathy.config import LabelRules, RetinopathyConfig
 from pipelines.retinopathy.labels import add_grade_targets, either, few_graders, own_referable, reference
 from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom
@@ -21,8 +21,6 @@ from pipelines.shared.records import (
     Source,
     Target,
     check_ids,
-    dataset_folder,
-    inside,
     numeric_if_possible,
     parse_values,
     raise_problems,
@@ -139,37 +137,6 @@ def multi_grader(root: Path, rules: LabelRules, grades_per_image: int | None, se
     return Source("phantom", True, root, add_grade_targets(records), "patient (both eyes)", readers)
 
 
-def aptos2019(config: RetinopathyConfig) -> Source:
-    """APTOS 2019: train.csv (id_code, diagnosis) and train_images/<id_code>.png.
-
-    There are no patient ids, so each image is its own group until the leakage gate finds it twice; no DME labels and no
-    gradability, so both are unknown.
-    """
-    root = dataset_folder(config.data.root, "aptos2019")
-    file = root / "train.csv"
-    table = read_csv(file, ["id_code", "diagnosis"], "aptos2019")
-    problems = check_ids(table["id_code"], file)
-    grade, bad = parse_values(table["diagnosis"], range(5), file)
-    problems += bad
-    folder = next((f for f in ("train_images", "images", "train") if (root / f).is_dir()), "train_images")
-    found = {f.stem: f"{folder}/{f.name}" for f in sorted((root / folder).glob("*.*"))}
-    ids = table["id_code"].fillna("").astype(str)
-    paths = [found.get(i, f"{folder}/{i}.png") for i in ids]
-    problems += [
-        f"{file.name} row {i + 2}: id_code {name} leaves the folder"
-        for i, (name, path) in enumerate(zip(ids, paths, strict=True))
-        if not inside(path)
-    ]
-    raise_problems(problems, str(file), "Correct these rows, or take the file as it is distributed.")
-    records = pd.DataFrame({"id": ids, "group": ids, "split": None, "path": paths, "grade": grade})
-    records = records.assign(dme=np.nan, gradable=np.nan, referable=np.nan)
-    extra = len(set(found) - set(ids))
-    notes = ["No DME labels: the headline target is moderate-or-worse diabetic retinopathy."]
-    notes += [f"{extra} images in {folder}/ have no row in train.csv and are not used."] if extra else []
-    group_key = "image (the set has no patient ids); identical and near-identical images are one group"
-    return Source("aptos2019", False, root, add_grade_targets(records), group_key, notes=notes)
-
-
 def table(config: RetinopathyConfig) -> Source:
     """`data=table`: the user's own table with any of the targets grade, dme, gradable."""
     assert config.data.name == "table"
@@ -197,4 +164,11 @@ def table(config: RetinopathyConfig) -> Source:
     return Source("table", False, source.root, records, source.group_key, notes=notes)
 
 
-SOURCES = {"phantom": phantom, "aptos2019": aptos2019, "table": table}
+SOURCES = {
+    "phantom": phantom,
+    "aptos2019": public_sets.aptos2019,
+    "eyepacs": public_sets.eyepacs,
+    "messidor2": public_sets.messidor2,
+    "idrid": public_sets.idrid,
+    "table": table,
+}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import multiprocessing
 import os
 import shlex
 import sys
@@ -20,7 +21,7 @@ import yaml
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, nearest
 from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE, Job, config_model, study_modes
-from pipelines.shared.launch import launch, requeued, slurm_job
+from pipelines.shared.launch import launch, processes, requeued, slurm_job
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -85,7 +86,7 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
     if any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in arguments):
         return arguments
     sweep = "-m" in arguments or "--multirun" in arguments
-    if sweep and launch().size > 1:
+    if sweep and processes() > 1:
         raise ConfigError(
             "-m was given under torchrun or srun: every process would start the whole sweep.",
             "Start the sweep without it (hydra/launcher=joblib or submitit_slurm run its jobs side by side), or one "
@@ -199,14 +200,30 @@ def _run_job(study: str, composed: DictConfig) -> None:
     overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("hydra")]
     keys = [o.lstrip("+~").partition("=")[0] for o in overrides]
     config = _with_finished_run(study, check(config_model(study), values), keys)
+    _outside_dataset(config)
     parent = _sweep_parent()
     command = shlex.join(["python", "-m", f"pipelines.{study}", *overrides])
     job = _place(config, parent, HydraConfig.get().job.num if parent else None, "run_dir" in keys, command)
     if job is None:
         return
+    if parent is not None:  # joblib's processes would hand on a way of starting processes that only joblib knows
+        multiprocessing.set_start_method(None, force=True)
     from pipelines.shared import modes
 
     modes.run(importlib.import_module(f"pipelines.{study}.study").STUDY, job)
+
+
+def _outside_dataset(config: Any) -> None:
+    """Refuse to write run or cache into a dataset's folder."""
+    if config.data.root is None:
+        return
+    root = Path(config.data.root).expanduser().resolve()
+    for key, value in (("run_dir", config.run_dir), ("cache.dir", config.cache.dir)):
+        if Path(value).expanduser().resolve().is_relative_to(root):
+            raise ConfigError(
+                f"{key}={value} lies inside the dataset's folder {root}, where nothing is ever written.",
+                f"Give another: {key}=<folder elsewhere>.",
+            )
 
 
 def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> StudyConfig:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pipelines.shared.config import CacheSection
 from pipelines.shared.errors import BadFile, ConfigError, UnusableRecord
@@ -108,7 +108,8 @@ def prepare_records(
     """
     folder = Path(cache.dir).expanduser() / "prepared" / _digest([settings, str(root.resolve()), cache.enabled])[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    os.utime(folder)  # marks it as in use: the least recently used folder is the first to go
+    os.utime(folder)  # the folder used longest ago is the first to go
+    _hold(folder)
     rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
     count = max(1, len(rows) // SHARD_RECORDS)
     shards: list[list[int]] = [[] for _ in range(count)]
@@ -129,6 +130,28 @@ def prepare_records(
         parallel_map(make, rest, "Preparing records", workers=1 if few else workers or cpu_count())
     stream = None if cache.enabled else partial(_read_again, rows, root, prepare)
     return _collect(folder, jobs, shards, len(rows), stream)
+
+
+_in_use: dict[Path, FileLock] = {}  # the folders whose arrays this process may read, until it ends
+
+
+def _hold(folder: Path) -> None:
+    """Keep other runs from removing this folder to make room for theirs."""
+    if folder not in _in_use:
+        lock = FileLock(folder / f"used-by-{os.getpid()}")
+        lock.acquire()
+        _in_use[folder] = lock
+
+
+def _held(folder: Path) -> bool:
+    """Whether a run that is alive reads from this folder."""
+    for file in folder.glob("used-by-*"):
+        try:
+            with FileLock(file, blocking=False):
+                pass
+        except Timeout:
+            return True
+    return False
 
 
 def _digest(value: object) -> str:
@@ -200,7 +223,9 @@ def _make_room(folder: Path, key: str, more: int, cache: CacheSection) -> None:
         )
     others = sorted((f for f in folder.parent.iterdir() if f != folder and f.is_dir()), key=lambda f: f.stat().st_mtime)
     while others and need + sum(map(_size, others)) > limit:
-        shutil.rmtree(others.pop(0), ignore_errors=True)
+        oldest = others.pop(0)
+        if not _held(oldest):
+            shutil.rmtree(oldest, ignore_errors=True)
     for leftover in folder.parent.rglob("*.tmp"):
         if time.time() - leftover.stat().st_mtime > 3600:
             leftover.unlink(missing_ok=True)

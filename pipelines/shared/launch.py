@@ -28,12 +28,9 @@ def launch() -> Launch:
         ConfigError: half an announcement, or a launcher that is not supported: each of its processes would run the
             whole study alone and overwrite the others.
     """
-    if "WORLD_SIZE" in os.environ:
-        size = _number("WORLD_SIZE", 1)
-        if size == 1:
-            return Launch(0, 1, 0, 1)
+    size = processes()
+    if size > 1 and "WORLD_SIZE" in os.environ:
         return Launch(_number("RANK"), size, _number("LOCAL_RANK"), _number("LOCAL_WORLD_SIZE", size))
-    size = _number("SLURM_STEP_NUM_TASKS", 1)
     if size > 1:
         local_size = -(-size // _number("SLURM_STEP_NUM_NODES", 1))
         return Launch(_number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), local_size)
@@ -44,6 +41,11 @@ def launch() -> Launch:
                 "Start them with torchrun or with SLURM's srun.",
             )
     return Launch(0, 1, 0, 1)
+
+
+def processes() -> int:
+    """How many processes torchrun or srun announced."""
+    return _number("WORLD_SIZE", 0) or _number("SLURM_STEP_NUM_TASKS", 1)
 
 
 def _number(name: str, default: int | None = None) -> int:

@@ -14,13 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, STUDIES
+from cutting import TINY
 from safetensors.numpy import load_file
-
-TINY = [
-    "data.phantom.patients=60", "data.phantom.size=96", "preprocess.size=32", "trainer.batch_size=8",
-    "trainer.epochs=5", "trainer.patience=2", "trainer.ema_decay=0.9", "trainer.checkpoint_seconds=0.000001",
-    "explain.scored=0", "statistics.resamples=100",
-]  # fmt: skip
 
 
 def weights(folder) -> dict[str, np.ndarray]:

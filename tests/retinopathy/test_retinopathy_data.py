@@ -12,7 +12,7 @@ import pytest
 from conftest import compose
 from PIL import Image
 
-from pipelines.retinopathy import data
+from pipelines.retinopathy import data, public_sets
 from pipelines.retinopathy.config import LabelRules
 from pipelines.retinopathy.model import measure, targets
 from pipelines.retinopathy.study import STUDY
@@ -44,7 +44,7 @@ def aptos(root, *more: str):
 
 def test_aptos_is_read_from_one_tiny_image(tmp_path):
     write_aptos(tmp_path / "aptos", {"abc": 3})
-    source = data.aptos2019(aptos(tmp_path / "aptos"))
+    source = public_sets.aptos2019(aptos(tmp_path / "aptos"))
     row = source.records.iloc[0]
     assert (row["id"], row["group"], row["path"]) == ("abc", "abc", "train_images/abc.png")
     assert row["grade"] == 3
@@ -89,16 +89,16 @@ def test_bad_tables(tmp_path, text, said):
     write_aptos(tmp_path / "aptos", {"abc": 1})
     (tmp_path / "aptos" / "train.csv").write_text(text)
     with pytest.raises(DataError) as caught:
-        data.aptos2019(aptos(tmp_path / "aptos"))
+        public_sets.aptos2019(aptos(tmp_path / "aptos"))
     assert said in caught.value.problem
 
 
 def test_missing_root_and_table_quote_the_card(tmp_path):
     with pytest.raises(DataError, match="Kaggle"):
-        data.aptos2019(compose("retinopathy", "data=aptos2019"))
+        public_sets.aptos2019(compose("retinopathy", "data=aptos2019"))
     (tmp_path / "aptos").mkdir()
     with pytest.raises(DataError, match="Kaggle"):
-        data.aptos2019(aptos(tmp_path / "aptos"))
+        public_sets.aptos2019(aptos(tmp_path / "aptos"))
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:

@@ -93,7 +93,7 @@ def test_a_sweep_under_torchrun_is_refused():
     assert "under torchrun" in done.stderr
     done = command(WORLD_SIZE="2")
     assert done.returncode == 2
-    assert "several processes" in done.stderr
+    assert "RANK is not set" in done.stderr
 
 
 def test_a_failed_job_does_not_stop_a_sweep(tmp_path):
@@ -101,7 +101,7 @@ def test_a_failed_job_does_not_stop_a_sweep(tmp_path):
     assert done.returncode == 2
     assert "seed=-1" in done.stderr
     assert "seed=-2" in done.stderr
-    assert "2 of the sweep's jobs failed" in done.stderr
+    assert "At least one of the sweep's jobs failed" in done.stderr
 
 
 def test_help_and_mistakes_do_not_wait_for_torch():
@@ -135,6 +135,15 @@ def test_a_sweeps_jobs_have_folders_of_their_own_and_complete_ones_are_skipped(t
     (first.run_dir / "report.html").touch()
     assert _place(config, tmp_path, 0, False, "x") is None
     assert "skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["run_dir", "cache.dir"])
+def test_a_datasets_folder_is_never_written_to(tmp_path, key, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "data=aptos2019", f"data.root={tmp_path}", f"{key}={tmp_path}/deep/er"])
+    with pytest.raises(SystemExit):
+        main("retinopathy")
+    assert f"{key}={tmp_path}/deep/er lies inside the dataset's folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cutting import CONTEXT
 
 from pipelines.shared import cache as cache_module
 from pipelines.shared.cache import prepare_records
@@ -180,3 +181,41 @@ def test_a_shard_in_which_nothing_is_good(tmp_path, text):
     assert reason in ("it says so", "nothing in it")
     with pytest.raises(BadFile, match=reason):
         prepared.array(0)
+
+
+def _read_while_others_need_room(root: Path, records: pd.DataFrame, cache: CacheSection, messages) -> None:
+    prepared = prepare_records(records, root, prepare, SETTINGS, cache, workers=1)
+    messages.send("ready")
+    messages.recv()
+    messages.send(int(prepared.array(3)[0, 0]))
+
+
+def test_what_another_run_reads_is_not_removed(tmp_path, source):
+    root, records = source
+    ours, theirs = CONTEXT.Pipe()
+    cache = section(tmp_path, max_gb=0.00015)
+    reader = CONTEXT.Process(target=_read_while_others_need_room, args=(root, records, cache, theirs))
+    reader.start()
+    assert ours.recv() == "ready"
+    (folder,) = (tmp_path / "cache" / "prepared").iterdir()
+    os.utime(folder, (1, 1))
+    prepare_records(records, root, prepare, {"version": 2}, cache, workers=1)
+    assert folder.exists()
+    ours.send("go on")
+    assert ours.recv() == 3
+    reader.join()
+    prepare_records(records, root, prepare, {"version": 3}, cache, workers=1)
+    assert not folder.exists(), "its reader has ended"
+
+
+def test_two_processes_at_once(tmp_path, source):
+    root, records = source
+    cache, pipes = section(tmp_path), [CONTEXT.Pipe() for _ in range(2)]
+    readers = [CONTEXT.Process(target=_read_while_others_need_room, args=(root, records, cache, p[1])) for p in pipes]
+    for reader in readers:
+        reader.start()
+    for ours, _ in pipes:
+        assert ours.recv() == "ready"
+        ours.send("go on")
+        assert ours.recv() == 3
+    assert calls(tmp_path) == 200, "a shard was made twice"

@@ -205,8 +205,15 @@ def test_unknown_optimizer_and_monitor(tmp_path, trainer_section):
 
 def test_resume_refuses_what_does_not_belong(tmp_path, trainer_section):
     train(tmp_path / "c.pt", trainer_section(epochs=1))
-    with pytest.raises(RunError, match="another split"):
+    with pytest.raises(RunError, match="another split: abc, now other"):
         train(tmp_path / "c.pt", trainer_section(epochs=1), split="other")
+    with pytest.raises(RunError, match=r"another trainer\.epochs: None, now 9"):
+        train(tmp_path / "c.pt", trainer_section(epochs=1), **{"trainer.epochs": 9})
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    torch.save(state | {"belongs_to": state["belongs_to"] | {"number of processes": 2}}, tmp_path / "c.pt")
+    with pytest.raises(RunError, match="another number of processes: 2, now 1"):
+        train(tmp_path / "c.pt", trainer_section(epochs=1))
+    torch.save(state, tmp_path / "c.pt")
     state = torch.load(tmp_path / "c.pt", weights_only=True)
     torch.save(state | {"schema": 99}, tmp_path / "c.pt")
     with pytest.raises(RunError, match="schema 99"):
@@ -221,11 +228,13 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, trainer_section, mo
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="previous checkpoint is kept"):
-        checkpoint.save(file, {})
-    assert file.read_bytes() == before
-    assert [f.name for f in tmp_path.iterdir()] == ["c.pt"]
+    save = torch.save
+    for broken in (full, lambda state, aside: save(state, "/dev/full")):  # a made-up failure and torch's own
+        monkeypatch.setattr(torch, "save", broken)
+        with pytest.raises(UserError, match=r"No space left while writing .*c\.pt; the previous one is kept"):
+            checkpoint.save(file, {"weights": torch.zeros(100_000)})
+        assert file.read_bytes() == before
+        assert [f.name for f in tmp_path.iterdir()] == ["c.pt"]
 
 
 def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, trainer_section):

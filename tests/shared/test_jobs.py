@@ -1,0 +1,157 @@
+"""Jobs of schedulers and sweeps: told to stop, started again, side by side, two in one folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cutting
+import pytest
+from conftest import REPOSITORY
+from cutting import TINY
+
+from pipelines.shared.screen import parallel_map
+
+QUICK = [*TINY, "trainer.epochs=1", "trainer.max_steps=8"]
+
+
+def wait_for(condition, what: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_sigterm_is_answered_within_seconds_with_resume_me(tmp_path):
+    output, run = tmp_path / "output.txt", tmp_path / "run"
+    arguments = [*QUICK, "data.phantom.patients=200", f"cache.dir={tmp_path / 'cache'}", f"run_dir={run}"]
+
+    process = cutting.start("retinopathy", arguments, output)
+    wait_for(lambda: list((tmp_path / "cache").glob("prepared/*/*.lock")), "the cache to be prepared")
+    began = time.monotonic()
+    process.terminate()
+    assert cutting.finish(process) == 75
+    assert time.monotonic() - began < 5
+
+    process = cutting.start("retinopathy", ["mode=resume", f"run={run}"], output)
+    wait_for(lambda: (run / "checkpoint" / "network.pt").exists(), "the first step")
+    began = time.monotonic()
+    process.terminate()
+    assert cutting.finish(process) == 75
+    assert time.monotonic() - began < 5
+    assert cutting.run("retinopathy", ["mode=resume", f"run={run}"], output) == 0
+    assert (run / "report.html").exists()
+
+
+def _slow(item: int) -> int:
+    time.sleep(60)
+    return item
+
+
+def _stop_soon(folder: str) -> None:
+    import signal
+
+    def stop(*_: object) -> None:
+        raise SystemExit(75)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(4)
+    parallel_map(_slow, [1, 2, 3, 4], "Waiting", workers=2)
+
+
+def test_work_in_other_processes_is_not_waited_for():
+    began = time.monotonic()
+    process = cutting.CONTEXT.Process(target=_stop_soon, args=("",))
+    process.start()
+    process.join(timeout=30)
+    assert process.exitcode == 75
+    assert time.monotonic() - began < 20
+
+
+def _slow_workers(file: str) -> None:
+    parallel_map(_note_and_sleep, [file, file], "Waiting", workers=2)
+
+
+def _note_and_sleep(file: str) -> None:
+    with Path(file).open("a") as text:
+        text.write(f"{os.getpid()}\n")
+    time.sleep(60)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    file = tmp_path / "workers"
+    file.touch()
+    process = cutting.CONTEXT.Process(target=_slow_workers, args=(str(file),))
+    process.start()
+    wait_for(lambda: len(file.read_text().split()) == 2, "two workers")
+    process.kill()
+    wait_for(lambda: not any(_alive(int(pid)) for pid in file.read_text().split()), "the workers to end", 10)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_requeued_job_finds_its_own_checkpoint(tmp_path):
+    output = tmp_path / "output.txt"
+    common = [*QUICK, f"cache.dir={tmp_path / 'cache'}"]
+    # Without a run_dir of its own the folder is named by the time, which a requeue changes.
+    for number, place in enumerate([[f"run_dir={tmp_path}/chosen"], []]):
+        job = {"SLURM_JOB_ID": f"99{number}", "SLURM_RESTART_COUNT": "0"}
+        for again in ("0", "1"):
+            job["SLURM_RESTART_COUNT"] = again
+            cut = ("inside an epoch", 4)
+            assert cutting.run("retinopathy", [*common, *place], output, cut, tmp_path, **job) == -9
+        assert "goes on in epoch 1 after batch 3" in output.read_text().split("run folder")[-1]
+    assert len(list(tmp_path.glob("outputs/retinopathy/*"))) == 1
+    other = {"SLURM_JOB_ID": "5", "SLURM_RESTART_COUNT": "1"}
+    assert cutting.run("retinopathy", [*common, f"run_dir={tmp_path}/chosen"], output, None, tmp_path, **other) == 2
+    assert "exists and is not empty" in output.read_text()
+
+
+@pytest.mark.slow
+def test_two_solo_runs_in_one_folder_are_detected(tmp_path):
+    output, run = tmp_path / "output.txt", tmp_path / "run"
+    first = cutting.start("retinopathy", [*QUICK, f"cache.dir={tmp_path / 'cache'}", f"run_dir={run}"], output)
+    wait_for(lambda: (run / "environment.json").exists(), "the first run")
+    second = tmp_path / "second.txt"
+    assert cutting.run("retinopathy", ["mode=resume", f"run={run}"], second) == 2
+    assert "another run is writing there" in second.read_text()
+    assert cutting.finish(first) == 0
+
+
+def sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.retinopathy", "-m", *arguments],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+        env={k: v for k, v in os.environ.items() if not k.startswith("SLURM")},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_sweep_runs_its_jobs_side_by_side_and_says_which_failed(tmp_path, launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher", reason="extra `sweep`")
+    folder = tmp_path / "sweep"
+    arguments = [
+        *QUICK, f"hydra/launcher={launcher}", f"cache.dir={tmp_path / 'cache'}", f"run_dir={folder}",
+        "trainer.optimizer=adamw,adamq",
+    ]  # fmt: skip
+    done = sweep(*arguments)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "At least one of the sweep's jobs failed." in done.stderr
+    jobs = sorted(p for p in folder.iterdir() if p.name[0].isdigit())
+    assert [p.name.split("-")[0] for p in jobs] == ["0", "1"]
+    assert (jobs[0] / "report.html").exists()
+    assert not (jobs[1] / "report.html").exists()
+    assert "trainer.optimizer=adamq" in (jobs[1] / "run.log").read_text()
+    if launcher == "joblib":
+        assert f"Complete already, skipped: {jobs[0]}" in sweep(*arguments).stdout
