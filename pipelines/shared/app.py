@@ -20,7 +20,7 @@ import yaml
 
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, nearest
-from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE, Job, config_model, study_modes
+from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_RESUME_ME, Job, config_model, study_modes
 from pipelines.shared.launch import launch, processes, requeued, slurm_job
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def _answer(study: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted. A run that had begun training goes on with mode=resume run=<its folder>.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except SystemExit as stop:  # raised by the trainer on SIGTERM with EXIT_RESUME_ME, and by Hydra after --help
+    except SystemExit as stop:  # raised on SIGTERM with EXIT_RESUME_ME, and by Hydra after --help
+        if stop.code == EXIT_RESUME_ME:
+            print("Stopped on request. It goes on with mode=resume run=<its folder>.", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
 

@@ -84,17 +84,18 @@ def _first_host() -> str:
 
 
 def _device(name: str, local: int) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mine = local % max(count, 1)  # SLURM may show each process its own GPU only
     if name == "auto":
-        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", mine) if count else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"trainer.device={name} is no device.", "Allowed: auto, cpu, cuda, cuda:<number>.") from None
     if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= max(count, 1) or not torch.cuda.is_available():
+        if (device.index or 0) >= count:
             raise ConfigError(f"trainer.device={name}: this machine has {count} GPUs.", "Use trainer.device=auto.")
-        return torch.device("cuda", local if device.index is None else device.index)
+        return torch.device("cuda", mine if device.index is None else device.index)
     if device.type != "cpu":
         raise ConfigError(f"trainer.device={name} is not supported.", "Allowed: auto, cpu, cuda, cuda:<number>.")
     return device

@@ -1,0 +1,114 @@
+"""What the benches of all studies share: times, memory, and the trainer against a bare loop."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+
+from pipelines.shared.dataset import EpochBatches, PreparedDataset, loader  # noqa: E402
+from pipelines.shared.distributed import World  # noqa: E402
+from pipelines.shared.study import Data, Study  # noqa: E402
+from pipelines.shared.trainer import _Training  # noqa: E402
+
+ROUNDS = 5
+WORLD = World(0, 1, torch.device("cpu"))
+Row = dict[str, Any]
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def command_seconds(command: Sequence[str]) -> float:
+    """Median wall time of a command, three runs after a warm-up."""
+    times = [seconds(lambda: subprocess.run(command, cwd=REPOSITORY, capture_output=True)) for _ in range(4)]
+    return statistics.median(times[1:])
+
+
+def command_peak_mb(command: Sequence[str]) -> float:
+    """Peak resident memory of a command's largest process, in MB."""
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{command} failed")
+    return usage.ru_maxrss / 1024
+
+
+def training_data_of(study: Study, data: Data, config: Any) -> PreparedDataset:
+    """The augmented training records."""
+    at = data.positions("train")
+    ids, targets = data.records["id"].to_numpy()[at], study.targets(data.records)[at]
+    return PreparedDataset(data.prepared.take(at), ids, targets, study.augment(config), 0)
+
+
+def training_row(
+    what: str,
+    study: Study,
+    config: Any,
+    dataset: PreparedDataset,
+    inputs: torch.Tensor,
+    answers: torch.Tensor,
+    forward: Callable[[Any, torch.Tensor], torch.Tensor] = lambda network, inputs: network(inputs),
+) -> Row:
+    """Records per second of the trainer over those of a bare loop, both in turn in one process.
+
+    Args:
+        what: of the row.
+        study: whose network and loss are used.
+        config: the recipe; `trainer.max_steps` steps a round.
+        dataset: the training records, augmented.
+        inputs: one batch as the network's first layer takes it: resident, random, scaled already.
+        answers: its targets.
+        forward: how the bare loop calls the network on these.
+    """
+    network, loss = study.build(config), study.loss(config)
+    file = Path(tempfile.mkdtemp()) / "never.pt"
+    run = _Training(network, loss, dataset, config.trainer, "bench", 0, WORLD, file, {})
+    steps = run.batches
+
+    def pipeline() -> None:
+        run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
+        run.train_epoch()
+
+    bare_network: nn.Module = study.build(config)
+    optimizer = torch.optim.AdamW(bare_network.parameters(), lr=1e-3)
+
+    def bare() -> None:
+        bare_network.train()
+        for _ in range(steps):
+            loss(forward(bare_network, inputs), answers).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    pipeline(), bare()
+    pairs = [(seconds(bare), seconds(pipeline)) for _ in range(ROUNDS)]
+    records = steps * config.trainer.batch_size
+    return {
+        "what": what,
+        "ratio": statistics.median(b / p for b, p in pairs),
+        "ours": f"{records / statistics.median(p for _, p in pairs):.1f} records/s",
+        "reference": f"bare loop {records / statistics.median(b for b, _ in pairs):.1f} records/s",
+    }
+
+
+def loader_speed(dataset: PreparedDataset, batch: int) -> float:
+    """Records per second of the loader alone, in this process."""
+    order = EpochBatches(len(dataset), batch, 0, 0)
+    return len(order) * batch / float(np.median([seconds(lambda: list(loader(dataset, order, 0))) for _ in range(3)]))
