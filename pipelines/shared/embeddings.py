@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -35,6 +37,6 @@ def write_embeddings(network: ImageNetwork, data: Data, folder: RunFolder, world
         write_atomically(folder.path / "predictions" / "embeddings.npy", lambda aside: _save(aside, found))
 
 
-def _save(file: object, array: np.ndarray) -> None:
-    with open(str(file), "wb") as out:  # numpy would append .npy to the temporary name
+def _save(file: Path, array: np.ndarray) -> None:
+    with file.open("wb") as out:  # given the name, numpy would append .npy to it
         np.save(out, array)

@@ -16,7 +16,9 @@ from typing import Any
 ABANDONED = 3600  # seconds without a new file after which a half-made folder is taken for that of a killed run
 
 
-def ensure_folder(cache_dir: Path, study: str, version: int, settings: dict[str, Any], make: Callable[[Path], None]) -> Path:
+def ensure_folder(
+    cache_dir: Path, study: str, version: int, settings: dict[str, Any], make: Callable[[Path], None]
+) -> Path:
     """The folder of a phantom, made if it is not there: `.cache/phantom-<study>-<hash of version and settings>`.
 
     `make` fills an empty folder, which then is renamed: a phantom is complete or absent. When two processes make the

@@ -163,7 +163,7 @@ def isic2018(config: SkinConfig) -> Source:
     assert config.data.name == "isic2018"
     root = dataset_folder(config.data.root, "isic2018")
     tree = read_tree(config.data.taxonomy)
-    found = {}
+    found: dict[str, Path] = {}
     for file in sorted(root.rglob("*_GroundTruth.csv")):
         match = re.fullmatch(r"ISIC2018_Task3_(Training|Validation|Test)_GroundTruth", file.stem)
         if match and (config.data.part in (None, match[1].lower())):
@@ -203,8 +203,8 @@ def isic2018(config: SkinConfig) -> Source:
 
 def _one_hot(file: Path, tree: Taxonomy) -> tuple[pd.DataFrame, list[str]]:
     """id and label of each row of a one-hot table, and the problems: cells besides 0 and 1, rows without one 1."""
-    classes = tree.leaves
-    table = read_csv(file, ["image", *classes], "isic2018")
+    table = read_csv(file, ["image", *tree.leaves], "isic2018")
+    classes = [str(column) for column in table if column in tree.leaves]
     problems = check_ids(table["image"], file)
     values = table[classes].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     odd = ~np.isin(values, [0, 1])
@@ -266,7 +266,9 @@ def _partition_notes(table: pd.DataFrame, records: pd.DataFrame) -> list[str]:
             differ = theirs != records[level]
             labels = sorted(set(records["label"][differ]))
             if labels:
-                notes.append(f"The tree places these labels elsewhere than {column}, and is followed: {', '.join(labels)}.")
+                notes.append(
+                    f"The tree places these labels elsewhere than {column}, and is followed: {', '.join(labels)}."
+                )
     return notes
 
 

@@ -42,8 +42,10 @@ class Lesion:
 def _noise(rng: Generator, side: int, grain: float) -> Floats:
     """Smooth noise (side, side), mean 0, standard deviation 1; `grain` is its wavelength over the side."""
     cells = max(3, round(2 / grain))
-    field = cv2.resize(rng.standard_normal((cells, cells)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    return (field - field.mean()) / max(float(field.std()), 1e-6)
+    field = cv2.resize(
+        rng.standard_normal((cells, cells)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
+    )
+    return np.asarray((field - field.mean()) / max(float(field.std()), 1e-6), np.float32)
 
 
 def draw_lesion(rng: Generator, looks: Looks, side: int) -> Lesion:
@@ -59,7 +61,9 @@ def draw_lesion(rng: Generator, looks: Looks, side: int) -> Lesion:
         body = body * (1 - min(looks.ring, 1)) + min(looks.ring, 1) * np.maximum(wall, 0.25 * body)
     uneven = np.exp(looks.variegation * (0.9 * _noise(rng, side, 0.35) + 0.5 * _noise(rng, side, 0.12)))
     where = rng.uniform(0, 2 * np.pi)
-    patch = np.exp(-(((x - 0.45 * radius * np.cos(where)) ** 2 + (y - 0.45 * radius * np.sin(where)) ** 2) / (0.35 * radius) ** 2))
+    patch = np.exp(
+        -(((x - 0.45 * radius * np.cos(where)) ** 2 + (y - 0.45 * radius * np.sin(where)) ** 2) / (0.35 * radius) ** 2)
+    )
     melanin = looks.melanin * body * uneven * (1 + 1.2 * looks.variegation * patch)
     if looks.network > 0.05:
         melanin *= 1 + looks.network * (_network(rng, x, y, side) - 0.35)
@@ -85,7 +89,9 @@ def draw_lesion(rng: Generator, looks: Looks, side: int) -> Lesion:
         white += 0.5 * min(looks.scar, 1.2) * middle
         melanin *= 1 - 0.6 * min(looks.scar, 1) * middle
     absorption = melanin[..., None] * MELANIN + haem[..., None] * HAEM + blue[..., None] * BLUE
-    return Lesion(absorption.astype(np.float32), np.clip(white, 0, 0.9).astype(np.float32), (body > 0.5).astype(np.float32))
+    return Lesion(
+        absorption.astype(np.float32), np.clip(white, 0, 0.9).astype(np.float32), (body > 0.5).astype(np.float32)
+    )
 
 
 def _outline(rng: Generator, looks: Looks, x: Floats, y: Floats) -> tuple[Floats, float, Floats]:
@@ -97,7 +103,8 @@ def _outline(rng: Generator, looks: Looks, x: Floats, y: Floats) -> tuple[Floats
     for k in range(2, 9):
         border += looks.irregular * rng.normal(0, 1.1 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
     radius = float(np.clip(looks.size, 0.2, 0.95))
-    return (radius * np.clip(border, 0.4, 1.8) - np.hypot(u, v)).astype(np.float32), radius, angle
+    depth = radius * np.clip(border, 0.4, 1.8) - np.hypot(u, v)
+    return np.asarray(depth, np.float32), radius, angle
 
 
 def _place(rng: Generator, side: int, radius: float) -> tuple[int, int]:
@@ -113,14 +120,14 @@ def _spots(rng: Generator, mean: float, side: int, small: float, large: float, r
     for _ in range(int(rng.poisson(mean))):
         size = max(1, round(rng.uniform(small, large) * side / (2 * FRAME)))
         cv2.circle(canvas, _place(rng, side, 0.85 * radius), size, float(rng.uniform(0.6, 1.0)), -1, cv2.LINE_AA)
-    return cv2.GaussianBlur(canvas, (0, 0), 0.6)
+    return np.asarray(cv2.GaussianBlur(canvas, (0, 0), 0.6), np.float32)
 
 
 def _papules(rng: Generator, looks: Looks, side: int, body: Floats) -> Floats:
     """Bumps scattered over the body, which itself is hardly seen."""
     bumps = _spots(rng, looks.papules, side, 0.05, 0.11, float(np.clip(looks.size, 0.2, 0.95)))
     share = min(1.0, (looks.papules - 2) / 6)
-    return (1 - share) * body + share * np.clip(bumps + 0.15 * body, 0, 1)
+    return np.asarray((1 - share) * body + share * np.clip(bumps + 0.15 * body, 0, 1), np.float32)
 
 
 def _network(rng: Generator, x: Floats, y: Floats, side: int) -> Floats:

@@ -25,21 +25,29 @@ from pipelines.skin.metrics import (
 from pipelines.skin.subgroups import largest_gaps, subgroup_estimates
 
 CURVES = "Esteva 2017, biopsy-proven test images"
-FOLDS = "Esteva 2017, validation images; mean and standard deviation over nine folds"
-READERS = "Esteva 2017, two dermatologists, 180 of these images"
-PAPER: list[dict[str, Any]] = [
-    {"what": "Three-way accuracy (mean of the classes')", "value": 0.721, "low": None, "high": None, "source": FOLDS + ": 0.009"},
-    {"what": "Three-way accuracy, dermatologist 1", "value": 0.656, "low": None, "high": None, "source": READERS},
-    {"what": "Three-way accuracy, dermatologist 2", "value": 0.660, "low": None, "high": None, "source": READERS},
-    {"what": "Three-way accuracy, trained on the three", "value": 0.694, "low": None, "high": None, "source": FOLDS},
-    {"what": "Nine-way accuracy (mean of the classes')", "value": 0.554, "low": None, "high": None, "source": FOLDS + ": 0.017"},
-    {"what": "Nine-way accuracy, dermatologist 1", "value": 0.533, "low": None, "high": None, "source": READERS},
-    {"what": "Nine-way accuracy, dermatologist 2", "value": 0.550, "low": None, "high": None, "source": READERS},
-    {"what": "Nine-way accuracy, trained on the nine", "value": 0.489, "low": None, "high": None, "source": FOLDS},
-    {"what": "AUC, carcinoma", "value": 0.96, "low": None, "high": None, "source": CURVES},
-    {"what": "AUC, melanoma", "value": 0.94, "low": None, "high": None, "source": CURVES},
-    {"what": "AUC, melanoma in dermoscopy", "value": 0.91, "low": None, "high": None, "source": CURVES},
-]  # fmt: skip
+FOLDS = "Esteva 2017, validation images, nine folds"
+READERS = "Esteva 2017, part of the validation images"
+
+
+def _printed(what: str, value: float, source: str, deviation: float | None = None) -> dict[str, Any]:
+    """A number of the paper; its accuracies have a standard deviation over the folds, which is no interval."""
+    what = what if deviation is None else f"{what} (standard deviation over folds {deviation:g})"
+    return {"what": what, "value": value, "low": None, "high": None, "source": source}
+
+
+PAPER = [
+    _printed("Three-way accuracy (mean of the classes')", 0.721, FOLDS, 0.009),
+    _printed("Three-way accuracy, two dermatologists: first", 0.656, READERS),
+    _printed("Three-way accuracy, two dermatologists: second", 0.660, READERS),
+    _printed("Three-way accuracy, trained on the three classes", 0.694, FOLDS),
+    _printed("Nine-way accuracy (mean of the classes')", 0.554, FOLDS, 0.017),
+    _printed("Nine-way accuracy, two dermatologists: first", 0.533, READERS),
+    _printed("Nine-way accuracy, two dermatologists: second", 0.550, READERS),
+    _printed("Nine-way accuracy, trained on the nine classes", 0.489, FOLDS),
+    _printed("AUC, carcinoma", 0.96, CURVES),
+    _printed("AUC, melanoma", 0.94, CURVES),
+    _printed("AUC, melanoma in dermoscopy", 0.91, CURVES),
+]
 
 
 def evaluate(evidence: Evidence) -> Results:
@@ -51,7 +59,7 @@ def evaluate(evidence: Evidence) -> Results:
     test = evidence.predictions["test"]
     bootstrap = bootstrap_settings(evidence.config)
     records = evidence.records
-    paths = {level: level_paths(records["lineage"], level) for level in LEVELS}
+    paths = {level: level_paths(records["lineage"].tolist(), level) for level in LEVELS}
     untrained = _untrained(records)
     metrics: dict[str, Estimate] = {}
     predicted: dict[str, list[str]] = {}

@@ -78,9 +78,9 @@ def binary_scores(nodes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def read_diagnoses(readings: pd.DataFrame, tree: Taxonomy, file_name: str) -> tuple[pd.DataFrame, list[str]]:
     """Readers' diagnoses at the levels that they reach.
 
-    A diagnosis is any node of the tree below its root: a reader who says "benign" answers the three-way task only. Of
-    the paper's question, to biopsy or treat the lesion or to reassure the patient, it is the answer that follows: `biopsy`
-    is 1 for a diagnosis under `malignant` and 0 for any other.
+    A diagnosis is any node of the tree below its root: a reader who says "benign" answers the three-way task only. The
+    paper asked whether to biopsy or treat the lesion, or to reassure the patient. The diagnosis answers that: `biopsy`
+    is 1 where it lies under `malignant` and 0 elsewhere.
 
     Args:
         readings: id, reader, diagnosis.
@@ -96,7 +96,9 @@ def read_diagnoses(readings: pd.DataFrame, tree: Taxonomy, file_name: str) -> tu
         path = () if pd.isna(name) else tree.paths.get(str(name), ())
         if not path:
             names = [node for node in tree.paths if node != tree.root]
-            problems.append(f"{file_name} row {row + 2}: diagnosis={name} is no node of the tree. {nearest(name, names)}")
+            problems.append(
+                f"{file_name} row {row + 2}: diagnosis={name} is no node of the tree. {nearest(name, names)}"
+            )
         reached = [path[depth - 1] if len(path) >= depth else None for depth in (THREE_WAY, NINE_WAY)]
         leaf = path[-1] if path and not tree.children[path[-1]] else None
         rows.append((*reached, leaf, float("malignant" in path)))

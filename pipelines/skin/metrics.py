@@ -95,8 +95,9 @@ def answer_level(
         `paths` the network's node that answers for it. Or, where the network does not tell the nodes apart, why.
     """
     asked = {node: path for node, path in paths.items() if node not in untrained}
-    nodes = [column.removeprefix("p_") for column in predictions if column.startswith("p_") and column[2:] not in BINARY]
-    nodes += ["malignant"] if "p_malignant" in predictions else []  # a binary task and a node
+    columns = [str(column) for column in predictions if str(column).startswith("p_")]
+    # "malignant" is both a binary task and a node.
+    nodes = [c.removeprefix("p_") for c in columns if c == "p_malignant" or c.removeprefix("p_") not in BINARY]
     found: dict[str, str | None] = dict(zip(asked, answers(list(asked.values()), nodes), strict=True))
     lacking = [node for node, answer in found.items() if answer is None]
     if lacking or not found:
@@ -150,7 +151,11 @@ def level_metrics(
 
 
 def reference_metrics(
-    rows: pd.DataFrame, latent: pd.DataFrame, metrics: Mapping[str, Estimate], paths: Mapping[str, Any], boot: dict[str, Any]
+    rows: pd.DataFrame,
+    latent: pd.DataFrame,
+    metrics: Mapping[str, Estimate],
+    paths: Mapping[str, Any],
+    boot: dict[str, Any],
 ) -> dict[str, Estimate]:
     """Chance beside each defined metric of a level or binary task, and on a phantom the oracle.
 
@@ -185,10 +190,8 @@ def reference_metrics(
         found[f"test.{task}.auroc_chance"] = Estimate(0.5, n=metrics[f"test.{task}.auroc"].n)
         if f"truth_{task}" in latent:
             about = rows[task].notna().to_numpy()
-            found[f"test.{task}.auroc_oracle"] = auroc_estimate(
-                rows[task].to_numpy()[about], latent[f"truth_{task}"].to_numpy()[about], rows["group"].to_numpy()[about],
-                **boot,
-            )  # fmt: skip
+            y, score = rows[task].to_numpy()[about], latent[f"truth_{task}"].to_numpy()[about]
+            found[f"test.{task}.auroc_oracle"] = auroc_estimate(y, score, rows["group"].to_numpy()[about], **boot)
     return found
 
 

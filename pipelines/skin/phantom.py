@@ -137,7 +137,9 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
     (root / "SYNTHETIC.txt").write_text(
         "Everything in this folder is synthetic: no picture shows a person's skin, no patient or reader exists.\n"
         "It has HAM10000's layout and nothing else of it. truth/ holds what the pictures were drawn from; it is for\n"
-        f"scoring, never a feature. Made by pipelines.skin.phantom, version {PHANTOM_VERSION}:\n\n" + "\n".join(lines) + "\n"
+        f"scoring, never a feature. Made by pipelines.skin.phantom, version {PHANTOM_VERSION}:\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 
@@ -151,8 +153,8 @@ def oracle_columns(diseases: list[str], label_noise: float, tree: Taxonomy) -> p
     """What one who knows the drawn disease would answer, to be judged by the same sometimes wrong record.
 
     Returns:
-        One row per picture: truth_label, truth_three_way, truth_nine_way (the most probable record) and truth_<task> (the
-        score of each binary task).
+        One row per picture: truth_label, truth_three_way, truth_nine_way (the most probable record) and truth_<task>
+        (the score of each binary task).
     """
     shares = [recorded_shares(disease, label_noise) for disease in diseases]
     table = np.array([[share.get(leaf, 0.0) for leaf in tree.leaves] for share in shares])

@@ -44,7 +44,13 @@ def levels(evidence: Evidence, metrics: Mapping[str, Estimate]) -> Section:
     for task in BINARY:
         key = f"test.{task}.auroc"
         rows.append(
-            [f"{NAMES[task]}: AUROC", metrics[key], metrics.get(f"{key}_oracle"), metrics.get(f"{key}_chance"), metrics[key].n]
+            [
+                f"{NAMES[task]}: AUROC",
+                metrics[key],
+                metrics.get(f"{key}_oracle"),
+                metrics.get(f"{key}_chance"),
+                metrics[key].n,
+            ]
         )
     synthetic = evidence.flow["synthetic"]
     used = [0, 1, 2, 3, 4] if synthetic else [0, 1, 3, 4]
@@ -55,8 +61,8 @@ def levels(evidence: Evidence, metrics: Mapping[str, Estimate]) -> Section:
         "One network, asked at every level: a node's probability is the sum over the training classes below it.",
     )
     text = (
-        "Balanced accuracy is the mean of the classes' sensitivities: the paper calls it accuracy, and ISIC 2018 ranked "
-        "by it. Chance: one over the classes; for accuracy, always saying the commonest class of test; for AUROC 0.5. "
+        "Balanced accuracy is the mean of the classes' sensitivities: the paper calls it accuracy, ISIC 2018 ranked by "
+        "it. Chance: one over the classes; for accuracy, always saying the commonest class of test; for AUROC 0.5. "
         "Intervals resample lesions (groups)."
     )
     undefined = [f"{row[0]}: {row[1].reason}." for row in rows if row[1].value is None]
@@ -68,14 +74,22 @@ def training_classes(evidence: Evidence) -> list[Section]:
     train = evidence.records[evidence.records["split"] == "train"]
     if train.empty or not evidence.networks:
         return []
-    rows = []
+    rows: list[list[Any]] = []
     for name in evidence.networks[0]["classes"]:
         mine = train[(train["lineage"] + "/").str.startswith(name + "/")]
         inside = ", ".join(words(label) for label in sorted(mine["label"].unique()))
-        rows.append([words(name.split("/")[-1]), words(" > ".join(name.split("/")[:-1])), inside, len(mine), mine["group"].nunique()])
+        rows.append(
+            [
+                words(name.split("/")[-1]),
+                words(" > ".join(name.split("/")[:-1])),
+                inside,
+                len(mine),
+                mine["group"].nunique(),
+            ]
+        )
     config = evidence.config
     how = (
-        f"The partitioning algorithm with at most {config.data.max_class_size:,} training images for a node to become one class."
+        f"Partitioning algorithm: a node with fewer than {config.data.max_class_size:,} training images is one class."
         if config.partition.level == "fine"
         else f"Coarse classes (partition.level={config.partition.level}): the ablation."
     )
@@ -93,10 +107,14 @@ def cohort(evidence: Evidence) -> Section:
     ]
     if "age" in records:
         ages = [pd.to_numeric(p.drop_duplicates("group")["age"], errors="coerce") for p in parts.values()]
-        rows.append(["Age, years: mean (SD)", *(f"{a.mean():.1f} ({a.std():.1f})" if a.notna().any() else "–" for a in ages)])
+        rows.append(
+            ["Age, years: mean (SD)", *(f"{a.mean():.1f} ({a.std():.1f})" if a.notna().any() else "–" for a in ages)]
+        )
     if "sex" in records:
         sexes = [p.drop_duplicates("group")["sex"] for p in parts.values()]
-        rows.append(["Female", *(_share((s.astype(str).str.lower() == "female").sum(), s.notna().sum()) for s in sexes)])
+        rows.append(
+            ["Female", *(_share((s.astype(str).str.lower() == "female").sum(), s.notna().sum()) for s in sexes)]
+        )
     if "skin_type" in records:
         types = [p["skin_type"] for p in parts.values()]
         rows.append(["Skin types V and VI", *(_share((t >= 5).sum(), t.notna().sum()) for t in types)])
@@ -147,8 +165,9 @@ def binary(
             below, total = readers_below_curve(readers, curve)
             blocks.append(
                 Text(
-                    f"{below} of {total} readers ({100 * below / total:.0f} %) lie below the curve. A reader's point is on "
-                    "the images that this reader read; positive is a diagnosis under malignant, which means to biopsy or treat."
+                    f"{below} of {total} readers ({100 * below / total:.0f} %) lie below the curve. A reader's point "
+                    "is on the images that this reader read; positive is a diagnosis under malignant, which means to "
+                    "biopsy or treat."
                 )
             )
     return Section("Binary tasks", blocks)
@@ -177,8 +196,8 @@ def operating_points(evidence: Evidence, test: pd.DataFrame, points: list[dict[s
     """The frozen thresholds and what they give on test."""
     blocks: list[Any] = [
         Text(
-            "Thresholds were chosen on val to reach the targets of the configuration, then frozen. On test they are only "
-            "applied, so the rates may fall short of the targets."
+            "Thresholds were chosen on val to reach the targets of the configuration, then frozen. On test they are "
+            "only applied, so the rates may fall short of the targets."
         )
     ]
     if not points:
@@ -193,7 +212,10 @@ def operating_points(evidence: Evidence, test: pd.DataFrame, points: list[dict[s
     blocks.append(Table(columns, table, "All operating points on test."))
     mine = {words(p["name"]): p["threshold"] for p in points if p["task"] == "malignant"}
     if mine and answered(test, "malignant"):
-        scores = {n: test.loc[test["malignant"] == v, "p_malignant"].to_numpy() for n, v in (("not malignant", 0), ("malignant", 1))}
+        scores = {
+            n: test.loc[test["malignant"] == v, "p_malignant"].to_numpy()
+            for n, v in (("not malignant", 0), ("malignant", 1))
+        }
         figures.score_distribution(evidence.folder.figures / "scores.png", scores, mine, note=synthetic_note(evidence))
         blocks.append(Picture("figures/scores.png", "P(malignant) by reference, test.", "Histograms of the score."))
     return Section("Operating points", blocks)
@@ -235,7 +257,7 @@ def confusions(
 def reader_accuracy(
     evidence: Evidence, test: pd.DataFrame, metrics: Mapping[str, Estimate], predicted: Mapping[str, Sequence[str]]
 ) -> list[Section]:
-    """Each reader's three-way and nine-way balanced accuracy on the test images read, beside the network's on the same."""
+    """Each reader's balanced accuracy at both coarse levels, beside the network's on the same test images."""
     if evidence.readers is None:
         return []
     rows: list[list[Any]] = []
@@ -256,7 +278,11 @@ def reader_accuracy(
     for k in range(2, len(rows[0])):
         defined = [row[k] for row in rows if row[k] is not None]
         means.append(float(np.mean(defined)) if defined else None)
-    columns = ["Reader", "Images", *(f"{NAMES[level]}, {who}" for level in answered_levels for who in ("reader", "network"))]
+    columns = [
+        "Reader",
+        "Images",
+        *(f"{NAMES[level]}, {who}" for level in answered_levels for who in ("reader", "network")),
+    ]
     caption = "Balanced accuracy on the test images that each reader read, and the network's on the same images."
     return [Section("Beside the readers", [Table(columns, [*rows, means], caption)])]
 
@@ -282,14 +308,19 @@ def calibration(evidence: Evidence, test: pd.DataFrame, metrics: Mapping[str, Es
         "intercept": "Calibration intercept (0 is ideal)",
         "in_the_large": "Calibration in the large (0 is ideal)",
     }
-    rows = [[label, metrics[f"test.malignant.{name}"]] for name, label in names.items()]
+    rows: list[list[Any]] = [[label, metrics[f"test.malignant.{name}"]] for name, label in names.items()]
     caption = "P(malignant), test: observed against predicted probability, exact binomial intervals per bin."
     blocks: list[Any] = [
         Picture("figures/calibration.png", caption, "Reliability curve."),
         Table(["Measure", "Test"], rows, "Calibration of P(malignant)."),
     ]
     if evidence.config.loss.class_balance:
-        blocks.append(Text("Rare classes weighed more in training, so rare diseases are predicted more often than they occur.", "note"))
+        blocks.append(
+            Text(
+                "Rare classes weighed more in training, so rare diseases are predicted more often than they occur.",
+                "note",
+            )
+        )
     return Section("Calibration", blocks)
 
 
@@ -305,13 +336,15 @@ def subgroup_section(
         evidence.folder.figures / "subgroups.png", named, Subgroup("All", overall, overall.n or 0), metric="AUROC",
         note=synthetic_note(evidence),
     )  # fmt: skip
-    rows = [[f"{s.group}: {s.label}", s.n, s.estimate.positives, s.estimate] for s in named]  # type: ignore[union-attr]
+    rows: list[list[Any]] = [[f"{s.group}: {s.label}", s.n, s.estimate.positives, s.estimate] for s in named]  # type: ignore[union-attr]
     blocks: list[Any] = [
-        Picture("figures/subgroups.png", "Malignant vs all else: AUROC by subgroup, test.", "Forest plot of subgroups."),
+        Picture(
+            "figures/subgroups.png", "Malignant vs all else: AUROC by subgroup, test.", "Forest plot of subgroups."
+        ),
         Table(["Subgroup", "Images", "Malignant", "AUROC"], rows, "Intervals are wide where a subgroup is small."),
     ]
     if gaps:
-        table = [[words(g.column), f"{g.better} over {g.worse}", g.estimate] for g in gaps]
+        table: list[list[Any]] = [[words(g.column), f"{g.better} over {g.worse}", g.estimate] for g in gaps]
         caption = "The largest gap in AUROC between two subgroups of at least 20 images."
         blocks.append(Table(["Column", "Subgroups", "Difference"], table, caption))
         blocks.append(Text("Each pair was chosen because it differs most, so some gap is always found.", "note"))
@@ -350,8 +383,13 @@ def errors(evidence: Evidence, saliency: Estimate | None) -> list[Section]:
             caption = f"{label}: the most confident errors on test, with the saliency map beside each picture."
             blocks.append(Picture(f"figures/{kind}.png", caption, f"{label} with saliency maps."))
     if saliency is not None:
-        rows: list[list[Any]] = [["AUROC of saliency for the lesion's pixels, mean over images", saliency], ["Chance", 0.5]]
-        blocks.append(Table(["Measure", "Value"], rows, "Does the map point at the lesion? Scored against known masks."))
+        rows: list[list[Any]] = [
+            ["AUROC of saliency for the lesion's pixels, mean over images", saliency],
+            ["Chance", 0.5],
+        ]
+        blocks.append(
+            Table(["Measure", "Value"], rows, "Does the map point at the lesion? Scored against known masks.")
+        )
     if blocks:
         blocks.append(Text("Saliency shows where a change of the pixels changes the score, not why.", "note"))
     return [Section("Most confident errors", blocks)] if blocks else []

@@ -72,7 +72,9 @@ def largest_gaps(
             return np.asarray(statistics[0](counts[:, :first]) - statistics[1](counts[:, first:]))
 
         group = np.concatenate([part["group"].to_numpy() for part in parts])
-        estimate = bootstrap_estimate(difference, statistic, group, n=sum(sizes), undefined="with one class", **bootstrap)
+        estimate = bootstrap_estimate(
+            difference, statistic, group, n=sum(sizes), undefined="with one class", **bootstrap
+        )
         gaps.append(Gap(column, better, worse, estimate))
     return gaps
 

@@ -1,8 +1,8 @@
 """Trees on disk: `conf/skin/taxonomy/<name>.yaml`, or a file of the user's own.
 
-    malignant:                      three-way
-      malignant_melanoma:           nine-way
-        melanoma: [mel, lmm]        any further nodes; at the end a list of the dataset's own labels
+malignant:                      three-way
+  malignant_melanoma:           nine-way
+    melanoma: [mel, lmm]        any further nodes; at the end a list of the dataset's own labels
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,8 +33,10 @@ def embedding(path: Path, points: ArrayLike, groups: Sequence[str], order: Seque
     for i, (name, label) in enumerate(zip(order, labels, strict=True)):
         marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
         mine = places[names == name]
-        look = {"linestyle": "none", "markersize": 5, "alpha": 0.8, "markeredgewidth": 0.0}
-        handles += axes.plot(mine[:, 0], mine[:, 1], marker=marker, color=COLOURS[i % len(COLOURS)], label=label, **look)
+        look: dict[str, Any] = {"linestyle": "none", "markersize": 5, "alpha": 0.8, "markeredgewidth": 0.0}
+        handles += axes.plot(
+            mine[:, 0], mine[:, 1], marker=marker, color=COLOURS[i % len(COLOURS)], label=label, **look
+        )
     if not len(places):
         say(axes, "no records to show")
     legend(figure, handles)
