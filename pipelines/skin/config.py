@@ -23,7 +23,7 @@ class SkinData(DataSection):
 class PhantomKeys(Section):
     """The phantom's settings, see `phantom.PhantomSettings`."""
 
-    lesions: Annotated[int, Field(ge=120)]
+    lesions: Annotated[int, Field(ge=200)]
     size: Annotated[int, Field(ge=64, le=1024)]
     seed: Annotated[int, Field(ge=0)]
     contrast: Annotated[float, Field(gt=0)]

@@ -59,7 +59,7 @@ class Disease:
 
 DISEASES: dict[str, Disease] = {
     "common_nevus": Disease(
-        0.15, 38, Looks(0.42, 0.85, irregular=0.06, soft=0.05, variegation=0.12, network=0.5, globules=6),
+        0.13, 38, Looks(0.42, 0.85, irregular=0.06, soft=0.05, variegation=0.12, network=0.5, globules=6),
         ("atypical_nevus", "superficial_spreading_melanoma", "dermatofibroma"),
     ),
     "atypical_nevus": Disease(

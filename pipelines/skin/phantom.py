@@ -56,8 +56,13 @@ class PhantomSettings:
     size: int = 192
     seed: int = 0
     contrast: float = 1.0
-    atypia: float = 0.5
+    atypia: float = 0.75
     label_noise: float = 0.06
+
+    def __post_init__(self) -> None:
+        """At least 200 lesions, or the rare diseases would crowd out the common ones."""
+        if self.lesions < 200:
+            raise ValueError(f"phantom: lesions must be at least 200, not {self.lesions}")
 
 
 def _rng(settings: PhantomSettings, stream: str, number: int, part: int = 0) -> Generator:

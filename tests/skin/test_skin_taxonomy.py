@@ -1,4 +1,4 @@
-"""Partitioning and inference on random trees, against brute force; the trees on disk and what may be wrong with them."""
+"""Partitioning and inference on random trees, against brute force; the trees on disk, and what may be wrong."""
 
 from __future__ import annotations
 
@@ -139,7 +139,9 @@ def test_all_that_is_wrong_with_a_tree_is_said_at_once(tmp_path):
     assert str(file) in said
 
 
-@pytest.mark.parametrize("text", ["[", "", "benign: {a: {b: [x, [y]]}}", "benign: {a: {b: x}}", "benign: {a: {b: [x/y]}}"])
+@pytest.mark.parametrize(
+    "text", ["[", "", "benign: {a: {b: [x, [y]]}}", "benign: {a: {b: x}}", "benign: {a: {b: [x/y]}}"]
+)
 def test_what_is_no_tree_is_refused(tmp_path, text):
     file = tmp_path / "mine.yaml"
     file.write_text(text)
