@@ -1,4 +1,4 @@
-"""Whole runs: the real sample by lesion and by record, HAM10000 judged on ISIC's layout, the paper's recipe, ablation."""
+"""Whole runs: the real sample by lesion and by record, HAM10000 judged on ISIC's layout, the paper's recipe."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def isic_layout(folder: Path, records: pd.DataFrame, root: Path) -> None:
 
 @pytest.mark.slow
 def test_the_real_samples_groups_are_lesions(ham):
-    root, folder = ham
+    _, folder = ham
     records = pd.read_parquet(folder / "records.parquet")
     assert len(records) == 821
     assert records["source_group"].nunique() == 570
