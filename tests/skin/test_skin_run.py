@@ -19,6 +19,7 @@ from pipelines.shared.assemble import training_data
 from pipelines.shared.distributed import World
 from pipelines.shared.fitting import fit_and_predict
 from pipelines.shared.run_folder import RunFolder
+from pipelines.skin.metrics import level_metrics, level_paths
 from pipelines.skin.study import STUDY
 
 CLASSES = {"mel": "MEL", "nv": "NV", "bcc": "BCC", "akiec": "AKIEC", "bkl": "BKL", "df": "DF", "vasc": "VASC"}
@@ -72,6 +73,20 @@ def test_the_real_samples_groups_are_lesions(ham):
     assert len(facts["classes"]) == 7
     assert facts["architecture"]["test_time_flips"] is True
     assert "Split by record" not in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_resampling_lesions_gives_wider_intervals_than_images(ham):
+    _, folder = ham
+    table = pd.read_parquet(folder / "predictions" / "test.parquet")
+    bootstrap = {"resamples": 1000, "seed": 0, "level": 0.95}
+    paths = level_paths(table["lineage"].tolist(), "label")
+    by_lesion, _ = level_metrics(table, "label", "test", paths, [], bootstrap)
+    by_image, _ = level_metrics(table.assign(group=table["id"]), "label", "test", paths, [], bootstrap)
+    wide, narrow = by_lesion["test.label.accuracy"], by_image["test.label.accuracy"]
+    assert wide.value == narrow.value
+    assert wide.groups < narrow.groups
+    assert wide.high - wide.low > 1.05 * (narrow.high - narrow.low)
 
 
 @pytest.mark.slow
