@@ -114,13 +114,13 @@ def _report(study: Study, evidence: Evidence, results: Results, environment: dic
     kind = "synthetic phantom" if flow["synthetic"] else "real data"
     figures_ = [
         HeadlineFigure(results.sentence, main, f"test, {len(test):,} records of {test['group'].nunique():,} groups"),
-        HeadlineFigure("Chance", results.chance, "a coin"),
+        HeadlineFigure("Chance", results.chance, "a coin" if results.chance == 0.5 else "guessing"),
     ]
     if results.oracle is not None:
         figures_.append(HeadlineFigure("Oracle", results.oracle, "the phantom's latent truth, same reference"))
     if results.paper:
         first = results.paper[0]
-        figures_.append(HeadlineFigure("Paper", first["value"], f"{first['source']}: another dataset"))
+        figures_.append(HeadlineFigure("Paper", first["value"], f"{first['what']}; {first['source']}: another dataset"))
     headline = Headline(_headline_sentence(evidence, results, kind), figures_, [*flow["warnings"], *results.warnings])
     sections = [
         _data_section(study, evidence),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 
 def masked_binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -20,3 +20,24 @@ def masked_binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> 
     filled = torch.where(known, targets, torch.zeros_like(targets))
     each = binary_cross_entropy_with_logits(logits.float(), filled, reduction="none")
     return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def weighted_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Mean softmax cross-entropy over the records whose class is known, each weighing what its class weighs.
+
+    Args:
+        logits: (batch, classes).
+        targets: (batch,) class numbers as floats, NaN where unknown.
+        weights: (classes,).
+        label_smoothing: share of the target that is spread evenly over all classes.
+
+    Returns:
+        A scalar; zero (with a gradient of zero) if nothing in the batch is known.
+    """
+    known = ~torch.isnan(targets)
+    numbers = torch.where(known, targets, torch.zeros_like(targets)).long()
+    each = cross_entropy(logits.float(), numbers, reduction="none", label_smoothing=label_smoothing)
+    weight = weights.to(logits.device)[numbers] * known
+    return (each * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -39,8 +39,8 @@ def load_weights(folder: Path, network: nn.Module) -> nn.Module:
     return network
 
 
-def read_facts(folder: Path, study: str, classes: list[str]) -> dict[str, Any]:
-    """model.json, checked to be of this study and of these classes in this order.
+def read_facts(folder: Path, study: str, classes: list[str] | None = None) -> dict[str, Any]:
+    """model.json, checked to be of this study and of these classes in this order (None: any).
 
     Raises:
         RunError: missing or damaged, of another study, schema or other classes.
@@ -59,7 +59,7 @@ def read_facts(folder: Path, study: str, classes: list[str]) -> dict[str, Any]:
             f"{folder} is a network of the study '{facts.get('study')}', not of '{study}'.",
             f"Use python -m pipelines.{facts.get('study')}, or give a run of {study}.",
         )
-    if facts.get("classes") != classes:
+    if classes is not None and facts.get("classes") != classes:
         raise RunError(
             f"{folder} answers {facts.get('classes')}, the study asks for {classes}.",
             "Give a run with the same classes in the same order.",

@@ -55,6 +55,7 @@ def train(study: Study, job: Job) -> None:
     world, folder = start(study.title, job)
     with stage(folder, "data", world), main_first(world):
         data = training_data(study, config)
+        study = study.for_training(study, config, data.records) if study.for_training else study
         if world.main:
             _same_as_before(folder, data)
             _write_data(folder, data)
@@ -74,7 +75,7 @@ def external_validation(study: Study, job: Job) -> None:
     from pipelines.shared.fitting import external_predictions
 
     config, finished = job.config, RunFolder(Path(str(job.config.run)))
-    networks = _finished_networks(study, finished)
+    study, networks = _finished_networks(study, finished)
     points = read_json(finished.operating_points)
     world, folder = start(study.title, job)
     with stage(folder, "data", world), main_first(world):
@@ -99,7 +100,7 @@ def predict_files(study: Study, job: Job) -> None:
 
     config: Config = job.config
     finished = RunFolder(Path(str(config.run)))
-    networks = _finished_networks(study, finished)
+    study, networks = _finished_networks(study, finished)
     points = read_json(finished.operating_points)
     root, files = input_files(Path(config.input), study.suffixes)
     world, folder = start(study.title, job)
@@ -219,15 +220,18 @@ def _same_as_before(folder: RunFolder, data: Data) -> None:
             )
 
 
-def _finished_networks(study: Study, folder: RunFolder) -> list[Path]:
+def _finished_networks(study: Study, folder: RunFolder) -> tuple[Study, list[Path]]:
+    """A run's networks, and the study with the classes that they answer."""
     from pipelines.shared.model_files import read_facts
 
     networks = folder.networks()
     if not networks or not folder.operating_points.exists():
         raise RunError(f"run={folder.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
+    if study.for_classes is not None:
+        study = study.for_classes(study, read_facts(networks[0], study.name)["classes"])
     for path in networks:
         read_facts(path, study.name, study.classes)
-    return networks
+    return study, networks
 
 
 def _finish(study: Study, folder: RunFolder, world: World) -> None:

@@ -113,6 +113,9 @@ class Study:
         explain: writes saliency maps for some test records, or None.
         suffixes: file names that `mode=predict` takes from a folder.
         fit_and_predict: for a study with several stages; None: `fitting.fit_and_predict`.
+        for_training: for a study whose classes are found in its training records: the study with these classes, all
+            parts that depend on them bound. None: the classes are fixed.
+        for_classes: the same for a finished network, from the classes in its model.json.
         modes: modes of the study's own, name -> function of study and job (named in its config.py as `MODES` too).
     """
 
@@ -139,4 +142,6 @@ class Study:
     suffixes: Sequence[str]
     explain: Callable[[Config, Data, nn.Module, RunFolder, World], None] | None = None
     fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None
+    for_training: Callable[[Study, Config, pd.DataFrame], Study] | None = None
+    for_classes: Callable[[Study, list[str]], Study] | None = None
     modes: Mapping[str, Callable[[Study, Job], None]] = field(default_factory=dict)

@@ -80,6 +80,7 @@ def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tm
     source = part.sources["phantom"](config)
     settings = part.prepare_settings(config)
     records = source.records.assign(split="train")
+    part = part.for_training(part, config, records) if part.for_training else part
     targets = part.targets(records)
     known = np.flatnonzero(~np.isnan(targets).reshape(len(targets), -1).any(axis=1))
     step = max(1, len(known) // 8)

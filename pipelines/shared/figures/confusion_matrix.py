@@ -29,9 +29,9 @@ def confusion(
     totals = counts.sum(axis=1)
     share = counts / np.maximum(totals, 1)[:, None]
     k = max(1, len(classes))
-    below = [wrap(str(c), 16) for c in classes]
+    below = [wrap(str(c), 16) if k <= 12 else str(c) for c in classes]
     longest = max((len(line) for label in below for line in label.split("\n")), default=0)
-    figure = Figure((WIDTH, 5.2 if k > 2 else 4.4))
+    figure = Figure((WIDTH, 6.4 if k > 12 else 5.2 if k > 2 else 4.4))
     axes = figure.subplots()
     axes.imshow(share.reshape(k, k) if len(classes) else np.zeros((1, 1)), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.grid(False)
@@ -42,9 +42,11 @@ def confusion(
     axes.set_yticks(range(len(classes)), names if k <= 8 else [str(c) for c in classes])
     axes.tick_params(length=0, labelsize=10 if k <= 8 else 8)
     if longest > 52 / k:  # too long to stand side by side
-        axes.tick_params(axis="x", labelrotation=35)
+        axes.tick_params(axis="x", labelrotation=35 if k <= 12 else 90)
         for label in axes.get_xticklabels():
             label.set(horizontalalignment="right", rotation_mode="anchor")
+            if k > 12:
+                label.set_verticalalignment("center")
     axes.set(xlabel=column_label if k <= 8 else f"{column_label} (numbers: % of the row)", ylabel=row_label)
     for (i, j), value in np.ndenumerate(counts):
         percent = f"{100 * share[i, j]:.0f}"

@@ -1,0 +1,42 @@
+"""The last hidden layer's activations of every test record, for maps such as t-SNE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipelines.shared.backbones import ImageNetwork
+from pipelines.shared.dataset import PreparedDataset
+from pipelines.shared.distributed import World
+from pipelines.shared.predictor import predict
+from pipelines.shared.run_folder import RunFolder, write_atomically
+from pipelines.shared.study import Data
+
+
+class _Features(nn.Module):
+    """A network without its head."""
+
+    def __init__(self, network: ImageNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.network.features(pictures)
+
+
+def write_embeddings(network: ImageNetwork, data: Data, folder: RunFolder, world: World, batch_size: int) -> None:
+    """Write predictions/embeddings.npy: float32 (test records, features), in the order of predictions/test.parquet."""
+    at = data.positions("test")
+    dataset = PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], np.zeros(len(at)))
+    alone = World(0, 1, world.device)
+    found = predict(_Features(network), dataset, alone, batch_size, description="Embedding test")
+    if world.main:
+        write_atomically(folder.path / "predictions" / "embeddings.npy", lambda aside: _save(aside, found))
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    with file.open("wb") as out:  # given the name, numpy would append .npy to it
+        np.save(out, array)

@@ -1,0 +1,5 @@
+"""`python -m pipelines.skin`."""
+
+from pipelines.shared.app import main
+
+main("skin")

@@ -1,0 +1,129 @@
+"""Configuration of the skin cancer study. Imports pydantic only, so that a mistake is answered at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipelines.shared.config import AugmentSection, Count, DataSection, ModelSection, Section, StudyConfig, TableSection
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SkinData(DataSection):
+    """Keys of all sources. `taxonomy` names a tree of conf/skin/taxonomy/ or a .yaml file; `max_class_size` is the
+    partitioning algorithm's, chosen with the tree and its counts.
+    """
+
+    taxonomy: str
+    max_class_size: Count
+
+
+class PhantomKeys(Section):
+    """The phantom's settings, see `phantom.PhantomSettings`."""
+
+    lesions: Annotated[int, Field(ge=200)]
+    size: Annotated[int, Field(ge=64, le=1024)]
+    seed: Annotated[int, Field(ge=0)]
+    contrast: Annotated[float, Field(gt=0)]
+    atypia: Share
+    label_noise: Annotated[float, Field(ge=0, le=0.5)]
+
+
+class PhantomData(SkinData):
+    """`data=phantom`."""
+
+    name: Literal["phantom"]
+    phantom: PhantomKeys
+
+
+class Ham10000Data(SkinData):
+    """`data=ham10000`."""
+
+    name: Literal["ham10000"]
+
+
+class Isic2018Data(SkinData):
+    """`data=isic2018`. `part`: which of the three official parts is read; null: all that are there."""
+
+    name: Literal["isic2018"]
+    part: Literal["training", "validation", "test"] | None
+
+
+class Fitzpatrick17kData(SkinData):
+    """`data=fitzpatrick17k`."""
+
+    name: Literal["fitzpatrick17k"]
+
+
+class TableData(SkinData, TableSection):
+    """`data=table`; `targets` names the column of the diagnosis, `values` maps words to the tree's labels."""
+
+    name: Literal["table"]
+
+
+class PartitionSection(Section):
+    """What is trained on: the partitioning algorithm's fine classes, or one of the two coarse levels (the ablation)."""
+
+    level: Literal["fine", "nine_way", "three_way"]
+
+
+class SkinModel(ModelSection):
+    """`test_time_flips`: a finished network averages its probabilities over the four flips of a picture."""
+
+    test_time_flips: bool
+
+
+class PreprocessSection(Section):
+    """`size`: side in pixels of the square around the picture's centre that the network sees."""
+
+    size: Annotated[int, Field(ge=32, le=1024)]
+
+
+class SkinAugment(AugmentSection):
+    """`inscribed`: after the rotation the largest upright square inside the rotated picture is kept and enlarged, so
+    that no corner is black; `scale` then only enlarges.
+    """
+
+    inscribed: bool
+
+
+class LossSection(Section):
+    """Cross-entropy. `class_balance`: classes weigh (1 / their images) to this power: 0 not at all, 1 fully."""
+
+    class_balance: Share
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class OperatingPointsSection(Section):
+    """Targets on `val`; the thresholds that reach them are frozen."""
+
+    high_specificity: Annotated[float, Field(gt=0, lt=1)]
+    high_sensitivity: Annotated[float, Field(gt=0, lt=1)]
+
+
+class ExplainSection(Section):
+    """Saliency: how many of the most confident errors are shown, and how many lesion masks are scored."""
+
+    errors: Annotated[int, Field(ge=0, le=24)]
+    scored: Annotated[int, Field(ge=0)]
+
+
+class SkinConfig(StudyConfig):
+    """The root of the study's configuration."""
+
+    data: Annotated[
+        PhantomData | Ham10000Data | Isic2018Data | Fitzpatrick17kData | TableData, Field(discriminator="name")
+    ]
+    model: SkinModel
+    partition: PartitionSection
+    preprocess: PreprocessSection
+    augment: SkinAugment
+    loss: LossSection
+    operating_points: OperatingPointsSection
+    explain: ExplainSection
+    subgroups: list[str]
+
+
+CONFIG = SkinConfig

@@ -1,0 +1,259 @@
+"""What is predicted and how it is judged: columns of the prediction table, operating points, metrics. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.shared.stats.agreement import agreement_estimates, class_estimates
+from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
+from pipelines.shared.stats.calibration import calibration_estimates
+from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.operating_points import choose_threshold, rate_estimates
+from pipelines.skin.config import SkinConfig
+from pipelines.skin.labels import BINARY, LEVELS, binary_scores
+from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, answers, infer
+
+OTHER = "other"  # predicted: a class that does not occur in the dataset
+DEPTHS = {"three_way": THREE_WAY, "nine_way": NINE_WAY, "label": None}
+NAMES = {
+    "three_way": "Three-way",
+    "nine_way": "Nine-way",
+    "label": "The dataset's own classes",
+    "malignant": "Malignant vs all else",
+    "carcinoma_vs_keratosis": "Keratinocyte carcinoma vs benign seborrheic keratosis",
+    "melanoma_vs_nevus": "Malignant melanoma vs benign naevus",
+}
+
+
+def softmax(outputs: np.ndarray) -> np.ndarray:
+    """Logits (n, classes) to probabilities."""
+    shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def predict_columns(probabilities: np.ndarray, classes: Sequence[str] = ()) -> pd.DataFrame:
+    """The prediction columns from the training classes' probabilities (n, classes).
+
+    `p_<node>` for every training class and every node above one (the inference algorithm), `p_<task>` for the binary
+    tasks that these nodes answer, and `class_predicted`, the most probable training class as a path of nodes.
+
+    Args:
+        probabilities: of the classes, in their order.
+        classes: their paths, nodes joined by "/".
+    """
+    nodes = infer(probabilities, [name.split("/") for name in classes])
+    columns = {f"p_{node}": np.clip(values, 0, 1) for node, values in nodes.items()}
+    columns |= {f"p_{task}": np.clip(values, 0, 1) for task, values in binary_scores(nodes).items()}
+    best = [classes[i] for i in probabilities.argmax(axis=1)]
+    return pd.DataFrame(columns | {"class_predicted": best})
+
+
+def target_columns(records: pd.DataFrame) -> pd.DataFrame:
+    """The target columns of the prediction table."""
+    return records[["lineage", *LEVELS, *BINARY]].reset_index(drop=True)
+
+
+def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The rows that a binary task is about."""
+    return predictions[predictions[task].notna()]
+
+
+def answered(predictions: pd.DataFrame, task: str) -> bool:
+    """Whether the network tells a binary task's nodes apart."""
+    return f"p_{task}" in predictions
+
+
+# --- the levels ---
+
+
+def level_paths(lineages: Sequence[str], level: str) -> dict[str, list[str]]:
+    """The nodes of a level that a dataset has, each with its path, in the order of their names along the tree."""
+    found = {}
+    for lineage in sorted(set(lineages)):
+        path = lineage.split("/")[: DEPTHS[level]]
+        found[path[-1]] = path
+    return found
+
+
+def answer_level(
+    predictions: pd.DataFrame, paths: Mapping[str, Sequence[str]], untrained: Sequence[str] = ()
+) -> tuple[list[str], list[str | None]] | str:
+    """The most probable node of a level for each row.
+
+    Args:
+        predictions: with the `p_<node>` columns and `class_predicted`.
+        paths: the level's nodes in this dataset, each with its path.
+        untrained: nodes that the run's own training part lacks: they are never predicted, so always missed.
+
+    Returns:
+        Per row the predicted node, `OTHER` where the most probable class is none of the dataset's; and per node of
+        `paths` the network's node that answers for it. Or, where the network does not tell the nodes apart, why.
+    """
+    asked = {node: path for node, path in paths.items() if node not in untrained}
+    columns = [str(column) for column in predictions if str(column).startswith("p_")]
+    # "malignant" is both a binary task and a node.
+    nodes = [c.removeprefix("p_") for c in columns if c == "p_malignant" or c.removeprefix("p_") not in BINARY]
+    found: dict[str, str | None] = dict(zip(asked, answers(list(asked.values()), nodes), strict=True))
+    lacking = [node for node, answer in found.items() if answer is None]
+    if lacking or not found:
+        shown = ", ".join(lacking[:5]) + (" …" if len(lacking) > 5 else "")
+        return f"the network's classes do not tell {len(lacking)} of {len(asked)} classes from others: {shown}"
+    names = list(found)
+    scores = predictions[[f"p_{found[name]}" for name in names]].to_numpy()
+    best = [names[i] for i in scores.argmax(axis=1)]
+    inside = set(found.values())
+    rows = zip(best, scores.max(axis=1), predictions["class_predicted"].str.split("/"), predictions.index, strict=True)
+    predicted = []
+    for name, score, path, at in rows:
+        elsewhere = not inside & set(path) and predictions.at[at, f"p_{path[-1]}"] > score
+        predicted.append(OTHER if elsewhere else name)
+    return predicted, [found.get(node) for node in paths]
+
+
+def level_metrics(
+    rows: pd.DataFrame,
+    level: str,
+    split: str,
+    paths: Mapping[str, Sequence[str]],
+    untrained: Sequence[str],
+    bootstrap: dict[str, Any],
+) -> tuple[dict[str, Estimate], list[str] | None]:
+    """Accuracy and balanced accuracy at one level, and the predicted nodes (None where it cannot be answered).
+
+    The paper's "accuracy" is the mean of the classes' accuracies, which here is called balanced accuracy. On test also
+    each class's sensitivity and its AUROC against all others.
+    """
+    found = answer_level(rows, paths, untrained)
+    if isinstance(found, str):
+        none = Estimate(None, n=len(rows), reason=found)
+        return {f"{split}.{level}.{name}": none for name in ("accuracy", "balanced_accuracy")}, None
+    predicted, by = found
+    classes = [*paths, *([OTHER] if OTHER in predicted else [])]
+    truth, group = rows[level].to_numpy(), rows["group"].to_numpy()
+    measures = agreement_estimates(truth, predicted, classes, group, weights="none", **bootstrap)
+    metrics = {f"{split}.{level}.{name}": measures[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")}
+    if split == "test":
+        for name, estimate in class_estimates(truth, predicted, classes, group, **bootstrap).items():
+            if name != OTHER:
+                metrics[f"test.{level}.sensitivity[{name}]"] = estimate.sensitivity.clustered
+        if level == "label":
+            for name, node in zip(paths, by, strict=True):
+                if node is not None:
+                    metrics[f"test.label.auroc[{name}]"] = auroc_estimate(
+                        truth == name, rows[f"p_{node}"].to_numpy(), group, **bootstrap
+                    )
+    return metrics, predicted
+
+
+def reference_metrics(
+    rows: pd.DataFrame,
+    latent: pd.DataFrame,
+    metrics: Mapping[str, Estimate],
+    paths: Mapping[str, Any],
+    boot: dict[str, Any],
+) -> dict[str, Estimate]:
+    """Chance beside each defined metric of a level or binary task, and on a phantom the oracle.
+
+    Chance is, for accuracy, always saying the commonest class of test; for balanced accuracy one over the classes.
+    The oracle's answers (`truth_<level>`, `truth_<task>`) are judged by the same record as the model's.
+
+    Args:
+        rows: test predictions.
+        latent: the record table's rows in the same order.
+        metrics: of test.
+        paths: the nodes of each level.
+        boot: settings of the bootstrap.
+    """
+    found: dict[str, Estimate] = {}
+    for level in LEVELS:
+        if metrics[f"test.{level}.balanced_accuracy"].value is None:
+            continue
+        counts = rows[level].value_counts()
+        found[f"test.{level}.accuracy_chance"] = Estimate(counts.iloc[0] / counts.sum(), n=len(rows))
+        found[f"test.{level}.balanced_accuracy_chance"] = Estimate(1 / len(counts), n=len(rows))
+        if f"truth_{level}" in latent:
+            said = latent[f"truth_{level}"].to_numpy()
+            classes = list(dict.fromkeys([*paths[level], *said]))
+            oracle = agreement_estimates(
+                rows[level].to_numpy(), said, classes, rows["group"].to_numpy(), weights="none", **boot
+            )
+            for name in ("accuracy", "balanced_accuracy"):
+                found[f"test.{level}.{name}_oracle"] = oracle[name]
+    for task in BINARY:
+        if f"test.{task}.auroc" not in metrics or metrics[f"test.{task}.auroc"].value is None:
+            continue
+        found[f"test.{task}.auroc_chance"] = Estimate(0.5, n=metrics[f"test.{task}.auroc"].n)
+        if f"truth_{task}" in latent:
+            about = rows[task].notna().to_numpy()
+            y, score = rows[task].to_numpy()[about], latent[f"truth_{task}"].to_numpy()[about]
+            found[f"test.{task}.auroc_oracle"] = auroc_estimate(y, score, rows["group"].to_numpy()[about], **boot)
+    return found
+
+
+# --- the binary tasks ---
+
+
+def choose_points(predictions: pd.DataFrame, config: SkinConfig) -> list[dict[str, Any]]:
+    """Two operating points of each binary task, chosen on these predictions (those of `val`).
+
+    A task that the network does not answer, or without both classes, has none.
+    """
+    points = []
+    for task in BINARY:
+        rows = known(predictions, task)
+        if not answered(predictions, task) or rows[task].nunique() < 2:
+            continue
+        y, score = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy()
+        for name, rate in (("high_specificity", "specificity"), ("high_sensitivity", "sensitivity")):
+            target = getattr(config.operating_points, name)
+            threshold = choose_threshold(y, score, **{rate: target})
+            points.append(
+                {"name": name, "task": task, "score": f"p_{task}", "target": {rate: target}, "threshold": threshold}
+            )
+    return points
+
+
+def binary_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+    """AUROC and average precision of a binary task; calibration too of the probability of malignancy."""
+    about = known(rows, task)
+    if not answered(rows, task):
+        reason = "the network's classes do not tell the two apart"
+        return {f"{split}.{task}.auroc": Estimate(None, n=len(about), reason=reason)}
+    y, score, group = about[task].to_numpy(), about[f"p_{task}"].to_numpy(), about["group"].to_numpy()
+    found = {
+        f"{split}.{task}.auroc": auroc_estimate(y, score, group, **bootstrap),
+        f"{split}.{task}.average_precision": average_precision_estimate(y, score, group, **bootstrap),
+    }
+    if task == "malignant":
+        for name, estimate in calibration_estimates(y, score, group, **bootstrap).items():
+            found[f"{split}.{task}.{name}"] = estimate
+    return found
+
+
+def point_metrics(
+    rows: pd.DataFrame, points: list[dict[str, Any]], bootstrap: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
+    """Sensitivity, specificity, PPV and NPV at frozen thresholds.
+
+    Returns:
+        The operating points with their four rates (exact binomial intervals) and the `_clustered` forms of these, and
+        the rates as metrics `test.<task>.<rate>@<point>` (clustered).
+    """
+    filled, metrics = [], {}
+    for point in points:
+        about = known(rows, point["task"])
+        rates = rate_estimates(
+            about[point["task"]].to_numpy(), about[point["score"]].to_numpy(), point["threshold"],
+            about["group"].to_numpy(), **bootstrap,
+        )  # fmt: skip
+        both = {}
+        for name, rate in rates.items():
+            metrics[f"test.{point['task']}.{name}@{point['name']}"] = rate.clustered
+            both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
+        filled.append(point | both)
+    return filled, metrics

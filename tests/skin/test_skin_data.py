@@ -1,0 +1,222 @@
+"""The adapters: what they read, and all that may be wrong with a folder, said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import compose
+from PIL import Image
+
+from pipelines.shared.errors import DataError
+from pipelines.skin import data
+from pipelines.skin.config import SkinConfig
+
+CLASSES = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
+
+
+def picture(path: Path, value: int = 128, size: tuple[int, int] = (40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(value)
+    Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def ham(folder: Path, rows: list[str], ids: list[str] | None = None) -> SkinConfig:
+    """A folder in HAM10000's layout, its pictures in two part folders."""
+    folder.mkdir(exist_ok=True)
+    head = "lesion_id,image_id,dx,dx_type,age,sex,localization"
+    (folder / "HAM10000_metadata.csv").write_text("\n".join([head, *rows]) + "\n")
+    for k, name in enumerate(ids if ids is not None else [row.split(",")[1] for row in rows]):
+        picture(folder / f"HAM10000_images_part_{1 + k % 2}" / f"{name}.jpg", k)
+    return compose("skin", "data=ham10000", f"data.root={folder}")
+
+
+def test_ham10000_is_read(tmp_path):
+    config = ham(
+        tmp_path / "h",
+        ["L1,I1,mel,histo,60.0,male,back", "L1,I2,mel,histo,60.0,male,back", "L2,I3,nv,follow_up,,unknown,unknown"],
+    )
+    source = data.ham10000(config)
+    records = source.records
+    assert source.group_key == "lesion"
+    assert records["group"].tolist() == ["L1", "L1", "L2"]
+    assert records["path"].tolist() == [f"HAM10000_images_part_{k}/I{i}.jpg" for i, k in ((1, 1), (2, 2), (3, 1))]
+    assert records["lineage"][0] == "malignant/malignant_melanoma/mel"
+    assert records["nine_way"].tolist() == ["malignant_melanoma"] * 2 + ["benign_melanocytic"]
+    assert records["melanoma_vs_nevus"].tolist() == [1, 1, 0]
+    assert records["malignant"].tolist() == [1, 1, 0]
+    assert records["carcinoma_vs_keratosis"].isna().all()
+    assert np.isnan(records["age"][2])
+    assert records["sex"][2] is None
+    assert records["site"][2] is None
+    assert records["stratum"].isna().all(), "two lesions are too few to stratify by"
+
+
+def test_everything_wrong_with_a_ham10000_folder_is_said_at_once(tmp_path):
+    rows = [
+        "L1,I1,melanoma,histo,60,male,back", "L1,I2,mell,histo,sixty,male,back", "L2,I2,nv,histo,200,male,back",
+        ",I3,nv,histo,50,male,back", "L3,I4,,histo,50,male,back", "L3,../../I5,nv,histo,50,male,back",
+    ]  # fmt: skip
+    config = ham(tmp_path / "h", rows, ["I1", "I2", "I9"])
+    with pytest.raises(DataError) as caught:
+        data.ham10000(config)
+    said = caught.value.problem
+    for part in (
+        "row 2: dx=melanoma is no label of the tree. Did you mean mel",
+        "row 3: dx=mell is no label of the tree. Did you mean mel",
+        "row 3: age=sixty, allowed: a number from 0 to 120", "row 4: age=200", "image_id 'I2' occurs 2 times",
+        "row 5: empty lesion_id", "row 6: empty dx", "row 5: no picture of I3", "row 6: no picture of I4",
+        "HAM10000_images_part_1/I9.jpg: picture without a row", "row 7: ../../I5 leaves the folder",
+    ):  # fmt: skip
+        assert part in said, part
+
+
+def test_missing_pictures_may_be_skipped(tmp_path):
+    config = ham(tmp_path / "h", ["L1,I1,mel,histo,60,male,back", "L2,I2,nv,histo,50,male,back"], ["I1", "I7"])
+    skipping = config.model_copy(update={"data": config.data.model_copy(update={"on_bad_file": "skip"})})
+    source = data.ham10000(skipping)
+    assert len(source.records) == 2
+    assert any("1 pictures have no row" in note for note in source.notes)
+
+
+def test_readers_beside_ham10000(tmp_path):
+    config = ham(tmp_path / "h", ["L1,I1,mel,histo,60,male,back", "L2,I2,nv,histo,50,male,back"])
+    file = tmp_path / "h" / "readers.csv"
+    file.write_text("image_id,reader,diagnosis\nI1,a,mel\nI1,b,benign\nI2,a,malignant_epidermal\n")
+    readers = data.ham10000(config).readers
+    assert readers["biopsy"].tolist() == [1, 0, 1]
+    assert readers["three_way"].tolist() == ["malignant", "benign", "malignant"]
+    assert readers["nine_way"].tolist()[0] == "malignant_melanoma"
+    assert readers["nine_way"].isna().tolist() == [False, True, False]
+    assert readers["label"].isna().tolist() == [False, True, True]
+    file.write_text("image_id,reader,diagnosis\nI1,a,melanom\nI8,b,nv\n")
+    with pytest.raises(DataError) as caught:
+        data.ham10000(config)
+    assert "row 2: diagnosis=melanom is no node of the tree. Did you mean" in caught.value.problem
+    assert "readers.csv: I8 has no row" in caught.value.problem
+
+
+def isic(folder: Path, rows: list[str], part: str = "Test", nested: bool = True) -> None:
+    """A folder in ISIC 2018 Task 3's layout."""
+    truth = folder / f"ISIC2018_Task3_{part}_GroundTruth" if nested else folder
+    truth.mkdir(parents=True, exist_ok=True)
+    (truth / f"ISIC2018_Task3_{part}_GroundTruth.csv").write_text(
+        "\n".join([f"image,{','.join(CLASSES)}", *rows]) + "\n"
+    )
+    for k, row in enumerate(rows):
+        picture(folder / f"ISIC2018_Task3_{part}_Input" / f"{row.split(',')[0]}.jpg", 100 + k)
+
+
+def one_hot(name: str, *classes: str) -> str:
+    return ",".join([name, *("1.0" if c in classes else "0.0" for c in CLASSES)])
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_isic2018_is_read(tmp_path, nested):
+    isic(tmp_path, [one_hot("A", "MEL"), one_hot("B", "NV")], nested=nested)
+    source = data.isic2018(compose("skin", "data=isic2018", f"data.root={tmp_path}"))
+    assert source.records["label"].tolist() == ["MEL", "NV"]
+    assert source.records["split"].isna().all()
+    assert source.records["group"].tolist() == ["A", "B"]
+    assert any("partly external" in note for note in source.notes)
+
+
+def test_isic2018s_parts_are_its_split_and_its_groupings_its_groups(tmp_path):
+    isic(tmp_path, [one_hot("A", "MEL"), one_hot("B", "MEL")], "Training")
+    isic(tmp_path, [one_hot("C", "NV")], "Test")
+    groups = "image,lesion_id,diagnosis_confirm_type\nA,L1,x\nB,L1,x\n"
+    (tmp_path / "ISIC2018_Task3_Training_LesionGroupings.csv").write_text(groups)
+    source = data.isic2018(compose("skin", "data=isic2018", f"data.root={tmp_path}"))
+    by_id = source.records.set_index("id")
+    assert by_id["split"].to_dict() == {"A": "train", "B": "train", "C": "test"}
+    assert by_id["group"].to_dict() == {"A": "L1", "B": "L1", "C": "C"}
+    only = data.isic2018(compose("skin", "data=isic2018", f"data.root={tmp_path}", "data.part=test"))
+    assert only.records["id"].tolist() == ["C"]
+    with pytest.raises(DataError, match="Validation_GroundTruth"):
+        data.isic2018(compose("skin", "data=isic2018", f"data.root={tmp_path}", "data.part=validation"))
+
+
+def test_rows_that_are_not_one_hot_are_listed(tmp_path):
+    isic(
+        tmp_path,
+        [one_hot("A"), one_hot("B", "MEL", "NV"), one_hot("C", "DF").replace("1.0", "0.7"), one_hot("D", "DF")],
+    )
+    (tmp_path / "ISIC2018_Task3_Test_Input" / "D.jpg").unlink()
+    picture(tmp_path / "ISIC2018_Task3_Test_Input" / "E.jpg")
+    with pytest.raises(DataError) as caught:
+        data.isic2018(compose("skin", "data=isic2018", f"data.root={tmp_path}"))
+    said = caught.value.problem
+    for part in (
+        "row 2: the classes sum to 0 (no class)", "row 3: the classes sum to 2 (MEL, NV)",
+        "row 4: DF=0.7, allowed: 0, 1",
+        "row 5: no picture of D", "E.jpg: picture without a row",
+    ):  # fmt: skip
+        assert part in said, part
+
+
+def test_fitzpatrick17k_is_read(tmp_path):
+    rows = [
+        "md5hash,fitzpatrick_scale,fitzpatrick_centaur,label,nine_partition_label,three_partition_label,qc,url,alphanum",
+        "aa,3,3,psoriasis,inflammatory,non-neoplastic,,,",
+        "bb,-1,2,basal cell carcinoma,malignant epidermal,malignant,,,",
+        "cc,6,5,nevocytic nevus,benign melanocyte,benign,,,", "dd,1,1,keloid,inflammatory,non-neoplastic,,,",
+        "ee,1,1,melanoma,malignant melanoma,malignant,,,",
+    ]  # fmt: skip
+    (tmp_path / "fitzpatrick17k.csv").write_text("\n".join(rows) + "\n")
+    for k, name in enumerate(["aa", "bb", "cc", "dd"]):
+        picture(tmp_path / "images" / f"{name}.jpg", k)
+    source = data.fitzpatrick17k(compose("skin", "data=fitzpatrick17k", f"data.root={tmp_path}"))
+    by_id = source.records.set_index("id")
+    assert list(by_id.index) == ["aa", "bb", "cc", "dd"]
+    assert by_id["three_way"].tolist() == ["non_neoplastic", "malignant", "benign", "benign"]
+    assert np.isnan(by_id.loc["bb", "skin_type"])
+    assert by_id.loc["cc", "skin_type"] == 6
+    assert any("1 of 5 rows have no picture" in note for note in source.notes)
+    placed = [note for note in source.notes if "elsewhere" in note]
+    assert len(placed) == 2
+    assert all("keloid" in note for note in placed)
+    (tmp_path / "fitzpatrick17k.csv").write_text("\n".join([*rows, "ff,7,1,psoriasys,,,,,"]) + "\n")
+    with pytest.raises(DataError) as caught:
+        data.fitzpatrick17k(compose("skin", "data=fitzpatrick17k", f"data.root={tmp_path}"))
+    assert "label=psoriasys is no label of the tree. Did you mean psoriasis" in caught.value.problem
+    assert "fitzpatrick_scale=7" in caught.value.problem
+
+
+def test_a_table_of_ones_own_with_a_tree_of_ones_own(tmp_path):
+    (tmp_path / "tree.yaml").write_text("benign: {b: {c: [mole]}}\nmalignant: {m: {n: [bad, worse]}}\n")
+    pd.DataFrame({"file": ["x.png", "y.png", "z.png"], "dx": ["mole", "bad", "Worse one"], "who": list("pqr")}).to_csv(
+        tmp_path / "mine.csv", index=False
+    )
+    keys = [
+        "data=table", f"data.table={tmp_path / 'mine.csv'}", "data.columns.path=file", "data.columns.group=who",
+        "++data.targets={diagnosis: dx}", f"data.taxonomy={tmp_path / 'tree.yaml'}",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"dx=Worse one is no label of the tree\. Did you mean worse"):
+        data.table(compose("skin", *keys))
+    source = data.table(compose("skin", *keys, "++data.values={diagnosis: {Worse one: worse}}"))
+    assert source.records["label"].tolist() == ["mole", "bad", "worse"]
+    assert source.records["lineage"][2] == "malignant/m/n/worse"
+    with pytest.raises(DataError, match=r"diagnosis\.x=y"):
+        data.table(compose("skin", *keys, "++data.values={diagnosis: {x: y}}"))
+
+
+def test_a_picture_is_cut_to_its_middle_square(tmp_path):
+    picture(tmp_path / "a.png", 3, (64, 48))
+    array, facts = data.prepare({"path": "a.png"}, tmp_path, {"size": 32})
+    assert array.shape == (32, 32, 3)
+    assert (facts["width"], facts["height"]) == (64, 48)
+    striped = np.zeros((48, 64), np.uint8)
+    striped[:, 8:56] = 255
+    assert data.centre_square(striped, 32).min() == 255
+    assert data.centre_square(striped, 96).shape == (96, 96)
+
+
+def test_the_real_sample_is_read_by_lesion(real_sample):
+    source = data.ham10000(compose("skin", "data=ham10000", f"data.root={real_sample('ham10000')}"))
+    assert len(source.records) == 821
+    assert source.records["group"].nunique() == 570
+    assert source.records["label"].value_counts().to_dict() == {
+        "nv": 280, "mel": 161, "bkl": 138, "bcc": 94, "akiec": 76, "df": 40, "vasc": 32,
+    }  # fmt: skip
