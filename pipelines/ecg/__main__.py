@@ -1,0 +1,5 @@
+"""`python -m pipelines.ecg`."""
+
+from pipelines.shared.app import main
+
+main("ecg")
