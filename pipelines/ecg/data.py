@@ -27,6 +27,7 @@ from pipelines.ecg.labels import (
     RATE,
     STEP,
     UNLABELLED,
+    carried,
     record_words,
     step_labels,
     strata,
@@ -171,6 +172,9 @@ def wfdb_database(
     """
     size, notes_to_classes = config.preprocess.steps, config.labels.wfdb
     stems, unannotated = _wfdb_stems(root)
+    readers_of: dict[Path, list[str]] = {}
+    for file in root.rglob("*.rev[a-z]"):
+        readers_of.setdefault(file.with_suffix(""), []).append(file.suffix[1:])
     person = {member: "+".join(members) for members in same_patient for member in members}
     about = {} if patients is None else patients.set_index("record").to_dict("index")
     rows: list[dict[str, Any]] = []
@@ -186,11 +190,10 @@ def wfdb_database(
         record = str(stem.relative_to(root))
         more = {str(k): v for k, v in about.get(record, {}).items()}
         group = str(more.pop("patient", person.get(stem.name, record)))
-        signal_file = signals.signal_file(header, config.data.leads)
         place = {
             "record": record,
             "group": group,
-            "path": str(signal_file.relative_to(root)),
+            "path": str((recording.file if recording else header).relative_to(root)),
             "header": str(header.relative_to(root)),
         }
         labels, other, found = wfdb_labels(stem, "atr", steps, rate, notes_to_classes)
@@ -198,10 +201,9 @@ def wfdb_database(
         unmapped.update(other)
         mine = window_rows(place, steps, size, labels, more)
         rows += mine
-        for file in sorted(stem.parent.glob(f"{stem.name}.rev[a-z]")):
-            extension = file.suffix[1:]
+        for extension in sorted(readers_of.get(stem, [])):
             read, _, found = wfdb_labels(stem, extension, steps, rate, notes_to_classes)
-            problems += [f"{file.name}: {p}" for p in found]
+            problems += [f"{record}.{extension}: {p}" for p in found]
             for row, (start, counted) in zip(mine, windows(steps, size), strict=True):
                 texts = window_labels(read, start, counted, size)
                 readings.append({"id": row["id"], "reader": extension, "rhythms": texts})
@@ -452,7 +454,7 @@ def table(config: EcgConfig) -> Source:
         rows += window_rows(place, steps, config.preprocess.steps, labels)
     raise_problems(problems, str(source.root), "Correct the files, or name the rhythm in labels.wfdb.")
     records = finish(rows, config)
-    if config.mode in ("train", "resume") and records["stratum"].isna().all():
+    if config.mode in ("train", "resume") and not any(carried(records)):
         raise DataError(
             "data.targets names no column for rhythm, and no WFDB record has rhythm annotations beside it.",
             f"Give one, such as 'data.targets={{rhythm: diagnosis}}'; its words: {', '.join(words)}.",

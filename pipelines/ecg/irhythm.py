@@ -104,10 +104,10 @@ def read_episodes(file: Path, samples: int, known: Mapping[str, str]) -> tuple[l
             problems.append(f"unknown rhythm name {name} (from {onset} to {offset})")
         if onset < 1 or offset < onset:
             problems.append(f"{what} is no episode: onset and offset are samples from 1")
+        elif onset <= last:
+            problems.append(f"{what} overlaps the episode before it, which ends at {last}")
         if offset > samples:
             problems.append(f"{what} ends beyond the record's {samples} samples")
-        if onset <= last:
-            problems.append(f"{what} overlaps the episode before it, which ends at {last}")
         last = max(last, offset)
     labels = step_labels(
         [onset - 1 for onset, _, _ in found], [known.get(n, MASKED) for _, _, n in found], last // STEP

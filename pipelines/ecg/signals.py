@@ -31,6 +31,7 @@ class Recording:
         length: samples in the file.
         lead: the lead's name.
         unit: of the values.
+        file: in which the samples are.
         read: (first, last + 1) -> float64 samples at the file's rate; NaN where the file marks a sample as invalid.
     """
 
@@ -38,6 +39,7 @@ class Recording:
     length: int
     lead: str
     unit: str
+    file: Path
     read: Callable[[int, int], np.ndarray]
 
     @property
@@ -95,8 +97,8 @@ def read_stretch(recording: Recording, start: int, stop: int) -> np.ndarray:
     end = min(recording.length, math.ceil((stop + MARGIN) * down / up))
     values = recording.read(begin, end)
     gaps = np.isnan(values)
-    level = 0.0 if gaps.all() else float(np.nanmedian(values))  # the filter takes what is outside as zero
-    out = resample_poly(np.where(gaps, level, values) - level, up, down) + level
+    level = 0.0 if gaps.all() else float(np.nanmedian(values))
+    out = resample_poly(np.where(gaps, level, values), up, down, padtype="edge")
     if gaps.any():
         out[resample_poly(gaps.astype(float), up, down) > 0.01] = np.nan
     out = out[start - first : stop - first]
@@ -165,18 +167,8 @@ def _wfdb(header_file: Path, leads: Sequence[str]) -> Recording:
             raise BadFile(f"truncated: {header_file.name} promises {length:,} samples")
         return values
 
-    return Recording(rate, length, names[channel], units or "mV", read)
-
-
-def signal_file(header_file: Path, leads: Sequence[str]) -> Path:
-    """The file in which a WFDB header keeps the chosen lead; the header itself where it names none."""
-    import wfdb
-
-    try:
-        header = wfdb.rdheader(str(header_file.with_suffix("").resolve()))
-        return header_file.with_name(header.file_name[_lead(list(header.sig_name), leads)])
-    except Exception:  # whatever is wrong is said when the recording is opened
-        return header_file
+    file = header_file if isinstance(header, wfdb.MultiRecord) else header_file.with_name(header.file_name[channel])
+    return Recording(rate, length, names[channel], units or "mV", file, read)
 
 
 def _lead(names: Sequence[str], leads: Sequence[str]) -> int:
@@ -202,7 +194,7 @@ def _raw(path: Path) -> Recording:
     def read(first: int, last: int) -> np.ndarray:
         return np.fromfile(path, "<i2", count=last - first, offset=2 * first).astype(np.float64)
 
-    return Recording(float(RATE), size // 2, "ECG", "adu", read)
+    return Recording(float(RATE), size // 2, "ECG", "adu", path, read)
 
 
 def _csv(path: Path, leads: Sequence[str], sampling_rate: float | None) -> Recording:
@@ -228,7 +220,7 @@ def _csv(path: Path, leads: Sequence[str], sampling_rate: float | None) -> Recor
         raise BadFile("no column with a signal")
     channel = _lead([str(c) for c in table.columns], leads)
     values = pd.to_numeric(table.iloc[:, channel], errors="coerce").to_numpy(np.float64)
-    return Recording(rate, len(values), str(table.columns[channel]), "unknown", lambda a, b: values[a:b])
+    return Recording(rate, len(values), str(table.columns[channel]), "unknown", path, lambda a, b: values[a:b])
 
 
 def _npy(path: Path, sampling_rate: float | None) -> Recording:
@@ -241,7 +233,7 @@ def _npy(path: Path, sampling_rate: float | None) -> Recording:
         raise BadFile(f"cannot be read: {_reason(failure)}") from None
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
         raise BadFile(f"an array (samples,) of numbers is needed, found {values.shape} of {values.dtype}")
-    return Recording(sampling_rate, len(values), "ECG", "unknown", lambda a, b: np.asarray(values[a:b], np.float64))
+    return Recording(sampling_rate, len(values), "ECG", "unknown", path, lambda a, b: np.asarray(values[a:b], float))
 
 
 def _is_number(name: object) -> bool:
@@ -269,7 +261,8 @@ def read_rhythms(stem: Path, extension: str) -> tuple[np.ndarray, list[str], flo
     import wfdb
 
     try:
-        found = wfdb.rdann(str(stem.resolve()), extension)
+        # Anything but `label_store` makes wfdb translate every annotation through pandas, four times slower.
+        found = wfdb.rdann(str(stem.resolve()), extension, return_label_elements=["label_store"])
     except FileNotFoundError:
         raise BadFile(f"{stem.name}.{extension} does not exist") from None
     except Exception as failure:  # wfdb raises many types for damaged files
