@@ -66,7 +66,9 @@ def by_hand(folder):
     for reads in by_record.values():
         for step in zip(*reads, strict=True):
             n = len(step)
-            agreement.append(sum(a == b for i, a in enumerate(step) for j, b in enumerate(step) if i != j) / (n * (n - 1)))
+            agreement.append(
+                sum(a == b for i, a in enumerate(step) for j, b in enumerate(step) if i != j) / (n * (n - 1))
+            )
             for name in step:
                 totals[name] += 1
                 ratings += 1

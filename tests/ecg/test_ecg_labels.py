@@ -54,7 +54,7 @@ def test_windows_hold_every_step_once(steps, size):
     labels = [f"{k}" for k in range(steps)]
     seen = []
     for start, counted in windows(steps, size):
-        assert 0 <= start
+        assert start >= 0
         assert start + size <= max(steps, size)
         mine = unpack(window_labels(labels, start, counted, size))
         seen += [name for name in mine if name != ABSENT]
