@@ -150,5 +150,5 @@ def test_a_reader_who_read_twice_is_refused(folder):
 
 
 def test_the_folder_is_asked_for_by_its_card():
-    with pytest.raises(DataError, match="data.root"):
+    with pytest.raises(DataError, match=r"data\.root"):
         irhythm(compose("ecg", "data=irhythm"))

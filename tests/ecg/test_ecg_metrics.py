@@ -40,9 +40,7 @@ def test_sequence_rates_are_sklearns(seed, classes):
     found = rates(
         cells(truth, answer, table["id"].to_numpy(), table["group"].to_numpy(), "sequence").counts.sum(axis=0)
     )
-    ppv, sensitivity, f1, support = precision_recall_fscore_support(
-        truth, answer, labels=range(12), zero_division=np.nan
-    )
+    ppv, sensitivity, f1, _ = precision_recall_fscore_support(truth, answer, labels=range(12), zero_division=np.nan)
     for column, expected in ((0, f1), (1, ppv), (2, sensitivity)):
         there = ~np.isnan(found[:, column])
         assert np.allclose(found[there, column], expected[there])
