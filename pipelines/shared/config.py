@@ -207,7 +207,12 @@ def _explain(model: type[BaseModel], values: dict[str, Any], error: Any) -> tupl
     # A union's tag ("phantom" in data.phantom.size) stands in the location but is no key: keep what is one.
     path: list[str] = []
     here: Any = values
+    tagged: Any = None
     for part in error["loc"]:
+        # A source may have a section of its own name (data.phantom.size): the first time it is the tag.
+        if isinstance(here, dict) and here is not tagged and part == here.get("name"):
+            tagged = here
+            continue
         if isinstance(here, dict) and part not in here and error["type"] not in ("extra_forbidden", "missing"):
             continue
         if isinstance(here, dict) and part not in here and part != error["loc"][-1]:

@@ -51,16 +51,17 @@ def read_evidence(study: Study, folder: RunFolder) -> Evidence:
     predictions = {s: pd.read_parquet(folder.predictions(s)) for s in SPLITS if folder.predictions(s).exists()}
     if "test" not in predictions:
         raise RunError(f"{folder.path} has no predictions/test.parquet.", "Finish the run first: mode=resume.")
-    networks = [read_json(n / "model.json") for n in folder.networks()]
+    flow = read_json(folder.flow)
     return Evidence(
         folder=folder,
         config=check(config_model(study.name), values),
         records=folder.read_table(folder.records),
         predictions=predictions,
         readers=pd.read_parquet(folder.readers) if folder.readers.exists() else None,
-        flow=read_json(folder.flow),
+        flow=flow,
         history=pd.read_csv(folder.history) if folder.history.exists() else None,
-        networks=networks,
+        # An external validation holds no networks, but what is known of those that it applied.
+        networks=[read_json(n / "model.json") for n in folder.networks()] or flow.get("networks", []),
         operating_points=read_json(folder.operating_points),
     )
 
@@ -114,7 +115,7 @@ def _report(study: Study, evidence: Evidence, results: Results, environment: dic
     kind = "synthetic phantom" if flow["synthetic"] else "real data"
     figures_ = [
         HeadlineFigure(results.sentence, main, f"test, {len(test):,} records of {test['group'].nunique():,} groups"),
-        HeadlineFigure("Chance", results.chance, "a coin" if results.chance == 0.5 else "guessing"),
+        HeadlineFigure("Chance", results.chance, results.chance_note),
     ]
     if results.oracle is not None:
         figures_.append(HeadlineFigure("Oracle", results.oracle, "the phantom's latent truth, same reference"))

@@ -122,8 +122,10 @@ def external_predictions(study: Study, config: Config, data: Data, networks: lis
 
 
 def prediction_table(study: Study, data: Data, split: str, probabilities: np.ndarray) -> pd.DataFrame:
-    """id, group, the study's targets, p_<class>…: one row per record of a split."""
+    """id, group, the study's targets, p_<class>…: one row per record of a split, or as many as the study gives it."""
     rows = data.records.iloc[data.positions(split)].reset_index(drop=True)
+    if study.prediction_table is not None:
+        return study.prediction_table(rows, probabilities)
     return pd.concat([rows[["id", "group"]], study.target_columns(rows), study.predict_columns(probabilities)], axis=1)
 
 

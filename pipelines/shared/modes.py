@@ -84,6 +84,7 @@ def external_validation(study: Study, job: Job) -> None:
         data.flow["notes"].append(
             f"External validation of {finished.path.name}: its networks and thresholds are frozen."
         )
+        data.flow["networks"] = [read_json(path / "model.json") for path in networks]
         if world.main:
             _write_data(folder, data)
     with stage(folder, "predict", world):

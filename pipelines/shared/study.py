@@ -64,6 +64,7 @@ class Results:
         headline: key of the headline metric.
         sentence: what that metric is, in words, for the report's first line.
         chance: the headline metric of a coin.
+        chance_note: what the coin is, if it is none.
         oracle: the headline metric of a phantom's latent truth; None on real data.
         operating_points: as in metrics.json.
         paper: the paper's own numbers: what, value, low, high, source.
@@ -82,6 +83,7 @@ class Results:
     departures: list[tuple[str, str, str]]
     sections: list[Section]
     warnings: list[str] = field(default_factory=list)
+    chance_note: str = "a coin"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Study:
         predict_columns: probabilities -> the `p_…` columns of the prediction table.
         probabilities: outputs -> probabilities, which an ensemble averages linearly.
         target_columns: record table -> the target columns of the prediction table.
+        prediction_table: (record table, probabilities) -> the whole prediction table, for a study that answers several
+            times per record, as for the steps of a sequence; None: one row per record.
         choose_points: (prediction table of val, configuration) -> operating points.
         evaluate: evidence -> results. Must not need torch.
         explain: writes saliency maps for some test records, or None.
@@ -140,6 +144,7 @@ class Study:
     choose_points: Callable[[pd.DataFrame, Config], list[dict[str, Any]]]
     evaluate: Callable[[Evidence], Results]
     suffixes: Sequence[str]
+    prediction_table: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame] | None = None
     explain: Callable[[Config, Data, nn.Module, RunFolder, World], None] | None = None
     fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None
     for_training: Callable[[Study, Config, pd.DataFrame], Study] | None = None

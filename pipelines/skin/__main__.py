@@ -2,4 +2,5 @@
 
 from pipelines.shared.app import main
 
-main("skin")
+if __name__ == "__main__":  # a sweep's jobs import this file in processes of their own
+    main("skin")

@@ -117,6 +117,7 @@ def evaluate(evidence: Evidence) -> Results:
         headline=headline,
         sentence=f"Balanced accuracy, {NAMES[level][0].lower() + NAMES[level][1:]} ({len(paths[level])} classes)",
         chance=float(metrics[f"{headline}_chance"].value or 0.0),
+        chance_note="guessing",
         oracle=oracle,
         operating_points=points,
         paper=PAPER,

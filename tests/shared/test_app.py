@@ -13,6 +13,7 @@ from conftest import REPOSITORY, compose
 
 from pipelines.shared.app import _place, main
 from pipelines.shared.config import allowed_keys
+from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import config_model
 
 
@@ -209,3 +210,10 @@ def test_a_run_folder_that_cannot_be_made(tmp_path):
 
 def test_shared_defaults():
     assert yaml.safe_load((REPOSITORY / "conf" / "shared" / "base.yaml").read_text())["mode"] == "train"
+
+
+def test_a_mistake_beside_a_section_that_is_called_like_its_source_is_named():
+    with pytest.raises(ConfigError, match=r"^data\.on_bad_file=maybe: "):
+        compose("retinopathy", "data.on_bad_file=maybe")
+    with pytest.raises(ConfigError, match=r"^data\.phantom\.size=1: "):
+        compose("retinopathy", "data.phantom.size=1")

@@ -1,0 +1,1 @@
+"""Ambulatory ECG rhythms (Hannun et al., Nature Medicine 2019)."""

@@ -1,0 +1,174 @@
+"""Configuration of the ECG study. Imports pydantic only, so that a mistake is answered at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection
+
+MODES = ["readers"]
+
+# The twelve outputs, in the order of the network's units (Hannun 2019, Table 1).
+CLASSES = [
+    "AF", "AVB", "BIGEMINY", "EAR", "IVR", "JUNCTIONAL", "NOISE", "SINUS", "SVT", "TRIGEMINY", "VT", "WENCKEBACH",
+]  # fmt: skip
+
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class AlsoSource(Section):
+    """One more source to train on, each with its own label rule: `data.also=[{name: mitdb, root: <folder>}]`."""
+
+    name: Literal["irhythm", "cinc2017", "mitdb", "wfdb"]
+    root: str
+
+
+class EcgData(DataSection):
+    """Keys of all ECG sources. `leads`: of several leads the first of these that a recording has."""
+
+    leads: list[str]
+    also: list[AlsoSource]
+
+
+class PhantomKeys(Section):
+    """The phantom's settings, see `phantom.PhantomSettings`."""
+
+    patients: Annotated[int, Field(ge=48)]
+    seed: Annotated[int, Field(ge=0)]
+    noise: NonNegative
+    subtlety: Probability
+    committee_error: Probability
+
+
+class PhantomData(EcgData):
+    """`data=phantom`."""
+
+    name: Literal["phantom"]
+    phantom: PhantomKeys
+
+
+class IrhythmData(EcgData):
+    """`data=irhythm`, the published test set."""
+
+    name: Literal["irhythm"]
+
+
+class CincData(EcgData):
+    """`data=cinc2017`, one label per recording."""
+
+    name: Literal["cinc2017"]
+
+
+class WfdbData(EcgData):
+    """`data=mitdb` and `data=wfdb`. `patients`: a CSV file (record, patient) for recordings of the same person."""
+
+    name: Literal["mitdb", "wfdb"]
+    patients: str | None
+    same_patient: list[list[str]]
+
+    @field_validator("same_patient", mode="before")
+    @classmethod
+    def _names_are_words(cls, value: object) -> object:
+        """YAML reads the record name 201 as a number."""
+        return [[str(n) for n in names] for names in value] if isinstance(value, list) else value
+
+
+class TableData(EcgData, TableSection):
+    """`data=table`. `sampling_rate` in Hz, for files that do not say it themselves."""
+
+    name: Literal["table"]
+    sampling_rate: Annotated[float, Field(gt=0)] | None
+
+
+class EcgModel(ModelSection):
+    """The residual network; 32 `filters` in the first convolution are the paper's."""
+
+    backbone: Literal["resnet1d_33"]
+    filters: Annotated[int, Field(ge=1, le=128)]
+
+
+class PreprocessSection(Section):
+    """The network's input: windows of `steps` x 256 samples at 200 Hz.
+
+    `scale`: `window` (each window's own mean and standard deviation) or `global` (those of the training part, which
+    needs all recordings in the same unit).
+    """
+
+    steps: Annotated[int, Field(ge=1, le=4096)]
+    scale: Literal["window", "global"]
+
+
+class AugmentSection(Section):
+    """Random changes of a training window, in units of its standard deviation; 0 leaves a step out."""
+
+    gain: Annotated[float, Field(ge=0, lt=1)]
+    noise: NonNegative
+    wander: NonNegative
+    flip: Probability
+
+
+class SamplingSection(Section):
+    """`most`: how often, at most, a window with a rare rhythm is shown per epoch; 1: no oversampling."""
+
+    most: Annotated[int, Field(ge=1, le=64)]
+
+
+class LabelSection(Section):
+    """What the names of each source mean in the twelve classes.
+
+    `wfdb`: rhythm annotation -> class, null: known but none of the twelve (masked). `irhythm`: other names -> class.
+    `record`: a label of a whole recording -> the classes that share it: the mean probability of their sum is trained.
+    """
+
+    wfdb: dict[str, str | None]
+    irhythm: dict[str, str]
+    record: dict[str, list[str]]
+
+    @model_validator(mode="after")
+    def _classes_exist(self) -> LabelSection:
+        named = [*self.wfdb.values(), *self.irhythm.values(), *(c for classes in self.record.values() for c in classes)]
+        unknown = sorted({name for name in named if name is not None and name not in CLASSES})
+        if unknown:
+            raise ValueError(f"no such class: {', '.join(unknown)}; allowed: {', '.join(CLASSES)}")
+        empty = [name for name, classes in self.record.items() if not classes]
+        if empty:
+            raise ValueError(f"record labels without a class: {', '.join(empty)}")
+        return self
+
+
+class PredictSection(Section):
+    """Long recordings: `overlap` steps on either side of a window are read but not kept."""
+
+    overlap: Annotated[int, Field(ge=0, le=1024)]
+    windows: Count
+
+
+class EcgConfig(StudyConfig):
+    """The root of the study's configuration."""
+
+    data: Annotated[
+        PhantomData | IrhythmData | CincData | WfdbData | TableData,
+        Field(discriminator="name"),
+    ]
+    model: EcgModel
+    preprocess: PreprocessSection
+    augment: AugmentSection
+    sampling: SamplingSection
+    labels: LabelSection
+    predict: PredictSection
+    subgroups: list[str]
+
+    @model_validator(mode="after")
+    def _windows_are_wider_than_their_overlap(self) -> EcgConfig:
+        if 2 * self.predict.overlap >= self.preprocess.steps:
+            raise ValueError(
+                f"predict.overlap={self.predict.overlap} on either side leaves nothing of a window of "
+                f"preprocess.steps={self.preprocess.steps}"
+            )
+        return self
+
+
+CONFIG = EcgConfig

@@ -1,0 +1,115 @@
+"""The layout of the published test set of Hannun et al. 2019: raw signals, and episodes of rhythms in JSON.
+
+    <id>.ecg                        int16, little-endian, 200 Hz, one lead
+    <id>_grp[0-2].episodes.json     the committee's consensus
+    <id>_rev[0-5].episodes.json     six cardiologists, each on their own
+
+An episode has `onset` and `offset`, samples from 1, and `rhythm_name`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.ecg.config import CLASSES
+from pipelines.ecg.labels import MASKED, RATE, STEP, step_labels
+from pipelines.shared.errors import DataError
+from pipelines.shared.records import raise_problems
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Labels of every step, by record: the committee's, and each reader's by the reader's name."""
+
+    records: list[str]
+    committee: dict[str, list[str]]
+    readers: dict[str, dict[str, list[str]]]
+    notes: list[str]
+
+
+def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
+    """All labels of a folder.
+
+    Args:
+        folder: with the files above.
+        names: rhythm names that are not those of the classes -> class.
+
+    Raises:
+        DataError: no records, or everything that is wrong with any of the files.
+    """
+    records = sorted(f.stem for f in folder.glob("*.ecg"))
+    if not records:
+        raise DataError(f"{folder} holds no .ecg file.", "Give the folder with <id>.ecg and <id>_*.episodes.json.")
+    known = {name: name for name in CLASSES} | dict(names)
+    committee: dict[str, list[str]] = {}
+    readers: dict[str, dict[str, list[str]]] = {}
+    problems: list[str] = []
+    several = rest = 0
+    for record in records:
+        samples = (folder / f"{record}.ecg").stat().st_size // 2
+        rest += samples % STEP
+        consensus = sorted(folder.glob(f"{record}_grp*.episodes.json"))
+        several += len(consensus) > 1
+        if not consensus:
+            problems.append(f"{record}: no {record}_grp*.episodes.json, so nobody's consensus is known")
+        readers[record] = {}
+        for file in [*consensus[:1], *sorted(folder.glob(f"{record}_rev*.episodes.json"))]:
+            labels, who, found = read_episodes(file, samples, known)
+            problems += [f"{file.name}: {p}" for p in found]
+            if file in consensus:
+                committee[record] = labels
+            elif who in readers[record]:
+                problems.append(f"{file.name}: cardiologist {who} has read this record already")
+            else:
+                readers[record][who] = labels
+    raise_problems(problems, str(folder), f"Known rhythm names: {', '.join(sorted(known))}.")
+    notes = [
+        f"Only whole steps of {STEP / RATE:g} s are used: {rest / RATE:,.1f} s at the ends of {len(records):,} "
+        "recordings are left out."
+    ]
+    if several:
+        notes.append(f"{several} records have more than one consensus; the first is used.")
+    return Readings(records, committee, readers, notes)
+
+
+def read_episodes(file: Path, samples: int, known: Mapping[str, str]) -> tuple[list[str], str, list[str]]:
+    """One file of episodes.
+
+    Args:
+        file: the JSON.
+        samples: length of the record, at 200 Hz.
+        known: rhythm name -> class.
+
+    Returns:
+        One label per step; who read it; what is wrong. Steps after the last offset are masked.
+    """
+    nothing = [MASKED] * (samples // STEP)
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        found = [(int(e["onset"]), int(e["offset"]), str(e["rhythm_name"])) for e in content["episodes"]]
+        reviewer = content.get("reviewer_id", file.name.split(".")[0].rpartition("_")[2])
+    except (OSError, ValueError, TypeError, KeyError) as failure:
+        return nothing, "", [f"cannot be read as episodes: {type(failure).__name__} {failure}"]
+    if not found:
+        return nothing, "", ["it has no episodes"]
+    problems = []
+    last = 0
+    for onset, offset, name in found:
+        what = f"{name} from {onset} to {offset}"
+        if name not in known:
+            problems.append(f"unknown rhythm name {name} (from {onset} to {offset})")
+        if onset < 1 or offset < onset:
+            problems.append(f"{what} is no episode: onset and offset are samples from 1")
+        elif onset <= last:
+            problems.append(f"{what} overlaps the episode before it, which ends at {last}")
+        if offset > samples:
+            problems.append(f"{what} ends beyond the record's {samples} samples")
+        last = max(last, offset)
+    labels = step_labels(
+        [onset - 1 for onset, _, _ in found], [known.get(n, MASKED) for _, _, n in found], last // STEP
+    )
+    return (labels + nothing)[: len(nothing)], str(reviewer), problems

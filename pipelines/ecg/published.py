@@ -1,0 +1,42 @@
+"""Published numbers: Hannun et al. 2019, and the notebook that its authors released with the test set (328 records)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PAPER = "Hannun 2019, 328 records"
+NOTEBOOK = "authors' notebook, 328 records"
+
+# F1 of the six cardiologists against the committee, (sequence, set).
+CARDIOLOGISTS: dict[str, tuple[float, float]] = {
+    "AF": (0.677, 0.686),
+    "AVB": (0.772, 0.761),
+    "BIGEMINY": (0.842, 0.853),
+    "EAR": (0.482, 0.536),
+    "IVR": (0.632, 0.720),
+    "JUNCTIONAL": (0.692, 0.679),
+    "NOISE": (0.768, 0.685),
+    "SINUS": (0.852, 0.910),
+    "SVT": (0.451, 0.564),
+    "TRIGEMINY": (0.842, 0.812),
+    "VT": (0.566, 0.769),
+    "WENCKEBACH": (0.591, 0.738),
+    "weighted": (0.753, 0.780),
+}
+FLEISS_KAPPA = 0.645
+
+
+def _entry(what: str, value: float, source: str) -> dict[str, Any]:
+    return {"what": what, "value": value, "low": None, "high": None, "source": source}
+
+
+NUMBERS: list[dict[str, Any]] = [
+    _entry("Network, F1, support-weighted, sequence level", 0.809, NOTEBOOK),
+    _entry("Network, F1, support-weighted, set level", 0.831, NOTEBOOK),
+    _entry("Network, F1, support-weighted, set level", 0.837, PAPER),
+    _entry("Network, AUROC, support-weighted, sequence level", 0.978, PAPER),
+    _entry("Network, AUROC, support-weighted, set level", 0.977, PAPER),
+    _entry("Six cardiologists, F1, support-weighted, sequence level", CARDIOLOGISTS["weighted"][0], NOTEBOOK),
+    _entry("Six cardiologists, F1, support-weighted, set level", CARDIOLOGISTS["weighted"][1], NOTEBOOK),
+    _entry("Six cardiologists, Fleiss' kappa", FLEISS_KAPPA, NOTEBOOK),
+]
