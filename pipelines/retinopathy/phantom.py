@@ -18,13 +18,6 @@ Nothing in truth/ may serve as a feature.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-import os
-import shutil
-import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,11 +29,11 @@ import numpy as np
 from numpy.random import Generator
 
 from pipelines.retinopathy.drawing import CAMERAS, DEFECTS, Bytes, Camera, Difficulty, Eye, aim, draw_eye, photograph
+from pipelines.shared.phantoms import ensure_folder, write_notice, write_table
 from pipelines.shared.screen import parallel_map
 
 PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
 EYES = ("left", "right")
-ABANDONED = 3600  # seconds without a new image after which a half-made folder is taken for that of a killed run
 
 
 @dataclass(frozen=True)
@@ -290,74 +283,25 @@ def _write_image(path: Path, image: Bytes, flags: list[int] | None = None) -> No
 
 
 def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = None) -> None:
-    """Write the data set that `settings` describe to the folder `root`, which must not exist.
-
-    Every image is a function of settings, patient and eye alone, whatever the number of `workers` (None: one per
-    processor). All is written to a hidden folder beside `root` and renamed at the end: `root` is complete or absent.
-
-    Raises:
-        FileExistsError: `root` exists.
-    """
-    if root.exists():
-        raise FileExistsError(f"{root} exists; a phantom is made once, in a new folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial_root = root.with_name(f".{root.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        for folder in ("images", "truth/masks"):
-            (partial_root / folder).mkdir(parents=True)
-        items = [(patient, eye) for patient in range(settings.patients) for eye in range(len(EYES))]
-        make = partial(_make_image, root=partial_root, settings=settings)
-        made = parallel_map(make, items, "Drawing synthetic fundus photographs", workers)
-        _write_table(partial_root / "grades.csv", [row for image in made for row in image["grades"]])
-        _write_table(partial_root / "metadata.csv", [image["metadata"] for image in made])
-        _write_table(partial_root / "truth" / "truth.csv", [image["truth"] for image in made])
-        lines = [f"{name} = {value}" for name, value in asdict(settings).items()]
-        (partial_root / "SYNTHETIC.txt").write_text(
-            "Everything in this folder is synthetic: no picture shows a person's eye, no patient or grader exists.\n"
-            "Retinopathy is more frequent here than in screening. truth/ holds what the pictures were drawn from; it\n"
-            f"is for scoring, never a feature. Made by pipelines.retinopathy.phantom, version {PHANTOM_VERSION}:\n\n"
-            + "\n".join(lines)
-            + "\n"
-        )
-        partial_root.rename(root)
-    finally:
-        shutil.rmtree(partial_root, ignore_errors=True)
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def phantom_folder(cache_dir: Path, settings: PhantomSettings) -> Path:
-    """Where in the cache the phantom of these settings lies, or will lie."""
-    key = json.dumps([PHANTOM_VERSION, asdict(settings)], sort_keys=True)
-    return cache_dir / f"phantom-retinopathy-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    """Fill an empty folder. Every image is a function of settings, patient and eye alone, whatever the `workers`."""
+    for folder in ("images", "truth/masks"):
+        (root / folder).mkdir(parents=True)
+    items = [(patient, eye) for patient in range(settings.patients) for eye in range(len(EYES))]
+    make = partial(_make_image, root=root, settings=settings)
+    made = parallel_map(make, items, "Drawing synthetic fundus photographs", workers)
+    write_table(root / "grades.csv", [row for image in made for row in image["grades"]])
+    write_table(root / "metadata.csv", [image["metadata"] for image in made])
+    write_table(root / "truth" / "truth.csv", [image["truth"] for image in made])
+    write_notice(
+        root,
+        "no picture shows a person's eye, no patient or grader exists.\n"
+        "Retinopathy is more frequent here than in screening.",
+        f"pipelines.retinopathy.phantom, version {PHANTOM_VERSION}",
+        asdict(settings),
+    )
 
 
 def ensure_phantom(cache_dir: Path, settings: PhantomSettings, workers: int | None = None) -> Path:
-    """The folder of the phantom of these settings, made if it is not there.
-
-    When two processes make the same one at once, the first to finish wins; both are the same. What a killed run left
-    half made is removed on the way.
-    """
-    _remove_abandoned(cache_dir)
-    folder = phantom_folder(cache_dir, settings)
-    if not folder.exists():
-        try:
-            make_phantom(folder, settings, workers)
-        except OSError:
-            if not folder.exists():
-                raise
-    return folder
-
-
-def _remove_abandoned(cache_dir: Path) -> None:
-    """Remove half-made folders (see `make_phantom`) to which no image was added for `ABANDONED` seconds."""
-    for folder in cache_dir.glob(".phantom-retinopathy-*"):
-        with suppress(FileNotFoundError):  # another process has just finished or removed it
-            last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-            if time.time() - last > ABANDONED:
-                shutil.rmtree(folder, ignore_errors=True)
+    """The folder of the phantom of these settings, made if it is not there."""
+    make = partial(make_phantom, settings=settings, workers=workers)
+    return ensure_folder(cache_dir, "retinopathy", PHANTOM_VERSION, asdict(settings), make)

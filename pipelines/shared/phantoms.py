@@ -51,6 +51,17 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def write_notice(folder: Path, what: str, maker: str, settings: dict[str, Any]) -> None:
+    """SYNTHETIC.txt: that nothing here is real, what truth/ is, and by which settings all was made."""
+    lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
+    (folder / "SYNTHETIC.txt").write_text(
+        f"Everything in this folder is synthetic: {what}\n"
+        "truth/ holds what it was made from; that is for scoring, never a feature.\n"
+        f"Made by {maker}:\n\n{lines}\n",
+        encoding="utf-8",
+    )
+
+
 def _remove_abandoned(cache_dir: Path, study: str) -> None:
     for folder in cache_dir.glob(f".phantom-{study}-*"):
         with suppress(FileNotFoundError):  # another process has just finished or removed it

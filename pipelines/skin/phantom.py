@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator
 
-from pipelines.shared.phantoms import ensure_folder, write_table
+from pipelines.shared.phantoms import ensure_folder, write_notice, write_table
 from pipelines.shared.screen import parallel_map
 from pipelines.skin.diseases import DISEASES, NAMES, draw_looks, recorded_shares
 from pipelines.skin.drawing import FRAME, draw_lesion, photograph
@@ -138,13 +138,12 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
     write_table(root / "HAM10000_metadata.csv", [row for lesion in made for row in lesion["metadata"]])
     write_table(root / "truth" / "truth.csv", [row for lesion in made for row in lesion["truth"]])
     write_table(root / "readers.csv", [row for lesion in made for row in lesion["readings"]])
-    lines = [f"{name} = {value}" for name, value in asdict(settings).items()]
-    (root / "SYNTHETIC.txt").write_text(
-        "Everything in this folder is synthetic: no picture shows a person's skin, no patient or reader exists.\n"
-        "It has HAM10000's layout and nothing else of it. truth/ holds what the pictures were drawn from; it is for\n"
-        f"scoring, never a feature. Made by pipelines.skin.phantom, version {PHANTOM_VERSION}:\n\n"
-        + "\n".join(lines)
-        + "\n"
+    write_notice(
+        root,
+        "no picture shows a person's skin, no patient or reader exists.\n"
+        "It has HAM10000's layout and nothing else of it.",
+        f"pipelines.skin.phantom, version {PHANTOM_VERSION}",
+        asdict(settings),
     )
 
 

@@ -31,6 +31,7 @@ def main(chosen: list[str]) -> None:
     width = max(len(row["what"]) for row in rows)
     for row in rows:
         print(f"{row['bench']:<12} {row['what']:<{width}}  {row['ratio']:8.2f}  {row['ours']:<18} {row['reference']}")
+    print(*sorted({row["note"] for row in rows if "note" in row}), sep="\n")
     file = REPOSITORY / "outputs" / "bench.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(rows, indent=2))

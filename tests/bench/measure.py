@@ -105,6 +105,7 @@ def training_row(
         "ratio": statistics.median(b / p for b, p in pairs),
         "ours": f"{records / statistics.median(p for _, p in pairs):.1f} records/s",
         "reference": f"bare loop {records / statistics.median(b for b, _ in pairs):.1f} records/s",
+        "note": f"{study.name} trains with " + ", ".join(f"{k} {v}" for k, v in config.augment if v),
     }
 
 

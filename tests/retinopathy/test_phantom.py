@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +16,7 @@ import pytest
 from pipelines.retinopathy import drawing, phantom
 from pipelines.retinopathy.drawing import CAMERAS, DEFECTS, Difficulty, Eye, aim, draw_eye, photograph
 from pipelines.retinopathy.fundus import find_circle
-from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom, make_phantom, phantom_folder
+from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom, make_phantom
 
 SMALL = PhantomSettings(patients=40, size=160, ungradable=0.15)
 
@@ -491,7 +489,6 @@ def test_positions_on_the_retina_and_in_the_picture_agree() -> None:
 def test_ensure_makes_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = PhantomSettings(patients=2, size=64)
     folder = ensure_phantom(tmp_path, settings, workers=1)
-    assert folder == phantom_folder(tmp_path, settings)
     assert folder.name.startswith("phantom-retinopathy-")
     before = contents(folder)
     monkeypatch.setattr(phantom, "_make_image", None)  # would fail if anything were drawn
@@ -500,90 +497,15 @@ def test_ensure_makes_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_folder_depends_on_every_setting_and_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phantom, "make_phantom", lambda root, settings, workers: None)
     settings = PhantomSettings()
     changes = {name: value + 1 for name, value in vars(settings).items() if isinstance(value, int)}
     changes |= {name: value * 0.9 for name, value in vars(settings).items() if isinstance(value, float)}
     changes["graders_max"] = 6
-    folders = {phantom_folder(tmp_path, replace(settings, **{name: value})) for name, value in changes.items()}
-    assert len(folders | {phantom_folder(tmp_path, settings)}) == len(vars(settings)) + 1
-    before = phantom_folder(tmp_path, settings)
+    folders = {ensure_phantom(tmp_path, replace(settings, **{name: value})) for name, value in changes.items()}
+    assert len(folders | {ensure_phantom(tmp_path, settings)}) == len(vars(settings)) + 1
     monkeypatch.setattr(phantom, "PHANTOM_VERSION", -1)
-    assert phantom_folder(tmp_path, settings) != before
-
-
-def test_a_cut_off_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = phantom._make_image
-    drawn: list[object] = []
-
-    def fail(*arguments: object, **options: object) -> object:
-        drawn.append(arguments)
-        if len(drawn) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(phantom, "_make_image", fail)
-    with pytest.raises(KeyboardInterrupt):
-        make_phantom(tmp_path / "cache" / "phantom", PhantomSettings(patients=2, size=64), workers=1)
-    assert len(drawn) == 3
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_two_processes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = PhantomSettings(patients=1, size=64)
-    folder = phantom_folder(tmp_path, settings)
-    real = phantom._make_image
-    raced: list[bool] = []
-
-    def overtaken(*arguments: object, **options: object) -> object:
-        if not raced:  # another process finishes the same phantom while this one draws
-            raced.append(True)
-            make_phantom(folder, settings, workers=1)
-        return real(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(phantom, "_make_image", overtaken)
-    assert ensure_phantom(tmp_path, settings, workers=1) == folder
-    assert raced
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    assert len(list((folder / "images").iterdir())) == 2
-
-
-def test_what_a_killed_run_left_is_removed_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = PhantomSettings(patients=1, size=64)
-    folder = phantom_folder(tmp_path, settings)
-    with monkeypatch.context() as killed:  # as if by a signal that leaves no time to tidy up
-        killed.setattr(phantom.shutil, "rmtree", lambda *arguments, **options: None)
-        killed.setattr(phantom, "_write_table", None)
-        for _ in range(2):
-            with pytest.raises(TypeError):
-                make_phantom(folder, settings, workers=1)
-    old, recent = sorted(tmp_path.iterdir())
-    assert all(path.name.startswith(f".{folder.name}.") and any(path.rglob("*.jpg")) for path in (old, recent))
-
-    def age(path: Path, seconds: float) -> None:
-        for part in (path, *path.rglob("*")):
-            os.utime(part, (time.time() - seconds,) * 2)
-
-    mine = tmp_path / ".mine"
-    mine.mkdir()
-    for path, seconds in ((old, 3700), (recent, 3700), (mine, 1e6)):
-        age(path, seconds)
-    (recent / "images" / "p0002_left.jpg").touch()  # still being made, though begun long ago
-    assert ensure_phantom(tmp_path, settings, workers=1) == folder
-    assert set(tmp_path.iterdir()) == {folder, recent, mine}
-    # Also when the phantom itself is there, which never grows too old.
-    age(recent, 3700)
-    age(folder, 1e6)
-    before = contents(folder)
-    assert ensure_phantom(tmp_path, settings, workers=1) == folder
-    assert set(tmp_path.iterdir()) == {folder, mine}
-    assert contents(folder) == before
-
-
-def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="exists"):
-        make_phantom(tmp_path, PhantomSettings(patients=1, size=64))
-    assert (tmp_path / "mine.txt").read_text() == "precious"
+    assert ensure_phantom(tmp_path, settings) not in folders
 
 
 @pytest.mark.parametrize(
