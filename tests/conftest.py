@@ -18,6 +18,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (-n): tests that share a run or a module's fixtures go to one of them."""
+    for item in items:
+        study = item.callspec.params.get("smoke_run") if hasattr(item, "callspec") else None
+        item.add_marker(pytest.mark.xdist_group(study or item.path.name))
+
+
 def real_samples(name: str) -> Path:
     """The folder of a real sample, or a skip that says why."""
     root = Path(os.environ.get("REAL_SAMPLES", REPOSITORY.parent / "shared" / "real"))

@@ -6,7 +6,9 @@ import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,16 @@ def run(
     **environment: str,
 ) -> int:
     """The exit status of `python -m pipelines.<study> arguments`; with `cut` it is killed at the n-th such moment."""
-    return finish(start(study, arguments, output, cut, folder, **environment))
+    return finish(start(study, arguments, output, cut, folder, None, **environment))
+
+
+def answer(study: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same with what it printed; seconds faster than a process that has yet to load torch."""
+    with tempfile.TemporaryDirectory() as place:
+        output, errors = Path(place, "output"), Path(place, "errors")
+        errors.touch()
+        status = finish(start(study, list(arguments), output, errors=errors))
+        return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
 
 def start(
@@ -55,11 +66,14 @@ def start(
     output: Path,
     cut: tuple[str, int] | None = None,
     folder: Path = REPOSITORY,
+    errors: Path | None = None,
     **environment: str,
 ) -> multiprocessing.process.BaseProcess:
     """The same, not waited for."""
     output.touch()
-    process = CONTEXT.Process(target=_child, args=(study, arguments, output, cut, folder, environment))
+    process = CONTEXT.Process(
+        target=_child, args=(study, arguments, output, errors or output, cut, folder, environment)
+    )
     process.start()
     return process
 
@@ -75,6 +89,7 @@ def _child(
     study: str,
     arguments: list[str],
     output: Path,
+    errors: Path,
     cut: tuple[str, int] | None,
     folder: Path,
     environment: dict[str, str],
@@ -82,9 +97,9 @@ def _child(
     os.chdir(folder)
     os.environ |= environment
     multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run from the command line
-    with output.open("a") as text:
-        os.dup2(text.fileno(), 1)
-        os.dup2(text.fileno(), 2)
+    for file, descriptor in ((output, 1), (errors, 2)):
+        with file.open("a") as text:
+            os.dup2(text.fileno(), descriptor)
     if cut is not None:
         _arrange(*cut)
     from pipelines.shared.app import main

@@ -7,11 +7,12 @@ import json
 import math
 from html.parser import HTMLParser
 
+import cutting
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, STUDIES, compose, run_study
+from conftest import REPOSITORY, STUDIES, compose
 
 from pipelines.shared.assemble import card_name
 from pipelines.shared.cards import load_card
@@ -211,31 +212,22 @@ def test_the_report_stands_alone_and_says_what_it_shows(smoke_run):
 def test_metrics_and_report_come_again_from_the_folder_alone(smoke_run):
     study, folder, _ = smoke_run
     before = json.loads((folder / "metrics.json").read_text())
-    done = run_study(study, "mode=report", f"run={folder}")
+    done = cutting.answer(study, "mode=report", f"run={folder}")
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "metrics.json").read_text()) == before
-
-
-@pytest.mark.slow
-def test_the_same_command_gives_the_same_numbers(smoke_run, tmp_path):
-    study, folder, _ = smoke_run
-    done = run_study(study, "trainer=smoke", f"run_dir={tmp_path / 'again'}")
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((f / "metrics.json").read_text()) for f in (folder, tmp_path / "again"))
-    for metrics in (first, second):
-        metrics.pop("seconds")
-    assert first == second
 
 
 @pytest.mark.slow
 def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
     study, folder, _ = smoke_run
     for mistake in ("model.backbone=resnet18", "trainer.epochs=2", "seed=1"):
-        done = run_study(study, "mode=evaluate", f"run={folder}", "data=phantom", mistake, f"run_dir={tmp_path / 'x'}")
+        done = cutting.answer(
+            study, "mode=evaluate", f"run={folder}", "data=phantom", mistake, f"run_dir={tmp_path / 'x'}"
+        )
         assert done.returncode == 2
         assert "cannot be changed" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 2
-    seen = run_study(study, "mode=evaluate", f"run={folder}", "data=phantom", f"run_dir={tmp_path / 'y'}")
+    seen = cutting.answer(study, "mode=evaluate", f"run={folder}", "data=phantom", f"run_dir={tmp_path / 'y'}")
     assert seen.returncode == 0, seen.stderr
     records = pd.read_parquet(folder / "records.parquet")
     scored = pd.read_parquet(tmp_path / "y" / "predictions" / "test.parquet")
@@ -249,7 +241,9 @@ def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
 def test_predict_on_an_empty_folder_is_two_lines(smoke_run, tmp_path):
     study, folder, _ = smoke_run
     (tmp_path / "empty").mkdir()
-    done = run_study(study, "mode=predict", f"run={folder}", f"input={tmp_path / 'empty'}", f"run_dir={tmp_path / 'p'}")
+    done = cutting.answer(
+        study, "mode=predict", f"run={folder}", f"input={tmp_path / 'empty'}", f"run_dir={tmp_path / 'p'}"
+    )
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 2
     assert not (tmp_path / "p").exists()
@@ -262,6 +256,6 @@ def test_a_run_of_another_study_is_refused(smoke_run, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.yaml").write_text(yaml.safe_dump(values | {"study": "astrology"}))
-    done = run_study(study, "mode=report", f"run={other}")
+    done = cutting.answer(study, "mode=report", f"run={other}")
     assert done.returncode == 2
     assert "astrology" in done.stderr

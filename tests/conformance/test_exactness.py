@@ -83,7 +83,7 @@ def test_ten_power_cuts_leave_no_trace(tmp_path, workers):
 
 
 @pytest.mark.slow
-def test_a_run_cut_off_and_resumed_is_the_run(smoke_run, tmp_path):
+def test_the_same_command_cut_off_and_resumed_gives_the_same_run(smoke_run, tmp_path):
     study, whole, _ = smoke_run
     folder, output = tmp_path / "cut", tmp_path / "output.txt"
     begin = ["trainer=smoke", "trainer.checkpoint_seconds=0.000001", f"run_dir={folder}"]
