@@ -92,7 +92,7 @@ def test_the_same_command_cut_off_and_resumed_gives_the_same_run(smoke_run, tmp_
     assert "goes on in epoch 1 after batch 2" in output.read_text()
     assert_same_run(whole, folder)
     before, after = (json.loads((f / "metrics.json").read_text()) for f in (whole, folder))
-    assert before["metrics"] == after["metrics"]
+    assert before | {"seconds": None} == after | {"seconds": None}
 
 
 @pytest.mark.slow
