@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import REPOSITORY, compose
+from conftest import REPOSITORY, compose, real_samples
 from PIL import Image
 
 from pipelines.shared.assemble import training_data
@@ -37,9 +37,9 @@ def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def ham(tmp_path_factory, request):
+def ham(tmp_path_factory):
     """A run of a few steps on the real sample."""
-    root = request.getfixturevalue("real_sample")("ham10000")
+    root = real_samples("ham10000")
     folder = tmp_path_factory.mktemp("ham") / "run"
     run("data=ham10000", f"data.root={root}", *QUICK, "model.test_time_flips=true", f"run_dir={folder}")
     return root, folder
