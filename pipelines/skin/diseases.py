@@ -71,12 +71,12 @@ DISEASES: dict[str, Disease] = {
         ("nodular_melanoma", "common_nevus"),
     ),
     "flat_seborrheic_keratosis": Disease(
-        0.08, 63, Looks(0.58, 0.7, irregular=0.12, soft=0.03, variegation=0.2, cysts=7, openings=6, scale=0.1),
-        ("lentigo_maligna", "raised_seborrheic_keratosis", "actinic_keratosis", "basal_cell_carcinoma"),
+        0.08, 63, Looks(0.56, 0.5, 0.2, irregular=0.12, soft=0.04, variegation=0.2, cysts=6, openings=5, scale=0.15),
+        ("basal_cell_carcinoma", "lentigo_maligna", "actinic_keratosis"),
     ),
     "raised_seborrheic_keratosis": Disease(
-        0.07, 66, Looks(0.56, 1.0, irregular=0.1, soft=0.02, variegation=0.25, cysts=14, openings=12, scale=0.25),
-        ("flat_seborrheic_keratosis", "nodular_melanoma", "squamous_cell_carcinoma"),
+        0.07, 66, Looks(0.55, 0.75, 0.2, irregular=0.1, soft=0.03, variegation=0.25, cysts=11, openings=9, scale=0.35),
+        ("squamous_cell_carcinoma", "nodular_melanoma", "flat_seborrheic_keratosis"),
     ),
     "wart": Disease(
         0.03, 30, Looks(0.42, 0.15, 0.25, irregular=0.1, dots=10, scale=0.4, papules=8),
@@ -103,12 +103,12 @@ DISEASES: dict[str, Disease] = {
         ("flat_seborrheic_keratosis", "atypical_nevus"),
     ),
     "basal_cell_carcinoma": Disease(
-        0.09, 69, Looks(0.5, 0.12, 0.5, 0.15, 0.14, vessels=7, ulcer=0.4, globules=3),
-        ("squamous_cell_carcinoma", "flat_seborrheic_keratosis", "dermatofibroma"),
+        0.09, 69, Looks(0.5, 0.25, 0.4, 0.15, 0.14, vessels=6, ulcer=0.35, globules=4),
+        ("flat_seborrheic_keratosis", "squamous_cell_carcinoma", "dermatofibroma"),
     ),
     "squamous_cell_carcinoma": Disease(
-        0.05, 72, Looks(0.54, 0.0, 0.6, irregular=0.18, soft=0.07, scale=0.65, ulcer=0.4, dots=14),
-        ("basal_cell_carcinoma", "actinic_keratosis", "raised_seborrheic_keratosis"),
+        0.05, 72, Looks(0.54, 0.12, 0.5, irregular=0.16, soft=0.06, scale=0.6, ulcer=0.35, dots=12),
+        ("raised_seborrheic_keratosis", "actinic_keratosis", "basal_cell_carcinoma"),
     ),
     "actinic_keratosis": Disease(
         0.03, 71, Looks(0.5, 0.1, 0.45, irregular=0.2, soft=0.14, scale=0.5, dots=6),

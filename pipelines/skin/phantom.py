@@ -29,7 +29,7 @@ from pipelines.skin.drawing import FRAME, draw_lesion, photograph
 from pipelines.skin.labels import binary_scores
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, Taxonomy, infer
 
-PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
+PHANTOM_VERSION = 2  # raise it whenever the same settings give other files
 SITES = ("back", "lower extremity", "upper extremity", "trunk", "face", "abdomen", "chest", "neck")
 SKIN_TYPES = (0.14, 0.26, 0.22, 0.15, 0.13, 0.10)  # shares of Fitzpatrick's types I to VI
 PICTURES = (0.35, 0.35, 0.25, 0.05)  # shares of lesions with 1 to 4 pictures

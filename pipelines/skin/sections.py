@@ -19,6 +19,7 @@ from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.confusion import balanced_accuracy, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.readers import Reader, reader_estimates, readers_below_curve
+from pipelines.shared.stats.tsne import tsne
 from pipelines.shared.study import Evidence
 from pipelines.skin.labels import BINARY, LEVELS
 from pipelines.skin.metrics import NAMES, OTHER, answered, known
@@ -359,7 +360,7 @@ def embedding_map(evidence: Evidence, test: pd.DataFrame) -> list[Section]:
     file = evidence.folder.path / "predictions" / "embeddings.npy"
     if not file.exists():
         return []
-    places = figures.tsne(np.load(file), evidence.config.seed % 2**32)
+    places = tsne(np.load(file), evidence.config.seed % 2**32)
     groups = [words(node) for node in test["nine_way"]]
     order = sorted(set(groups))
     figures.embedding(evidence.folder.figures / "embedding.png", places, groups, order, note=synthetic_note(evidence))

@@ -101,6 +101,8 @@ CASES: dict[str, tuple[Callable[..., Path], tuple[Any, ...], dict[str, Any]]] = 
     "gallery": (figures.gallery, ([Tile(IMAGE, "a", "b", np.ones((5, 5)), MASK), Tile(IMAGE, "c")],), {}),
     "gallery nothing": (figures.gallery, ([],), {}),
     "gallery flat maps": (figures.gallery, ([Tile(IMAGE, "a", "", np.zeros((40, 60)), np.ones((40, 60)))],), {}),
+    "embedding": (figures.embedding, ([[0, 0], [1, 2], [3, 1]], ["a", "b", "a"], ["a", "b"]), {}),
+    "embedding nothing": (figures.embedding, ([], [], []), {}),
     "flow": (figures.flow, ([("found", "9"), ("used", "8")], [(0, "bad", "1")], [("train", "6"), ("test", "2")]), {}),
     "flow nothing": (figures.flow, ([],), {}),
     "flow only splits": (figures.flow, ([], [], [("train", "6")]), {}),

@@ -13,7 +13,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import REPOSITORY, compose
+from conftest import REPOSITORY, compose, real_samples
+from PIL import Image
 
 from pipelines.shared.assemble import training_data
 from pipelines.shared.distributed import World
@@ -36,9 +37,9 @@ def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def ham(tmp_path_factory, request):
+def ham(tmp_path_factory):
     """A run of a few steps on the real sample."""
-    root = request.getfixturevalue("real_sample")("ham10000")
+    root = real_samples("ham10000")
     folder = tmp_path_factory.mktemp("ham") / "run"
     run("data=ham10000", f"data.root={root}", *QUICK, "model.test_time_flips=true", f"run_dir={folder}")
     return root, folder
@@ -159,6 +160,23 @@ def test_the_ablation_is_one_override(tmp_path):
     assert metrics["reference"]["chance"] == pytest.approx(1 / 3)
     facts = json.loads((tmp_path / "coarse" / "models" / "network" / "model.json").read_text())
     assert facts["classes"] == ["benign", "malignant", "non_neoplastic"]
+
+    # a dataset whose tree shares no node with the run's cannot be judged, and that is said
+    (tmp_path / "tree.yaml").write_text("good: {a: {b: [x]}}\nbad: {c: {d: [y]}}\n")
+    lines = ["path,dx"]
+    for k, record in enumerate(pd.read_parquet(tmp_path / "coarse" / "records.parquet").head(4).itertuples()):
+        source = next((REPOSITORY / ".cache").glob(f"phantom-skin-*/{record.path}"))
+        with Image.open(source) as picture:  # mirrored: a picture that the run has not learned from
+            picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / f"{k}.jpg")
+        lines.append(f"{k}.jpg,{'xy'[k % 2]}")
+    (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+    done = run(
+        "mode=evaluate", f"run={tmp_path / 'coarse'}", "data=table", f"data.table={tmp_path / 'mine.csv'}",
+        "data.targets={diagnosis: dx}", f"data.taxonomy={tmp_path / 'tree.yaml'}", "data.near_duplicates=false",
+        f"run_dir={tmp_path / 'refused'}", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot be judged on table" in done.stderr
 
 
 def test_a_partition_of_one_class_is_refused():

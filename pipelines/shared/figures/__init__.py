@@ -13,7 +13,7 @@ left out of curves and named with its reason in tables.
 from pipelines.shared.figures.calibration import ReliabilityBins, reliability
 from pipelines.shared.figures.confusion_matrix import confusion
 from pipelines.shared.figures.discrimination import Curve, Point, precision_recall, roc
-from pipelines.shared.figures.embedding import embedding, tsne
+from pipelines.shared.figures.embedding import embedding
 from pipelines.shared.figures.flow_diagram import flow
 from pipelines.shared.figures.pictures import Tile, gallery
 from pipelines.shared.figures.subgroups import Subgroup, forest
@@ -38,5 +38,4 @@ __all__ = [
     "roc",
     "score_distribution",
     "subsample_curve",
-    "tsne",
 ]
