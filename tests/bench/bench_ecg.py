@@ -55,7 +55,7 @@ def loader_speed_without_augmentation(dataset: Any, batch: int) -> float:
 
 
 def _day_row(config: Any) -> Row:
-    """Hours of signal per second: a day at 360 Hz, read, resampled and labelled, against the network on random windows."""
+    """Hours of signal per second: a day at 360 Hz read, resampled and labelled, against the network alone."""
     network = STUDY.build(config).eval()
     day = np.cumsum(np.random.default_rng(0).standard_normal(HOURS * 3600 * RATE, dtype=np.float32))
     recording = signals.Recording(RATE, len(day), "II", "mV", REPOSITORY, lambda a, b: day[a:b].astype(np.float64))
