@@ -196,7 +196,7 @@ def _cohort(evidence: Evidence) -> Section:
     counts = {s: _step_counts(p) for s, p in parts.items()}
     for name in [*CLASSES, "no label, or none of these", "label of the recording only"]:
         if any(c.get(name, 0) for c in counts.values()):
-            rows.append([f"{name}, hours", *(f"{c.get(name, 0) * STEP / RATE / 3600:.2f}" for c in counts.values())])
+            rows.append([f"{name}, minutes", *(f"{c.get(name, 0) * STEP / RATE / 60:,.1f}" for c in counts.values())])
     labels = sorted({w for p in parts.values() for w in p["record_label"].dropna()})
     for word in labels:
         named = [p.loc[p["record_label"] == word, "record"].nunique() for p in parts.values()]
