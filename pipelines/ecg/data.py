@@ -91,18 +91,26 @@ def scaled(values: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
 
 
 def mitdb(config: EcgConfig, root: str | None = None) -> Source:
-    """`data=mitdb` and `data=wfdb`."""
+    """`data=mitdb`, and as one of `data.also`."""
+    if config.data.name == "mitdb" and root is None:
+        return wfdb(config)
+    folder = dataset_folder(root, "mitdb")
+    return wfdb_database(folder, config, "mitdb", same_patient=[["201", "202"]])
+
+
+def wfdb(config: EcgConfig, root: str | None = None) -> Source:
+    """`data=wfdb` (and mitdb, with its own keys), and as one of `data.also`, where every recording is its own patient."""
     keys = config.data
-    own = keys.name in ("mitdb", "wfdb")
-    name = keys.name if own and root is None else "mitdb"
-    folder = dataset_folder(root or keys.root, name)
+    if root is not None:
+        return wfdb_database(dataset_folder(root, "wfdb"), config, "wfdb")
+    assert keys.name in ("mitdb", "wfdb")
+    folder = dataset_folder(keys.root, keys.name)
     patients = None
     listing = getattr(keys, "patients", None)
     if listing is not None:
         patients = read_csv(Path(listing).expanduser(), ["record", "patient"])
         raise_problems(check_ids(patients["record"], Path(listing)), listing, "Name each record once.")
-    same = getattr(keys, "same_patient", [["201", "202"]])
-    return wfdb_database(folder, config, name, patients, same)
+    return wfdb_database(folder, config, keys.name, patients, getattr(keys, "same_patient", []))
 
 
 def phantom(config: EcgConfig) -> Source:
@@ -193,7 +201,7 @@ ALSO: dict[str, Callable[[EcgConfig, str], Source]] = {
     "irhythm": irhythm,
     "cinc2017": cinc2017,
     "mitdb": mitdb,
-    "wfdb": mitdb,
+    "wfdb": wfdb,
 }
 
 
@@ -221,6 +229,7 @@ def join(sources: Sequence[Source]) -> Source:
     if twice:
         raise DataError(f"data.also names a folder that is in use already:\n{listed(twice)}", "Name each folder once.")
     root = Path(commonpath(folders))
+    names = [source.name for source in sources]
     tables, readers, notes = [], [], []
     for i, (source, folder) in enumerate(zip(sources, folders, strict=True)):
         moved = source.records.copy()
@@ -228,7 +237,7 @@ def join(sources: Sequence[Source]) -> Source:
             moved[column] = [relpath(folder / p, root) if isinstance(p, str) else None for p in moved[column]]
         mine = source.readers
         if i:  # ids and groups mean something only within one source
-            prefix = f"{source.name}{'' if sources.index(source) == i else i}/"
+            prefix = f"{source.name}{'' if names.index(source.name) == i else i}/"
             for column in ("id", "record", "group"):
                 moved[column] = prefix + moved[column].astype(str)
             mine = None if mine is None else mine.assign(id=prefix + mine["id"].astype(str))
@@ -256,6 +265,6 @@ SOURCES = {
     "irhythm": with_others(irhythm),
     "cinc2017": with_others(cinc2017),
     "mitdb": with_others(mitdb),
-    "wfdb": with_others(mitdb),
+    "wfdb": with_others(wfdb),
     "table": with_others(table),
 }

@@ -50,13 +50,12 @@ def evaluate(evidence: Evidence) -> Results:
     labels = evidence.config.labels
     metrics: dict[str, Estimate] = {}
     by_split: dict[str, Found] = {}
-    whole: Found = {}
+    whole: dict[str, Found] = {}
     for split, rows in evidence.predictions.items():
         by_split[split] = model_metrics(rows, bootstrap, areas=split == "test")
-        whole = recording_metrics(rows, labels, bootstrap)
-        metrics |= {f"{split}.{name}.{what}": e for (name, what), e in (by_split[split] | whole).items()}
-    whole = recording_metrics(test, labels, bootstrap)
-    found = by_split["test"]
+        whole[split] = recording_metrics(rows, labels, bootstrap)
+        metrics |= {f"{split}.{name}.{what}": e for (name, what), e in (by_split[split] | whole[split]).items()}
+    found, recorded = by_split["test"], whole["test"]
     reading = None
     if evidence.readers is not None:
         reading = readers.readings_of(evidence.records[evidence.records["split"] == "test"], evidence.readers)
@@ -80,12 +79,12 @@ def evaluate(evidence: Evidence) -> Results:
         ]
     if read and found and reading is not None:
         sections.append(_cardiologists(evidence, test, found, read, reading, metrics))
-    if whole:
-        sections.append(_whole_recordings(evidence, test, whole))
+    if recorded:
+        sections.append(_whole_recordings(evidence, test, recorded))
     if subgroups:
         sections.append(_subgroup_section(evidence, subgroups, found["weighted", "f1_sequence"]))
     sections += _strips(evidence, test)
-    headline, sentence, luck = _headline(test, found, whole)
+    headline, sentence, luck = _headline(test, found, recorded)
     return Results(
         metrics=metrics,
         headline=headline,
