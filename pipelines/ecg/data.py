@@ -99,7 +99,7 @@ def mitdb(config: EcgConfig, root: str | None = None) -> Source:
 
 
 def wfdb(config: EcgConfig, root: str | None = None) -> Source:
-    """`data=wfdb` (and mitdb, with its own keys), and as one of `data.also`, where every recording is its own patient."""
+    """`data=wfdb` (and mitdb, with its own keys); in `data.also` every recording is its own patient."""
     keys = config.data
     if root is not None:
         return wfdb_database(dataset_folder(root, "wfdb"), config, "wfdb")
