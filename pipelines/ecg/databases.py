@@ -71,7 +71,12 @@ def wfdb_database(
                 texts = window_labels(read, start, counted, size)
                 readings.append({"id": row["id"], "reader": extension, "rhythms": texts})
     known = ", ".join(f"{note} {target or 'masked'}" for note, target in notes_to_classes.items())
-    raise_problems(problems, str(root), f"Correct the files, or name the rhythm in labels.wfdb. Known: {known}.")
+    raise_problems(
+        problems,
+        str(root),
+        "Correct the files, or say what the rhythm is, as in 'labels.wfdb={\\(XYZ: SVT}' (null: masked). "
+        f"Known: {known}.",
+    )
     notes = rest_note(rest, len(stems))
     if unannotated:
         notes.append(f"{unannotated} recordings have no .atr file and are not used.")
