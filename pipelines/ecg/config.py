@@ -84,9 +84,8 @@ class TableData(EcgData, TableSection):
 
 
 class EcgModel(ModelSection):
-    """The residual network; 32 `filters` in the first convolution are the paper's."""
+    """The residual network; 32 `filters` in the first convolution are the paper's. `backbone` has one choice."""
 
-    backbone: Literal["resnet1d_33"]
     filters: Annotated[int, Field(ge=1, le=128)]
 
 

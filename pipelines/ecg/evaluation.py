@@ -50,13 +50,12 @@ def evaluate(evidence: Evidence) -> Results:
     labels = evidence.config.labels
     metrics: dict[str, Estimate] = {}
     by_split: dict[str, Found] = {}
-    whole: Found = {}
+    whole: dict[str, Found] = {}
     for split, rows in evidence.predictions.items():
         by_split[split] = model_metrics(rows, bootstrap, areas=split == "test")
-        whole = recording_metrics(rows, labels, bootstrap)
-        metrics |= {f"{split}.{name}.{what}": e for (name, what), e in (by_split[split] | whole).items()}
-    whole = recording_metrics(test, labels, bootstrap)
-    found = by_split["test"]
+        whole[split] = recording_metrics(rows, labels, bootstrap)
+        metrics |= {f"{split}.{name}.{what}": e for (name, what), e in (by_split[split] | whole[split]).items()}
+    found, recorded = by_split["test"], whole["test"]
     reading = None
     if evidence.readers is not None:
         reading = readers.readings_of(evidence.records[evidence.records["split"] == "test"], evidence.readers)
@@ -80,12 +79,12 @@ def evaluate(evidence: Evidence) -> Results:
         ]
     if read and found and reading is not None:
         sections.append(_cardiologists(evidence, test, found, read, reading, metrics))
-    if whole:
-        sections.append(_whole_recordings(evidence, test, whole))
+    if recorded:
+        sections.append(_whole_recordings(evidence, test, recorded))
     if subgroups:
         sections.append(_subgroup_section(evidence, subgroups, found["weighted", "f1_sequence"]))
     sections += _strips(evidence, test)
-    headline, sentence, luck = _headline(test, found, whole)
+    headline, sentence, luck = _headline(test, found, recorded)
     return Results(
         metrics=metrics,
         headline=headline,
@@ -196,7 +195,7 @@ def _cohort(evidence: Evidence) -> Section:
     counts = {s: _step_counts(p) for s, p in parts.items()}
     for name in [*CLASSES, "no label, or none of these", "label of the recording only"]:
         if any(c.get(name, 0) for c in counts.values()):
-            rows.append([f"{name}, hours", *(f"{c.get(name, 0) * STEP / RATE / 3600:.2f}" for c in counts.values())])
+            rows.append([f"{name}, minutes", *(f"{c.get(name, 0) * STEP / RATE / 60:,.1f}" for c in counts.values())])
     labels = sorted({w for p in parts.values() for w in p["record_label"].dropna()})
     for word in labels:
         named = [p.loc[p["record_label"] == word, "record"].nunique() for p in parts.values()]
@@ -232,12 +231,12 @@ def _by_class(evidence: Evidence, found: Found, read: Found) -> list[Section]:
                 row.append(read[name, f"f1_{level}"].value)
             first.append([*row, f"{known[place]:.3f}" if known else None])
             rest.append([readers.title_of(name), *(found[name, f"{rate}_{level}"].value for rate in RATES[1:])])
-        people = ["Cardiologists' F1"] if read else []
-        columns = ["Rhythm", unit, "F1", "AUROC", *people, "Published cardiologists' F1"]
+        people = ["Cardiologists"] if read else []
+        columns = ["Rhythm", unit, "F1", "AUROC", *people, "Published"]
         about = "every step counts" if level == "sequence" else "the set of distinct rhythms in each window of 30 s"
         blocks: list[Any] = [
             Text(f"{level.capitalize()} level: {about}. The answer is the most probable rhythm of each step."),
-            Table(columns, first, f"Test, {level} level. Published: on all 328 records of the paper's own test set.",
+            Table(columns, first, f"Test, {level} level. Published: F1 of the paper's cardiologists, 328 records.",
                   align[: len(columns)]),
             Table(["Rhythm", "PPV", "Sensitivity", "Specificity", "NPV"], rest, f"Test, {level} level, other rates.",
                   align[:5]),

@@ -48,7 +48,7 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
     committee: dict[str, list[str]] = {}
     readers: dict[str, dict[str, list[str]]] = {}
     problems: list[str] = []
-    several = rest = 0
+    several = rest = twice = 0
     for record in records:
         samples = (folder / f"{record}.ecg").stat().st_size // 2
         rest += samples % STEP
@@ -62,15 +62,18 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
             problems += [f"{file.name}: {p}" for p in found]
             if file in consensus:
                 committee[record] = labels
-            elif who in readers[record]:
-                problems.append(f"{file.name}: cardiologist {who} has read this record already")
-            else:
-                readers[record][who] = labels
+                continue
+            if who in readers[record]:
+                twice += 1
+                who = f"{who}, {file.name.split('.')[0].rpartition('_')[2]}"
+            readers[record][who] = labels
     raise_problems(problems, str(folder), f"Known rhythm names: {', '.join(sorted(known))}.")
     notes = [
         f"Only whole steps of {STEP / RATE:g} s are used: {rest / RATE:,.1f} s at the ends of {len(records):,} "
         "recordings are left out."
     ]
+    if twice:
+        notes.append(f"{twice} readings are by a cardiologist who has read that record already; each counts by itself.")
     if several:
         notes.append(f"{several} records have more than one consensus; the first is used.")
     return Readings(records, committee, readers, notes)
@@ -91,20 +94,23 @@ def read_episodes(file: Path, samples: int, known: Mapping[str, str]) -> tuple[l
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         found = [(int(e["onset"]), int(e["offset"]), str(e["rhythm_name"])) for e in content["episodes"]]
-        reviewer = content.get("reviewer_id", file.name.split(".")[0].rpartition("_")[2])
+        reviewer = content.get("reviewer_id")
     except (OSError, ValueError, TypeError, KeyError) as failure:
         return nothing, "", [f"cannot be read as episodes: {type(failure).__name__} {failure}"]
     if not found:
         return nothing, "", ["it has no episodes"]
+    if reviewer is None:  # then by the file's own number: rev0 to rev5
+        reviewer = file.name.split(".")[0].rpartition("_")[2]
     problems = []
     last = 0
+    found.sort()
     for onset, offset, name in found:
         what = f"{name} from {onset} to {offset}"
         if name not in known:
             problems.append(f"unknown rhythm name {name} (from {onset} to {offset})")
         if onset < 1 or offset < onset:
             problems.append(f"{what} is no episode: onset and offset are samples from 1")
-        elif onset <= last:
+        elif onset < last:  # that one ends at the sample at which the next begins is a matter of counting
             problems.append(f"{what} overlaps the episode before it, which ends at {last}")
         if offset > samples:
             problems.append(f"{what} ends beyond the record's {samples} samples")

@@ -6,7 +6,6 @@ rhythms per window of 30 s. Both reduce to counts per window and class, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -339,9 +338,3 @@ def measure(targets: np.ndarray, outputs: np.ndarray, labels: LabelSection | Non
 def choose_points(predictions: pd.DataFrame, config: Any) -> list[dict[str, Any]]:
     """None: the answer is the most probable class (Hannun 2019), so there is no threshold to choose."""
     return []
-
-
-def parse_codes(texts: Sequence[str], size: int) -> np.ndarray:
-    """Packed labels as codes, -1 for all that is not one of the classes."""
-    codes = step_codes(texts, size)
-    return np.where(codes < 0, -1, codes)

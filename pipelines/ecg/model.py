@@ -22,9 +22,10 @@ from torch.nn import functional
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.labels import CODES, RATE, STEP, UNLABELLED, membership, step_codes
 from pipelines.shared.dataset import Augment
-from pipelines.shared.errors import WeightsError
+from pipelines.shared.errors import ConfigError, WeightsError
 from pipelines.shared.trainer import Loss
 
+BACKBONE = "resnet1d_33"
 KERNEL = 16
 BLOCKS = 16
 UNSEEN = -1.0e4  # the score of a class that training never saw: its probability is exactly zero
@@ -139,8 +140,13 @@ def build(
         trained: the labels that training holds.
 
     Raises:
+        ConfigError: another backbone.
         WeightsError: the file cannot be read or does not fit. There is no silent random start.
     """
+    if config.model.backbone != BACKBONE:
+        raise ConfigError(
+            f"model.backbone={config.model.backbone} is not known to this study.", f"Allowed: {BACKBONE}."
+        )
     shared = [c for name in trained for c in config.labels.record.get(name, [name])]
     architecture = Architecture(
         filters=config.model.filters,

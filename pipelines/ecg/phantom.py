@@ -16,13 +16,7 @@ Nothing in truth/ may serve as a feature.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +32,7 @@ from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import NOTES, RATE, STEP, Episode, pack, step_labels
 from pipelines.ecg.rhythms import MISTAKEN, NEIGHBOURS, RHYTHMS
 from pipelines.ecg.signals import write_record, write_rhythms
+from pipelines.shared.phantoms import ensure_folder, write_notice
 from pipelines.shared.screen import parallel_map
 
 PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
@@ -47,7 +42,6 @@ SHORTEST = 3.0  # s, of a rhythm within a record
 GAIN = 200.0  # units per mV in the files
 READERS = {"reva": 0.7, "revb": 0.9, "revc": 1.1, "revd": 1.3, "reve": 1.6, "revf": 2.1}  # errors, relative
 READER_ERROR = 0.14  # of a reader of 1.0, per episode of a rhythm of average difficulty
-ABANDONED = 3600  # seconds without a new file after which a half-made folder is taken for that of a killed run
 
 
 @dataclass(frozen=True)
@@ -228,60 +222,24 @@ def _make_patient(patient: int, root: Path, settings: PhantomSettings) -> list[d
 
 
 def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = None) -> None:
-    """Write the database that `settings` describe to the folder `root`, which must not exist.
-
-    Every record is a function of settings and patient alone, whatever the number of `workers` (None: one per
-    processor). All is written to a hidden folder beside `root` and renamed at the end: `root` is complete or absent.
-
-    Raises:
-        FileExistsError: `root` exists.
-    """
-    if root.exists():
-        raise FileExistsError(f"{root} exists; a phantom is made once, in a new folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial_root = root.with_name(f".{root.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        (partial_root / "truth").mkdir(parents=True)
-        make = partial(_make_patient, root=partial_root, settings=settings)
-        made = parallel_map(make, range(settings.patients), "Drawing synthetic recordings", workers)
-        table = pd.DataFrame([row for rows in made for row in rows])
-        (partial_root / "RECORDS").write_text("\n".join(table["record"]) + "\n")
-        table[["record", "patient", "age", "sex"]].to_csv(partial_root / "patients.csv", index=False)
-        table[["record", "main", "rhythms"]].to_csv(partial_root / "truth" / "truth.csv", index=False)
-        lines = [f"{name} = {value}" for name, value in asdict(settings).items()]
-        (partial_root / "SYNTHETIC.txt").write_text(
-            "Everything in this folder is synthetic: no signal is from a heart, no patient or cardiologist exists.\n"
-            "Rare rhythms are as frequent here as common ones. truth/ holds what the signals were drawn from; it is\n"
-            f"for scoring, never a feature. Made by pipelines.ecg.phantom, version {PHANTOM_VERSION}:\n\n"
-            + "\n".join(lines)
-            + "\n"
-        )
-        partial_root.rename(root)
-    finally:
-        shutil.rmtree(partial_root, ignore_errors=True)
-
-
-def phantom_folder(cache_dir: Path, settings: PhantomSettings) -> Path:
-    """Where in the cache the phantom of these settings lies, or will lie."""
-    key = json.dumps([PHANTOM_VERSION, asdict(settings)], sort_keys=True)
-    return cache_dir / f"phantom-ecg-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    """Fill an empty folder. Every record is a function of settings and patient alone, whatever the `workers`."""
+    (root / "truth").mkdir(parents=True)
+    make = partial(_make_patient, root=root, settings=settings)
+    made = parallel_map(make, range(settings.patients), "Drawing synthetic recordings", workers)
+    table = pd.DataFrame([row for rows in made for row in rows])
+    (root / "RECORDS").write_text("\n".join(table["record"]) + "\n")
+    table[["record", "patient", "age", "sex"]].to_csv(root / "patients.csv", index=False)
+    table[["record", "main", "rhythms"]].to_csv(root / "truth" / "truth.csv", index=False)
+    write_notice(
+        root,
+        "no signal is from a heart, no patient or cardiologist exists.\nRare rhythms are as frequent as common ones.",
+        f"pipelines.ecg.phantom, version {PHANTOM_VERSION}",
+        asdict(settings),
+    )
 
 
 def ensure_phantom(cache_dir: Path, settings: PhantomSettings, workers: int | None = None) -> Path:
-    """The folder of the phantom of these settings, made if it is not there.
-
-    When two processes make the same one at once, the first to finish wins; both are the same. What a killed run left
-    half made is removed on the way.
-    """
-    for left in cache_dir.glob(".phantom-ecg-*"):
-        with suppress(FileNotFoundError):  # another process has just finished or removed it
-            if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
-    folder = phantom_folder(cache_dir, settings)
-    if not folder.exists():
-        try:
-            make_phantom(folder, settings, workers)
-        except OSError:
-            if not folder.exists():
-                raise
-    return folder
+    """The folder of the phantom of these settings, made if it is not there."""
+    return ensure_folder(
+        cache_dir, "ecg", PHANTOM_VERSION, asdict(settings), lambda folder: make_phantom(folder, settings, workers)
+    )

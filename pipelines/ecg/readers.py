@@ -265,10 +265,12 @@ def read_by_cardiologists(study: Study, job: Job) -> None:
     note = "synthetic data" if source.synthetic else ""
     tables = [comparison_table(metrics, level, "Cardiologists") for level in LEVELS]
     main = metrics["weighted", "f1_sequence"]
-    count = len(set(found.reader))
+    count, windows = len(set(found.reader)), len(set(found.window))
+    each = len(set(zip(found.window, found.reader, strict=True))) / windows
     sentence = (
-        f"Average F1 of {count} individual cardiologists against the committee: {main} at sequence level, "
-        f"{metrics['weighted', 'f1_set']} at set level, on {len(set(found.window)):,} records of {source.name}."
+        f"Average F1 of individual cardiologists against the committee: {main} at sequence level, "
+        f"{metrics['weighted', 'f1_set']} at set level, on {windows:,} records of {source.name}. {count} cardiologists "
+        f"took part; each record was read by {each:g} of them."
     )
     shown = [
         HeadlineFigure("F1, sequence level", main, "average by support"),

@@ -24,7 +24,7 @@ from pipelines.shared.run_folder import RunFolder, read_json, write_json
 if TYPE_CHECKING:
     from pipelines.shared.distributed import World
 
-PACKAGES = ["torch", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "pydicom", "openslide-python"]
+PACKAGES = ["torch", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "pydicom", "openslide-python", "wfdb"]
 
 
 def start(title: str, job: Job) -> tuple[World, RunFolder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from conftest import compose
 from pipelines.ecg import signals
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import SOURCES, prepare, prepare_settings
+from pipelines.ecg.evaluation import _warnings
 from pipelines.ecg.labels import NOTES, RATE, STEP, Episode, unpack
 from pipelines.ecg.study import STUDY
 from pipelines.shared.assemble import training_data
@@ -240,6 +242,26 @@ def test_a_lead_is_chosen_by_name(tmp_path):
     assert np.allclose(opened.read(0, 50) * 200, two[:50, 1])
     with pytest.raises(BadFile, match=r"none of data\.leads"):
         signals.open_recording(tmp_path / "two.hea", ["aVR"])
+
+
+def test_two_databases_of_one_kind_do_not_mix(tmp_path):
+    for folder in ("one", "two", "three"):
+        for name in ("a", "b"):
+            wfdb_record(tmp_path / folder, name, seed=ord(name) + len(folder))
+    also = f"[{{name: wfdb, root: {tmp_path / 'two'}}}, {{name: wfdb, root: {tmp_path / 'three'}}}]"
+    joined = source("wfdb", tmp_path / "one", f"data.also={also}").records
+    assert joined["id"].tolist() == ["a", "b", "wfdb1/a", "wfdb1/b", "wfdb2/a", "wfdb2/b"]
+    assert joined["group"].is_unique
+    with pytest.raises(DataError, match="in use already"):
+        source("wfdb", tmp_path / "one", f"data.also=[{{name: wfdb, root: {tmp_path / 'one'}}}]")
+
+
+def test_clipped_windows_are_told_in_the_report():
+    records = pd.DataFrame({"clipped": [0.0, 0.1, 0.3]})
+    evidence = SimpleNamespace(networks=[], records=records)
+    assert _warnings(evidence, pd.DataFrame()) == [
+        "2 windows are clipped: more than 2 % of their samples are at a limit."
+    ]
 
 
 def test_clipping_is_measured():

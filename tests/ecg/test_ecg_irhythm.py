@@ -143,10 +143,26 @@ def test_everything_wrong_is_said_at_once(folder):
     assert "6 problems" in said
 
 
-def test_a_reader_who_read_twice_is_refused(folder):
+def test_a_reader_who_read_twice_counts_twice_and_is_noted(folder):
     write(folder, "aa_0001", "rev0", [(1, 6000, "NSR")], reviewer_id=3)
-    write(folder, "aa_0001", "rev1", [(1, 6000, "NSR")], reviewer_id=3)
-    assert "cardiologist 3 has read this record already" in problems(folder)
+    write(folder, "aa_0001", "rev1", [(1, 6000, "AFIB")], reviewer_id=3)
+    source = irhythm(compose("ecg", "data=irhythm", f"data.root={folder}"))
+    mine = source.readers[source.readers["id"] == "aa_0001"]
+    assert mine["rhythms"].tolist() == ["SINUS:23", "AF:23"]
+    assert mine["reader"].is_unique
+    assert any("has read that record already" in note for note in source.notes)
+
+
+def test_the_order_of_episodes_in_the_file_does_not_matter(folder):
+    write(folder, "aa_0001", "grp0", [(3001, 6000, "NSR"), (1, 3000, "AFIB")])
+    source = irhythm(compose("ecg", "data=irhythm", f"data.root={folder}"))
+    assert source.records["rhythms"].iloc[0] == "AF:12 SINUS:11"
+
+
+def test_a_truncated_signal_is_said(folder):
+    content = (folder / "aa_0001.ecg").read_bytes()
+    (folder / "aa_0001.ecg").write_bytes(content[:8000])
+    assert "ends beyond the record's 4000 samples" in problems(folder)
 
 
 def test_the_folder_is_asked_for_by_its_card():

@@ -16,7 +16,7 @@ from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import CODES, record_words
 from pipelines.ecg.metrics import probabilities
 from pipelines.ecg.model import Architecture, EcgNetwork
-from pipelines.shared.errors import WeightsError
+from pipelines.shared.errors import ConfigError, WeightsError
 
 RECORD = {name: i for i, name in enumerate(record_words(compose("ecg").labels))}
 
@@ -118,6 +118,8 @@ def test_a_network_is_rebuilt_from_its_description(tmp_path):
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="Allowed: resnet1d_33"):
+        model.build(compose("ecg", "model.backbone=resnet18"))
     with pytest.raises(WeightsError, match="cannot be used"):
         model.build(compose("ecg", f"model.weights={tmp_path / 'none.safetensors'}"))
 

@@ -47,8 +47,6 @@ def made(tmp_path_factory):
 def test_it_is_a_function_of_its_settings_whatever_the_workers(made, tmp_path):
     make_phantom(tmp_path / "two", SMALL, workers=2)
     assert contents(made) == contents(tmp_path / "two")
-    with pytest.raises(FileExistsError):
-        make_phantom(made, SMALL)
 
 
 def test_noise_changes_the_signals_only(made, tmp_path):

@@ -1,0 +1,66 @@
+"""Rows of the record table, one per window of a recording (see `data` for the columns)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.ecg import signals
+from pipelines.ecg.config import EcgConfig
+from pipelines.ecg.labels import RATE, STEP, record_words, strata, window_labels, windows
+from pipelines.shared.errors import BadFile
+
+
+def window_rows(
+    recording: dict[str, Any], steps: int, size: int, labels: Sequence[str], more: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of one recording, one per window, from its label of every step."""
+    places = windows(steps, size)
+    name = str(recording["record"])
+    rows = []
+    for k, (start, counted) in enumerate(places):
+        row = {"id": name if len(places) == 1 else f"{name}@{k:04d}", "start": start}
+        row["rhythms"] = window_labels(labels, start, counted, size)
+        rows.append(row | recording | dict(more or {}))
+    return rows
+
+
+def finish(rows: list[dict[str, Any]], config: EcgConfig) -> pd.DataFrame:
+    """The record table from its rows, with every column of `data`'s docstring."""
+    table = pd.DataFrame(rows)
+    for column in ("split", "header", "record_label"):
+        table[column] = table[column].astype(object).where(table[column].notna(), None) if column in table else None
+    if "expected_rate" not in table:
+        table["expected_rate"] = np.nan
+    words = record_words(config.labels)
+    table["record_code"] = [words.index(w) if isinstance(w, str) else -1 for w in table["record_label"]]
+    table["steps"] = config.preprocess.steps
+    table["stratum"] = strata(table)
+    return table
+
+
+def open_or_none(file: Path, config: EcgConfig) -> signals.Recording | None:
+    """A recording, or None where it cannot be read: `prepare` will say why."""
+    with suppress(BadFile):
+        return signals.open_recording(file, config.data.leads, getattr(config.data, "sampling_rate", None))
+    return None
+
+
+def beyond(recording: signals.Recording | None) -> int:
+    """Samples at 200 Hz after the last whole step."""
+    return recording.samples % STEP if recording else 0
+
+
+def rest_note(samples: int, recordings: int) -> list[str]:
+    """A note on what lies beyond the last whole step."""
+    if not samples:
+        return []
+    return [
+        f"Only whole steps of {STEP / RATE:g} s are used: {samples / RATE:,.1f} s at the ends of {recordings:,} "
+        "recordings are left out."
+    ]
