@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipelines.retinopathy.labels import GRADES
 from pipelines.retinopathy.metrics import (
@@ -16,17 +14,18 @@ from pipelines.retinopathy.metrics import (
     grade_metrics,
     headline_task,
     known,
-    point_metrics,
     task_metrics,
 )
 from pipelines.shared import figures
+from pipelines.shared.error_gallery import error_sections, saliency_estimate
 from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_note
-from pipelines.shared.figures import Curve, Point, Subgroup, Tile
+from pipelines.shared.figures import Curve, Point, Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, precision_recall_curve, roc_curve
 from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.stats.readers import reader_estimates, readers_below_curve
 from pipelines.shared.study import Evidence, Results
 
@@ -56,12 +55,12 @@ def evaluate(evidence: Evidence) -> Results:
         for each in TASKS:
             metrics |= task_metrics(rows, each, split, bootstrap)
         metrics |= grade_metrics(rows, split, bootstrap)
-    points, rates = point_metrics(test, evidence.operating_points, bootstrap)
+    points, rates = point_estimates(test, evidence.operating_points, bootstrap)
     metrics |= rates
     subgroups = _subgroups(evidence, test, task, bootstrap)
     metrics |= {f"test.{task}.auroc[{s.group}={s.label}]": s.estimate for s in subgroups}  # type: ignore[misc]
     oracle = _oracle(evidence, test, task, bootstrap)
-    saliency = _saliency_estimate(evidence, bootstrap)
+    saliency = saliency_estimate(evidence, bootstrap)
     if saliency is not None:
         metrics["test.saliency.lesion_auroc"] = saliency
     sections = [
@@ -71,7 +70,7 @@ def evaluate(evidence: Evidence) -> Results:
         _grade(evidence, test, metrics),
         _calibration(evidence, test, task, metrics),
         *([_subgroup_section(evidence, subgroups, metrics[f"test.{task}.auroc"], len(test))] if subgroups else []),
-        *_errors(evidence, saliency),
+        *error_sections(evidence, saliency, {"missed": "Missed", "false_alarm": "False alarms"}),
     ]
     warnings = []
     if task != "referable":
@@ -384,59 +383,3 @@ def _subgroup_section(evidence: Evidence, subgroups: list[Subgroup], overall: Es
             Table(["Subgroup", "Images", "Positive", "AUROC"], rows, "Intervals are wide where a subgroup is small."),
         ],
     )
-
-
-def _saliency_estimate(evidence: Evidence, bootstrap: dict[str, Any]) -> Estimate | None:
-    """Does the map point at lesions? Mean over images of the AUROC of saliency for lesion pixels; 0.5 is chance."""
-    file = evidence.folder.path / "saliency" / "scores.csv"
-    if not file.exists():
-        return None
-    from pipelines.shared.stats.proportions import weighted_ratio_estimate
-
-    scores = pd.read_csv(file)
-    scores = scores[scores["lesion_auroc"].notna()]
-    if scores.empty:
-        return None
-    return weighted_ratio_estimate(
-        scores["lesion_auroc"].to_numpy(), np.ones(len(scores)), scores["group"].to_numpy(), **bootstrap
-    )
-
-
-def _errors(evidence: Evidence, saliency: Estimate | None) -> list[Section]:
-    """The most confident errors with saliency, from the pictures that the explain stage left in saliency/."""
-    folder = evidence.folder.path / "saliency"
-    file = folder / "gallery.csv"
-    blocks: list[Any] = []
-    if file.exists():
-        gallery = pd.read_csv(file, dtype={"id": str})
-        for kind, label in (("missed", "Missed"), ("false_alarm", "False alarms")):
-            part = gallery[gallery["kind"] == kind]
-            if part.empty:
-                continue
-            tiles = [_tile(folder, row) for _, row in part.iterrows()]
-            figures.gallery(evidence.folder.figures / f"{kind}.png", tiles, note=synthetic_note(evidence))
-            caption = f"{label}: the most confident errors on test, with the saliency map beside each picture."
-            blocks.append(Picture(f"figures/{kind}.png", caption, f"{label} with saliency maps."))
-    if saliency is not None:
-        blocks.append(
-            Table(
-                ["Measure", "Value"],
-                [["AUROC of saliency for lesion pixels, mean over images", saliency], ["Chance", 0.5]],
-                "Does the map point at lesions? Scored against the phantom's lesion masks.",
-            )
-        )
-    if blocks:
-        blocks.append(Text("Saliency shows where a change of the pixels changes the score, not why.", "note"))
-    return [Section("Most confident errors", blocks)] if blocks else []
-
-
-def _tile(folder: Path, row: pd.Series) -> Tile:
-    overlay = _picture(folder / row["map"])[..., 0].astype(np.float32) / 255
-    mask = _picture(folder / row["mask"])[..., 0] > 127 if isinstance(row["mask"], str) else None
-    return Tile(_picture(folder / row["image"]), str(row["id"]), row["subtitle"], overlay, mask)
-
-
-def _picture(file: Path) -> np.ndarray:
-    """A PNG of the run folder as uint8 (height, width, 3)."""
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))

@@ -13,7 +13,7 @@ from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.operating_points import choose_threshold, rate_estimates
+from pipelines.shared.stats.operating_points import choose_threshold
 
 HEADS = [*GRADE_TARGETS, "dme", "gradable"]
 TASKS = ["referable", *HEADS]
@@ -107,27 +107,3 @@ def grade_metrics(rows: pd.DataFrame, split: str, bootstrap: dict[str, Any]) -> 
     )  # fmt: skip
     found["quadratic_kappa"] = found.pop("kappa")
     return {f"{split}.grade.{name}": estimate for name, estimate in found.items()}
-
-
-def point_metrics(
-    rows: pd.DataFrame, points: list[dict[str, Any]], bootstrap: dict[str, Any]
-) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
-    """Sensitivity, specificity, PPV and NPV at frozen thresholds.
-
-    Returns:
-        The operating points with their four rates (exact binomial intervals) and the `_clustered` forms of these, and
-        the rates as metrics `test.<task>.<rate>@<point>` (clustered).
-    """
-    filled, metrics = [], {}
-    for point in points:
-        part = known(rows, point["task"])
-        rates = rate_estimates(
-            part[point["task"]].to_numpy(), part[point["score"]].to_numpy(), point["threshold"],
-            part["group"].to_numpy(), **bootstrap,
-        )  # fmt: skip
-        both = {}
-        for name, rate in rates.items():
-            metrics[f"test.{point['task']}.{name}@{point['name']}"] = rate.clustered
-            both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
-        filled.append(point | both)
-    return filled, metrics

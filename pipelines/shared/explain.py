@@ -1,4 +1,4 @@
-"""Saliency maps of image networks, with captum."""
+"""Saliency maps of image networks, with captum; the gallery of a run's most confident errors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from captum.attr import IntegratedGradients
+from PIL import Image
 from torch import nn
 
 from pipelines.shared.distributed import World
+from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.screen import track
+from pipelines.shared.seeds import seed_of
+from pipelines.shared.stats.auc import auroc
+from pipelines.shared.study import Data
 
 STEPS = 8
 
@@ -61,3 +67,85 @@ def saliency_maps(
         top = np.percentile(strength, 99)
         maps.append(np.clip(strength / top, 0, 1) if top > 0 else np.zeros_like(strength))
     return maps
+
+
+def confident_errors(test: pd.DataFrame, task: str, count: int) -> pd.DataFrame:
+    """The predictions furthest on the wrong side of a score of one half, at most `count` of each `kind`.
+
+    Args:
+        test: prediction table with `<task>` (0, 1, NaN where unknown) and `p_<task>`.
+        task: the binary task.
+        count: per kind: missed (positive, score below one half) and false_alarm.
+    """
+    score = f"p_{task}"
+    missed = test[(test[task] == 1) & (test[score] < 0.5)].nsmallest(count, score).assign(kind="missed")
+    alarms = test[(test[task] == 0) & (test[score] >= 0.5)].nlargest(count, score).assign(kind="false_alarm")
+    return pd.concat([missed, alarms])
+
+
+def with_masks(data: Data, test: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """A seeded choice of test pictures whose lesion masks are known (column `truth_mask` of the record table)."""
+    if "truth_mask" not in data.records:
+        return test.iloc[:0]
+    rows = test[data.records.set_index("id")["truth_mask"].reindex(test["id"]).notna().to_numpy()]
+    order = sorted(rows.index, key=lambda i: seed_of(seed, "saliency", rows.at[i, "id"]))
+    return rows.loc[order[:count]]
+
+
+def write_gallery(
+    network: nn.Module,
+    score: Callable[[torch.Tensor], torch.Tensor],
+    data: Data,
+    errors: pd.DataFrame,
+    scored: pd.DataFrame,
+    region: Callable[[np.ndarray], np.ndarray],
+    mask: Callable[[pd.Series], np.ndarray | None],
+    folder: RunFolder,
+    world: World,
+) -> None:
+    """Write saliency/: pictures, maps and gallery.csv of the errors, scores.csv of the pictures with known lesions.
+
+    A score is the AUROC of the map's values for lesion pixels against the other pixels of the region.
+
+    Args:
+        network: maps (1, height, width, 3) to outputs.
+        score: outputs to the number that is explained, (1,).
+        data: with prepared pictures, uint8 (height, width, 3).
+        errors: id, kind and subtitle of each picture shown.
+        scored: id and group of each picture whose map is scored.
+        region: a picture -> bool (height, width): where there is something to see.
+        mask: a record -> its lesions in the geometry of the prepared picture, bool; None where unknown.
+        folder: of the run.
+        world: where the network is.
+    """
+    out = folder.path / "saliency"
+    out.mkdir(exist_ok=True)
+    place = {name: i for i, name in enumerate(data.records["id"])}
+    wanted = list(dict.fromkeys([*errors["id"], *scored["id"]]))
+    pictures = {name: np.array(data.prepared.array(place[name])) for name in wanted}
+    regions = {name: region(picture) for name, picture in pictures.items()}
+    found = saliency_maps(network, score, list(pictures.values()), list(regions.values()), world)
+    maps = dict(zip(wanted, found, strict=True))
+    rows = []
+    for number, error in enumerate(errors.to_dict("records")):
+        name, stem = str(error["id"]), f"error_{number:02d}"
+        lesions = mask(data.records.iloc[place[name]])
+        layers = {"": pictures[name], "_map": 255 * maps[name], "_mask": None if lesions is None else 255 * lesions}
+        for layer, values in layers.items():
+            if values is not None:
+                Image.fromarray(values.astype(np.uint8)).save(out / f"{stem}{layer}.png")
+        files = {"image": f"{stem}.png", "map": f"{stem}_map.png", "mask": f"{stem}_mask.png"}
+        if lesions is None:
+            files["mask"] = None  # type: ignore[assignment]
+        rows.append({"kind": error["kind"], "id": name, **files, "subtitle": error["subtitle"]})
+    columns = ["kind", "id", "image", "map", "mask", "subtitle"]
+    pd.DataFrame(rows, columns=columns).to_csv(out / "gallery.csv", index=False)
+    scores = []
+    for name, group in zip(scored["id"], scored["group"], strict=True):
+        lesions = mask(data.records.iloc[place[name]])
+        assert lesions is not None
+        lesion, values = lesions[regions[name]], maps[name][regions[name]]
+        value = auroc(lesion, values) if 0 < lesion.sum() < len(lesion) else np.nan
+        scores.append({"id": name, "group": group, "lesion_auroc": value, "lesion_pixels": int(lesion.sum())})
+    if scores:
+        pd.DataFrame(scores).to_csv(out / "scores.csv", index=False)

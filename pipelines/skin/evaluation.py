@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from pipelines.shared.error_gallery import error_sections, saliency_estimate
 from pipelines.shared.errors import RunError
 from pipelines.shared.evaluator import bootstrap_settings
 from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.study import Evidence, Results
 from pipelines.skin import sections
 from pipelines.skin.labels import BINARY, LEVELS
@@ -19,7 +19,6 @@ from pipelines.skin.metrics import (
     binary_metrics,
     level_metrics,
     level_paths,
-    point_metrics,
     reference_metrics,
 )
 from pipelines.skin.subgroups import largest_gaps, subgroup_estimates
@@ -79,13 +78,13 @@ def evaluate(evidence: Evidence) -> Results:
         )
     latent = records.set_index("id").reindex(test["id"])
     metrics |= reference_metrics(test, latent, metrics, paths, bootstrap)
-    points, rates = point_metrics(test, evidence.operating_points, bootstrap)
+    points, rates = point_estimates(test, evidence.operating_points, bootstrap)
     metrics |= rates
     subgroups = subgroup_estimates(evidence, test, bootstrap)
     metrics |= {f"test.malignant.auroc[{s.group}={s.label}]": s.estimate for s in subgroups}  # type: ignore[misc]
     gaps = largest_gaps(evidence, test, subgroups, bootstrap)
     metrics |= {f"test.malignant.auroc_gap[{gap.column}]": gap.estimate for gap in gaps}
-    saliency = _saliency_estimate(evidence, bootstrap)
+    saliency = saliency_estimate(evidence, bootstrap)
     if saliency is not None:
         metrics["test.saliency.lesion_auroc"] = saliency
     level = next(level for level in reversed(LEVELS) if level in predicted)
@@ -110,7 +109,7 @@ def evaluate(evidence: Evidence) -> Results:
         sections.calibration(evidence, test, metrics),
         *sections.subgroup_section(evidence, subgroups, gaps, metrics),
         *sections.embedding_map(evidence, test),
-        *sections.errors(evidence, saliency),
+        *error_sections(evidence, saliency, {"missed": "Missed malignancies", "false_alarm": "False alarms"}),
     ]
     return Results(
         metrics=metrics,
@@ -133,22 +132,6 @@ def _untrained(records: pd.DataFrame) -> dict[str, list[str]]:
     if train.empty:
         return {level: [] for level in LEVELS}
     return {level: sorted(set(records[level]) - set(train[level])) for level in LEVELS}
-
-
-def _saliency_estimate(evidence: Evidence, bootstrap: dict[str, Any]) -> Estimate | None:
-    """Does the map point at the lesion? Mean over pictures of the AUROC of saliency for its pixels; 0.5 is chance."""
-    file = evidence.folder.path / "saliency" / "scores.csv"
-    if not Path(file).exists():
-        return None
-    from pipelines.shared.stats.proportions import weighted_ratio_estimate
-
-    scores = pd.read_csv(file)
-    scores = scores[scores["lesion_auroc"].notna()]
-    if scores.empty:
-        return None
-    return weighted_ratio_estimate(
-        scores["lesion_auroc"].to_numpy(), np.ones(len(scores)), scores["group"].to_numpy(), **bootstrap
-    )
 
 
 def _departures(evidence: Evidence) -> list[tuple[str, str, str]]:

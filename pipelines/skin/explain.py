@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,8 @@ from torch import nn
 from pipelines.shared.backbones import ImageNetwork
 from pipelines.shared.distributed import World
 from pipelines.shared.embeddings import write_embeddings
-from pipelines.shared.explain import saliency_maps
+from pipelines.shared.explain import confident_errors, with_masks, write_gallery
 from pipelines.shared.run_folder import RunFolder
-from pipelines.shared.seeds import seed_of
-from pipelines.shared.stats.auc import auroc
 from pipelines.shared.study import Data
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.data import centre_square
@@ -35,46 +33,17 @@ def explain(config: SkinConfig, data: Data, network: nn.Module, folder: RunFolde
     test = pd.read_parquet(folder.predictions("test"))
     if not answered(test, "malignant") or test["malignant"].nunique() < 2:
         return
-    out = folder.path / "saliency"
-    out.mkdir(exist_ok=True)
-    errors = _errors(test, config.explain.errors)
-    scored = _with_lesions(data, test, config.explain.scored, config.seed)
-    wanted = list(dict.fromkeys([*errors["id"], *scored["id"]]))
-    place = {name: i for i, name in enumerate(data.records["id"])}
-    pictures = [np.array(data.prepared.array(place[name])) for name in wanted]
-    regions = [picture.max(axis=2) > 12 for picture in pictures]  # not the dark frame of a dermatoscope
-    maps = dict(zip(wanted, saliency_maps(network, _score(config, data), pictures, regions, world), strict=True))
+    errors = confident_errors(test, "malignant", config.explain.errors)
+    names = zip(errors["label"].str.replace("_", " "), errors["p_malignant"], strict=True)
+    errors["subtitle"] = [f"{label}, P(malignant) {p:.2f}" for label, p in names]
+    scored = with_masks(data, test, config.explain.scored, config.seed)
+    mask = partial(_mask, data, size=config.preprocess.size)
+    write_gallery(network, _score(config, data), data, errors, scored, _bright, mask, folder, world)
 
-    rows: list[dict[str, Any]] = []
-    for row in errors.to_dict("records"):
-        name = str(row["id"])
-        stem = f"error_{len(rows):02d}"
-        Image.fromarray(pictures[wanted.index(name)]).save(out / f"{stem}.png")
-        Image.fromarray((255 * maps[name]).astype(np.uint8)).save(out / f"{stem}_map.png")
-        mask = _mask(data, data.records.iloc[place[name]], config.preprocess.size)
-        if mask is not None:
-            Image.fromarray((255 * mask).astype(np.uint8)).save(out / f"{stem}_mask.png")
-        rows.append(
-            {
-                "kind": row["kind"],
-                "id": name,
-                "image": f"{stem}.png",
-                "map": f"{stem}_map.png",
-                "mask": f"{stem}_mask.png" if mask is not None else None,
-                "subtitle": f"{row['label']}, P(malignant) {row['p_malignant']:.2f}".replace("_", " "),
-            }
-        )
-    columns = ["kind", "id", "image", "map", "mask", "subtitle"]
-    pd.DataFrame(rows, columns=columns).to_csv(out / "gallery.csv", index=False)
-    scores = []
-    for name in scored["id"]:
-        record = data.records.iloc[place[name]]
-        mask = _mask(data, record, config.preprocess.size)
-        assert mask is not None
-        value = auroc(mask.ravel(), maps[name].ravel()) if 0 < mask.mean() < 1 else np.nan
-        scores.append({"id": name, "group": record["group"], "lesion_auroc": value})
-    if scores:
-        pd.DataFrame(scores).to_csv(out / "scores.csv", index=False)
+
+def _bright(picture: np.ndarray) -> np.ndarray:
+    """Where a prepared picture shows skin, not the dark frame of a dermatoscope."""
+    return picture.max(axis=2) > 12
 
 
 def _score(config: SkinConfig, data: Data) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -88,21 +57,6 @@ def _score(config: SkinConfig, data: Data) -> Callable[[torch.Tensor], torch.Ten
         return torch.logsumexp(outputs[:, mine], dim=1) - torch.logsumexp(outputs[:, ~mine], dim=1)
 
     return log_odds
-
-
-def _errors(test: pd.DataFrame, count: int) -> pd.DataFrame:
-    wrong = (test["p_malignant"] >= 0.5) != (test["malignant"] == 1)
-    missed = test[wrong & (test["malignant"] == 1)].nsmallest(count, "p_malignant").assign(kind="missed")
-    alarms = test[wrong & (test["malignant"] == 0)].nlargest(count, "p_malignant").assign(kind="false_alarm")
-    return pd.concat([missed, alarms])
-
-
-def _with_lesions(data: Data, test: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """A seeded choice of test pictures whose lesion masks are known."""
-    if "truth_mask" not in data.records:
-        return test.iloc[:0]
-    order = sorted(test.index, key=lambda i: seed_of(seed, "saliency", test.at[i, "id"]))
-    return test.loc[order[:count]]
 
 
 def _mask(data: Data, record: pd.Series, size: int) -> np.ndarray | None:

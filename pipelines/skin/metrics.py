@@ -12,7 +12,7 @@ from pipelines.shared.stats.agreement import agreement_estimates, class_estimate
 from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.operating_points import choose_threshold, rate_estimates
+from pipelines.shared.stats.operating_points import choose_threshold
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import BINARY, LEVELS, binary_scores
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, answers, infer
@@ -233,27 +233,3 @@ def binary_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: dict[st
         for name, estimate in calibration_estimates(y, score, group, **bootstrap).items():
             found[f"{split}.{task}.{name}"] = estimate
     return found
-
-
-def point_metrics(
-    rows: pd.DataFrame, points: list[dict[str, Any]], bootstrap: dict[str, Any]
-) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
-    """Sensitivity, specificity, PPV and NPV at frozen thresholds.
-
-    Returns:
-        The operating points with their four rates (exact binomial intervals) and the `_clustered` forms of these, and
-        the rates as metrics `test.<task>.<rate>@<point>` (clustered).
-    """
-    filled, metrics = [], {}
-    for point in points:
-        about = known(rows, point["task"])
-        rates = rate_estimates(
-            about[point["task"]].to_numpy(), about[point["score"]].to_numpy(), point["threshold"],
-            about["group"].to_numpy(), **bootstrap,
-        )  # fmt: skip
-        both = {}
-        for name, rate in rates.items():
-            metrics[f"test.{point['task']}.{name}@{point['name']}"] = rate.clustered
-            both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
-        filled.append(point | both)
-    return filled, metrics

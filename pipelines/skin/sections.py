@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipelines.shared import figures
 from pipelines.shared.evaluator import synthetic_note
-from pipelines.shared.figures import Curve, Point, Subgroup, Tile
+from pipelines.shared.figures import Curve, Point, Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import roc_curve
 from pipelines.shared.stats.calibration import reliability_curve
@@ -366,43 +364,3 @@ def embedding_map(evidence: Evidence, test: pd.DataFrame) -> list[Section]:
     figures.embedding(evidence.folder.figures / "embedding.png", places, groups, order, note=synthetic_note(evidence))
     caption = "t-SNE of the last hidden layer, test images by disease group. Distances between far groups mean nothing."
     return [Section("What the last hidden layer holds", [Picture("figures/embedding.png", caption, "t-SNE map.")])]
-
-
-def errors(evidence: Evidence, saliency: Estimate | None) -> list[Section]:
-    """The most confident errors with saliency, from the pictures that the explain stage left in saliency/."""
-    folder = evidence.folder.path / "saliency"
-    file = folder / "gallery.csv"
-    blocks: list[Any] = []
-    if file.exists():
-        gallery = pd.read_csv(file, dtype={"id": str})
-        for kind, label in (("missed", "Missed malignancies"), ("false_alarm", "False alarms")):
-            part = gallery[gallery["kind"] == kind]
-            if part.empty:
-                continue
-            tiles = [_tile(folder, row) for _, row in part.iterrows()]
-            figures.gallery(evidence.folder.figures / f"{kind}.png", tiles, note=synthetic_note(evidence))
-            caption = f"{label}: the most confident errors on test, with the saliency map beside each picture."
-            blocks.append(Picture(f"figures/{kind}.png", caption, f"{label} with saliency maps."))
-    if saliency is not None:
-        rows: list[list[Any]] = [
-            ["AUROC of saliency for the lesion's pixels, mean over images", saliency],
-            ["Chance", 0.5],
-        ]
-        blocks.append(
-            Table(["Measure", "Value"], rows, "Does the map point at the lesion? Scored against known masks.")
-        )
-    if blocks:
-        blocks.append(Text("Saliency shows where a change of the pixels changes the score, not why.", "note"))
-    return [Section("Most confident errors", blocks)] if blocks else []
-
-
-def _tile(folder: Path, row: pd.Series) -> Tile:
-    overlay = _picture(folder / row["map"])[..., 0].astype(np.float32) / 255
-    mask = _picture(folder / row["mask"])[..., 0] > 127 if isinstance(row["mask"], str) else None
-    return Tile(_picture(folder / row["image"]), str(row["id"]), row["subtitle"], overlay, mask)
-
-
-def _picture(file: Path) -> np.ndarray:
-    """A PNG of the run folder as uint8 (height, width, 3)."""
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))

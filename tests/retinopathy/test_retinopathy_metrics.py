@@ -12,12 +12,12 @@ from pipelines.retinopathy.metrics import (
     choose_points,
     grade_metrics,
     headline_task,
-    point_metrics,
     predict_columns,
     sigmoid,
     task_metrics,
 )
 from pipelines.shared.evaluator import age_bands, calls
+from pipelines.shared.stats.operating_points import point_estimates
 
 BOOTSTRAP = {"resamples": 200, "seed": 0, "level": 0.95}
 
@@ -65,7 +65,7 @@ def test_points_reach_their_targets_on_the_set_they_are_chosen_on():
     assert [(p["task"], p["name"]) for p in points] == [
         (t, n) for t in ("referable", "moderate_or_worse") for n in ("high_specificity", "high_sensitivity")
     ]
-    filled, metrics = point_metrics(table, points, BOOTSTRAP)
+    filled, metrics = point_estimates(table, points, BOOTSTRAP)
     assert filled[0]["specificity"]["value"] >= 0.95
     assert filled[1]["sensitivity"]["value"] >= 0.95
     called = calls(table, points)

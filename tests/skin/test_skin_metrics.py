@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import compose
 
+from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.skin.labels import BINARY, add_levels, binary_scores, decision
 from pipelines.skin.metrics import (
     OTHER,
@@ -15,7 +16,6 @@ from pipelines.skin.metrics import (
     choose_points,
     level_metrics,
     level_paths,
-    point_metrics,
     predict_columns,
     reference_metrics,
     softmax,
@@ -181,7 +181,7 @@ def test_points_reach_their_targets_where_they_are_chosen():
     config = compose("skin")
     points = choose_points(table, config)
     assert len(points) == 6
-    filled, metrics = point_metrics(table, points, BOOTSTRAP)
+    filled, metrics = point_estimates(table, points, BOOTSTRAP)
     for point in filled:
         ((rate, target),) = point["target"].items()
         assert point[rate]["value"] >= target

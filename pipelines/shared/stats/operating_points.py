@@ -5,9 +5,12 @@ The rule is everywhere "positive if score >= threshold".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from pipelines.shared.errors import StatisticsError
@@ -129,3 +132,33 @@ def _called(y: ArrayLike, score: ArrayLike, threshold: float) -> tuple[np.ndarra
     if not np.isfinite(threshold):
         raise StatisticsError(f"the threshold is {threshold}")
     return truth, is_positive(values, threshold)
+
+
+def point_estimates(
+    rows: pd.DataFrame, points: Sequence[dict[str, Any]], bootstrap: dict[str, Any], split: str = "test"
+) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
+    """Sensitivity, specificity, PPV and NPV at frozen thresholds.
+
+    Args:
+        rows: prediction table; each point uses the rows in which its task is known.
+        points: operating points with `name`, `task`, `score` (a column) and `threshold`.
+        bootstrap: keyword arguments of every `*_estimate` function.
+        split: for the keys of the metrics.
+
+    Returns:
+        The operating points with their four rates (exact binomial intervals) and the `_clustered` forms of these, and
+        the rates as metrics `<split>.<task>.<rate>@<point>` (clustered).
+    """
+    filled, metrics = [], {}
+    for point in points:
+        known = rows[rows[point["task"]].notna()]
+        rates = rate_estimates(
+            known[point["task"]].to_numpy(), known[point["score"]].to_numpy(), point["threshold"],
+            known["group"].to_numpy(), **bootstrap,
+        )  # fmt: skip
+        both = {}
+        for name, rate in rates.items():
+            metrics[f"{split}.{point['task']}.{name}@{point['name']}"] = rate.clustered
+            both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
+        filled.append(point | both)
+    return filled, metrics
