@@ -107,6 +107,6 @@ def test_nothing_names_an_address_or_a_path_of_this_machine():
     kinds = (".py", ".yaml", ".toml", ".txt", ".md", "Makefile", "run")
     for name in tracked:
         if name.endswith(kinds) and not name.startswith("tests/"):
-            text = (REPOSITORY / name).read_text(encoding="utf-8").replace("file://", "")
+            text = (REPOSITORY / name).read_text(encoding="utf-8").replace("file://", "").replace("env://", "")
             for word in ("://", f"{REPOSITORY}", f"{Path.home()}/"):
                 assert word not in text, f"{name}: {word}"
