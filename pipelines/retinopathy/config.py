@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.shared.config import AugmentSection, Count, DataSection, Section, StudyConfig, TableSection
+from pipelines.shared.config import (
+    AugmentSection,
+    Count,
+    DataSection,
+    ExplainSection,
+    OperatingPointsSection,
+    Section,
+    StudyConfig,
+    TableSection,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -65,20 +74,6 @@ class PreprocessSection(Section):
 
     size: Annotated[int, Field(ge=32, le=1024)]
     local_average: bool
-
-
-class OperatingPointsSection(Section):
-    """Targets on `val`; the thresholds that reach them are frozen."""
-
-    high_specificity: Annotated[float, Field(gt=0, lt=1)]
-    high_sensitivity: Annotated[float, Field(gt=0, lt=1)]
-
-
-class ExplainSection(Section):
-    """Saliency: how many of the most confident errors are shown, and how many lesion images are scored."""
-
-    errors: Annotated[int, Field(ge=0, le=24)]
-    scored: Annotated[int, Field(ge=0)]
 
 
 class RetinopathyConfig(StudyConfig):

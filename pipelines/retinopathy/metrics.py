@@ -13,7 +13,7 @@ from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.operating_points import choose_threshold
+from pipelines.shared.stats.operating_points import choose_two_points
 
 HEADS = [*GRADE_TARGETS, "dme", "gradable"]
 TASKS = ["referable", *HEADS]
@@ -71,18 +71,12 @@ def choose_points(predictions: pd.DataFrame, config: RetinopathyConfig) -> list[
 
     A task without both classes has no operating points.
     """
-    points = []
+    points: list[dict[str, Any]] = []
     for task in HEADLINES:
         rows = known(predictions, task)
         if rows[task].nunique() < 2:
             continue
-        y, score = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy()
-        for name, rate in (("high_specificity", "specificity"), ("high_sensitivity", "sensitivity")):
-            target = getattr(config.operating_points, name)
-            threshold = choose_threshold(y, score, **{rate: target})
-            points.append(
-                {"name": name, "task": task, "score": f"p_{task}", "target": {rate: target}, "threshold": threshold}
-            )
+        points += choose_two_points(rows, task, config.operating_points)
     return points
 
 

@@ -146,6 +146,20 @@ class AugmentSection(Section):
     hue: Annotated[float, Field(ge=0, le=0.5)]
 
 
+class OperatingPointsSection(Section):
+    """Targets on `val`; the thresholds that reach them are frozen."""
+
+    high_specificity: Annotated[float, Field(gt=0, lt=1)]
+    high_sensitivity: Annotated[float, Field(gt=0, lt=1)]
+
+
+class ExplainSection(Section):
+    """Saliency: how many of the most confident errors are shown, and how many images with known lesions are scored."""
+
+    errors: Annotated[int, Field(ge=0, le=24)]
+    scored: Annotated[int, Field(ge=0)]
+
+
 class StatisticsSection(Section):
     """Intervals: clustered bootstrap over groups, exact binomial where stated."""
 

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.shared.config import AugmentSection, Count, DataSection, ModelSection, Section, StudyConfig, TableSection
+from pipelines.shared.config import (
+    AugmentSection,
+    Count,
+    DataSection,
+    ExplainSection,
+    ModelSection,
+    OperatingPointsSection,
+    Section,
+    StudyConfig,
+    TableSection,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -94,20 +104,6 @@ class LossSection(Section):
 
     class_balance: Share
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-
-
-class OperatingPointsSection(Section):
-    """Targets on `val`; the thresholds that reach them are frozen."""
-
-    high_specificity: Annotated[float, Field(gt=0, lt=1)]
-    high_sensitivity: Annotated[float, Field(gt=0, lt=1)]
-
-
-class ExplainSection(Section):
-    """Saliency: how many of the most confident errors are shown, and how many lesion masks are scored."""
-
-    errors: Annotated[int, Field(ge=0, le=24)]
-    scored: Annotated[int, Field(ge=0)]
 
 
 class SkinConfig(StudyConfig):

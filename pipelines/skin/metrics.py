@@ -12,7 +12,7 @@ from pipelines.shared.stats.agreement import agreement_estimates, class_estimate
 from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.operating_points import choose_threshold
+from pipelines.shared.stats.operating_points import choose_two_points
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import BINARY, LEVELS, binary_scores
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, answers, infer
@@ -203,18 +203,12 @@ def choose_points(predictions: pd.DataFrame, config: SkinConfig) -> list[dict[st
 
     A task that the network does not answer, or without both classes, has none.
     """
-    points = []
+    points: list[dict[str, Any]] = []
     for task in BINARY:
         rows = known(predictions, task)
         if not answered(predictions, task) or rows[task].nunique() < 2:
             continue
-        y, score = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy()
-        for name, rate in (("high_specificity", "specificity"), ("high_sensitivity", "sensitivity")):
-            target = getattr(config.operating_points, name)
-            threshold = choose_threshold(y, score, **{rate: target})
-            points.append(
-                {"name": name, "task": task, "score": f"p_{task}", "target": {rate: target}, "threshold": threshold}
-            )
+        points += choose_two_points(rows, task, config.operating_points)
     return points
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from pipelines.shared.config import OperatingPointsSection
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.auc import roc_curve
 from pipelines.shared.stats.bootstrap import group_codes
@@ -132,6 +133,28 @@ def _called(y: ArrayLike, score: ArrayLike, threshold: float) -> tuple[np.ndarra
     if not np.isfinite(threshold):
         raise StatisticsError(f"the threshold is {threshold}")
     return truth, is_positive(values, threshold)
+
+
+def choose_two_points(rows: pd.DataFrame, task: str, targets: OperatingPointsSection) -> list[dict[str, Any]]:
+    """A point of high specificity and one of high sensitivity for a binary task.
+
+    Args:
+        rows: predictions (those of `val`) whose `<task>` is known, with both classes; the score is `p_<task>`.
+        task: the task.
+        targets: the rates to reach.
+
+    Returns:
+        Two operating points: name, task, score (its column), target and threshold.
+    """
+    y, score = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy()
+    points = []
+    for name, rate in (("high_specificity", "specificity"), ("high_sensitivity", "sensitivity")):
+        target = getattr(targets, name)
+        threshold = choose_threshold(y, score, **{rate: target})
+        points.append(
+            {"name": name, "task": task, "score": f"p_{task}", "target": {rate: target}, "threshold": threshold}
+        )
+    return points
 
 
 def point_estimates(
