@@ -87,11 +87,12 @@ def training_classes(evidence: Evidence) -> list[Section]:
             ]
         )
     config = evidence.config
-    how = (
-        f"Partitioning algorithm: a node with fewer than {config.data.max_class_size:,} training images is one class."
-        if config.partition.level == "fine"
-        else f"Coarse classes (partition.level={config.partition.level}): the ablation."
-    )
+    limit = config.data.max_class_size
+    how = f"Partitioning algorithm: a node with fewer than {limit:,} training images is one class."
+    if limit == 1:
+        how = "Every label is a class of its own (data.max_class_size=1)."
+    if config.partition.level != "fine":
+        how = f"Coarse classes (partition.level={config.partition.level}): the ablation."
     columns = ["Training class", "Below", "Labels in it", "Images", "Groups"]
     return [Section("Training classes", [Table(columns, rows, how, ["left", "left", "left", "right", "right"])])]
 
