@@ -30,6 +30,7 @@ def _entry(what: str, value: float, source: str) -> dict[str, Any]:
     return {"what": what, "value": value, "low": None, "high": None, "source": source}
 
 
+CHALLENGE = _entry("Best entries, F1 (mean of N, A and O) on hidden recordings", 0.83, "CinC Challenge 2017")
 NUMBERS: list[dict[str, Any]] = [
     _entry("Network, F1, support-weighted, sequence level", 0.809, NOTEBOOK),
     _entry("Network, F1, support-weighted, set level", 0.831, NOTEBOOK),

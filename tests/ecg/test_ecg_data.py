@@ -264,6 +264,16 @@ def test_clipped_windows_are_told_in_the_report():
     ]
 
 
+def test_classes_that_training_never_saw_are_named():
+    facts = {"architecture": {"trained": ["N", "A", "O", "VT"], "classes": [c for c in CLASSES if c != "NOISE"]}}
+    evidence = SimpleNamespace(networks=[facts], records=pd.DataFrame({"id": []}), config=compose("ecg"))
+    test = pd.DataFrame({"target": ["AF", "EAR", "NOISE", None], "record_label": None})
+    (said,) = _warnings(evidence, test)
+    assert "never saw: NOISE (never answered); AVB, BIGEMINY, EAR, IVR, JUNCTIONAL, SVT, TRIGEMINY, WENCKEBACH" in said
+    assert "only as part of a sum" in said
+    assert said.endswith("Test has steps of EAR, NOISE: they count as errors.")
+
+
 def test_clipping_is_measured():
     signal = np.sin(np.arange(6000) / 10)
     assert signals.clipped_share(signal) == 0
