@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from conftest import compose
-from measure import REPOSITORY, Row, loader_speed, training_data_of, training_row
+from measure import REPOSITORY, Row, loader_row, training_data_of, training_row
 
 from pipelines.ecg import signals
 from pipelines.ecg.data import prepare_settings
@@ -30,19 +30,11 @@ def rows() -> list[Row]:
     inputs = torch.randn(batch, config.preprocess.steps * STEP)
     answers = torch.from_numpy(dataset.targets[:batch])
     what = f"ECG, {config.model.filters} filters, batch {batch}, training"
-    return [training_row(what, STUDY, config, dataset, inputs, answers), _loader_row(config, dataset), _day_row(config)]
-
-
-def _loader_row(config: Any, cached: Any) -> Row:
-    off = config.model_copy(update={"cache": config.cache.model_copy(update={"enabled": False})})
-    streamed = training_data_of(STUDY, training_data(STUDY, off), off)
-    with_cache, without = (loader_speed(d, config.trainer.batch_size) for d in (cached, streamed))
-    return {
-        "what": "ECG, loader alone with augmentation, one process",
-        "ratio": with_cache / without,
-        "ours": f"cache {with_cache:.0f} windows/s",
-        "reference": f"cache=off {without:.0f} windows/s",
-    }
+    return [
+        training_row(what, STUDY, config, dataset, inputs, answers),
+        loader_row("ECG windows", STUDY, config, dataset),
+        _day_row(config),
+    ]
 
 
 def _day_row(config: Any) -> Row:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from conftest import compose
-from measure import REPOSITORY, Row, command_peak_mb, loader_speed, training_data_of, training_row
+from measure import REPOSITORY, Row, command_peak_mb, loader_row, training_data_of, training_row
 
 from pipelines.retinopathy.study import STUDY
 from pipelines.shared.assemble import training_data
@@ -42,25 +42,13 @@ def rows() -> list[Row]:
         answers = torch.randint(0, 2, (batch, len(STUDY.classes))).float()
         what = f"{backbone} {size} px, batch {batch}, training"
         found.append(training_row(what, STUDY, config, dataset, pictures, answers, _scaled_already))
-        found.append(_loader_row(config, dataset, size))
+        found.append(loader_row(f"fundus pictures, {size} px", STUDY, config, dataset))
     found.append(_memory_row())
     return found
 
 
 def _scaled_already(network: Any, pictures: torch.Tensor) -> torch.Tensor:
     return network.head(network.backbone(pictures))
-
-
-def _loader_row(config: Any, cached: Any, size: int) -> Row:
-    off = config.model_copy(update={"cache": config.cache.model_copy(update={"enabled": False})})
-    streamed = training_data_of(STUDY, training_data(STUDY, off), off)
-    with_cache, without = (loader_speed(d, config.trainer.batch_size) for d in (cached, streamed))
-    return {
-        "what": f"loader alone, {size} px, one process",
-        "ratio": with_cache / without,
-        "ours": f"cache {with_cache:.0f} images/s",
-        "reference": f"cache=off {without:.0f} images/s",
-    }
 
 
 def _memory_row() -> Row:
