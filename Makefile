@@ -48,7 +48,7 @@ smoke: env  ## every study for a few steps: is everything connected?
 	done
 
 bench: env  ## speed as ratios against plain loops, a table and JSON
-	$(PY) tests/bench/bench.py $(ARGS)
+	GOMP_SPINCOUNT=10000 $(PY) tests/bench/bench.py $(ARGS)
 
 clean:  ## remove caches and outputs, not .venv
 	rm -rf .cache outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
