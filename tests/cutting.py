@@ -17,7 +17,18 @@ from conftest import REPOSITORY
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch", "timm", "albumentations", "hydra", "pipelines.shared.modes", "pipelines.shared.fitting"]
+    [
+        "torch",
+        "timm",
+        "albumentations",
+        "hydra",
+        "pipelines.shared.modes",
+        "pipelines.shared.fitting",
+        "pipelines.shared.explain",
+        "pipelines.shared.augment",
+        "pipelines.shared.backbones",
+        "sklearn.manifold",
+    ]
 )
 
 # A retinopathy run of seconds, with all that a checkpoint must hold.
@@ -80,7 +91,7 @@ def start(
 
 def finish(process: multiprocessing.process.BaseProcess) -> int:
     """Wait for a run; its exit status."""
-    process.join(timeout=120)
+    process.join(timeout=400)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 

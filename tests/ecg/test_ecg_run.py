@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
+import cutting
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.ecg", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=600
-    )
+    done = cutting.answer("ecg", *arguments)
     assert not check or done.returncode == 0, done.stderr
     return done
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 
+import cutting
 import pandas as pd
 import pytest
-import torch
 from conftest import REPOSITORY
 from PIL import Image
 
@@ -19,10 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.retinopathy", *arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    done = cutting.answer("retinopathy", *arguments)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -121,34 +114,6 @@ def test_a_sweep_over_patients_and_seeds(tmp_path):
     assert tests[0] != tests[1]
     again = run(*arguments).stdout
     assert again.count("Complete already") == 4
-
-
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
-    recipe = [
-        "data.phantom.patients=60", "trainer.epochs=3", "trainer.max_steps=6", "trainer.batch_size=8",
-        "trainer.checkpoint_seconds=0.01", "trainer.ema_decay=0.9", "explain.scored=0", "explain.errors=0",
-    ]  # fmt: skip
-    run(*recipe, f"run_dir={tmp_path / 'whole'}")
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        folder = tmp_path / number.name
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.retinopathy", *recipe, f"run_dir={folder}"],
-            cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        file = folder / "checkpoint" / "network.pt"
-        while process.poll() is None:
-            if file.exists() and torch.load(file, weights_only=True)["progress"]["epoch"] == 1:
-                os.kill(process.pid, number)
-                break
-            time.sleep(0.02)
-        status = process.wait(60)
-        assert status == (-9 if number == signal.SIGKILL else 75)
-        assert not (folder / "report.html").exists()
-        run("mode=resume", f"run={folder}")
-        weights = "models/network/weights.safetensors"
-        assert (folder / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
-        one, two = (json.loads((f / "metrics.json").read_text()) for f in (folder, tmp_path / "whole"))
-        assert one["metrics"] == two["metrics"]
 
 
 def test_resuming_with_other_data_is_refused(finished):

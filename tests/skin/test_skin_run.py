@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import cutting
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,10 +28,7 @@ QUICK = ["trainer=smoke", "preprocess.size=64", "explain.scored=0", "explain.err
 
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.skin", *arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    done = cutting.answer("skin", *arguments)
     assert not check or done.returncode == 0, done.stderr
     return done
 
