@@ -99,7 +99,16 @@ def test_a_model_of_other_classes_is_refused(finished, tmp_path):
 
 
 def test_a_sweep_over_patients_and_seeds(tmp_path):
-    arguments = ["-m", "data.train_size=20,40", "seed=0,1", "trainer=smoke", "explain.scored=0", f"run_dir={tmp_path}"]
+    arguments = [
+        "-m",
+        "data.train_size=20,40",
+        "seed=0,1",
+        "trainer=smoke",
+        "explain.scored=0",
+        "explain.errors=0",
+        "statistics.resamples=100",
+        f"run_dir={tmp_path}",
+    ]
     run(*arguments)
     folders = sorted(p for p in tmp_path.iterdir() if p.is_dir())
     assert [p.name.split("-")[0] for p in folders] == ["0", "1", "2", "3"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
+from pipelines.shared.distributed import World
 from pipelines.shared.environment import stage
 from pipelines.shared.errors import DataError
 from pipelines.shared.log import log, start_log
@@ -17,7 +19,7 @@ def test_messages_reach_screen_and_file_and_failures_the_file_alone(tmp_path, ca
     log.info("hello")
     folder = RunFolder(tmp_path)
     folder.environment.write_text(json.dumps({"seconds": {}}))
-    with pytest.raises(DataError), stage(folder, "data"):
+    with pytest.raises(DataError), stage(folder, "data", World(0, 1, torch.device("cpu"))):
         raise DataError("seven files are bad", "mend them")
     with stage(folder, "train"):
         pass
