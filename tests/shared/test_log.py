@@ -21,7 +21,7 @@ def test_messages_reach_screen_and_file_and_failures_the_file_alone(tmp_path, ca
     folder.environment.write_text(json.dumps({"seconds": {}}))
     with pytest.raises(DataError), stage(folder, "data", World(0, 1, torch.device("cpu"))):
         raise DataError("seven files are bad", "mend them")
-    with stage(folder, "train"):
+    with stage(folder, "train", World(0, 1, torch.device("cpu"))):
         pass
     start_log(None)
     text = (tmp_path / "run.log").read_text()
