@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (-n): tests that share a run or a module's fixtures go to one of them."""
     for item in items:
