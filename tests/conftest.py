@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does: before torch is imported anywhere
@@ -18,12 +19,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (-n): tests that share a run or a module's fixtures go to one of them."""
-    for item in items:
-        study = item.callspec.params.get("smoke_run") if hasattr(item, "callspec") else None
-        item.add_marker(pytest.mark.xdist_group(study or item.path.name))
+class ByRun(LoadScopeScheduling):
+    """With several workers (-n): tests of one file, or of one study's finished run, share their fixtures in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        return next((study for study in STUDIES if "conformance" in file and f"[{study}]" in test), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByRun:
+    return ByRun(config, log)
 
 
 def real_samples(name: str) -> Path:
