@@ -182,6 +182,8 @@ def _check_inflated(path: Path, size: int) -> None:
 
 
 def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str, Any]]:
+    from pydicom.dataset import FileMetaDataset
+
     kind = _text(header, "SOPClassUID") or str(getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
     modality = _text(header, "Modality")
     if kind not in (CT, ENHANCED_CT, LEGACY_CT):
@@ -192,6 +194,7 @@ def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str
     if "LOCALIZER" in kinds or "SCOUT" in kinds or "TOPOGRAM" in kinds:
         raise NotASlice("is a localiser")
     problems: list[str] = []
+    header.file_meta = getattr(header, "file_meta", None) or FileMetaDataset()
     for tag in ("StudyInstanceUID", "SeriesInstanceUID"):
         if not _text(header, tag):
             problems.append(f"{tag} is missing")
@@ -219,6 +222,7 @@ def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str
         "maker": _maker(_text(header, "Manufacturer")),
         "bone": "bone" in _text(header, "SeriesDescription").lower(),
         "contrast": bool(_text(header, "ContrastBolusAgent")),
+        "compressed": _compressed(header),
         "acquisition": int(_number(header, "AcquisitionNumber") or 0),
         "tilt": float(_number(header, "GantryDetectorTilt") or 0.0),
         "age": _age(_text(header, "PatientAge")),
@@ -333,11 +337,16 @@ def _syntax_problems(header: Dataset, rows: int | None, columns: int | None, fra
     if syntax not in AllTransferSyntaxes:
         return ["its transfer syntax is unknown"]
     allocated = _number(header, "BitsAllocated") or 0
-    if not syntax.is_compressed and syntax != DEFLATED and rows and columns:
+    if not syntax.is_compressed and not syntax.is_deflated and rows and columns:
         needed = rows * columns * frames * int(allocated) // 8
         if size < needed:
             return [f"it is truncated: {needed:,} bytes of pixels are declared, the whole file has {size:,}"]
     return []
+
+
+def _compressed(header: Dataset) -> bool:
+    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+    return bool(syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed)
 
 
 def _text(header: Any, tag: str) -> str:
@@ -492,7 +501,8 @@ def _hounsfield(dataset: Dataset, frame: int, total: int) -> np.ndarray:
         raise BadFile(f"its pixels have the shape {stored.shape}, not that of the header")
     padded = _padding(dataset, stored)
     slope, intercept = _rescale(dataset, frame)
-    values = _used_bits(dataset, stored).astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    values = _used_bits(dataset, stored).astype(np.float64) * slope + intercept
+    values = values.astype(np.float32)
     values[padded] = np.nan
     return values
 

@@ -79,6 +79,7 @@ class Stack:
     maker: str
     bone: bool
     contrast: bool
+    compressed: bool
     age: float | None
     sex: str | None
     faults: list[Fault] = field(default_factory=list)
@@ -152,7 +153,7 @@ def scan(root: Path, names: Names, cache: Path | None = None) -> tuple[list[dict
         if keeper.is_file():
             known = json.loads(keeper.read_text(encoding="utf-8"))
             return known["slices"], [Fault(**f) for f in known["faults"]]
-    read = partial(_read, base=base, names=names)
+    read = partial(read_file, base=base, names=names)
     workers = 1 if len(files) <= FEW else cpu_count()
     slices, faults = [], []
     for file, found in zip(files, parallel_map(read, files, "Reading headers", workers), strict=True):
@@ -173,7 +174,8 @@ def _stamp(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _read(file: str, base: Path, names: Names) -> list[dict[str, Any]] | Fault:
+def read_file(file: str, base: Path, names: Names) -> list[dict[str, Any]] | Fault:
+    """A file's rows (`dicom.read_rows`), or why it has none."""
     try:
         return read_rows(base / file, names)
     except NotASlice as reason:
@@ -246,6 +248,7 @@ def _stack(rows: list[dict[str, Any]]) -> Stack:
         spacing=list(first["spacing"]), thickness=[rows[i]["thickness"] for i in kept],
         shape=[first["rows"], first["columns"]], tilt=first["tilt"], original=first["original"],
         kernel=first["kernel"], maker=first["maker"], bone=first["bone"], contrast=first["contrast"],
+        compressed=any(rows[i]["compressed"] for i in kept),
         age=first["age"], sex=first["sex"], faults=faults, warnings=warnings,
     )  # fmt: skip
     stack.warnings.extend(_geometry_warnings(stack))

@@ -265,3 +265,35 @@ def windowed(hu: np.ndarray, level: float, width: float) -> np.ndarray:
     """HU as grey, uint8: black at level - width/2 and below, white at level + width/2 and above; no data is black."""
     values = (hu.astype(np.float32) - (level - width / 2)) / width
     return np.where(hu == NO_DATA, 0, np.clip(values * 255, 0, 255)).astype(np.uint8)
+
+
+def picture_onto_grid(
+    grey: np.ndarray, window: tuple[float, float], field: float, grid: Grid
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A single slice that is a picture, as a volume of one slice on the grid.
+
+    Args:
+        grey: uint8 (rows, columns); black is air, the rest the window's grey.
+        window: level and width in HU that black and white mean.
+        field: mm that the longer side spans.
+        grid: the grid.
+
+    Raises:
+        BadFile: the picture is black.
+    """
+    hu = window[0] + (grey.astype(np.float32) / 255 - 0.5) * window[1]
+    hu[grey == 0] = -1000
+    pixel = field / max(grey.shape)
+    stack = Stack(
+        study="", series="", group="", accession=None, files=[""], frames=[0], along=[0.0], right=[0.0], down=[0.0],
+        orientation=[1, 0, 0, 0, 1, 0], spacing=[pixel, pixel], thickness=[grid.thickness], shape=list(grey.shape),
+        tilt=0.0, original=True, kernel="", maker="unknown", bone=False, contrast=False, compressed=False, age=None, sex=None,
+    )  # fmt: skip
+    reduced = _reduce(hu, stack, 0, grid)
+    if reduced.body[2] == 0:
+        raise BadFile("the picture is black")
+    plane = _resample(reduced, reduced.body[0], reduced.body[1], grid)
+    lower, upper = _extents(stack)
+    volume = _stack_planes([plane], lower, upper, upper[0], grid)
+    facts = {"fingerprint": hashlib.sha256(grey.tobytes()).hexdigest(), "faults": [], "warnings": []}
+    return volume, facts | {"coverage": 1 / grid.slices, "lowest": float(hu.min())}
