@@ -15,6 +15,7 @@ import math
 import os
 import secrets
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,8 +33,10 @@ READER_VERSION = 1  # raise it whenever the same file gives another row
 CT, ENHANCED_CT, LEGACY_CT = (
     "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2",
 )  # fmt: skip
-DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
 JPEG_FAMILY = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000: all end with the marker FFD9
+# pydicom's warnings quote values too.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 4096, 5000
 MAX_BYTES = 4 << 30  # of one file; larger ones are no head CT
 MAX_INFLATED = 256 << 20  # of a deflated file
@@ -146,8 +149,22 @@ def _start(path: Path) -> bytes:
         raise BadFile(f"cannot be opened: {failure.strerror or 'input/output error'}") from None
 
 
+def _quiet() -> None:
+    """Keep pydicom from logging what it finds odd: it quotes values, and these may be names."""
+    import logging
+
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE
+    logger = logging.getLogger("pydicom")
+    logger.setLevel(logging.CRITICAL + 1)
+    logger.propagate = False
+
+
 def _header(path: Path, size: int, tags: Sequence[str] | None = TAGS) -> Dataset:
     from pydicom import dcmread
+
+    _quiet()
 
     start = _start(path)
     # Without the preamble a data set begins with group 0002 or 0008, in either byte order.
@@ -449,23 +466,24 @@ def read_hu(path: Path, frames: Sequence[int] | None = None) -> Iterator[tuple[i
     """
     from pydicom import dcmread
 
+    _quiet()
     try:
         start = _start(path)
         dataset = dcmread(path, force=start[128:132] != b"DICM")
         total = int(_number(dataset, "NumberOfFrames") or 1)
         wanted = range(total) if frames is None else frames
         if "PixelData" not in dataset:
-            raise BadFile("it has no pixel data")
+            raise BadFile("it has no pixel data, or they are truncated")
         for frame in wanted:
             _check_frame(dataset, frame, total)
             yield frame, _hounsfield(dataset, frame, total)
-    except (BadFile, MemoryError, GeneratorExit):
+    except (BadFile, MemoryError, GeneratorExit, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as failure:  # decoders raise almost anything on broken pixels
+    except BaseException as failure:  # decoders raise almost anything on broken pixels; those in Rust no Exception
         raise BadFile(f"its pixels cannot be decoded: {_decoder_words(failure)}") from None
 
 
-def _decoder_words(failure: Exception) -> str:
+def _decoder_words(failure: BaseException) -> str:
     """What a decoder said, in words of ours: its own text may quote the header."""
     text = str(failure).lower()
     if "unable to decompress" in text or "no decoder" in text or "missing dependencies" in text:
@@ -496,7 +514,9 @@ def _hounsfield(dataset: Dataset, frame: int, total: int) -> np.ndarray:
     from pipelines.head_ct import jpeg12
 
     jpeg12.register()
-    stored = pixel_array(dataset, index=frame, raw=True)
+    # For RLE pydicom's own decoder: the faster one panics on damaged segments.
+    plugin = "pydicom" if dataset.file_meta.TransferSyntaxUID == RLE else ""
+    stored = pixel_array(dataset, index=frame, raw=True, decoding_plugin=plugin)
     if stored.ndim != 2 or stored.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise BadFile(f"its pixels have the shape {stored.shape}, not that of the header")
     padded = _padding(dataset, stored)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ def plain_form(word: str) -> str:
     for plural, singular in PLURALS:
         if word.endswith(plural) and len(word) > len(plural) + 1 or word == plural:
             return word[: -len(plural)] + singular
-    if len(word) > 4 and word.endswith("s") and not word.endswith(("ss", "us", "is", "as")):
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         return word[:-1]
     return word
 
@@ -172,6 +173,8 @@ class Speller:
 
 # --- the pipeline ---
 
+_numbers = count()
+
 
 def _clauses(doc: Doc) -> Doc:
     """Sentence ends for NegEx: . ! ; and new lines, and ? where a space follows."""
@@ -211,9 +214,10 @@ def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> tuple[La
         doc.ents = filter_spans(spans)  # the longest wins
         return doc
 
-    for name, function in (("head_ct_spelling", speller), ("head_ct_clauses", _clauses), ("head_ct_concepts", find)):
-        Factory.component(name, func=function)
-        nlp.add_pipe(name)
+    number = next(_numbers)  # spaCy's register of components is global: each pipeline needs names of its own
+    for name, function in (("spelling", speller), ("clauses", _clauses), ("concepts", find)):
+        Factory.component(f"head_ct_{name}_{number}", func=function)
+        nlp.add_pipe(f"head_ct_{name}_{number}")
     for status in STATUSES[1:]:
         own = sets[status]
         nlp.add_pipe(

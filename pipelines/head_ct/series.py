@@ -29,7 +29,7 @@ SAME_PLACE = 0.05  # mm along the normal, within which two slices are at the sam
 UNEVEN = 0.05  # relative change of the spacing that is called uneven
 MISSING = 1.6  # times the expected spacing: a slice is missing
 COVERS = 80.0  # mm along the normal that make a head
-FEW = 256  # files that are not worth further processes
+FEW = 1024  # files up to which further processes are not worth their start
 
 
 @dataclass(frozen=True)

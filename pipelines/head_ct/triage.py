@@ -141,7 +141,7 @@ def _queue_metrics(order: QueueOrder, y: np.ndarray, group: np.ndarray, config: 
 
             value = float(position[y == kind].mean())
             found[f"triage.queue.{name}_{what}"] = bootstrap_estimate(
-                value, mean, group, n=int((y == kind).sum()), undefined="with one class", **settings
+                value, mean, group, n=len(y), undefined="with one class", **settings
             )
         p = order.p_random if name == "random" else order.p_by_score
         found[f"triage.queue.{name}_p"] = Estimate(p, n=len(y), method="Wilcoxon rank-sum, two-sided")
