@@ -8,7 +8,7 @@ and what is known of the series (`archive.COLUMNS`). NaN is unknown.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -430,7 +430,3 @@ SOURCES: dict[str, Callable[[HeadCtConfig], Source]] = {
     "table": table,
 }
 
-
-def records_of(ids: Sequence[str]) -> pd.DataFrame:
-    """A record table without labels, for prediction."""
-    return pd.DataFrame({"id": list(ids), "path": [f"{i}.json" for i in ids]})

@@ -47,7 +47,7 @@ TAGS = [
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "SliceThickness", "GantryDetectorTilt",
     "ConvolutionKernel", "Manufacturer", "InstanceNumber", "AcquisitionNumber", "ContrastBolusAgent",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SeriesDescription",
-    "PatientAge", "PatientSex",
+    "PatientAge", "PatientSex", "BodyPartExamined",
 ]  # fmt: skip
 
 
@@ -237,6 +237,7 @@ def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str
         "original": bool(kinds[:1] == ["ORIGINAL"] and kinds[1:2] != ["SECONDARY"]),
         "kernel": _kernel(header),
         "maker": _maker(_text(header, "Manufacturer")),
+        "elsewhere": _elsewhere(_text(header, "BodyPartExamined")),
         "bone": "bone" in _text(header, "SeriesDescription").lower(),
         "contrast": bool(_text(header, "ContrastBolusAgent")),
         "compressed": _compressed(header),
@@ -431,6 +432,12 @@ def _kernel(header: Dataset) -> str:
     """The convolution kernel's name, its letters, digits and signs only (free text could say anything)."""
     word = _text(header, "ConvolutionKernel")
     return "".join(c for c in word if c.isalnum() or c in "+-_/ ")[:16].strip()
+
+
+def _elsewhere(part: str) -> bool:
+    """Whether BodyPartExamined names a part of the body that is not the head."""
+    words = ("HEAD", "BRAIN", "SKULL", "CRAN", "NECK", "FACE", "SINUS", "ORBIT", "WHOLE")
+    return bool(part) and not any(word in part.upper() for word in words)
 
 
 MAKERS = ["GE", "Siemens", "Philips", "Toshiba", "Canon", "Hitachi", "Neusoft", "United Imaging", "Phantom"]

@@ -124,7 +124,7 @@ ABSENT = [
 ]  # fmt: skip
 UNCERTAIN = [
     "Cannot exclude {p}.", "Possible {p}.", "{p} cannot be excluded.", "Findings suspicious for {p}.",
-    "Artifact versus {p}.", "Questionable {p} on the {side}.", "{p} is suspected.", "?{p}.",
+    "Artifact versus {p}.", "Questionable {p} on the {side}.", "{p} is suspected.", "?{p}",
 ]  # fmt: skip
 HISTORICAL = [
     "History of {p}.", "Old {p}.", "Status post evacuation of {p}.", "Remote {p} in the {side} hemisphere.",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipelines.shared.figures.style import COLOURS, GREY, INK, LINES, WIDTH, legend, save, say, styled
+from pipelines.shared.figures.style import COLOURS, GREY, INK, LINES, WIDTH, legend, save, say, styled, wrap
 from pipelines.shared.stats.triage import QueueOrder, RoomResult
 
 NAMES = {"first_come": "first come, first served", "triage": "highest score first", "alarm": "alarms first"}
@@ -65,10 +65,10 @@ def strips(path: Path, pictures: Sequence[np.ndarray], titles: Sequence[str], no
         axes.axis("off")
         say(axes, "no errors to show")
         return save(figure, path, note)
-    height = WIDTH / 3.6 + 0.3
+    height = WIDTH / 3.6 + 0.5
     figure = Figure((WIDTH, height * len(pictures)))
     for axes, picture, title in zip(np.atleast_1d(figure.subplots(len(pictures), 1)), pictures, titles, strict=True):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, fontsize=10, color=GREY)
+        axes.set_title(wrap(title, 78), fontsize=10, color=GREY)
         axes.axis("off")
     return save(figure, path, note)

@@ -82,7 +82,7 @@ class SliceNetwork(nn.Module):
         self.backbone: Any = backbone or timm.create_model(plan.backbone, pretrained=False, num_classes=0)
         self.backbone.to(memory_format=torch.channels_last)
         widths = [info["num_chs"] for info in self.backbone.feature_info]
-        self.backbone.prune_intermediate_layers(plan.level, prune_norm=True, prune_head=True)
+        self.backbone.prune_intermediate_layers([plan.level], prune_norm=True, prune_head=True)
         if plan.freeze:
             self.backbone.requires_grad_(False)
         c = plan.channels

@@ -251,6 +251,8 @@ def _stack(rows: list[dict[str, Any]]) -> Stack:
         compressed=any(rows[i]["compressed"] for i in kept),
         age=first["age"], sex=first["sex"], faults=faults, warnings=warnings,
     )  # fmt: skip
+    if first["elsewhere"]:
+        warnings.append("the header names another part of the body than the head")
     stack.warnings.extend(_geometry_warnings(stack))
     return stack
 

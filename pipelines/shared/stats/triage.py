@@ -199,26 +199,28 @@ def reading_room(
         raise ValueError(f"load lies between 0 and 1, found {room.load}")
     policies = [p for p in POLICIES if p != "alarm" or threshold is not None]
     ones = np.ones(len(truth))
-    runs = [_repetition(truth, values, ones, threshold, room, policies, [seed, 0, r]) for r in range(repetitions)]
+    runs = [_repetition(truth, values, ones, threshold, room, policies, [seed, r]) for r in range(repetitions)]
     means = {key: np.array([run.means[key] for run in runs]) for key in runs[0].means}
     value = {key: float(np.nanmean(column)) for key, column in means.items()}
     monte_carlo = {
         key: float(np.nanstd(column, ddof=1) / np.sqrt(np.sum(~np.isnan(column)))) if len(column) > 1 else None
         for key, column in means.items()
     }
-    inner = max(1, repetitions // 10)
+    inner = max(1, repetitions // 8)
     drawn: dict[str, list[float]] = {key: [] for key in means}
     try:
         counts = cluster_counts(codes, resamples, seed)
     except StatisticsError as reason:
         estimates = {k: Estimate(v, n=len(truth), reason=str(reason)) for k, v in value.items()}
         return RoomResult(estimates, monte_carlo, _times(runs, policies), float(np.mean([r.alarms for r in runs])))
-    for b, weights in enumerate(counts.astype(float)):
+    for weights in counts.astype(float):
         if not (weights[truth].any() and weights[~truth].any()):
             continue
-        again = [_repetition(truth, values, weights, threshold, room, policies, [seed, 1 + b, r]) for r in range(inner)]
+        again = [_repetition(truth, values, weights, threshold, room, policies, [seed, r]) for r in range(inner)]
         for key in means:
-            drawn[key].append(float(np.nanmean([run.means[key] for run in again])))
+            # The same arrivals and reading times as in the first repetitions: the difference is that of the cases.
+            change = np.nanmean([run.means[key] for run in again]) - np.nanmean(means[key][:inner])
+            drawn[key].append(value[key] + float(change))
     estimates = {}
     for key, centre in value.items():
         low, high = percentile_interval(np.array(drawn[key]), level)
