@@ -71,7 +71,7 @@ def _labels(config: HeadCtConfig, data: Data, folder: RunFolder) -> None:
 
 
 def compare(mentions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """Statements found and true, one row per report, concept and status: id, concept, status, kind (tp, fp, fn), known."""
+    """Statements found and true, one per report, concept and status: id, concept, status, kind (tp, fp, fn), known."""
     keys = ["id", "concept", "status"]
     found = mentions[keys].drop_duplicates()
     real = truth[truth["status"].isin(STATUSES)].drop_duplicates(keys)[[*keys, "known"]]
@@ -99,7 +99,9 @@ def _speed(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder) 
         root, files = Path(index["root"]), sorted(set(index["stack"]["files"]))
         began = time.perf_counter()
         read = [read_file(f, root, names) for f in files]
-        slices = [r | {"file": f} for f, found in zip(files, read, strict=True) if isinstance(found, list) for r in found]
+        slices = [
+            r | {"file": f} for f, found in zip(files, read, strict=True) if isinstance(found, list) for r in found
+        ]
         stack = choose(slices, [], rule, config.series.thickness)[0][0].stack
         headers = time.perf_counter() - began
         assert stack is not None
@@ -133,7 +135,7 @@ def _errors(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder)
     out.mkdir(exist_ok=True)
     grid = grid_of(prepare_settings(config))
     place = {name: i for i, name in enumerate(data.records["id"])}
-    found = []
+    found: list[dict[str, Any]] = []
     for row in pd.concat([missed, alarms]).to_dict("records"):
         record_ = data.records.iloc[place[row["id"]]]
         index = read_index(data.source.root / record_["path"])

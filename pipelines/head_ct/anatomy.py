@@ -109,7 +109,9 @@ def _fluid(head: Head, x: Any, y: Any, z: Any, depth: Any) -> Any:
     wave = np.sin(13 * angle + f[0] + z / 9) + np.sin(z / 5.5 + f[1] + 3 * np.sin(4 * angle + f[2]))
     sulci = (depth < 13) & (wave > 1.45 - 0.45 * head.sulci)
     rim = depth < 1.2 * head.sulci
-    cistern = (((x / 15) ** 2 + ((y + 8) / 12) ** 2 + ((z + 24) / 7) ** 2) < 1) & (np.abs(np.sin(3 * angle + f[3])) > 0.5)
+    cistern = (((x / 15) ** 2 + ((y + 8) / 12) ** 2 + ((z + 24) / 7) ** 2) < 1) & (
+        np.abs(np.sin(3 * angle + f[3])) > 0.5
+    )
     return sulci | rim | cistern
 
 
@@ -159,7 +161,9 @@ def _subarachnoid(head: Head, f: Finding, hu: Any, mask: Any, p: Any, contrast: 
     x, y, z, depth, fluid, ventricle = p
     centre = np.array(f.place)
     a, b, _ = head.axes
-    near = np.sqrt((x - centre[0] * a * 0.6) ** 2 + (y - centre[1] * b * 0.6) ** 2 + (z + 8) ** 2) < 28 + 52 * f.severity
+    near = (
+        np.sqrt((x - centre[0] * a * 0.6) ** 2 + (y - centre[1] * b * 0.6) ** 2 + (z + 8) ** 2) < 28 + 52 * f.severity
+    )
     where = fluid & ~ventricle & near & (depth > 0)
     _paint(hu, mask, where, CSF + (BLOOD - CSF) * (0.55 + 0.4 * f.severity) * contrast)
 
@@ -205,7 +209,7 @@ def _infarct(head: Head, f: Finding, hu: Any, mask: Any, p: Any, contrast: float
 
 
 def _fracture(head: Head, f: Finding, hu: Any, mask: Any, p: Any, contrast: float) -> None:
-    x, y, z, depth = p[:4]
+    x, y, depth = p[0], p[1], p[3]
     along, _ = _surface(head, f, p)
     line = np.abs(np.arctan2(y, x) - np.arctan2(f.place[1], f.place[0])) * 75 < 1.6 + 2.2 * f.severity
     where = line & (along < 22 + 30 * f.severity) & (depth > -SKULL) & (depth <= 0)

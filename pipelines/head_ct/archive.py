@@ -80,7 +80,9 @@ def open_archive(root: Path, config: HeadCtConfig, names: Names, again: bool = F
     kernels = Kernels(config.series.soft_kernels, config.series.sharp_kernels)
     studies, left = choose(slices, faults, kernels, config.series.thickness)
     base = (root.parent if root.is_file() else root).resolve()
-    key = json.dumps([str(base), str(root.resolve()), hashlib.sha256(names.salt.encode()).hexdigest(), config.series.model_dump()])
+    key = json.dumps(
+        [str(base), str(root.resolve()), hashlib.sha256(names.salt.encode()).hexdigest(), config.series.model_dump()]
+    )
     folder = private / f"index-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -169,7 +171,7 @@ def notes_of(archive: Archive) -> list[str]:
             shown = "; ".join(f"{n:,} {'files' if n > 1 else 'file'}: {reason}" for reason, n in reasons.most_common(8))
             notes.append(f"{sum(reasons.values()):,} of {archive.files:,} files are {what}. {shown}.")
     if archive.without:
-        reasons = Counter(s.reason for s in archive.without)
+        reasons = Counter(str(s.reason) for s in archive.without)
         shown = "; ".join(f"{n}: {reason}" for reason, n in reasons.items())
         notes.append(f"{len(archive.without)} studies have no usable series ({shown}).")
     table = archive.studies

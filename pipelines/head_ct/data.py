@@ -1,8 +1,8 @@
 """Where the studies come from: one adapter per source, and how a study becomes the network's input.
 
 Besides the columns that every study has: `critical` (0 or 1: what radiologists or a dataset's labels say, *gold*),
-`concepts` (critical concepts in the report), `silver_4`, `silver_8`, `silver_10` (whether they are that many), `stratum`,
-and what is known of the series (`archive.COLUMNS`). NaN is unknown.
+`concepts` (critical concepts in the report), `silver_4`, `silver_8`, `silver_10` (whether they are that many),
+`stratum`, and what is known of the series (`archive.COLUMNS`). NaN is unknown.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _joined(
         of = pd.Series(gold, index=_ids_of(tables["gold"][id_column], archive, names, join))
         of = of[of.index.notna() & ~of.index.duplicated()]
         studies["critical"] = studies["id"].map(of)
-        studies["split"] = np.where(studies["critical"].notna(), "test", None)
+        studies["split"] = ["test" if known else None for known in studies["critical"].notna()]
         if len(of) < len(gold):
             notes.append(f"{len(gold) - len(of)} reviewed studies are not among those with a usable series.")
     without = studies["concepts"].isna() & (studies["critical"].isna() if "critical" in studies else True)
@@ -303,7 +303,9 @@ def rsna_ich(config: HeadCtConfig) -> Source:
         stems = [Path(f).stem for f in stack["files"]]
         mine = wide.reindex(stems)
         labels = {f"slice_{k}": mine[k].max() if k in mine else np.nan for k in known}
-        rows.append({"id": name, "critical": labels["slice_any"], "unlabelled_slices": int(mine["any"].isna().sum())} | labels)
+        rows.append(
+            {"id": name, "critical": labels["slice_any"], "unlabelled_slices": int(mine["any"].isna().sum())} | labels
+        )
     found = studies.merge(pd.DataFrame(rows), on="id")
     without = found["critical"].isna()
     if contradicting:
@@ -352,10 +354,12 @@ def cq500(config: HeadCtConfig) -> Source:
     studies, at = studies[at >= 0].reset_index(drop=True), at[at >= 0]
     if studies.empty:
         raise DataError(f"No scan's folder is named in {file.name}.", "Folders begin with CQ500CT<number>.")
-    studies["critical"] = np.column_stack(list(votes.values())).any(axis=1)[at].astype(float)
+    studies["critical"] = np.column_stack(list(votes.values())).astype(float).max(axis=1)[at]
     for finding, vote in votes.items():
         studies[finding] = vote.to_numpy(float)[at]
-    rows = [pd.DataFrame({"id": studies["id"], "reader": f"R{r}", "critical": called[r].to_numpy()[at]}) for r in (1, 2, 3)]
+    rows = [
+        pd.DataFrame({"id": studies["id"], "reader": f"R{r}", "critical": called[r].to_numpy()[at]}) for r in (1, 2, 3)
+    ]
     key = "patient (hashed PatientID)"
     return Source("cq500", False, archive.folder, finish(studies), key, pd.concat(rows, ignore_index=True), notes)
 
@@ -375,7 +379,9 @@ def table(config: HeadCtConfig) -> Source:
     names = names_of(config)
     needed = config.mode in ("train", "resume")
     source = read_table(config.data, [Target("critical", [0, 1], required=needed)])
-    folder = private_folder(config) / f"index-table-{hashlib.sha256(str(source.root.resolve()).encode()).hexdigest()[:12]}"
+    folder = (
+        private_folder(config) / f"index-table-{hashlib.sha256(str(source.root.resolve()).encode()).hexdigest()[:12]}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     rows, problems = [], []
     for place, record in enumerate(source.records.to_dict("records"), start=2):
@@ -429,4 +435,3 @@ SOURCES: dict[str, Callable[[HeadCtConfig], Source]] = {
     "cq500": cq500,
     "table": table,
 }
-

@@ -1,7 +1,7 @@
 """DICOM files as slices: every file is a CT slice with known geometry, or has a reason why not.
 
-The only module that reads DICOM. Nothing is guessed: a slice needs its position, orientation, spacing and rescale in its
-own header (or in the functional groups of an enhanced multi-frame file), and its pixels must decode whole.
+Headers are read here, pixels in `pixels`. Nothing is guessed: a slice needs its position, orientation, spacing and
+rescale in its own header (or in the functional groups of an enhanced multi-frame file).
 
 What identifies people stays here: patient, study, series, accession and file names leave this module as salted hashes
 (`Names`), reasons quote no text from a header but numbers and the names of DICOM's own classes.
@@ -16,7 +16,7 @@ import os
 import secrets
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,11 @@ from pipelines.shared.errors import BadFile
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-READER_VERSION = 1  # raise it whenever the same file gives another row
+READER_VERSION = 2  # raise it whenever the same file gives another row
 CT, ENHANCED_CT, LEGACY_CT = (
     "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2",
 )  # fmt: skip
-DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
-JPEG_FAMILY = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000: all end with the marker FFD9
+DEFLATED = "1.2.840.10008.1.2.1.99"
 # pydicom's warnings quote values too.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 4096, 5000
@@ -141,7 +140,12 @@ def _checked_size(path: Path) -> int:
     return size
 
 
-def _start(path: Path) -> bytes:
+def first_bytes(path: Path) -> bytes:
+    """The first 4 KiB of a file.
+
+    Raises:
+        BadFile: it cannot be opened.
+    """
     try:
         with path.open("rb") as file:
             return file.read(4096)
@@ -149,7 +153,7 @@ def _start(path: Path) -> bytes:
         raise BadFile(f"cannot be opened: {failure.strerror or 'input/output error'}") from None
 
 
-def _quiet() -> None:
+def keep_quiet() -> None:
     """Keep pydicom from logging what it finds odd: it quotes values, and these may be names."""
     import logging
 
@@ -164,9 +168,9 @@ def _quiet() -> None:
 def _header(path: Path, size: int, tags: Sequence[str] | None = TAGS) -> Dataset:
     from pydicom import dcmread
 
-    _quiet()
+    keep_quiet()
 
-    start = _start(path)
+    start = first_bytes(path)
     # Without the preamble a data set begins with group 0002 or 0008, in either byte order.
     bare = start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08") and start[128:132] != b"DICM"
     if start[128:132] != b"DICM" and not bare:
@@ -216,7 +220,7 @@ def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str
         if not _text(header, tag):
             problems.append(f"{tag} is missing")
     rows, columns = _whole(header, "Rows", problems), _whole(header, "Columns", problems)
-    frames = int(_number(header, "NumberOfFrames") or 1)
+    frames = int(number_of(header, "NumberOfFrames") or 1)
     if rows and columns:
         if min(rows, columns) < MIN_SIDE:
             problems.append(f"it is {columns} x {rows} pixels, at least {MIN_SIDE} are needed")
@@ -241,15 +245,15 @@ def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str
         "bone": "bone" in _text(header, "SeriesDescription").lower(),
         "contrast": bool(_text(header, "ContrastBolusAgent")),
         "compressed": _compressed(header),
-        "acquisition": int(_number(header, "AcquisitionNumber") or 0),
-        "tilt": float(_number(header, "GantryDetectorTilt") or 0.0),
+        "acquisition": int(number_of(header, "AcquisitionNumber") or 0),
+        "tilt": float(number_of(header, "GantryDetectorTilt") or 0.0),
         "age": _age(_text(header, "PatientAge")),
         "sex": {"F": "F", "M": "M"}.get(_text(header, "PatientSex").upper()),
     }
     places = _places(header, path, size, frames, kind, problems)
     if problems:
         raise BadFile("; ".join(dict.fromkeys(problems)))
-    number = int(_number(header, "InstanceNumber") or 0)
+    number = int(number_of(header, "InstanceNumber") or 0)
     return [common | {"frame": i, "number": number} | place for i, place in enumerate(places)]
 
 
@@ -313,27 +317,27 @@ def _place(position: Any, orientation: Any, measures: Any, rescale: Any, details
         problems.append("ImagePositionPatient is further than 100 m from the origin")
     for tag in ("RescaleSlope", "RescaleIntercept"):
         _numbers(rescale, tag, 1, problems)
-    slope = _number(rescale, "RescaleSlope")
+    slope = number_of(rescale, "RescaleSlope")
     if slope is not None and (slope == 0 or abs(slope) > 1000):
         problems.append(f"RescaleSlope {slope:g} cannot be")
-    thickness = _number(measures, "SliceThickness")
-    tilt = _number(details, "GantryDetectorTilt")
-    place = {"position": where, "orientation": axes, "spacing": spacing}
+    thickness = number_of(measures, "SliceThickness")
+    tilt = number_of(details, "GantryDetectorTilt")
+    place: dict[str, Any] = {"position": where, "orientation": axes, "spacing": spacing}
     place["thickness"] = thickness if thickness is not None and 0 < thickness <= 100 else None
     return place | ({"tilt": tilt} if tilt is not None else {})
 
 
 def _pixel_problems(header: Dataset) -> list[str]:
     problems = []
-    samples = int(_number(header, "SamplesPerPixel") or 1)
+    samples = int(number_of(header, "SamplesPerPixel") or 1)
     photometric = _text(header, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         if not photometric:
             problems.append("PhotometricInterpretation is missing")
         else:
             problems.append("its pixels are not grey (MONOCHROME1 or MONOCHROME2, one sample)")
-    allocated, stored = _number(header, "BitsAllocated"), _number(header, "BitsStored")
-    high, signed = _number(header, "HighBit"), _number(header, "PixelRepresentation")
+    allocated, stored = number_of(header, "BitsAllocated"), number_of(header, "BitsStored")
+    high, signed = number_of(header, "HighBit"), number_of(header, "PixelRepresentation")
     if allocated not in (8, 16, 32):
         problems.append("BitsAllocated must be 8, 16 or 32")
     elif stored is None or not 1 <= stored <= allocated:
@@ -354,7 +358,7 @@ def _syntax_problems(header: Dataset, rows: int | None, columns: int | None, fra
         return ["it names no transfer syntax, so how its pixels are stored is not known"]
     if syntax not in AllTransferSyntaxes:
         return ["its transfer syntax is unknown"]
-    allocated = _number(header, "BitsAllocated") or 0
+    allocated = number_of(header, "BitsAllocated") or 0
     if not syntax.is_compressed and not syntax.is_deflated and rows and columns:
         needed = rows * columns * frames * int(allocated) // 8
         if size < needed:
@@ -383,17 +387,16 @@ def _words(header: Any, tag: str) -> list[str]:
     return [value] if isinstance(value, str) else [str(v) for v in value]
 
 
-def _number(header: Any, tag: str) -> float | None:
+def number_of(header: Any, tag: str) -> float | None:
+    """The (first) finite number of a tag; None if there is none."""
     value = header.get(tag)
     if value is None or value == "":
         return None
     if not isinstance(value, (str, int, float)):
-        try:
+        with suppress(TypeError, IndexError, KeyError):
             value = value[0]
-        except (TypeError, IndexError, KeyError):
-            pass
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
@@ -416,7 +419,7 @@ def _numbers(header: Any, tag: str, count: int, problems: list[str]) -> list[flo
 
 
 def _whole(header: Dataset, tag: str, problems: list[str]) -> int | None:
-    value = _number(header, tag)
+    value = number_of(header, tag)
     if value is None or value < 1:
         problems.append(f"{tag} is missing")
         return None
@@ -453,124 +456,3 @@ def _age(text: str) -> float | None:
     with suppress(ValueError, KeyError):
         return float(int(int(text[:3]) * {"Y": 1, "M": 1 / 12, "W": 1 / 52, "D": 1 / 365}[text[3:4].upper()]))
     return None
-
-
-# --- pixels ---
-
-
-def read_hu(path: Path, frames: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames of a file in Hounsfield units, float32 (rows, columns), NaN where padded; one after the other.
-
-    HU = stored value x RescaleSlope + RescaleIntercept (PS3.3, C.11.1.1.2). MONOCHROME1 says how a picture is shown,
-    not what its values mean: HU are the same.
-
-    Args:
-        path: a file that `read_rows` accepted.
-        frames: which, from 0; None: all.
-
-    Raises:
-        BadFile: pixels that are missing, truncated or cannot be decoded.
-    """
-    from pydicom import dcmread
-
-    _quiet()
-    try:
-        start = _start(path)
-        dataset = dcmread(path, force=start[128:132] != b"DICM")
-        total = int(_number(dataset, "NumberOfFrames") or 1)
-        wanted = range(total) if frames is None else frames
-        if "PixelData" not in dataset:
-            raise BadFile("it has no pixel data, or they are truncated")
-        for frame in wanted:
-            _check_frame(dataset, frame, total)
-            yield frame, _hounsfield(dataset, frame, total)
-    except (BadFile, MemoryError, GeneratorExit, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as failure:  # decoders raise almost anything on broken pixels; those in Rust no Exception
-        raise BadFile(f"its pixels cannot be decoded: {_decoder_words(failure)}") from None
-
-
-def _decoder_words(failure: BaseException) -> str:
-    """What a decoder said, in words of ours: its own text may quote the header."""
-    text = str(failure).lower()
-    if "unable to decompress" in text or "no decoder" in text or "missing dependencies" in text:
-        return "no decoder for its transfer syntax reads them"
-    if "length" in text or "truncated" in text or "bytes" in text or "insufficient" in text:
-        return "truncated, or not as long as the header says"
-    return f"{type(failure).__name__} in the decoder"
-
-
-def _check_frame(dataset: Dataset, frame: int, total: int) -> None:
-    """Refuse a compressed frame without its end marker: decoders fill up what is missing without a word."""
-    from pydicom.encaps import get_frame
-
-    syntax = str(dataset.file_meta.TransferSyntaxUID)
-    if not syntax.startswith(JPEG_FAMILY):
-        return
-    try:
-        data = get_frame(dataset.PixelData, frame, number_of_frames=total)
-    except Exception:
-        raise BadFile("its compressed pixels are truncated: a frame is missing") from None
-    if b"\xff\xd9" not in data[-64:].rstrip(b"\0") + b"":
-        raise BadFile("its compressed pixels are truncated: no end marker")
-
-
-def _hounsfield(dataset: Dataset, frame: int, total: int) -> np.ndarray:
-    from pydicom.pixels import pixel_array
-
-    from pipelines.head_ct import jpeg12
-
-    jpeg12.register()
-    # For RLE pydicom's own decoder: the faster one panics on damaged segments.
-    plugin = "pydicom" if dataset.file_meta.TransferSyntaxUID == RLE else ""
-    stored = pixel_array(dataset, index=frame, raw=True, decoding_plugin=plugin)
-    if stored.ndim != 2 or stored.shape != (int(dataset.Rows), int(dataset.Columns)):
-        raise BadFile(f"its pixels have the shape {stored.shape}, not that of the header")
-    padded = _padding(dataset, stored)
-    slope, intercept = _rescale(dataset, frame)
-    values = _used_bits(dataset, stored).astype(np.float64) * slope + intercept
-    values = values.astype(np.float32)
-    values[padded] = np.nan
-    return values
-
-
-def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Where pixels are padding: PixelPaddingValue, up to PixelPaddingRangeLimit (PS3.3, C.7.5.1.1.2)."""
-    value = _number(dataset, "PixelPaddingValue")
-    if value is None:
-        return np.zeros(stored.shape, bool)
-    limit = _number(dataset, "PixelPaddingRangeLimit")
-    ends = []
-    for end in (value, value if limit is None else limit):
-        whole, bits = int(end), int(dataset.BitsAllocated)
-        if int(dataset.PixelRepresentation) == 1 and whole >= 2 ** (bits - 1):  # written unsigned, as many do
-            whole -= 2**bits
-        elif int(dataset.PixelRepresentation) == 0 and whole < 0:
-            whole += 2**bits
-        ends.append(whole)
-    return (stored >= min(ends)) & (stored <= max(ends))
-
-
-def _used_bits(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Stored values without what lies outside BitsStored, such as old overlays (PS3.5, 8.1.1)."""
-    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    shift = int(_number(dataset, "HighBit") or bits - 1) - bits + 1
-    if bits == allocated or dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return stored
-    wide = (stored.astype(np.int64) >> shift) & (2**bits - 1)
-    if int(dataset.PixelRepresentation) == 1:
-        wide = np.where(wide >= 2 ** (bits - 1), wide - 2**bits, wide)
-    return wide
-
-
-def _rescale(dataset: Dataset, frame: int) -> tuple[float, float]:
-    place: Any = dataset
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        name = "PixelValueTransformationSequence"
-        own = dataset.PerFrameFunctionalGroupsSequence[frame].get(name)
-        shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0].get(name)
-        place = (own or shared or [{}])[0]
-    slope, intercept = _number(place, "RescaleSlope"), _number(place, "RescaleIntercept")
-    if slope is None or intercept is None:
-        raise BadFile("RescaleSlope or RescaleIntercept is missing")
-    return slope, intercept

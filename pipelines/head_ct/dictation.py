@@ -191,7 +191,7 @@ def dictate(
             continue
         wanted = [concept]
         if kind in ALONG:
-            many = int(round(severity * 11.5 + rng.normal(0, 0.8)))
+            many = round(severity * 11.5 + rng.normal(0, 0.8))
             wanted += [c for c in ALONG[kind][: max(0, many)] if rng.random() >= noise.left_out]
         for each in wanted:
             if each not in mentioned:

@@ -169,11 +169,15 @@ def _cohort(evidence: Evidence) -> Section:
             cells = [_share(int((p[task] == 1).sum()), int(p[task].notna().sum())) for p in parts.values()]
             rows.append([NAMES[task], *cells])
     if records["concepts"].notna().any():
-        rows.append(["Critical concepts per report, median", *(_number(p["concepts"].median()) for p in parts.values())])
+        rows.append(
+            ["Critical concepts per report, median", *(_number(p["concepts"].median()) for p in parts.values())]
+        )
     if "age" in records and records["age"].notna().any():
         rows.append(["Age, mean (SD)", *(f"{p['age'].mean():.1f} ({p['age'].std():.1f})" for p in parts.values())])
     if "sex" in records and records["sex"].notna().any():
-        rows.append(["Female", *(_share(int((p["sex"] == "F").sum()), int(p["sex"].notna().sum())) for p in parts.values())])
+        rows.append(
+            ["Female", *(_share(int((p["sex"] == "F").sum()), int(p["sex"].notna().sum())) for p in parts.values())]
+        )
     if "slices" in records and records["slices"].notna().any():
         rows.append(["Slices, median", *(_number(p["slices"].median()) for p in parts.values())])
     return Section("Cohort", [Table(["", *parts], rows, "Studies by split. Silver: from reports. Gold: reviewed.")])
@@ -223,7 +227,9 @@ def _discrimination(evidence: Evidence, test: pd.DataFrame, task: str, metrics: 
     if readers and curve is not None:
         below, total = readers_below_curve(readers, curve)
         rows_: list[list[Any]] = [[str(r.reader), r.sensitivity, r.specificity] for r in readers]
-        blocks.append(Table(["Physician", "Sensitivity", "Specificity"], rows_, f"{below} of {total} lie under the curve."))
+        blocks.append(
+            Table(["Physician", "Sensitivity", "Specificity"], rows_, f"{below} of {total} lie under the curve.")
+        )
     table: list[list[Any]] = []
     for each in TASKS:
         estimate = metrics[f"test.{each}.auroc"]
@@ -239,11 +245,13 @@ def _gap(metrics: dict[str, Estimate]) -> Section:
         [f"{t} concepts", *(metrics[f"test.gap_{t}.{k}"] for k in ("silver", "gold", "difference"))] for t in THRESHOLDS
     ]
     text = (
-        "A network that learned from reports is judged twice on the same test studies: by labels of the kind it learned "
+        "A network that learned from reports is judged twice on the same studies: by labels of the kind it learned "
         "from, and by what radiologists decided. The first flatters it."
     )
     caption = "AUROC of each output by its own silver label and by the gold label; difference on the same resamples."
-    return Section("Silver against gold", [Text(text), Table(["Output", "Silver", "Gold", "Silver - gold"], rows, caption)])
+    return Section(
+        "Silver against gold", [Text(text), Table(["Output", "Silver", "Gold", "Silver - gold"], rows, caption)]
+    )
 
 
 def _points(points: list[dict[str, Any]], metrics: dict[str, Estimate], task: str, test: pd.DataFrame) -> Section:
@@ -281,8 +289,8 @@ def _calibration(evidence: Evidence, test: pd.DataFrame, task: str, metrics: dic
     }  # fmt: skip
     both = [t for t in dict.fromkeys((task, "silver_4")) if f"test.{t}.brier" in metrics]
     table: list[list[Any]] = [[n, *(metrics[f"test.{t}.{k}"] for t in both)] for k, n in names.items()]
-    blocks.append(Table(["Measure", *(NAMES[t] for t in both)], table, "The score says how likely a report with at least "
-                        "4 critical concepts is; on gold labels it need not be calibrated."))  # fmt: skip
+    blocks.append(Table(["Measure", *(NAMES[t] for t in both)], table, "The score says how likely a report with "
+                        "at least 4 critical concepts is; on gold labels it need not be calibrated."))  # fmt: skip
     return Section("Calibration", blocks)
 
 
@@ -293,9 +301,13 @@ def _speed(speed: pd.DataFrame) -> Section:
         if len(mine):
             parts = [f"{mine[c].median():.3f}" for c in ("headers_s", "volume_s", "network_s")]
             largest = f"{int(mine['slices'].max())} of {int(mine['pixels'].median() ** 0.5)} px"
-            rows.append([name, len(mine), largest, *parts, f"{mine['seconds'].median():.3f}", f"{mine['seconds'].max():.3f}"])
+            rows.append(
+                [name, len(mine), largest, *parts, f"{mine['seconds'].median():.3f}", f"{mine['seconds'].max():.3f}"]
+            )
     columns = ["Files", "Studies", "Slices, at most", "Headers", "Volume", "Network", "Median", "Slowest"]
-    caption = f"Seconds from files on disk to score and alarm, warm, measured in this run; the paper's: {PAPER_SECONDS:g}."
+    caption = (
+        f"Seconds from files on disk to score and alarm, warm, measured in this run; the paper's: {PAPER_SECONDS:g}."
+    )
     return Section("Speed", [Table(columns, rows, caption)])
 
 
@@ -305,7 +317,12 @@ def _labeller(statements: pd.DataFrame, metrics: dict[str, Estimate]) -> Section
         keys = [metrics[f"labeller.{status}.{k}"] for k in ("precision", "recall", "recall_unseen")]
         rows.append([status, *keys, keys[1].n, keys[2].n])
     columns = ["Status", "Precision", "Recall, known phrasings", "Recall, others", "Known", "Others"]
-    counts = statements.groupby(["concept", "kind"]).size().unstack(fill_value=0).reindex(columns=["tp", "fp", "fn"], fill_value=0)
+    counts = (
+        statements.groupby(["concept", "kind"])
+        .size()
+        .unstack(fill_value=0)
+        .reindex(columns=["tp", "fp", "fn"], fill_value=0)
+    )
     unseen = statements[(statements["kind"] == "fn") & (statements["known"] == 0)].groupby("concept").size()
     by_concept: list[list[Any]] = []
     for name, row in counts.iterrows():
@@ -319,7 +336,7 @@ def _labeller(statements: pd.DataFrame, metrics: dict[str, Estimate]) -> Section
             Text("Statements (a concept with its status) found in the reports, against what the reports really say. "
                  "Phrasings that the lexicon does not hold cannot be found; they are counted apart."),
             Table(columns, rows, "By status; intervals from resampling reports."),
-            Table(["Concept", "Statements", "Precision", "Recall, all", "Missed: not in lexicon"], by_concept, "By concept."),
+            Table(["Concept", "Statements", "Precision", "Recall, all", "Not in the lexicon"], by_concept, "Concepts."),
         ],
     )  # fmt: skip
 

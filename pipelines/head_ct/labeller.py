@@ -1,6 +1,6 @@
 """Concepts in radiology reports with their assertion status: present, absent, uncertain or historical.
 
-spaCy's blank English pipeline, in this order: spelling (British forms, plurals, typing errors), clauses, concepts of the
+spaCy's blank pipeline, in this order: spelling (British forms, plurals, typing errors), clauses, concepts of the
 lexicon, three negspacy components (NegEx: Chapman et al., J Biomed Inform 2001;34:301-310) with term sets of ours for
 absence, doubt and the past, and rules for what NegEx does not know: sections, and which status wins.
 
@@ -79,7 +79,9 @@ def read_lexicon(file: Path | None = None) -> list[Concept]:
         items = list(entries.items())
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as failure:
         raise DataError(f"{file} cannot be read as a lexicon: {type(failure).__name__}.", how) from None
-    problems, concepts, owner = [], [], {}
+    problems: list[str] = []
+    concepts: list[Concept] = []
+    owner: dict[str, str] = {}
     for name, entry in items:
         if not isinstance(entry, dict) or set(entry) != {"umls", "group", "critical", "synonyms"}:
             problems.append(f"{name}: wants the keys umls, group, critical, synonyms")
@@ -127,7 +129,7 @@ def plain_form(word: str) -> str:
     for british, american in BRITISH:
         word = word.replace(british, american)
     for plural, singular in PLURALS:
-        if word.endswith(plural) and len(word) > len(plural) + 1 or word == plural:
+        if (word.endswith(plural) and len(word) > len(plural) + 1) or word == plural:
             return word[: -len(plural)] + singular
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         return word[:-1]
@@ -201,7 +203,9 @@ def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> tuple[La
     nlp = spacy.blank("en")
     assert Negex is not None  # importing it registers the factory "negex"
     vocabulary = {plain_form(w) for c in concepts.values() for s in c.synonyms for w in re.findall(r"[a-z]+", s)}
-    familiar = {w for kind in STATUSES[1:] for part in sets[kind].values() for t in part for w in re.findall(r"[a-z]+", t)}
+    familiar = {
+        w for kind in STATUSES[1:] for part in sets[kind].values() for t in part for w in re.findall(r"[a-z]+", t)
+    }
     speller = Speller(vocabulary, familiar)
     matcher = PhraseMatcher(nlp.vocab, attr="NORM")
     for concept in concepts.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.labeller import STATUSES, THRESHOLDS
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.auc import auroc, auroc_estimate, auroc_statistic, average_precision_estimate
-from pipelines.shared.stats.bootstrap import bootstrap_estimate
+from pipelines.shared.stats.bootstrap import Statistic, bootstrap_estimate
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_threshold, is_positive, rate_estimates
@@ -67,7 +68,14 @@ def choose_points(predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[
         threshold = choose_threshold(rows[task].to_numpy(), rows[SCORE].to_numpy(), **{rate: target})
         alarm = name == config.operating_points.alarm
         points.append(
-            {"name": name, "task": task, "score": SCORE, "target": {rate: target}, "threshold": threshold, "alarm": alarm}
+            {
+                "name": name,
+                "task": task,
+                "score": SCORE,
+                "target": {rate: target},
+                "threshold": threshold,
+                "alarm": alarm,
+            }
         )
     return points
 
@@ -87,12 +95,16 @@ def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: dict[str,
 def gap_metrics(rows: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
     """How much better a score looks against silver than against gold labels, on the same studies and resamples.
 
-    `test.gap_<threshold>.silver`, `.gold` and `.difference` (silver minus gold), each an AUROC of p_at_least_<threshold>.
+    `test.gap_<threshold>.silver`, `.gold` and `.difference` (silver minus gold): AUROCs of p_at_least_<threshold>.
     """
     found = {}
     for t in THRESHOLDS:
         both = rows[rows["critical"].notna() & rows[f"silver_{t}"].notna()]
-        silver, gold, score = both[f"silver_{t}"].to_numpy(), both["critical"].to_numpy(), both[f"p_at_least_{t}"].to_numpy()
+        silver, gold, score = (
+            both[f"silver_{t}"].to_numpy(),
+            both["critical"].to_numpy(),
+            both[f"p_at_least_{t}"].to_numpy(),
+        )
         group = both["group"].to_numpy()
         found[f"test.gap_{t}.silver"] = auroc_estimate(silver, score, group, **bootstrap)
         found[f"test.gap_{t}.gold"] = auroc_estimate(gold, score, group, **bootstrap)
@@ -103,7 +115,12 @@ def gap_metrics(rows: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Esti
             found[f"test.gap_{t}.difference"] = Estimate(None, n=len(both), reason=str(reason))
             continue
         found[f"test.gap_{t}.difference"] = bootstrap_estimate(
-            value, lambda counts, a=a, b=b: a(counts) - b(counts), group, n=len(both), undefined="with one class", **bootstrap
+            value,
+            partial(_minus, a, b),
+            group,
+            n=len(both),
+            undefined="with one class",
+            **bootstrap,
         )
     return found
 
@@ -132,6 +149,10 @@ def point_metrics(
                     both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
         filled.append(point | both)
     return filled, metrics
+
+
+def _minus(a: Statistic, b: Statistic, counts: np.ndarray) -> np.ndarray:
+    return a(counts) - b(counts)
 
 
 # --- the labeller ---

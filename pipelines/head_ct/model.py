@@ -78,16 +78,18 @@ class SliceNetwork(nn.Module):
     def __init__(self, plan: Plan, backbone: nn.Module | None = None) -> None:
         super().__init__()
         self.plan = plan
-        self.windows = _Windows(plan)
+        self.windows: Any = _Windows(plan)
         self.backbone: Any = backbone or timm.create_model(plan.backbone, pretrained=False, num_classes=0)
         self.backbone.to(memory_format=torch.channels_last)
-        widths = [info["num_chs"] for info in self.backbone.feature_info]
-        self.backbone.prune_intermediate_layers([plan.level], prune_norm=True, prune_head=True)
+        features: Any = self.backbone.feature_info
+        widths = [info["num_chs"] for info in features]
+        prune: Any = self.backbone.prune_intermediate_layers
+        prune([plan.level], prune_norm=True, prune_head=True)
         if plan.freeze:
             self.backbone.requires_grad_(False)
         c = plan.channels
-        self.reduce = nn.Sequential(nn.Conv2d(widths[plan.level], c, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU())
-        self.convolutions = nn.ModuleList(
+        self.reduce: Any = nn.Sequential(nn.Conv2d(widths[plan.level], c, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU())
+        self.convolutions: Any = nn.ModuleList(
             nn.Sequential(nn.Conv3d(c, c, 3, padding=1, bias=False), nn.BatchNorm3d(c), nn.ReLU()) for _ in range(2)
         )
         self.dropout = nn.Dropout(plan.drop_rate)
@@ -238,9 +240,9 @@ def augment(config: HeadCtConfig) -> Augment:
         slices, height, width = volume.shape
         angle = rng.uniform(-section.rotate, section.rotate)
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
-        matrix[:, 2] += rng.uniform(-section.shift, section.shift, 2) / pixel
+        matrix = matrix + np.outer(rng.uniform(-section.shift, section.shift, 2) / pixel, [0.0, 0.0, 1.0])
         mirror = rng.random() < section.mirror
-        lost = rng.random(slices) < section.lost_slices
+        lost: np.ndarray = np.asarray(rng.random(slices) < section.lost_slices)
         present = known.any(axis=(1, 2))
         if lost[present].all():
             lost[:] = False
@@ -249,7 +251,8 @@ def augment(config: HeadCtConfig) -> Augment:
         for k in np.flatnonzero(present & ~lost):
             plane = cv2.warpAffine(hu[k], matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=AIR)
             out[k] = np.clip(np.round(plane + noise[k]), AIR, 3071)
-        out[out != NO_DATA] += np.int16(round(rng.uniform(-section.offset, section.offset)))
+        offset = round(float(rng.uniform(-section.offset, section.offset)))
+        out = np.where(out != NO_DATA, out + np.int16(offset), out).astype(np.int16)
         return np.ascontiguousarray(out[:, :, ::-1]) if mirror else out
 
     return change

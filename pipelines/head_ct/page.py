@@ -24,7 +24,8 @@ mark{padding:0 .15em;border-radius:.2em}.present{background:#ffd9c7;font-weight:
 mark small{font-size:.7em;font-weight:400;color:#3c464f;padding-left:.3em}
 .report{white-space:pre-wrap;border:1px solid #d7dde2;padding:.6rem .8rem;border-radius:.3rem}
 .row{display:flex;gap:.8rem;align-items:flex-start;border-top:1px solid #d7dde2;padding:.7rem 0;flex-wrap:wrap}
-.row>div{flex:1 1 15rem}.rank{font-size:1.3rem;font-weight:600}.row img{width:9.5rem;height:9.5rem;background:#000;margin-right:.3rem}
+.row>div{flex:1 1 15rem}.rank{font-size:1.3rem;font-weight:600}
+.row img{width:9.5rem;height:9.5rem;background:#000;margin-right:.3rem}
 .alarm{display:inline-block;background:#b3261e;color:#fff;padding:0 .5em;border-radius:.25em}
 @media print{.row,.report{break-inside:avoid}}
 """
@@ -49,40 +50,44 @@ def concepts_page(file: Path, reports: pd.DataFrame, mentions: pd.DataFrame, syn
         mentions: of `labeller.label_reports`.
         synthetic: whether the reports were made by a program.
     """
-    by_report = {name: part for name, part in mentions.groupby("id")}
+    by_report: dict[Any, pd.DataFrame] = dict(iter(mentions.groupby("id")))
     parts = [
         Markup(
             '<p class="note">Marked: <mark class="present">present</mark> <mark class="absent">absent</mark> '
-            '<mark class="uncertain">uncertain</mark> <mark class="historical">historical</mark>; the small word is the '
-            "concept, with ! if it is critical. Counted are distinct critical concepts that are present.</p>"
+            '<mark class="uncertain">uncertain</mark> <mark class="historical">historical</mark>; the small word '
+            "is the concept, with ! if it is critical. Counted are distinct critical concepts that are present.</p>"
         )
     ]
-    for row in reports.itertuples():
-        mine = by_report.get(row.id, mentions.iloc[:0]).sort_values("start")
+    for name, text in zip(reports["id"], reports["text"], strict=True):
+        mine = by_report.get(name, mentions.iloc[:0]).sort_values("start")
         critical = mine[mine["critical"].astype(bool) & (mine["status"] == "present")]["concept"].nunique()
         parts.append(
             Markup('<h2>{}: {} critical concepts</h2><div class="report">{}</div>').format(
-                row.id, critical, _marked(str(row.text), mine)
+                name, critical, _marked(str(text), mine)
             )
         )
     write_atomically(
         file,
-        lambda aside: aside.write_text(_page("Concepts in reports", Markup("").join(parts), synthetic), encoding="utf-8"),
+        lambda aside: aside.write_text(
+            _page("Concepts in reports", Markup("").join(parts), synthetic), encoding="utf-8"
+        ),
     )
 
 
 def _marked(text: str, mentions: pd.DataFrame) -> Markup:
     out, at = Markup(""), 0
-    for m in mentions.itertuples():
-        out += escape(text[at : m.start])
+    for m in mentions.to_dict("records"):
+        out += escape(text[at : m["start"]])
         out += Markup('<mark class="{}">{}<small>{}{}</small></mark>').format(
-            m.status, text[m.start : m.end], str(m.concept).replace("_", " "), "!" if m.critical else ""
+            m["status"], text[m["start"] : m["end"]], m["concept"].replace("_", " "), "!" if m["critical"] else ""
         )
-        at = int(m.end)
+        at = int(m["end"])
     return out + escape(text[at:])
 
 
-def worklist_page(file: Path, rows: Sequence[dict[str, Any]], key_slices: dict[str, list[np.ndarray]], rest: int) -> None:
+def worklist_page(
+    file: Path, rows: Sequence[dict[str, Any]], key_slices: dict[str, list[np.ndarray]], rest: int
+) -> None:
     """Studies by falling score, each with its key slices (uint8 pictures).
 
     Args:
@@ -105,7 +110,7 @@ def worklist_page(file: Path, rows: Sequence[dict[str, Any]], key_slices: dict[s
             for i, p in enumerate(key_slices.get(row["study"], []))
         )
         alarm = Markup(' <span class="alarm">alarm</span>') if row["alarm"] else ""
-        warning = Markup('<br>{}').format(row["warnings"]) if row["warnings"] else ""
+        warning = Markup("<br>{}").format(row["warnings"]) if row["warnings"] else ""
         parts.append(
             Markup(
                 '<div class="row"><div><span class="rank">{}.</span> {} {}<br>score {:.3f}, {:.2f} s<br>'

@@ -1,7 +1,7 @@
 """`mode=predict`: any folder of DICOM files, one row per study, and a worklist; `mode=label`: reports without pictures.
 
-predict leaves predictions.csv (one row per study by falling score, then one per faulty file), files.csv (one row per file:
-used or why not) and worklist.html. Files and studies bear hashed names; which is which stands in the cache.
+predict leaves predictions.csv (one row per study by falling score, then one per faulty file), files.csv (one row per
+file: used or why not) and worklist.html. Files and studies bear hashed names; which is which stands in the cache.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ def label_table(study: Study, job: Job) -> None:
     wanted = [getattr(config.data, "text_column", "report"), "report", "text", "Report", "Text"]
     column = next((c for c in wanted if c in table), None)
     if column is None:
-        raise DataError(f"{file} has no column of reports; found: {', '.join(table.columns)}.", nearest("report", table))
+        raise DataError(
+            f"{file} has no column of reports; found: {', '.join(table.columns)}.", nearest("report", map(str, table))
+        )
     world, folder = start(study.title, job)
     if not world.main:
         return

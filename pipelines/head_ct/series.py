@@ -208,7 +208,7 @@ def _stack(rows: list[dict[str, Any]]) -> Stack:
         normal = -normal
     places = np.array([r["position"] for r in rows])
     along = places @ normal
-    per_acquisition = defaultdict(int)
+    per_acquisition: dict[int, int] = defaultdict(int)
     for r in rows:
         per_acquisition[r["acquisition"]] += 1
     # Of slices at the same place the one of the larger acquisition stays, then the one with the lower number.
@@ -361,7 +361,7 @@ def _study(study: str, stacks: list[Stack], kernels: Kernels, thickness: float) 
         warnings.append("the series mixes orientations, sizes or kernels; its best stack is used")
     kind = {0: "soft", 1: "unknown", 2: "sharp"}[kernels.rank(best)]
     rule = (
-        f"axial, {'original' if best.original else 'derived'}, {kind} kernel{f' {best.kernel}' if best.kernel else ''}, "
+        f"axial, {'original' if best.original else 'derived'}, {kind} kernel{' ' * bool(best.kernel)}{best.kernel}, "
         f"{best.usual_thickness:g} mm, {len(best.files)} slices over {best.extent:.0f} mm"
     )
     if others:

@@ -97,21 +97,25 @@ def triage_section(
     arrivals = "times from a file" if section.arrivals else f"Poisson, {room.rate * 3600:.1f} an hour"
     prevalence = "that of the test part" if section.prevalence is None else f"{section.prevalence:g}"
     text = (
-        f"{room.readers} radiologists, busy {room.load:.0%} of their time, {room.mean_reading:.0f} s a study; arrivals: "
-        f"{arrivals}; prevalence of critical studies: {prevalence}; {room.cases} studies a day, {section.repetitions} days. "
+        f"{room.readers} radiologists, busy {room.load:.0%} of their time, {room.mean_reading:.0f} s a "
+        f"study; arrivals: {arrivals}; "
+        f"prevalence of critical studies: {prevalence}; {room.cases} studies a day, "
+        f"{section.repetitions} days. "
         f"A scored study enters the queue {scoring:.2f} s later, the time measured in this run. With alarms first, "
         f"{result.alarms:.1%} of the studies raise one. Nobody is interrupted while reading."
     )
     columns = ["Policy", "Critical", "Others", "Saved for critical", "Monte-Carlo error"]
     caption = (
-        "Minutes from arrival to the end of reading, means. Intervals resample the studies' patients; the last column is "
-        "the standard error of the critical studies' mean that more simulated days would shrink."
+        "Minutes from arrival to the end of reading, means. Intervals resample the studies' patients; the last column "
+        "is the standard error of the critical studies' mean that more simulated days would shrink."
     )
     simulated = Section(
         "Triage: the reading room",
         [
             Text(text),
-            Picture("figures/waiting.png", "Critical studies read within a time, by policy.", "Waiting times by policy."),
+            Picture(
+                "figures/waiting.png", "Critical studies read within a time, by policy.", "Waiting times by policy."
+            ),
             Table(columns, lines, caption),
         ],
     )
@@ -124,7 +128,9 @@ def _p(value: float | None) -> str | None:
 
 def _minutes(estimate: Estimate) -> Estimate:
     fields = estimate.to_dict()
-    return Estimate(**(fields | {k: None if fields[k] is None else fields[k] / MINUTE for k in ("value", "low", "high")}))
+    return Estimate(
+        **(fields | {k: None if fields[k] is None else fields[k] / MINUTE for k in ("value", "low", "high")})
+    )
 
 
 def _queue_metrics(order: QueueOrder, y: np.ndarray, group: np.ndarray, config: Any) -> dict[str, Estimate]:

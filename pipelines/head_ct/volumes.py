@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.head_ct.dicom import read_hu
+from pipelines.head_ct.pixels import read_hu
 from pipelines.head_ct.series import MISSING, Fault, Stack, gaps
 from pipelines.shared.errors import BadFile
 
@@ -287,7 +287,8 @@ def picture_onto_grid(
     stack = Stack(
         study="", series="", group="", accession=None, files=[""], frames=[0], along=[0.0], right=[0.0], down=[0.0],
         orientation=[1, 0, 0, 0, 1, 0], spacing=[pixel, pixel], thickness=[grid.thickness], shape=list(grey.shape),
-        tilt=0.0, original=True, kernel="", maker="unknown", bone=False, contrast=False, compressed=False, age=None, sex=None,
+        tilt=0.0, original=True, kernel="", maker="unknown", bone=False, contrast=False, compressed=False,
+        age=None, sex=None,
     )  # fmt: skip
     reduced = _reduce(hu, stack, 0, grid)
     if reduced.body[2] == 0:
@@ -295,5 +296,5 @@ def picture_onto_grid(
     plane = _resample(reduced, reduced.body[0], reduced.body[1], grid)
     lower, upper = _extents(stack)
     volume = _stack_planes([plane], lower, upper, upper[0], grid)
-    facts = {"fingerprint": hashlib.sha256(grey.tobytes()).hexdigest(), "faults": [], "warnings": []}
+    facts: dict[str, Any] = {"fingerprint": hashlib.sha256(grey.tobytes()).hexdigest(), "faults": [], "warnings": []}
     return volume, facts | {"coverage": 1 / grid.slices, "lowest": float(hu.min())}

@@ -54,11 +54,14 @@ def uid_of(*parts: object) -> str:
 def dataset_of(header: Header, kind: str, instance: str, number: int) -> Any:
     """A data set without geometry and pixels."""
     from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID
 
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = kind
-    meta.MediaStorageSOPInstanceUID = instance
-    meta.TransferSyntaxUID = SYNTAXES["explicit" if header.syntax in ("rle", "jpeg2000", "jpegls") else header.syntax]
+    meta.MediaStorageSOPClassUID = UID(kind)
+    meta.MediaStorageSOPInstanceUID = UID(instance)
+    meta.TransferSyntaxUID = UID(
+        SYNTAXES["explicit" if header.syntax in ("rle", "jpeg2000", "jpegls") else header.syntax]
+    )
     ds = Dataset()
     ds.file_meta = meta
     ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = kind, instance, "CT"
@@ -139,8 +142,8 @@ def write_enhanced(
 
 
 def _add_pixels(ds: Any, stored: np.ndarray, header: Header) -> None:
-    byte_order = ">" if header.syntax == "big_endian" else "<"
-    ds.PixelData = stored.astype(stored.dtype.newbyteorder(byte_order)).tobytes()
+    kind = stored.dtype.newbyteorder(">" if header.syntax == "big_endian" else "<")
+    ds.PixelData = stored.astype(kind).tobytes()
     ds["PixelData"].VR = "OW"
     if header.syntax in ("rle", "jpeg2000", "jpegls"):
         plugins = {"rle": "pylibjpeg", "jpeg2000": "pylibjpeg", "jpegls": "pyjpegls"}

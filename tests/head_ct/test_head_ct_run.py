@@ -88,7 +88,9 @@ def test_a_mixed_folder_is_one_row_per_study_and_names_nobody(finished, tmp_path
     shutil.copytree(Path(pydicom.__file__).parent / "data" / "test_files", folder / "odd")
     (folder / "Zaphod Beeblebrox.txt").write_text("MRN-4711")
     cache = tmp_path / "cache"
-    done = run("mode=predict", f"run={finished}", f"input={tmp_path / 'in'}", f"run_dir={tmp_path / 'p'}", f"cache.dir={cache}")
+    done = run(
+        "mode=predict", f"run={finished}", f"input={tmp_path / 'in'}", f"run_dir={tmp_path / 'p'}", f"cache.dir={cache}"
+    )
     rows = pd.read_csv(tmp_path / "p" / "predictions.csv")
     studies = rows[rows["study"].notna()]
     assert studies["study"].is_unique
@@ -113,7 +115,9 @@ def test_training_on_ones_own_archive_names_nobody(tmp_path):
     texts = ["Subdural hematoma, mass effect, midline shift, hydrocephalus.", "No hemorrhage. No fracture."]
     reports = [["accession", "report"], *([f"ACC-{i}", texts[i % 2]] for i in range(24))]
     file = table(tmp_path / "reports.csv", reports)
-    gold = table(tmp_path / "gold.csv", [["accession", "critical"], *([f"ACC-{i}", (i + 1) % 2] for i in range(12, 24))])
+    gold = table(
+        tmp_path / "gold.csv", [["accession", "critical"], *([f"ACC-{i}", (i + 1) % 2] for i in range(12, 24))]
+    )
     done = run(
         "data=reports", f"data.root={root}", f"data.reports={file}", f"data.gold={gold}", "trainer=smoke",
         "trainer.max_steps=1", "data.conflicting_labels=keep", "preprocess.size=32", "statistics.resamples=100",
@@ -150,7 +154,9 @@ def test_mistakes_are_two_lines(finished, tmp_path):
 
 @pytest.mark.slow
 def test_reports_are_labelled_without_pictures(tmp_path):
-    file = table(tmp_path / "r.csv", [["id", "report"], ["p1", "Large subdural hematoma <b>. No fracture."], ["p2", ""]])
+    file = table(
+        tmp_path / "r.csv", [["id", "report"], ["p1", "Large subdural hematoma <b>. No fracture."], ["p2", ""]]
+    )
     run("mode=label", f"input={file}", f"run_dir={tmp_path / 'l'}")
     labels = pd.read_csv(tmp_path / "l" / "labels.csv")
     assert labels["row"].tolist() == ["row 2", "row 3"]

@@ -4,9 +4,9 @@ Two questions, each a pure function of scores and truths:
 
 - `queue_order` (the trial of Titano et al., Nat Med 2018;24:1337): a fixed list of cases in random order against the
   same list ordered by score; are the positive ones further ahead (Wilcoxon rank-sum)?
-- `reading_room`: cases arrive over time and some readers read them, first come first served, or the highest score first,
-  or alarms first (a case whose score reaches a threshold goes before those without). How long until a positive case is
-  read?
+- `reading_room`: cases arrive over time and some readers read them, first come first served, or the highest score
+  first, or alarms first (a case whose score reaches a threshold goes before those without). How long until a positive
+  case is read?
 
 The second is a simulation. Repeating it shrinks its Monte-Carlo error, which is reported as `monte_carlo`; how sure the
 result may be given so many cases is another matter: the intervals resample the cases' groups in an outer loop.
@@ -224,7 +224,9 @@ def reading_room(
     estimates = {}
     for key, centre in value.items():
         low, high = percentile_interval(np.array(drawn[key]), level)
-        method = f"cases resampled by group, {100 * level:g} %, {len(drawn[key])} resamples, simulated {inner} times each"
+        method = (
+            f"cases resampled by group, {100 * level:g} %, {len(drawn[key])} resamples, simulated {inner} times each"
+        )
         estimates[key] = Estimate(
             centre, low, high, method, n=len(truth), groups=len(np.unique(codes)), positives=int(truth.sum())
         )

@@ -127,7 +127,9 @@ def test_it_is_a_pure_function_and_scoring_time_delays():
     a = reading_room(y, score, group, 0.5, room, repetitions=3, resamples=20)
     b = reading_room(y, score, group, 0.5, room, repetitions=3, resamples=20)
     assert a.estimates == b.estimates
-    late = reading_room(y, score, group, 0.5, Room(readers=1, load=0.5, cases=50, scoring=600.0), repetitions=3, resamples=20)
+    late = reading_room(
+        y, score, group, 0.5, Room(readers=1, load=0.5, cases=50, scoring=600.0), repetitions=3, resamples=20
+    )
     assert late.estimates["triage.positive"].value > a.estimates["triage.positive"].value + 300
     assert late.estimates["first_come.positive"].value == a.estimates["first_come.positive"].value
 
