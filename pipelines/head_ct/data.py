@@ -173,7 +173,7 @@ def reports(config: HeadCtConfig) -> Source:
     assert data.name == "reports"
     root = dataset_folder(data.root, "reports")
     if data.reports is None:
-        raise DataError("data=reports needs data.reports=<CSV of reports>.", "See data_cards/head_ct_reports.md.")
+        raise DataError("data=reports needs data.reports=<CSV of reports>.", "See data_cards/reports.md.")
     names = names_of(config)
     file = Path(data.reports).expanduser()
     tables = {"reports": read_csv(file, [data.id_column, data.text_column])}
