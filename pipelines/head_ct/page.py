@@ -86,7 +86,7 @@ def _marked(text: str, mentions: pd.DataFrame) -> Markup:
 
 
 def worklist_page(
-    file: Path, rows: Sequence[dict[str, Any]], key_slices: dict[str, list[np.ndarray]], rest: int
+    file: Path, rows: Sequence[dict[str, Any]], key_slices: dict[str, list[np.ndarray]], rest: int, synthetic: bool
 ) -> None:
     """Studies by falling score, each with its key slices (uint8 pictures).
 
@@ -95,6 +95,7 @@ def worklist_page(
         rows: of predictions.csv, those with a score, in the order to show.
         key_slices: study -> pictures.
         rest: studies and files that could not be scored.
+        synthetic: whether some of the studies were made by a program.
     """
     parts = [
         Markup(
@@ -118,7 +119,7 @@ def worklist_page(
             ).format(rank, row["study"], alarm, row["p_at_least_4"], row["seconds"], row["series"], warning, pictures)
         )
     write_atomically(
-        file, lambda aside: aside.write_text(_page("Worklist", Markup("").join(parts), False), encoding="utf-8")
+        file, lambda aside: aside.write_text(_page("Worklist", Markup("").join(parts), synthetic), encoding="utf-8")
     )
 
 

@@ -69,7 +69,8 @@ def predict_studies(study: Study, job: Job) -> None:
         table[column] = table[column].astype("Int64")
     _write(folder.path / "predictions.csv", table)
     _write(folder.path / "files.csv", _files(archive, left, names))
-    worklist_page(folder.path / "worklist.html", scored, pictures, len(rest))
+    made_up = bool((archive.studies["maker"] == "Phantom").any())
+    worklist_page(folder.path / "worklist.html", scored, pictures, len(rest), made_up)
     log.info(f"{len(scored)} studies scored, {len(rest)} rows that could not be; {archive.files} files")
     for reason, count in Counter(f.reason for f in left).most_common(12):
         log.info(f"  {count} {'file' if count == 1 else 'files'}: {reason}")

@@ -28,6 +28,7 @@ AXIAL = 0.7  # cosine between the slices' normal and the body's long axis; gantr
 SAME_PLACE = 0.05  # mm along the normal, within which two slices are at the same place
 UNEVEN = 0.05  # relative change of the spacing that is called uneven
 MISSING = 1.6  # times the expected spacing: a slice is missing
+WIDTH = 120.0  # mm of a field of view that may hold a head
 COVERS = 80.0  # mm along the normal that make a head
 FEW = 1024  # files up to which further processes are not worth their start
 
@@ -297,6 +298,9 @@ def _geometry_warnings(stack: Stack) -> list[str]:
         warnings.append(f"the header says gantry tilt {stack.tilt:g} degrees, the positions do not: not corrected")
     if len(stack.files) == 1:
         warnings.append("one slice only")
+    field = max(stack.shape[0] * stack.spacing[0], stack.shape[1] * stack.spacing[1])
+    if field < WIDTH:
+        warnings.append(f"field of view of {field:.0f} mm, smaller than a head")
     return warnings
 
 
