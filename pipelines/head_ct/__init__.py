@@ -1,0 +1,1 @@
+"""Head CT triage (Titano et al., 2018)."""

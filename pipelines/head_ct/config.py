@@ -1,0 +1,213 @@
+"""Configuration of the head CT study. Imports pydantic only, so that a mistake is answered at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection
+
+MODES = ["label"]
+
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Chance = Annotated[float, Field(ge=0, le=1)]
+
+
+class HeadCtData(DataSection):
+    """Keys of all head CT sources.
+
+    `salt_file`: the secret that study and patient names are hashed with; null: one in the cache folder.
+    """
+
+    salt_file: str | None
+
+
+class PhantomKeys(Section):
+    """The phantom's settings, see `phantom.PhantomSettings`."""
+
+    studies: Annotated[int, Field(ge=40)]
+    gold: Annotated[int, Field(ge=10)]
+    critical: Chance
+    size: Annotated[int, Field(ge=64, le=512)]
+    seed: Annotated[int, Field(ge=0)]
+    contrast: Positive
+    noise: NonNegative
+    gold_error: Annotated[float, Field(ge=0, lt=0.5)]
+    unseen: Chance
+
+    @model_validator(mode="after")
+    def _not_all_gold(self) -> PhantomKeys:
+        if self.gold + 20 > self.studies:
+            raise ValueError(f"gold={self.gold} leaves fewer than 20 of {self.studies} studies to learn from")
+        return self
+
+
+class PhantomData(HeadCtData):
+    """`data=phantom`."""
+
+    name: Literal["phantom"]
+    phantom: PhantomKeys
+
+
+class ReportsData(HeadCtData):
+    """`data=reports`: a folder of DICOM studies and a table of reports.
+
+    `join`: which identifier the tables' `id` column holds. `gold`: a table (id, critical) of studies that radiologists
+    have reviewed, which become the test part; `readers`: a table (id, reader, critical); `mentions`: a table (id,
+    concept, status) to judge the labeller by.
+    """
+
+    name: Literal["reports"]
+    reports: str | None
+    join: Literal["accession", "study"]
+    id_column: str
+    text_column: str
+    gold: str | None
+    readers: str | None
+    mentions: str | None
+
+
+class RsnaData(HeadCtData):
+    """`data=rsna_ich`."""
+
+    name: Literal["rsna_ich"]
+
+
+class Cq500Data(HeadCtData):
+    """`data=cq500`. `findings`: columns of reads.csv any of which makes a study critical."""
+
+    name: Literal["cq500"]
+    findings: list[str]
+
+
+class TableData(HeadCtData, TableSection):
+    """`data=table`: rows that name a folder of DICOM files, a DICOM file or a picture (PNG, JPEG)."""
+
+    name: Literal["table"]
+    picture_window: list[float]
+    picture_field: Positive
+
+    @field_validator("picture_window")
+    @classmethod
+    def _level_and_width(cls, value: list[float]) -> list[float]:
+        if len(value) != 2 or value[1] <= 0:
+            raise ValueError("picture_window is [level, width] in HU")
+        return value
+
+
+class SeriesSection(Section):
+    """Which series of a study is used: kernels as regular expressions (whole name), preferred thickness in mm."""
+
+    thickness: Positive
+    soft_kernels: list[str]
+    sharp_kernels: list[str]
+
+    @field_validator("soft_kernels", "sharp_kernels")
+    @classmethod
+    def _expressions(cls, values: list[str]) -> list[str]:
+        import re
+
+        for value in values:
+            try:
+                re.compile(value)
+            except re.error as failure:
+                raise ValueError(f"'{value}' is no regular expression: {failure}") from None
+        return values
+
+
+class PreprocessSection(Section):
+    """The grid: `slices` of `thickness` mm from the top of the head, `size` pixels over `field` mm; windows as
+    [level, width] in HU are the network's channels."""
+
+    slices: Annotated[int, Field(ge=1, le=256)]
+    thickness: Annotated[float, Field(ge=0.5, le=20)]
+    size: Annotated[int, Field(ge=32, le=512)]
+    field: Annotated[float, Field(ge=50, le=500)]
+    windows: list[list[float]]
+
+    @field_validator("windows")
+    @classmethod
+    def _level_and_width(cls, values: list[list[float]]) -> list[list[float]]:
+        if len(values) != 3 or any(len(w) != 2 or w[1] <= 0 for w in values):
+            raise ValueError("three windows are needed, each [level, width] in HU with a width above 0")
+        return values
+
+
+class HeadCtModel(ModelSection):
+    """`kind`: `slices` (a 2D backbone per slice, then 3D convolutions) or `volume` (the backbone inflated to 3D).
+
+    `level`: after which of the backbone's stages the maps are taken (slices). `channels`: of the 3D convolutions.
+    """
+
+    kind: Literal["slices", "volume"]
+    level: Annotated[int, Field(ge=0, le=4)]
+    channels: Annotated[int, Field(ge=4, le=512)]
+    freeze: bool
+
+
+class AugmentSection(Section):
+    """Random changes of a training volume: mirror left and right, shift in mm, turn in degrees, HU noise and offset,
+    and the chance that a slice is lost."""
+
+    mirror: Chance
+    shift: NonNegative
+    rotate: Annotated[float, Field(ge=0, le=45)]
+    noise: NonNegative
+    offset: NonNegative
+    lost_slices: Annotated[float, Field(ge=0, lt=1)]
+
+
+class LabelSection(Section):
+    """`lexicon`, `terms`: files of your own in place of conf/head_ct/lexicon.yaml and terms.yaml."""
+
+    lexicon: str | None
+    terms: str | None
+
+
+class OperatingPointsSection(Section):
+    """Targets on `val`; the thresholds that reach them are frozen. `alarm`: which of the two raises the alarm."""
+
+    high_specificity: Annotated[float, Field(gt=0, lt=1)]
+    high_sensitivity: Annotated[float, Field(gt=0, lt=1)]
+    alarm: Literal["high_specificity", "high_sensitivity"]
+
+
+class TriageSection(Section):
+    """The simulated reading room.
+
+    `prevalence`: of critical studies among those that arrive (null: as in the test part); `load`: how busy the readers
+    are, from which the rate of arrivals follows; times in seconds; `reading_times`: a file with one time per line in
+    place of an exponential distribution; `arrivals`: a file with one arrival (s) per line in place of Poisson's.
+    """
+
+    radiologists: Count
+    load: Annotated[float, Field(gt=0, lt=1)]
+    reading: Positive
+    reading_times: str | None
+    arrivals: str | None
+    prevalence: Annotated[float, Field(gt=0, lt=1)] | None
+    studies: Annotated[int, Field(ge=20, le=20000)]
+    repetitions: Count
+    resamples: Annotated[int, Field(ge=20)]
+
+
+class HeadCtConfig(StudyConfig):
+    """The root of the study's configuration."""
+
+    data: Annotated[
+        PhantomData | ReportsData | RsnaData | Cq500Data | TableData,
+        Field(discriminator="name"),
+    ]
+    model: HeadCtModel
+    series: SeriesSection
+    preprocess: PreprocessSection
+    augment: AugmentSection
+    labels: LabelSection
+    operating_points: OperatingPointsSection
+    triage: TriageSection
+    subgroups: list[str]
+
+
+CONFIG = HeadCtConfig

@@ -1,0 +1,458 @@
+"""DICOM files as slices: every file is a CT slice with known geometry, or has a reason why not.
+
+Headers are read here, pixels in `pixels`. Nothing is guessed: a slice needs its position, orientation, spacing and
+rescale in its own header (or in the functional groups of an enhanced multi-frame file).
+
+What identifies people stays here: patient, study, series, accession and file names leave this module as salted hashes
+(`Names`), reasons quote no text from a header but numbers and the names of DICOM's own classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import os
+import secrets
+import stat
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.shared.errors import BadFile
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+READER_VERSION = 2  # raise it whenever the same file gives another row
+CT, ENHANCED_CT, LEGACY_CT = (
+    "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2",
+)  # fmt: skip
+DEFLATED = "1.2.840.10008.1.2.1.99"
+# pydicom's warnings quote values too.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 4096, 5000
+MAX_BYTES = 4 << 30  # of one file; larger ones are no head CT
+MAX_INFLATED = 256 << 20  # of a deflated file
+TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
+    "AccessionNumber", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient",
+    "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "SliceThickness", "GantryDetectorTilt",
+    "ConvolutionKernel", "Manufacturer", "InstanceNumber", "AcquisitionNumber", "ContrastBolusAgent",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SeriesDescription",
+    "PatientAge", "PatientSex", "BodyPartExamined",
+]  # fmt: skip
+
+
+class NotASlice(BadFile):
+    """A file that is in order but no CT slice: a report, a localiser, another modality, no DICOM at all."""
+
+
+# --- names that identify nobody ---
+
+
+@dataclass(frozen=True)
+class Names:
+    """Keyed hashes in place of identifiers: the same identifier gives the same name under the same salt."""
+
+    salt: str
+
+    def of(self, kind: str, value: object) -> str:
+        """`<kind>-<12 hex digits>`."""
+        message = f"{kind}\0{str(value).strip()}".encode()
+        return f"{kind}-{hmac.new(self.salt.encode(), message, hashlib.sha256).hexdigest()[:12]}"
+
+
+def salt_of(file: Path) -> str:
+    """The salt in a file, made at random if there is none. Whoever has it can test a guessed identifier."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        with suppress(FileExistsError):  # another process was faster
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as text:
+                text.write(secrets.token_hex(16))
+    return file.read_text().strip()
+
+
+# --- finding files ---
+
+
+def find_files(root: Path) -> list[str]:
+    """All regular files below a folder (or the one file), relative to it, sorted; links are followed, once each."""
+    if root.is_file():
+        return [root.name]
+    found, seen = [], set()
+    for folder, inside, files in os.walk(root, followlinks=True):
+        mark = Path(folder).stat()
+        if (mark.st_dev, mark.st_ino) in seen:
+            inside.clear()
+            continue
+        seen.add((mark.st_dev, mark.st_ino))
+        inside.sort()
+        for name in files:
+            path = Path(folder, name)
+            with suppress(OSError):
+                if stat.S_ISREG(path.stat().st_mode):  # no pipes, which would wait for ever
+                    found.append(os.path.relpath(path, root))
+                    continue
+            if not path.exists():
+                found.append(os.path.relpath(path, root))  # a broken link: its reason comes when it is read
+    return sorted(found)
+
+
+# --- one file's header ---
+
+
+def read_rows(path: Path, names: Names) -> list[dict[str, Any]]:
+    """The slices of a file, one row per frame, with geometry and hashed identifiers.
+
+    Raises:
+        NotASlice: the file is in order but holds no CT slice.
+        BadFile: it should hold CT slices but something in it is missing or wrong.
+    """
+    size = _checked_size(path)
+    try:
+        header = _header(path, size)
+        return _rows(header, path, size, names)
+    except (BadFile, MemoryError):
+        raise
+    except RecursionError:
+        raise BadFile("has sequences nested too deeply") from None
+    except Exception as failure:  # broken files make a parser raise almost anything; its text may quote the header
+        raise BadFile(f"its DICOM header cannot be read ({type(failure).__name__})") from None
+
+
+def _checked_size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise BadFile("cannot be opened: a broken link, or it was removed") from None
+    if size == 0:
+        raise BadFile("is empty (0 bytes)")
+    if size > MAX_BYTES:
+        raise NotASlice("is larger than 4 GiB, no head CT")
+    return size
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first 4 KiB of a file.
+
+    Raises:
+        BadFile: it cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(4096)
+    except OSError as failure:
+        raise BadFile(f"cannot be opened: {failure.strerror or 'input/output error'}") from None
+
+
+def keep_quiet() -> None:
+    """Keep pydicom from logging what it finds odd: it quotes values, and these may be names."""
+    import logging
+
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE
+    logger = logging.getLogger("pydicom")
+    logger.setLevel(logging.CRITICAL + 1)
+    logger.propagate = False
+
+
+def _header(path: Path, size: int, tags: Sequence[str] | None = TAGS) -> Dataset:
+    from pydicom import dcmread
+
+    keep_quiet()
+
+    start = first_bytes(path)
+    # Without the preamble a data set begins with group 0002 or 0008, in either byte order.
+    bare = start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08") and start[128:132] != b"DICM"
+    if start[128:132] != b"DICM" and not bare:
+        raise NotASlice("is not a DICOM file")
+    if DEFLATED.encode() in start:
+        _check_inflated(path, size)
+    dataset = dcmread(path, stop_before_pixels=True, force=bare, specific_tags=None if tags is None else list(tags))
+    if bare and "SOPClassUID" not in dataset and "Modality" not in dataset:
+        raise NotASlice("is not a DICOM file")
+    return dataset
+
+
+def _check_inflated(path: Path, size: int) -> None:
+    """Refuse a deflated file that would fill the memory."""
+    import zlib
+
+    with path.open("rb") as file:
+        data = file.read()
+    at = data.find(DEFLATED.encode())
+    for begin in range(at, min(at + 2048, size)):  # the data set follows the meta information, wherever that ends
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            out = inflate.decompress(data[begin:], MAX_INFLATED + 1)
+        except zlib.error:
+            continue
+        if len(out) > MAX_INFLATED:
+            raise BadFile("is deflated and would become larger than 256 MiB")
+        if inflate.eof:
+            return
+
+
+def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str, Any]]:
+    from pydicom.dataset import FileMetaDataset
+
+    kind = _text(header, "SOPClassUID") or str(getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
+    modality = _text(header, "Modality")
+    if kind not in (CT, ENHANCED_CT, LEGACY_CT):
+        raise _not_ct(kind, modality)
+    if modality not in ("", "CT"):
+        raise NotASlice("calls itself a CT image but its modality is not CT")
+    kinds = [word.upper() for word in _words(header, "ImageType")]
+    if "LOCALIZER" in kinds or "SCOUT" in kinds or "TOPOGRAM" in kinds:
+        raise NotASlice("is a localiser")
+    problems: list[str] = []
+    header.file_meta = getattr(header, "file_meta", None) or FileMetaDataset()
+    for tag in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if not _text(header, tag):
+            problems.append(f"{tag} is missing")
+    rows, columns = _whole(header, "Rows", problems), _whole(header, "Columns", problems)
+    frames = int(number_of(header, "NumberOfFrames") or 1)
+    if rows and columns:
+        if min(rows, columns) < MIN_SIDE:
+            problems.append(f"it is {columns} x {rows} pixels, at least {MIN_SIDE} are needed")
+        if max(rows, columns) > MAX_SIDE:
+            problems.append(f"it declares {columns} x {rows} pixels, more than {MAX_SIDE} on a side")
+    if not 1 <= frames <= MAX_FRAMES:
+        problems.append(f"it declares {frames} frames, allowed: 1 to {MAX_FRAMES}")
+    problems += _pixel_problems(header)
+    problems += _syntax_problems(header, rows, columns, frames, size)
+    common = {
+        "study": names.of("ct", _text(header, "StudyInstanceUID")),
+        "series": names.of("se", _text(header, "SeriesInstanceUID")),
+        "instance": names.of("in", _text(header, "SOPInstanceUID") or path.name),
+        "group": _group(header, names),
+        "accession": names.of("ac", _text(header, "AccessionNumber")) if _text(header, "AccessionNumber") else None,
+        "rows": rows or 0,
+        "columns": columns or 0,
+        "original": bool(kinds[:1] == ["ORIGINAL"] and kinds[1:2] != ["SECONDARY"]),
+        "kernel": _kernel(header),
+        "maker": _maker(_text(header, "Manufacturer")),
+        "elsewhere": _elsewhere(_text(header, "BodyPartExamined")),
+        "bone": "bone" in _text(header, "SeriesDescription").lower(),
+        "contrast": bool(_text(header, "ContrastBolusAgent")),
+        "compressed": _compressed(header),
+        "acquisition": int(number_of(header, "AcquisitionNumber") or 0),
+        "tilt": float(number_of(header, "GantryDetectorTilt") or 0.0),
+        "age": _age(_text(header, "PatientAge")),
+        "sex": {"F": "F", "M": "M"}.get(_text(header, "PatientSex").upper()),
+    }
+    places = _places(header, path, size, frames, kind, problems)
+    if problems:
+        raise BadFile("; ".join(dict.fromkeys(problems)))
+    number = int(number_of(header, "InstanceNumber") or 0)
+    return [common | {"frame": i, "number": number} | place for i, place in enumerate(places)]
+
+
+def _not_ct(kind: str, modality: str) -> BadFile:
+    from pydicom.uid import UID
+
+    if not kind:
+        if modality == "CT":
+            return BadFile("SOPClassUID is missing")
+        return NotASlice("is DICOM but says neither its SOP class nor that it is CT")
+    name = UID(kind).name
+    return NotASlice(f"is {name if name != kind else 'of an unknown SOP class'}, not a CT image")
+
+
+def _places(
+    header: Dataset, path: Path, size: int, frames: int, kind: str, problems: list[str]
+) -> list[dict[str, Any]]:
+    """Geometry and rescale of each frame; adds to `problems` what is missing."""
+    if kind == CT:
+        if frames > 1:
+            problems.append(f"it holds {frames} frames, but a CT image of this class holds one")
+        return [_place(header, header, header, header, header, problems)]
+    whole = _header(path, size, None)  # functional groups are nested: all tags are needed
+    shared = (whole.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    per_frame = whole.get("PerFrameFunctionalGroupsSequence") or []
+    if len(per_frame) != frames:
+        problems.append(f"it declares {frames} frames but describes {len(per_frame)}")
+        return []
+    if any("LOCALIZER" in [str(w).upper() for w in _words(whole, "ImageType")] for _ in [0]):
+        raise NotASlice("is a localiser")
+    found = []
+    for number, own in enumerate(per_frame, start=1):
+        mine: list[str] = []
+
+        def part(name: str, own: Any = own) -> Any:
+            return (own.get(name) or shared.get(name) or [{}])[0]
+
+        found.append(
+            _place(
+                part("PlanePositionSequence"), part("PlaneOrientationSequence"), part("PixelMeasuresSequence"),
+                part("PixelValueTransformationSequence"), part("CTAcquisitionDetailsSequence"), mine,
+            )
+        )  # fmt: skip
+        problems += [f"frame {number}: {p}" for p in mine]
+        if len(problems) > 5:
+            break
+    return found
+
+
+def _place(position: Any, orientation: Any, measures: Any, rescale: Any, details: Any, problems: list[str]) -> dict:
+    where = _numbers(position, "ImagePositionPatient", 3, problems)
+    axes = _numbers(orientation, "ImageOrientationPatient", 6, problems)
+    spacing = _numbers(measures, "PixelSpacing", 2, problems)
+    if axes:
+        row, column = np.array(axes[:3]), np.array(axes[3:])
+        if abs(np.linalg.norm(row) - 1) > 0.02 or abs(np.linalg.norm(column) - 1) > 0.02 or abs(row @ column) > 0.02:
+            problems.append("ImageOrientationPatient is not two perpendicular unit vectors")
+    if spacing and not all(0.02 <= s <= 20 for s in spacing):
+        problems.append(f"PixelSpacing {spacing[0]:g} x {spacing[1]:g} mm cannot be, allowed: 0.02 to 20 mm")
+    if where and max(map(abs, where)) > 1e5:
+        problems.append("ImagePositionPatient is further than 100 m from the origin")
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        _numbers(rescale, tag, 1, problems)
+    slope = number_of(rescale, "RescaleSlope")
+    if slope is not None and (slope == 0 or abs(slope) > 1000):
+        problems.append(f"RescaleSlope {slope:g} cannot be")
+    thickness = number_of(measures, "SliceThickness")
+    tilt = number_of(details, "GantryDetectorTilt")
+    place: dict[str, Any] = {"position": where, "orientation": axes, "spacing": spacing}
+    place["thickness"] = thickness if thickness is not None and 0 < thickness <= 100 else None
+    return place | ({"tilt": tilt} if tilt is not None else {})
+
+
+def _pixel_problems(header: Dataset) -> list[str]:
+    problems = []
+    samples = int(number_of(header, "SamplesPerPixel") or 1)
+    photometric = _text(header, "PhotometricInterpretation")
+    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        if not photometric:
+            problems.append("PhotometricInterpretation is missing")
+        else:
+            problems.append("its pixels are not grey (MONOCHROME1 or MONOCHROME2, one sample)")
+    allocated, stored = number_of(header, "BitsAllocated"), number_of(header, "BitsStored")
+    high, signed = number_of(header, "HighBit"), number_of(header, "PixelRepresentation")
+    if allocated not in (8, 16, 32):
+        problems.append("BitsAllocated must be 8, 16 or 32")
+    elif stored is None or not 1 <= stored <= allocated:
+        problems.append("BitsStored is missing or larger than BitsAllocated")
+    elif high is not None and not stored - 1 <= high < allocated:
+        problems.append("HighBit contradicts BitsStored")
+    if signed not in (0, 1):
+        problems.append("PixelRepresentation (signed or not) is missing")
+    return problems
+
+
+def _syntax_problems(header: Dataset, rows: int | None, columns: int | None, frames: int, size: int) -> list[str]:
+    from pydicom.uid import AllTransferSyntaxes
+
+    meta = getattr(header, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if syntax is None:
+        return ["it names no transfer syntax, so how its pixels are stored is not known"]
+    if syntax not in AllTransferSyntaxes:
+        return ["its transfer syntax is unknown"]
+    allocated = number_of(header, "BitsAllocated") or 0
+    if not syntax.is_compressed and not syntax.is_deflated and rows and columns:
+        needed = rows * columns * frames * int(allocated) // 8
+        if size < needed:
+            return [f"it is truncated: {needed:,} bytes of pixels are declared, the whole file has {size:,}"]
+    return []
+
+
+def _compressed(header: Dataset) -> bool:
+    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+    return bool(syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed)
+
+
+def _text(header: Any, tag: str) -> str:
+    value = header.get(tag)
+    if value is None:
+        return ""
+    if not isinstance(value, str) and isinstance(value, Sequence):
+        value = value[0] if len(value) else ""
+    return str(value).strip().strip("\0")
+
+
+def _words(header: Any, tag: str) -> list[str]:
+    value = header.get(tag)
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(v) for v in value]
+
+
+def number_of(header: Any, tag: str) -> float | None:
+    """The (first) finite number of a tag; None if there is none."""
+    value = header.get(tag)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, (str, int, float)):
+        with suppress(TypeError, IndexError, KeyError):
+            value = value[0]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _numbers(header: Any, tag: str, count: int, problems: list[str]) -> list[float] | None:
+    value = header.get(tag)
+    if value is None or value == "" or (hasattr(value, "__len__") and not isinstance(value, str) and len(value) == 0):
+        problems.append(f"{tag} is missing")
+        return None
+    values = [value] if isinstance(value, (str, int, float)) or not hasattr(value, "__len__") else list(value)
+    try:
+        numbers = [float(v) for v in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        problems.append(f"{tag} is not {count} number{'s' if count > 1 else ''}")
+        return None
+    return numbers
+
+
+def _whole(header: Dataset, tag: str, problems: list[str]) -> int | None:
+    value = number_of(header, tag)
+    if value is None or value < 1:
+        problems.append(f"{tag} is missing")
+        return None
+    return int(value)
+
+
+def _group(header: Dataset, names: Names) -> str:
+    patient = _text(header, "PatientID")
+    return names.of("pt", patient) if patient else names.of("pt", "study " + _text(header, "StudyInstanceUID"))
+
+
+def _kernel(header: Dataset) -> str:
+    """The convolution kernel's name, its letters, digits and signs only (free text could say anything)."""
+    word = _text(header, "ConvolutionKernel")
+    return "".join(c for c in word if c.isalnum() or c in "+-_/ ")[:16].strip()
+
+
+def _elsewhere(part: str) -> bool:
+    """Whether BodyPartExamined names a part of the body that is not the head."""
+    words = ("HEAD", "BRAIN", "SKULL", "CRAN", "NECK", "FACE", "SINUS", "ORBIT", "WHOLE")
+    return bool(part) and not any(word in part.upper() for word in words)
+
+
+MAKERS = ["GE", "Siemens", "Philips", "Toshiba", "Canon", "Hitachi", "Neusoft", "United Imaging", "Phantom"]
+
+
+def _maker(text: str) -> str:
+    """One of the known makers, or "other": the tag is free text."""
+    return next((m for m in MAKERS if text.lower().startswith(m.lower())), "other" if text else "unknown")
+
+
+def _age(text: str) -> float | None:
+    """Whole years, from DICOM's 045Y; months, weeks and days count as part of a year."""
+    with suppress(ValueError, KeyError):
+        return float(int(int(text[:3]) * {"Y": 1, "M": 1 / 12, "W": 1 / 52, "D": 1 / 365}[text[3:4].upper()]))
+    return None

@@ -1,0 +1,355 @@
+"""Concepts in radiology reports with their assertion status: present, absent, uncertain or historical.
+
+spaCy's blank pipeline, in this order: spelling (British forms, plurals, typing errors), clauses, concepts of the
+lexicon, three negspacy components (NegEx: Chapman et al., J Biomed Inform 2001;34:301-310) with term sets of ours for
+absence, doubt and the past, and rules for what NegEx does not know: sections, and which status wins.
+
+A *label* is the chapter's: the number of distinct critical concepts that a report says are present. (Titano et al.
+learned theirs with a lasso on the report's words.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from pipelines.shared.config import conf_folder
+from pipelines.shared.errors import DataError
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc, Span
+
+STATUSES = ["present", "absent", "uncertain", "historical"]
+THRESHOLDS = [4, 8, 10]  # critical concepts that make a report critical (Titano 2018; the chapter's section 6.6)
+FUZZY = 7  # letters from which a single typing error is forgiven
+BRITISH = [
+    ("haem", "hem"), ("oedema", "edema"), ("ischaem", "ischem"), ("tumour", "tumor"), ("grey", "gray"),
+    ("oedematous", "edematous"), ("anaemi", "anemi"), ("leucoaraiosis", "leukoaraiosis"), ("colour", "color"),
+]  # fmt: skip
+PLURALS = [
+    ("metastases", "metastasis"), ("abscesses", "abscess"), ("masses", "mass"), ("hemorrhages", "hemorrhage"),
+    ("ies", "y"),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Concept:
+    """An entry of the lexicon."""
+
+    name: str
+    umls: str | None
+    group: str
+    critical: bool
+    synonyms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A concept in a report: characters `start` to `end` of its text, and what the report says about it."""
+
+    start: int
+    end: int
+    concept: str
+    status: str
+
+
+# --- lexicon and term sets ---
+
+
+def read_lexicon(file: Path | None = None) -> list[Concept]:
+    """The lexicon (null: the project's own).
+
+    Raises:
+        DataError: no such file, or entries of another form; all named at once.
+    """
+    file = file or conf_folder() / "head_ct" / "lexicon.yaml"
+    how = "See conf/head_ct/lexicon.yaml: concepts: {<name>: {umls, group, critical, synonyms}}."
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))["concepts"]
+        items = list(entries.items())
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as failure:
+        raise DataError(f"{file} cannot be read as a lexicon: {type(failure).__name__}.", how) from None
+    problems: list[str] = []
+    concepts: list[Concept] = []
+    owner: dict[str, str] = {}
+    for name, entry in items:
+        if not isinstance(entry, dict) or set(entry) != {"umls", "group", "critical", "synonyms"}:
+            problems.append(f"{name}: wants the keys umls, group, critical, synonyms")
+            continue
+        if not isinstance(entry["critical"], bool) or not isinstance(entry["synonyms"], list) or not entry["synonyms"]:
+            problems.append(f"{name}: critical is true or false, synonyms a list that is not empty")
+            continue
+        words = tuple(str(s).lower().strip() for s in entry["synonyms"])
+        for word in words:
+            if owner.setdefault(word, name) != name:
+                problems.append(f"{name}: '{word}' also belongs to {owner[word]}")
+        concepts.append(Concept(str(name), entry["umls"], str(entry["group"]), entry["critical"], words))
+    if problems:
+        raise DataError(f"{file}: {len(problems)} problems: " + "; ".join(problems), how)
+    return concepts
+
+
+def read_terms(file: Path | None = None) -> dict[str, Any]:
+    """The term sets (null: the project's own).
+
+    Raises:
+        DataError: no such file, or of another form.
+    """
+    file = file or conf_folder() / "head_ct" / "terms.yaml"
+    try:
+        terms = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for status in STATUSES[1:]:
+            for kind in ("preceding", "following", "pseudo"):
+                terms[status][kind] = [str(t).lower() for t in terms[status][kind]]
+        terms["termination"] = [str(t).lower() for t in terms["termination"]]
+        terms["sections"] = {k: [str(t).lower() for t in v] for k, v in terms["sections"].items()}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as failure:
+        raise DataError(
+            f"{file} cannot be read as term sets: {type(failure).__name__} {failure}.", "See conf/head_ct/terms.yaml."
+        ) from None
+    return terms
+
+
+# --- spelling ---
+
+
+def plain_form(word: str) -> str:
+    """A word in American spelling and the singular, lower case."""
+    word = word.lower()
+    for british, american in BRITISH:
+        word = word.replace(british, american)
+    for plural, singular in PLURALS:
+        if (word.endswith(plural) and len(word) > len(plural) + 1) or word == plural:
+            return word[: -len(plural)] + singular
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def one_error_apart(a: str, b: str) -> bool:
+    """Whether one letter more, less, changed, or two neighbours swapped make one word of the other."""
+    if a == b or abs(len(a) - len(b)) > 1:
+        return a == b
+    first = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    if len(a) == len(b):
+        swapped = a[first + 1 : first + 2] == b[first : first + 1] and a[first : first + 1] == b[first + 1 : first + 2]
+        return a[first + 1 :] == b[first + 1 :] or (swapped and a[first + 2 :] == b[first + 2 :])
+    longer, shorter = (a, b) if len(a) > len(b) else (b, a)
+    return longer[first + 1 :] == shorter[first:]
+
+
+class Speller:
+    """Sets each token's `norm_` to its plain form; a long unknown word one error away from a known one becomes it."""
+
+    def __init__(self, words: Iterable[str], familiar: Iterable[str]) -> None:
+        self.words = sorted({w for w in words if len(w) >= FUZZY})
+        self.known = {*words, *familiar}
+        self.seen: dict[str, str] = {}
+
+    def correct(self, word: str) -> str:
+        """The plain form of a word, a single typing error put right."""
+        if word not in self.seen:
+            plain = plain_form(word)
+            if plain not in self.known and len(plain) >= FUZZY and plain.isalpha():
+                near = [w for w in self.words if w[0] == plain[0] and one_error_apart(plain, w)]
+                plain = near[0] if len(near) == 1 else plain
+            self.seen[word] = plain
+        return self.seen[word]
+
+    def __call__(self, doc: Doc) -> Doc:
+        """As a component of the pipeline."""
+        for token in doc:
+            token.norm_ = self.correct(token.lower_)
+        return doc
+
+
+# --- the pipeline ---
+
+_numbers = count()
+
+
+def _clauses(doc: Doc) -> Doc:
+    """Sentence ends for NegEx: . ! ; and new lines, and ? where a space follows."""
+    begin = True
+    for token in doc:
+        token.is_sent_start = begin
+        text = token.text
+        begin = text in (".", "!", ";") or "\n" in text or (text == "?" and bool(token.whitespace_))
+    return doc
+
+
+@lru_cache(maxsize=4)
+def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> tuple[Language, dict[str, Concept]]:
+    """The spaCy pipeline and its concepts by name."""
+    import spacy
+    from negspacy.negation import Negex
+    from spacy.language import Language as Factory
+    from spacy.matcher import PhraseMatcher
+    from spacy.tokens import Span as SpanType
+    from spacy.util import filter_spans
+
+    concepts = {c.name: c for c in read_lexicon(lexicon)}
+    sets = read_terms(terms)
+    nlp = spacy.blank("en")
+    assert Negex is not None  # importing it registers the factory "negex"
+    vocabulary = {plain_form(w) for c in concepts.values() for s in c.synonyms for w in re.findall(r"[a-z]+", s)}
+    familiar = {
+        w for kind in STATUSES[1:] for part in sets[kind].values() for t in part for w in re.findall(r"[a-z]+", t)
+    }
+    speller = Speller(vocabulary, familiar)
+    matcher = PhraseMatcher(nlp.vocab, attr="NORM")
+    for concept in concepts.values():
+        for synonym in concept.synonyms:
+            for form in {synonym, synonym.replace(" ", "-")} if " " in synonym else {synonym}:
+                matcher.add(concept.name, [speller(nlp.make_doc(form))])
+
+    def find(doc: Doc) -> Doc:
+        spans = [SpanType(doc, start, end, label=key) for key, start, end in matcher(doc)]
+        doc.ents = filter_spans(spans)  # the longest wins
+        return doc
+
+    number = next(_numbers)  # spaCy's register of components is global: each pipeline needs names of its own
+    for name, function in (("spelling", speller), ("clauses", _clauses), ("concepts", find)):
+        Factory.component(f"head_ct_{name}_{number}", func=function)
+        nlp.add_pipe(f"head_ct_{name}_{number}")
+    for status in STATUSES[1:]:
+        own = sets[status]
+        nlp.add_pipe(
+            "negex", name=f"negex_{status}",
+            config={
+                "extension_name": status,
+                "neg_termset": {
+                    "pseudo_negations": own["pseudo"],
+                    "preceding_negations": own["preceding"],
+                    "following_negations": own["following"],
+                    "termination": sets["termination"],
+                },
+            },
+        )  # fmt: skip
+    nlp.max_length = 10_000_000
+    return nlp, concepts
+
+
+def _sections(text: str, sections: dict[str, list[str]]) -> list[tuple[int, str]]:
+    """(first character, kind) of each part that begins with a known heading and a colon at a line's or sentence's
+    start."""
+    words = {word: kind for kind, names in sections.items() for word in names}
+    found = []
+    for match in re.finditer(r"(?:^|(?<=[.\n]))[ \t]*([A-Za-z][A-Za-z -]{2,30}?)[ \t]*:", text):
+        kind = words.get(match.group(1).lower().strip())
+        if kind:
+            found.append((match.end(), kind))
+    return found
+
+
+def label_text(text: str, lexicon: Path | None = None, terms: Path | None = None) -> list[Mention]:
+    """All mentions in a report, in order."""
+    nlp, _ = pipeline(lexicon, terms)
+    sections = _sections(text, read_terms_once(terms)["sections"])
+    mentions = []
+    for span in nlp(_readable(text)).ents:
+        kind = next((k for start, k in reversed(sections) if start <= span.start_char), "findings")
+        if kind != "ignored":
+            mentions.append(Mention(span.start_char, span.end_char, span.label_, _status(span, kind)))
+    return mentions
+
+
+read_terms_once = lru_cache(maxsize=4)(read_terms)
+
+
+def _readable(text: str) -> str:
+    """The same text, character by character, with what hides words from the tokeniser taken out."""
+    return re.sub(r"(?<=[A-Za-z])[/_](?=[A-Za-z]{3,})|(?<=[a-z]{3})-(?=[a-z]{3,})|[*#•]", " ", text)
+
+
+def _status(span: Span, section: str) -> str:
+    """Absent beats doubt beats the past beats presence: "no history of bleeding", "possible old infarct"."""
+    if span._.absent and not _doubly_negated(span):
+        return "absent"
+    if span._.uncertain or section == "uncertain":
+        return "uncertain"
+    if span._.historical or section == "historical":
+        return "historical"
+    return "present"
+
+
+def _doubly_negated(span: Span) -> bool:
+    """ "No evidence that the haematoma has resolved": two negations of the same clause that cancel out."""
+    before = span.sent.text[: span.start_char - span.sent.start_char].lower()
+    after = span.sent.text[span.end_char - span.sent.start_char :].lower()
+    return bool(re.search(r"\bno (evidence|sign) that\b", before) and re.search(r"\b(resolved|cleared)\b", after))
+
+
+# --- reports ---
+
+
+def label_reports(reports: pd.DataFrame, lexicon: Path | None = None, terms: Path | None = None) -> pd.DataFrame:
+    """Mentions in a table of reports.
+
+    Args:
+        reports: `id`, `text`.
+        lexicon: another lexicon.
+        terms: other term sets.
+
+    Returns:
+        One row per mention: id, start, end, text, concept, group, critical, status.
+    """
+    concepts = pipeline(lexicon, terms)[1]
+    rows = []
+    for name, text in zip(reports["id"], reports["text"], strict=True):
+        for m in label_text(str(text), lexicon, terms):
+            concept = concepts[m.concept]
+            rows.append(
+                (name, m.start, m.end, str(text)[m.start : m.end], m.concept, concept.group, concept.critical, m.status)
+            )
+    columns = ["id", "start", "end", "text", "concept", "group", "critical", "status"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def critical_counts(mentions: pd.DataFrame, ids: Sequence[str]) -> np.ndarray:
+    """(ids,) int: distinct critical concepts that each report says are present."""
+    found = mentions[mentions["critical"].astype(bool) & (mentions["status"] == "present")]
+    counts = found.groupby("id")["concept"].nunique() if len(found) else pd.Series(dtype=int)
+    return counts.reindex(list(ids)).fillna(0).to_numpy(int)
+
+
+def silver_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """`silver_<threshold>` -> (n,) float 0 or 1."""
+    return {f"silver_{t}": (counts >= t).astype(float) for t in THRESHOLDS}
+
+
+# --- how good it is ---
+
+
+def agreement(found: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Found against true statements, one per report, concept and status.
+
+    Args:
+        found: id, concept, status.
+        truth: id, concept, status, and if there is one `known` (whether the phrasing is in the lexicon).
+
+    Returns:
+        Per (concept, status): true positives, false positives, false negatives, precision, recall (NaN without rows),
+        and of those missed how many had a phrasing that the lexicon does not hold (`unseen_missed`).
+    """
+    keys = ["id", "concept", "status"]
+    a, b = found[keys].drop_duplicates(), truth.drop_duplicates(keys)
+    both = b.merge(a.assign(found=True), on=keys, how="outer", indicator=True)
+    known = both["known"].fillna(True).astype(bool) if "known" in both else pd.Series(True, index=both.index)
+    both = both.assign(
+        tp=both["_merge"] == "both", fn=both["_merge"] == "left_only", fp=both["_merge"] == "right_only"
+    ).assign(unseen_missed=lambda t: t["fn"] & ~known)
+    table = both.groupby(["concept", "status"])[["tp", "fp", "fn", "unseen_missed"]].sum().astype(int).reset_index()
+    table["precision"] = table["tp"] / (table["tp"] + table["fp"]).replace(0, np.nan)
+    table["recall"] = table["tp"] / (table["tp"] + table["fn"]).replace(0, np.nan)
+    return table

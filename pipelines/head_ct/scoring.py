@@ -1,0 +1,89 @@
+"""From files on disk to a score, an alarm and key slices, one study at a time, with the seconds it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipelines.head_ct.metrics import probabilities
+from pipelines.head_ct.model import SliceNetwork
+from pipelines.head_ct.series import Stack
+from pipelines.head_ct.volumes import NO_DATA, Grid, onto_grid, windowed
+
+KEY_SLICES, KEY_SIZE = 3, 224  # pixels
+
+
+class Scorer:
+    """The networks of a run, as a function of prepared volumes."""
+
+    def __init__(self, networks: Sequence[nn.Module], device: torch.device, bf16: bool = False) -> None:
+        self.networks = [n.to(device).eval() for n in networks]
+        self.device, self.bf16 = device, bf16
+
+    def logits(self, network: nn.Module, volumes: np.ndarray) -> np.ndarray:
+        """(n, slices, size, size) int16 -> (n, 3)."""
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return network(torch.from_numpy(volumes).to(self.device)).float().cpu().numpy()
+
+    def score(self, volume: np.ndarray) -> np.ndarray:
+        """Probabilities (3,), averaged over the networks."""
+        return np.mean([probabilities(self.logits(n, volume[None]))[0] for n in self.networks], axis=0)
+
+    def importance(self, volume: np.ndarray) -> np.ndarray:
+        """(slices,): by how much the first network's logit falls without each slice; -inf for slices without data."""
+        network = self.networks[0]
+        known = (volume != NO_DATA).any(axis=(1, 2))
+        fall = np.full(len(volume), -np.inf)
+        places = np.flatnonzero(known)
+        if len(places) == 1:
+            fall[places] = 0.0
+            return fall
+        if isinstance(network, SliceNetwork):
+            without = self._without(network, volume, known)
+        else:
+            copies = np.repeat(volume[None], len(places), axis=0)
+            copies[np.arange(len(places)), places] = NO_DATA
+            without = np.concatenate([self.logits(network, c[None])[:, 0] for c in copies])
+        fall[places] = self.logits(network, volume[None])[0, 0] - without
+        return fall
+
+    def _without(self, network: SliceNetwork, volume: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """The logit without each known slice; the backbone sees every slice once."""
+        places = np.flatnonzero(known)
+        with torch.inference_mode():
+            pictures = network.windows(torch.from_numpy(volume[places]).to(self.device))
+            maps = network.maps(pictures.to(memory_format=torch.channels_last))
+            found = []
+            for k in range(len(places)):
+                rest = [i for i in range(len(places)) if i != k]
+                mask = torch.zeros(1, len(volume), dtype=torch.bool, device=self.device)
+                mask[0, places[rest]] = True
+                found.append(float(network.judge(maps[rest], mask, 1, len(volume))[0, 0]))
+        return np.array(found)
+
+
+def score_study(stack: Stack, root: Path, grid: Grid, scorer: Scorer) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """A study's volume, its probabilities (3,), and facts with `volume_s` and `network_s`.
+
+    Raises:
+        BadFile: the volume cannot be made.
+    """
+    began = time.perf_counter()
+    volume, facts = onto_grid(stack, root, grid)
+    middle = time.perf_counter()
+    values = scorer.score(volume)
+    end = time.perf_counter()
+    return volume, values, facts | {"volume_s": middle - began, "network_s": end - middle}
+
+
+def key_slices(stack: Stack, root: Path, grid: Grid, importance: np.ndarray) -> list[np.ndarray]:
+    """Pictures of the slices that matter most, uint8 (224, 224), brain window, from the top down."""
+    order = [int(k) for k in np.argsort(-importance, kind="stable") if np.isfinite(importance[k])]
+    fine, _ = onto_grid(stack, root, Grid(grid.slices, grid.thickness, KEY_SIZE, grid.field))
+    return [windowed(fine[k], 40, 80) for k in sorted(order[:KEY_SLICES])]
