@@ -103,8 +103,8 @@ def triage_section(
         f"study; arrivals: {arrivals}; "
         f"prevalence of critical studies: {prevalence}; {room.cases} studies a day, "
         f"{section.repetitions} days. "
-        f"A scored study enters the queue {scoring:.0f} s later, the time measured in this run (median {measured:.2f} s) "
-        f"rounded up. With alarms first, "
+        f"A scored study enters the queue {scoring:.0f} s later, the time measured in this run "
+        f"(median {measured:.2f} s) rounded up. With alarms first, "
         f"{result.alarms:.1%} of the studies raise one. Nobody is interrupted while reading."
     )
     columns = ["Policy", "Critical", "Others", "Saved for critical", "Monte-Carlo error"]
