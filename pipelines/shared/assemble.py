@@ -51,6 +51,10 @@ def training_data(study: Study, config: Config) -> Data:
     records, prepared = prepared_records(study, config, source, flow)
     gated, gate = _gate(study, config, records, prepared, flow, config.split.leakage, config.split.by)
     flow.kept("Records after the leakage gate", len(gated))
+    if study.split is not None:
+        gated = study.split(gated, config)
+        flow.kept("Records used", len(gated))
+        return _data(study, config, source, records, prepared, gated, flow, gate, _warnings(config, source, gate))
     fractions = {name: getattr(config.split, name) for name in SPLITS}
     gated["split"] = grouped_split(gated, fractions, study.stratify, config.seed)
     if config.split.by == "record":

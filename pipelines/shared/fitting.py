@@ -27,7 +27,7 @@ def fit_and_predict(study: Study, config: Config, data: Data, folder: RunFolder,
     for k in range(config.model.networks):
         name = "network" if config.model.networks == 1 else f"network_{k:02d}"
         if not (folder.network(name) / "model.json").exists():
-            _fit_network(study, config, data, targets, folder, world, name, seed_of(config.seed, "network", k))
+            fit_network(study, config, data, targets, folder, world, name, seed_of(config.seed, "network", k))
     parts = {split: _dataset(data, targets, split) for split in ("val", "test")}
     outputs = ensemble(study, folder.networks(), parts, config, world)
     if world.main:
@@ -40,9 +40,13 @@ def fit_and_predict(study: Study, config: Config, data: Data, folder: RunFolder,
             update_facts(path, {"operating_points": points})
 
 
-def _fit_network(
+def fit_network(
     study: Study, config: Config, data: Data, targets: np.ndarray, folder: RunFolder, world: World, name: str, seed: int
 ) -> None:
+    """Train one network on `train`, keep its best epoch on `val`, and write models/<name>/ and its part of history.csv.
+
+    A study that fits several networks on different records gives each its own `data`, with other splits.
+    """
     loss = study.loss(config)
     training, validation = _dataset(data, targets, "train", study.augment(config), seed), _dataset(data, targets, "val")
     torch.manual_seed(seed)
@@ -116,9 +120,23 @@ def ensemble(
 
 def external_predictions(study: Study, config: Config, data: Data, networks: list[Path], world: World) -> pd.DataFrame:
     """The prediction table of an external dataset."""
-    targets = study.targets(data.records)
-    probabilities = ensemble(study, networks, {"test": _dataset(data, targets, "test")}, config, world)["test"]
+    dataset = _dataset(data, study.targets(data.records), "test")
+    if study.combine is not None:
+        rows = data.records.iloc[data.positions("test")].reset_index(drop=True)
+        columns = study.combine(study, config, networks, dataset, rows, world)
+        return pd.concat([rows[["id", "group"]], study.target_columns(rows), columns], axis=1)
+    probabilities = ensemble(study, networks, {"test": dataset}, config, world)["test"]
     return prediction_table(study, data, "test", probabilities)
+
+
+def file_predictions(
+    study: Study, config: Config, dataset: PreparedDataset, networks: list[Path], world: World
+) -> pd.DataFrame:
+    """The prediction columns of unlabelled files."""
+    if study.combine is not None:
+        rows = pd.DataFrame({"id": dataset.ids})
+        return study.combine(study, config, networks, dataset, rows, world)
+    return study.predict_columns(ensemble(study, networks, {"files": dataset}, config, world)["files"])
 
 
 def prediction_table(study: Study, data: Data, split: str, probabilities: np.ndarray) -> pd.DataFrame:

@@ -114,10 +114,10 @@ def predict_files(study: Study, job: Job) -> None:
         table = pd.DataFrame({"file": files, "reason": reason})
         if len(at):
             from pipelines.shared.dataset import PreparedDataset
-            from pipelines.shared.fitting import ensemble
+            from pipelines.shared.fitting import file_predictions
 
             dataset = PreparedDataset(prepared.take(at), [files[i] for i in at], np.zeros((len(at), 1)))
-            columns = study.predict_columns(ensemble(study, networks, {"files": dataset}, config, world)["files"])
+            columns = file_predictions(study, config, dataset, networks, world)
             scores = pd.concat([columns, calls(columns, points)], axis=1).convert_dtypes(convert_floating=False)
             table = table.join(scores.set_index(pd.Index(at)))
     if not world.main:

@@ -125,9 +125,10 @@ def subsample_groups(records: pd.DataFrame, n_groups: int, seed: int) -> pd.Data
 
 
 def split_fingerprint(records: pd.DataFrame) -> str:
-    """SHA-256 (hex) of which record of which group is in which split, whatever the order of rows."""
-    columns = (records[name].astype(object).where(records[name].notna(), None) for name in ("id", "group", "split"))
-    rows = sorted([str(name), str(group), split] for name, group, split in zip(*columns, strict=True))
+    """SHA-256 (hex) of which record of which group is in which split (and fold, if any), whatever the order of rows."""
+    names = ["id", "group", "split", *(["fold"] if "fold" in records else [])]
+    columns = (records[name].astype(object).where(records[name].notna(), None) for name in names)
+    rows = sorted([str(name), str(group), *where] for name, group, *where in zip(*columns, strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

@@ -15,10 +15,12 @@ from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.estimate import Estimate
 
 if TYPE_CHECKING:  # torch is imported by the modes that need it
+    from pathlib import Path
+
     from torch import nn
 
     from pipelines.shared.cache import Prepared
-    from pipelines.shared.dataset import Augment
+    from pipelines.shared.dataset import Augment, PreparedDataset
     from pipelines.shared.distributed import World
     from pipelines.shared.job import Job
     from pipelines.shared.trainer import Loss
@@ -117,6 +119,10 @@ class Study:
         explain: writes saliency maps for some test records, or None.
         suffixes: file names that `mode=predict` takes from a folder.
         fit_and_predict: for a study with several stages; None: `fitting.fit_and_predict`.
+        split: for a study that divides its records in its own way, as into the folds of a cross-validation: (record table
+            after the leakage gate, configuration) -> the same with `split` (and `fold`); None: `splits.grouped_split`.
+        combine: for a study whose finished networks are not simply averaged: (study, configuration, networks, dataset,
+            its rows of the record table, world) -> prediction columns. Rows of unlabelled files have an `id` only.
         for_training: for a study whose classes are found in its training records: the study with these classes, all
             parts that depend on them bound. None: the classes are fixed.
         for_classes: the same for a finished network, from the classes in its model.json.
@@ -147,6 +153,8 @@ class Study:
     prediction_table: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame] | None = None
     explain: Callable[[Config, Data, nn.Module, RunFolder, World], None] | None = None
     fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None
+    split: Callable[[pd.DataFrame, Config], pd.DataFrame] | None = None
+    combine: Callable[[Study, Config, list[Path], PreparedDataset, pd.DataFrame, World], pd.DataFrame] | None = None
     for_training: Callable[[Study, Config, pd.DataFrame], Study] | None = None
     for_classes: Callable[[Study, list[str]], Study] | None = None
     modes: Mapping[str, Callable[[Study, Job], None]] = field(default_factory=dict)
