@@ -53,6 +53,11 @@ def class_sensitivity(confusion: np.ndarray) -> np.ndarray:
     return divide(_diagonal(confusion), confusion.sum(axis=-1))
 
 
+def class_precision(confusion: np.ndarray) -> np.ndarray:
+    """Share of those called a class that are of it, (..., k, k) -> (..., k); NaN for a class that is never called."""
+    return divide(_diagonal(confusion), confusion.sum(axis=-2))
+
+
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
     """Mean sensitivity of the classes that occur in the truth."""
     return _mean_of_defined(class_sensitivity(confusion))
