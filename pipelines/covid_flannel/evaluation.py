@@ -1,0 +1,211 @@
+"""The COVID report: every metric, table and figure, from the run's own tables. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from pipelines.covid_flannel import published, sections
+from pipelines.covid_flannel.config import CLASSES, COVID
+from pipelines.covid_flannel.metrics import (
+    auroc_metrics,
+    chance_of,
+    comparisons,
+    point_metrics,
+    scores_of,
+    table_metrics,
+)
+from pipelines.covid_flannel.protocol import FIXED, fold_numbers
+from pipelines.shared.evaluator import bootstrap_settings
+from pipelines.shared.stats.agreement import confusion_estimates
+from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
+from pipelines.shared.stats.confusion import macro_f1
+from pipelines.shared.stats.estimate import Comparison, Estimate
+from pipelines.shared.study import Evidence, Results
+
+
+def evaluate(evidence: Evidence) -> Results:
+    """All results of a run."""
+    test = evidence.predictions["test"]
+    bootstrap = bootstrap_settings(evidence.config)
+    metrics: dict[str, Estimate] = {}
+    for split, rows in evidence.predictions.items():
+        metrics |= table_metrics(rows, split, bootstrap)
+    metrics |= auroc_metrics(test, bootstrap)
+    compared = comparisons(test, bootstrap)
+    metrics |= {f"test.flannel.macro_f1_minus[{rival}]": c.difference for rival, c in compared.items()}
+    points, rates = point_metrics(test, evidence.operating_points, bootstrap)
+    metrics |= rates
+    oracle = _oracle(evidence, test, bootstrap)
+    if oracle is not None:
+        metrics["test.oracle.macro_f1"] = oracle
+    tests, gaps = _shortcuts(evidence, test, bootstrap)
+    metrics |= {f"test.shortcut.{name}": estimate for name, estimate in tests.items()}
+    metrics |= {f"test.flannel.auroc_minus_shortcut[{name}]": gap.difference for name, gap in gaps.items()}
+    subgroups = sections.subgroup_estimates(evidence, test, bootstrap)
+    metrics |= {f"test.flannel.auroc[{s.group}={s.label}]": s.estimate for s in subgroups}  # type: ignore[misc]
+    return Results(
+        metrics=metrics,
+        headline="test.flannel.macro_f1",
+        sentence="FLANNEL's macro-F1 over normal, bacterial, other viral pneumonia and COVID-19",
+        chance=chance_of(test),
+        chance_note="answers drawn with the classes' own frequencies",
+        oracle=oracle,
+        operating_points=points,
+        paper=published.NUMBERS,
+        departures=_departures(evidence),
+        sections=[
+            sections.cohort(evidence),
+            sections.table(evidence, test, metrics),
+            sections.against(evidence, compared, test),
+            *sections.shortcuts(evidence, tests, gaps),
+            sections.curves(evidence, test, metrics, points),
+            sections.confusions(evidence, test),
+            sections.ensemble(evidence, test),
+            *sections.subgroups(evidence, subgroups, metrics[f"test.flannel.auroc[{COVID}]"]),
+        ],
+        warnings=_warnings(evidence, test, tests, gaps, compared),
+    )
+
+
+def _oracle(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]) -> Estimate | None:
+    """Macro-F1 of a phantom's drawn diseases against the record."""
+    if "truth" not in evidence.records:
+        return None
+    drawn = test["id"].map(evidence.records.set_index("id")["truth"])
+    found = confusion_estimates(
+        {"macro_f1": macro_f1},
+        test["label"].to_numpy(),
+        drawn.to_numpy(),
+        CLASSES,
+        test["group"].to_numpy(),
+        **bootstrap,
+    )
+    return found["macro_f1"]
+
+
+def _shortcuts(
+    evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]
+) -> tuple[dict[str, Estimate], dict[str, Comparison]]:
+    """AUROC of every shortcut test, and FLANNEL's lead over those that speak of COVID-19."""
+    file = evidence.folder.path / "shortcuts.parquet"
+    if not file.exists():
+        return {}, {}
+    found, gaps = {}, {}
+    flannel = test.groupby("id")[f"p_{COVID}"].mean()
+    for name, rows in pd.read_parquet(file).groupby("test", sort=False):
+        truth, score, group = rows["truth"].to_numpy(), rows["score"].to_numpy(), rows["group"].to_numpy()
+        found[str(name)] = auroc_estimate(truth, score, group, **bootstrap)
+        mine = rows["id"].isin(flannel.index).to_numpy()
+        if str(name).endswith(f"[{COVID}]") and not str(name).startswith("source") and mine.any():
+            ours = flannel.reindex(rows["id"][mine]).to_numpy()
+            gap = auroc_difference(truth[mine], ours, score[mine], group[mine], **bootstrap)
+            gaps[str(name).split("[")[0]] = gap
+    return found, gaps
+
+
+def _warnings(
+    evidence: Evidence,
+    test: pd.DataFrame,
+    tests: dict[str, Estimate],
+    gaps: dict[str, Comparison],
+    compared: dict[str, Comparison],
+) -> list[str]:
+    """What may spoil the result, for the top of the report."""
+    config, records, found = evidence.config, evidence.records, []
+    for kind, gap in gaps.items():
+        lead, alone = gap.difference, tests[f"{kind}[{COVID}]"]
+        where = "the pictures' border alone" if kind == "border" else "heavily blurred pictures"
+        if lead.low is not None and lead.low <= 0:
+            found.append(
+                f"The result for COVID-19 cannot be told from a shortcut: {where} give an AUROC of {alone}, and "
+                f"FLANNEL's lead over that is {lead}."
+            )
+        elif alone.low is not None and alone.low > 0.5:
+            found.append(
+                f"There is a shortcut: {where} tell COVID-19 with an AUROC of {alone}; FLANNEL does better by {lead}."
+            )
+    if "best_base" in compared:
+        found.append(sections.verdict(compared["best_base"].difference))
+    if records["source"].nunique() > 1:
+        share = records.groupby("source")["label"].apply(lambda labels: float((labels == COVID).mean()))
+        if share.max() > 0.3 > 0.1 > share.min():
+            found.append(
+                f"Nearly all COVID-19 pictures come from one source ({share.idxmax()}): age and scanner go with the class."
+            )
+    if config.protocol == "released":
+        found.append(
+            "protocol=released: pictures were shuffled, not patients, and the ensemble learned from in-sample predictions; "
+            "scores come out too high. It shows what the authors did."
+        )
+    absent = [sections.NAMES[c] for c in CLASSES if not (records["label"] == c).any()]
+    if absent:
+        found.append(f"Classes without any picture: {', '.join(absent)}. The macro-F1 leaves them out.")
+    if "fold" in records:
+        there = len(fold_numbers(records))
+        if there < config.cross_validation.folds:
+            found.append(f"{there} folds instead of {config.cross_validation.folds}: the rarest class allows no more.")
+        if (records["fold"] == FIXED).any():
+            found.append("A fixed test part is scored by every fold: its pictures count once per fold.")
+        done = test["fold"].nunique()
+        if done < there or config.learners is not None:
+            learners = f"{len(config.chosen_learners)} of {len(config.base_learners)} base learners"
+            found.append(f"A part of the cross-validation: {done} of {there} folds, {learners}.")
+    highest = scores_of(test, "flannel").max()
+    if config.ensemble.weights == "softmax":
+        found.append(
+            f"Softmax weights: no probability can exceed {sections.BOUND:.3f} (here {highest:.3f}); not calibrated."
+        )
+    return found
+
+
+def _departures(evidence: Evidence) -> list[tuple[str, str, str]]:
+    """What the paper did and this run did otherwise, from the run's own configuration."""
+    config = evidence.config
+    learners = "; ".join(
+        f"{name}: {one.backbone or config.model.backbone} at {one.crop} px, weights: {one.weights or config.model.weights}"
+        for name, one in config.base_learners.items()
+        if name in config.chosen_learners
+    )
+    trainer, stage2 = config.trainer, config.ensemble
+    split = (
+        "by patient; base learners, ensemble and test on different patients"
+        if config.protocol == "strict"
+        else "as released: by picture, the ensemble in-sample, one test part for all folds"
+    )
+    trained = (
+        f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule} over {trainer.epochs} epochs, best epoch by "
+        f"{trainer.monitor}"
+    )
+    return [
+        ("Base learners", "Inception-v3, VGG19-bn, ResNeXt101, ResNet152, DenseNet161, ImageNet weights", learners),
+        (
+            "Pictures",
+            "5,508 of 2,874 patients; 100 COVID-19, 1,504 viral, 2,786 bacterial, 1,118 normal",
+            f"{len(evidence.records):,} of {evidence.records['group'].nunique():,} patients",
+        ),
+        ("Split", "pictures shuffled; the ensemble learns from in-sample base predictions", split),
+        ("Stage 1", "Adam, 0.001, weight decay 0.0001, divided by 10 at epoch 150 of 200", trained),
+        (
+            "Class weights of stage 1",
+            "none",
+            f"(1 / images) to the power {config.loss.class_balance:g}",
+        ),
+        (
+            "Stage 2",
+            "outer product, focal loss with inverse class frequency; released code: tanh weights, gamma 10",
+            f"{stage2.weights} weights, gamma {stage2.gamma:g}, alpha {'on' if stage2.alpha else 'off'}, "
+            f"{stage2.epochs} epochs, all of them",
+        ),
+        (
+            "PA views",
+            "mirrored, with random noise, to resemble AP",
+            "the same" if config.preprocess.pa_to_ap else "as they are",
+        ),
+        (
+            "Standard deviation",
+            "over five folds",
+            "over folds, and intervals from resampling patients over all folds",
+        ),
+    ]

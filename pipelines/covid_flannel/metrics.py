@@ -1,0 +1,210 @@
+"""What is predicted and how it is judged: columns of the prediction table, thresholds, table 6.3. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
+from pipelines.shared.stats.agreement import Measure, confusion_difference, confusion_estimates
+from pipelines.shared.stats.auc import auroc_estimate
+from pipelines.shared.stats.confusion import (
+    accuracy,
+    class_f1,
+    class_precision,
+    class_sensitivity,
+    confusion_matrix,
+    macro_f1,
+)
+from pipelines.shared.stats.estimate import Comparison, Estimate
+from pipelines.shared.stats.operating_points import choose_threshold
+from pipelines.shared.stats.proportions import both_estimates
+
+COMBINED = {"average": "Averaging", "voting": "Voting", "constant": "Constant weights", "flannel": "FLANNEL"}
+SPREAD = ("mean", "sd")  # over folds
+
+
+def softmax(outputs: np.ndarray) -> np.ndarray:
+    """Logits (n, classes) to probabilities."""
+    powers = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
+    """`p_<class>` and the most probable class, of probabilities (n, classes)."""
+    columns = {f"p_{name}": np.clip(probabilities[:, i], 0, 1) for i, name in enumerate(CLASSES)}
+    return pd.DataFrame(columns | {"class_predicted": [CLASSES[i] for i in probabilities.argmax(axis=1)]})
+
+
+def prediction_columns(methods: Mapping[str, np.ndarray], weights: np.ndarray, learners: list[str]) -> pd.DataFrame:
+    """FLANNEL's `p_<class>`, then `<method>.<class>` of all others and `weight.<learner>`."""
+    table = predict_columns(methods["flannel"])
+    others = {f"{m}.{c}": p[:, i] for m, p in methods.items() if m != "flannel" for i, c in enumerate(CLASSES)}
+    return table.assign(**others, **{f"weight.{name}": weights[:, i] for i, name in enumerate(learners)})
+
+
+def target_columns(records: pd.DataFrame) -> pd.DataFrame:
+    """The target columns of the prediction table."""
+    return records[["label"]].reset_index(drop=True)
+
+
+def methods_of(predictions: pd.DataFrame) -> list[str]:
+    """The base learners in their order, then the combinations."""
+    learners = [c.removeprefix("weight.") for c in predictions if c.startswith("weight.")]
+    return [*learners, *COMBINED]
+
+
+def scores_of(predictions: pd.DataFrame, method: str) -> np.ndarray:
+    """The probabilities of a method, (n, classes)."""
+    prefix = "p_" if method == "flannel" else f"{method}."
+    return predictions[[f"{prefix}{c}" for c in CLASSES]].to_numpy()
+
+
+def answers_of(predictions: pd.DataFrame, method: str) -> np.ndarray:
+    """The most probable class of a method, (n,) names. `best_base` is each fold's best base learner."""
+    if method == "best_base":
+        parts = {name: answers_of(predictions, name) for name in predictions["best_base"].unique()}
+        return np.array([parts[name][i] for i, name in enumerate(predictions["best_base"])], dtype=object)
+    return np.array(CLASSES, dtype=object)[scores_of(predictions, method).argmax(axis=1)]
+
+
+# --- table 6.3 ---
+
+
+def _of_class(measure: Measure, name: str) -> Measure:
+    return lambda matrix: measure(matrix)[..., CLASSES.index(name)]
+
+
+MEASURES: dict[str, Measure] = {
+    **{f"f1[{name}]": _of_class(class_f1, name) for name in CLASSES},
+    "macro_f1": macro_f1,
+    f"precision[{COVID}]": _of_class(class_precision, COVID),
+    f"recall[{COVID}]": _of_class(class_sensitivity, COVID),
+    "accuracy": accuracy,
+}
+
+
+def table_metrics(predictions: pd.DataFrame, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+    """`<split>.<method>.<measure>`: pooled over the folds with patient-clustered intervals, then of each fold
+    (`macro_f1@fold_0`), their mean and standard deviation (`macro_f1@mean`, `@sd`), as in the paper's table.
+    """
+    found: dict[str, Estimate] = {}
+    truth, group = predictions["label"].to_numpy(), predictions["group"].to_numpy()
+    folds = predictions["fold"].to_numpy(dtype=float, na_value=np.nan)
+    numbers = sorted({int(k) for k in folds if not np.isnan(k)})
+    for method in methods_of(predictions):
+        said = answers_of(predictions, method)
+        pooled = confusion_estimates(MEASURES, truth, said, CLASSES, group, **bootstrap)
+        found |= {f"{split}.{method}.{name}": estimate for name, estimate in pooled.items()}
+        matrices = [confusion_matrix(truth[folds == k], said[folds == k], CLASSES) for k in numbers]
+        for name, measure in MEASURES.items():
+            values = [float(measure(matrix)) for matrix in matrices]
+            for k, value, matrix in zip(numbers, values, matrices, strict=True):
+                found[f"{split}.{method}.{name}@fold_{k}"] = Estimate(value, n=int(matrix.sum()), reason=_why(value))
+            known = [v for v in values if not np.isnan(v)]
+            few = None if len(known) > 1 else "fewer than two folds"
+            method_of = f"over {len(known)} folds"
+            mean = Estimate(float(np.mean(known)) if known else None, n=len(known), method=method_of, reason=few)
+            sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
+            found[f"{split}.{method}.{name}@mean"] = mean
+            found[f"{split}.{method}.{name}@sd"] = Estimate(sd, n=len(known), method=method_of, reason=few)
+    return found
+
+
+def _why(value: float) -> str | None:
+    return "the class occurs neither in the truth nor in the answers" if np.isnan(value) else None
+
+
+def auroc_metrics(predictions: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+    """`test.<method>.auroc[<class>]`, each class against the rest."""
+    found = {}
+    for method in methods_of(predictions):
+        p = scores_of(predictions, method)
+        for i, name in enumerate(CLASSES):
+            truth = (predictions["label"] == name).to_numpy()
+            estimate = auroc_estimate(truth, p[:, i], predictions["group"].to_numpy(), **bootstrap)
+            found[f"test.{method}.auroc[{name}]"] = estimate
+    return found
+
+
+def comparisons(predictions: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Comparison]:
+    """FLANNEL's macro-F1 minus that of the best base learner (of each fold, chosen on its stacking part), of every base
+    learner and of every other combination, on the same resamples of patients.
+    """
+    truth, group = predictions["label"].to_numpy(), predictions["group"].to_numpy()
+    ours = answers_of(predictions, "flannel")
+    rivals = [*(["best_base"] if "best_base" in predictions else []), *methods_of(predictions)]
+    return {
+        rival: confusion_difference(macro_f1, truth, ours, answers_of(predictions, rival), CLASSES, group, **bootstrap)
+        for rival in rivals
+        if rival != "flannel"
+    }
+
+
+# --- thresholds ---
+
+
+def choose_fold_points(validated: pd.DataFrame, config: CovidConfig, fold: int) -> list[dict[str, Any]]:
+    """Thresholds of P(COVID-19) on the predictions of one fold's stacking part; none where it lacks a class."""
+    truth = (validated["label"] == COVID).to_numpy()
+    if truth.all() or not truth.any():
+        return []
+    score = validated[f"p_{COVID}"].to_numpy()
+    section = config.operating_points
+    choices: dict[str, dict[str, float]] = {
+        "high_specificity": {"specificity": section.high_specificity},
+        "high_sensitivity": {"sensitivity": section.high_sensitivity},
+    }
+    return [
+        {"name": name, "task": COVID, "score": f"p_{COVID}", "fold": fold, "target": target,
+         "threshold": choose_threshold(truth, score, **target), "chosen_on": "val"}
+        for name, target in choices.items()
+    ]  # fmt: skip
+
+
+def pooled_points(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per operating point: each fold's threshold, and their median for pictures that belong to no fold."""
+    found = []
+    for name in dict.fromkeys(p["name"] for p in points):
+        mine = [p for p in points if p["name"] == name]
+        thresholds = {str(p["fold"]): p["threshold"] for p in mine}
+        first = {k: mine[0][k] for k in ("name", "task", "score", "target", "chosen_on")}
+        found.append(first | {"threshold": float(np.median(list(thresholds.values()))), "thresholds": thresholds})
+    return found
+
+
+def point_metrics(
+    predictions: pd.DataFrame, points: Sequence[dict[str, Any]], bootstrap: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
+    """The operating points with what they give on test, every fold's pictures called by its own frozen threshold."""
+    metrics: dict[str, Estimate] = {}
+    filled = []
+    truth = (predictions["label"] == COVID).to_numpy()
+    folds = [None if pd.isna(k) else str(int(k)) for k in predictions["fold"]]
+    for point in points:
+        threshold = np.array([point["thresholds"].get(k, point["threshold"]) for k in folds])
+        score = predictions[point["score"]].to_numpy(np.float64)
+        called = score >= threshold
+        both: dict[str, Any] = {}
+        rates = {"sensitivity": (truth, called), "specificity": (~truth, ~called), "ppv": (called, truth)}
+        for name, (rows, hit) in rates.items():
+            rate = both_estimates(hit[rows], predictions["group"].to_numpy()[rows], no_rows="no such rows", **bootstrap)
+            metrics[f"test.{point['task']}.{name}@{point['name']}"] = rate.clustered
+            both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
+        filled.append(point | both)
+    return filled, metrics
+
+
+def choose_points(predictions: pd.DataFrame, config: CovidConfig) -> list[dict[str, Any]]:
+    """The operating points of pooled stacking predictions (`fold` in each row)."""
+    parts = predictions.groupby("fold")
+    return pooled_points([p for fold, rows in parts for p in choose_fold_points(rows, config, int(str(fold)))])
+
+
+def chance_of(predictions: pd.DataFrame) -> float:
+    """Macro-F1 to be expected of answers drawn with the classes' own frequencies: an F1 is then its class's share."""
+    shares = predictions["label"].value_counts(normalize=True)
+    return float(shares.mean())

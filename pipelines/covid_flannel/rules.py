@@ -1,0 +1,121 @@
+"""The tables of conf/covid_flannel/rules: what a finding, a view and a file's name mean."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.covid_flannel.config import CLASSES
+from pipelines.shared.config import conf_folder
+from pipelines.shared.errors import DataError, nearest
+
+
+class Rules(BaseModel):
+    """One table; its comments say what each key means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    compound: str
+    findings: dict[str, list[str]]
+    complications: list[str]
+    left_out: dict[str, str]
+    views: dict[str, list[str]]
+    views_left_out: list[str]
+    modalities: list[str]
+    modalities_left_out: list[str]
+    file_names: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a word of a source means: a class (or view), else why it is left out; neither where it is unknown."""
+
+    name: str | None = None
+    reason: str | None = None
+
+
+@lru_cache
+def read_rules(name: str) -> Rules:
+    """A table by its name in conf/covid_flannel/rules, or from a YAML file.
+
+    Raises:
+        DataError: no such table, no YAML, or a key that is missing, unknown or of another kind.
+    """
+    folder = conf_folder() / "covid_flannel" / "rules"
+    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not file.is_file():
+        remedy = nearest(name, sorted(f.stem for f in folder.glob("*.yaml"))) + " Or give a .yaml file of your own."
+        raise DataError(f"data.rules={name}: there is no such table.", remedy)
+    try:
+        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        rules = Rules.model_validate(content)
+        for pattern in (p for patterns in rules.file_names.values() for p in patterns):
+            re.compile(pattern)
+    except (yaml.YAMLError, UnicodeDecodeError, re.error) as failure:
+        reason = " ".join(str(failure).split())
+        raise DataError(f"{file} cannot be read: {reason}.", "See conf/covid_flannel/rules/default.yaml.") from None
+    except ValidationError as failure:
+        first = failure.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"{file}: {key}: {first['msg']}.", "See conf/covid_flannel/rules/default.yaml.") from None
+    unknown = sorted({*rules.findings, *rules.file_names} - set(CLASSES))
+    if unknown:
+        raise DataError(f"{file}: no classes of this study: {', '.join(unknown)}.", f"Allowed: {', '.join(CLASSES)}.")
+    return rules
+
+
+def finding(text: str, rules: Rules) -> Meaning:
+    """The class of a finding, such as "COVID-19, ARDS" or "Pneumonia/Viral/SARS"."""
+    parts = [part.split("/")[-1].strip() for part in text.split(",")]
+    meanings = [_word(part, rules) for part in parts]
+    if any(m.name is None and m.reason is None for m in meanings):
+        return Meaning()
+    if len(parts) > 1 and rules.compound == "left_out":
+        return Meaning(reason="compound finding")
+    decisive = [m for part, m in zip(parts, meanings, strict=True) if part not in rules.complications] or meanings
+    classes = {m.name for m in decisive}
+    if len(classes) > 1:
+        return Meaning(reason="causes of several classes")
+    return decisive[0]
+
+
+def _word(word: str, rules: Rules) -> Meaning:
+    for name, words in rules.findings.items():
+        if word in words:
+            return Meaning(name)
+    if word in rules.complications:
+        return Meaning(reason="a complication, cause unknown")
+    return Meaning(reason=rules.left_out.get(word))
+
+
+def finding_words(rules: Rules) -> list[str]:
+    """All words of findings that a table knows."""
+    return [*(w for words in rules.findings.values() for w in words), *rules.complications, *rules.left_out]
+
+
+def view(text: str, rules: Rules) -> Meaning:
+    """The view, PA or AP."""
+    for name, words in rules.views.items():
+        if text in words:
+            return Meaning(name)
+    return Meaning(reason=f"view {text}" if text in rules.views_left_out else None)
+
+
+def file_name(stem: str, rules: Rules) -> tuple[str, str] | None:
+    """(class, patient) of a file's name without suffix; None where no pattern fits.
+
+    The patient is the name of the pattern's group with the number, as in person123: one key whatever the class.
+    """
+    for name, patterns in rules.file_names.items():
+        for pattern in patterns:
+            match = re.fullmatch(pattern, stem)
+            if match:
+                kind, number = next((k, v) for k, v in match.groupdict().items() if v is not None)
+                return name, f"{kind}{int(number)}"
+    return None

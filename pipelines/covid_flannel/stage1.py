@@ -1,0 +1,168 @@
+"""Stage 1: the base learners of every fold, and their predictions kept on disk, one folder per (fold, learner).
+
+    stage1/fold_0-resnet/predictions.parquet   id, role (stack, test), p_<class>
+    stage1/fold_0-resnet/key.json              everything that they depend on; written last, so it marks a finished one
+
+A run takes what its own folder or those named by `stage1=` hold under the same key, and trains the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.covid_flannel.config import CLASSES, CovidConfig
+from pipelines.covid_flannel.metrics import softmax
+from pipelines.covid_flannel.model import for_learner, targets
+from pipelines.covid_flannel.protocol import roles
+from pipelines.shared.dataset import PreparedDataset
+from pipelines.shared.distributed import World, main_first
+from pipelines.shared.errors import RunError, listed
+from pipelines.shared.fitting import fit_network, load_network, network_outputs
+from pipelines.shared.log import log
+from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
+from pipelines.shared.seeds import seed_of
+from pipelines.shared.study import Data, Study
+
+VERSION = 1  # raise it whenever the same key gives other base learners
+
+
+def name_of(fold: int, learner: str) -> str:
+    """The name of a base learner of one fold, in models/, stage1/ and history.csv."""
+    return f"fold_{fold}-{learner}"
+
+
+def key_of(config: CovidConfig, data: Data, fold: int, learner: str) -> dict[str, Any]:
+    """Everything that the predictions of a base learner depend on: its recipe and, by hash, who plays which part."""
+    records = data.records
+    trainer = config.trainer.model_dump(exclude={"device", "workers", "checkpoint_seconds"})
+    parts = roles(records, fold, config)
+    rows = (records["id"].astype(str) + "\t" + records["fingerprint"].astype(str) + "\t" + records["label"]).to_numpy()
+    return {
+        "version": VERSION,
+        "classes": CLASSES,
+        "fold": fold,
+        "learner": config.base_learners[learner].model_dump(),
+        "model": config.model.model_dump(),
+        "preprocess": config.preprocess.model_dump(),
+        "augment": config.augment.model_dump(),
+        "loss": config.loss.model_dump(),
+        "trainer": trainer,
+        "seed": config.seed,
+        **{role: hashlib.sha256("\n".join(sorted(rows[mask])).encode()).hexdigest() for role, mask in parts.items()},
+    }
+
+
+def earlier_runs(config: CovidConfig) -> list[RunFolder]:
+    """The run folders that `stage1` names, or that lie in the folders it names.
+
+    Raises:
+        RunError: a name with no base learners in or below it.
+    """
+    named = [config.stage1] if isinstance(config.stage1, str) else config.stage1 or []
+    found: list[RunFolder] = []
+    for name in named:
+        root = Path(name).expanduser()
+        mine = [p for p in [root, *sorted(root.glob("*"))] if (p / "stage1").is_dir()]
+        if not mine:
+            raise RunError(
+                f"stage1={name}: neither it nor a folder in it holds base learners (stage1/).",
+                "Give a run folder of this study, finished or not, or a folder of such.",
+            )
+        found += [RunFolder(p) for p in mine]
+    return found
+
+
+def stored(folder: RunFolder, name: str, key: dict[str, Any]) -> pd.DataFrame | None:
+    """The predictions that a run folder holds under this name and key; None if there are none.
+
+    Raises:
+        RunError: there are some, but with another key (another split, class order, recipe …).
+    """
+    place = folder.path / "stage1" / name
+    if not (place / "key.json").exists():
+        return None
+    there = read_json(place / "key.json")
+    wanted = json.loads(json.dumps(plain(key)))
+    if there != wanted:
+        differ = [f"{k}: {_brief(there.get(k))}, here {_brief(wanted.get(k))}"
+                  for k in sorted({*there, *wanted}) if there.get(k) != wanted.get(k)]  # fmt: skip
+        raise RunError(
+            f"The base predictions in {place} belong to another run:\n{listed(differ)}",
+            "Use the configuration and data that made them, or leave stage1 out to train anew.",
+        )
+    table = pd.read_parquet(place / "predictions.parquet")
+    if list(table.columns) != ["id", "role", *(f"p_{c}" for c in CLASSES)]:
+        raise RunError(f"{place}/predictions.parquet has other columns: {', '.join(table)}.", "Train it anew.")
+    return table
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:28] + "…"
+
+
+def base_predictions(
+    study: Study, config: CovidConfig, data: Data, folder: RunFolder, world: World, fold: int, learner: str,
+    earlier: list[RunFolder],
+) -> pd.DataFrame:  # fmt: skip
+    """The predictions of one base learner for its stacking and test part: found, or trained and then stored.
+
+    Raises:
+        RunError: what is stored belongs to another split or recipe.
+    """
+    name, key = name_of(fold, learner), key_of(config, data, fold, learner)
+    with main_first(world):
+        if world.main and stored(folder, name, key) is None:
+            _take(earlier, folder, name, key)
+        found = stored(folder, name, key)
+    if found is not None:
+        return found
+    parts = roles(data.records, fold, config)
+    split = np.select([parts["train"], parts["val"]], ["train", "val"], default="")
+    mine = replace(
+        data,
+        records=data.records.assign(split=split),
+        flow=data.flow | {"split_fingerprint": hashlib.sha256(json.dumps(plain(key)).encode()).hexdigest()},
+    )
+    answers = targets(data.records)
+    counts = np.bincount(answers[parts["train"]].astype(int), minlength=len(CLASSES))
+    one = for_learner(study, config.base_learners[learner], counts)
+    if not (folder.network(name) / "model.json").exists():
+        fit_network(one, config, mine, answers, folder, world, name, seed_of(config.seed, "base", fold, learner))
+    network = load_network(one, folder.network(name)).to(world.device)
+    at = np.flatnonzero(parts["stack"] | parts["test"])
+    dataset = PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], answers[at])
+    p = softmax(network_outputs(network, dataset, config, world, f"Predicting {name}"))
+    table = pd.DataFrame({"id": dataset.ids, "role": np.where(parts["test"][at], "test", "stack")})
+    table = table.join(pd.DataFrame(p, columns=[f"p_{c}" for c in CLASSES]))
+    with main_first(world):
+        if world.main:
+            folder.write_table(folder.path / "stage1" / name / "predictions.parquet", table)
+            write_json(folder.path / "stage1" / name / "key.json", plain(key))
+    return table
+
+
+def _take(earlier: list[RunFolder], folder: RunFolder, name: str, key: dict[str, Any]) -> None:
+    """Copy a finished base learner from an earlier run: network, part of the history, predictions; the key last."""
+    for run in earlier:
+        table = stored(run, name, key)
+        if table is None:
+            continue
+        log.info(f"{name}: taken from {run.path}")
+        shutil.copytree(run.network(name), folder.network(name), dirs_exist_ok=True)
+        if run.history.exists():
+            rows = pd.read_csv(run.history).query("network == @name")
+            before = [pd.read_csv(folder.history).query("network != @name")] if folder.history.exists() else []
+            history = pd.concat([*before, rows])
+            write_atomically(folder.history, lambda aside, h=history: h.to_csv(aside, index=False))  # type: ignore[misc]
+        folder.write_table(folder.path / "stage1" / name / "predictions.parquet", table)
+        write_json(folder.path / "stage1" / name / "key.json", plain(key))
+        return
