@@ -1,4 +1,4 @@
-"""Synthetic chest X-rays: anatomy by age, signs by class, looks by hospital. Everything is a function of its generator."""
+"""Synthetic chest X-rays: anatomy by age, signs by class, looks by hospital."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ class Anatomy:
     height: float
     heart: float
     tilt: float
-    ribs: int
+    ribs: float
     phase: float
+    slope: float
+    tissue: int  # seed of the soft tissue's texture and of the vessels, which tell one patient from another
 
 
 def draw_anatomy(rng: Generator, child: bool) -> Anatomy:
@@ -46,8 +48,10 @@ def draw_anatomy(rng: Generator, child: bool) -> Anatomy:
         height=float(rng.normal(0.30 if child else 0.37, 0.015)),
         heart=float(rng.normal(0.17 if child else 0.145, 0.012)),
         tilt=float(rng.normal(0, 2.5)),
-        ribs=int(rng.integers(7, 10)),
+        ribs=float(rng.uniform(7, 11)),
         phase=float(rng.uniform(0, 1)),
+        slope=float(rng.uniform(-0.4, 0.1)),
+        tissue=int(rng.integers(2**31)),
     )
 
 
@@ -58,6 +62,7 @@ def draw_picture(
     y, x = (np.mgrid[0:side, 0:side].astype(np.float32) + 0.5) / side
     x = x - 0.5 + np.float32(rng.normal(0, 0.01))
     y = y - 0.5 + np.float32(rng.normal(0, 0.01))
+    own = np.random.default_rng(anatomy.tissue)
     turn = np.deg2rad(anatomy.tilt + rng.normal(0, 1))
     x, y = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     lungs = [_lung(x, y, anatomy, left) for left in (-1, 1)]
@@ -68,8 +73,9 @@ def draw_picture(
     heart = _soft(1 - ((x - 0.05) / anatomy.heart) ** 2 - ((y - 0.13) / (1.15 * anatomy.heart)) ** 2, 0.15)
     spine = np.exp(-((x / 0.045) ** 2))
     picture += 0.30 * heart * (0.4 + 0.6 * lung) + 0.16 * spine * body
-    picture += 0.10 * _vessels(rng, x, y) * lung
-    picture += 0.55 * contrast * _signs(rng, disease, lungs, x, y, side) * lung * (1 - 0.5 * heart)
+    picture += 0.16 * _vessels(own, x, y) * lung
+    picture += (0.035 * _noise(own, side, 0.03) + 0.02 * _noise(own, side, 0.015)) * body
+    picture += 0.45 * contrast * _signs(rng, disease, lungs, x, y, side) * lung * (1 - 0.5 * heart)
     shade = rng.normal(0, 0.07, 3).astype(np.float32)
     picture += shade[0] * x + shade[1] * y + shade[2] * 4 * x * y
     picture = 0.5 + hospital.contrast * float(rng.normal(1, 0.06)) * (picture - 0.4)
@@ -93,8 +99,8 @@ def _lung(x: Floats, y: Floats, anatomy: Anatomy, left: int) -> Floats:
 
 
 def _ribs(x: Floats, y: Floats, anatomy: Anatomy) -> Floats:
-    bent = y + 0.55 * np.abs(x) ** 1.6 - 0.25 * np.abs(x)
-    wave = np.cos(2 * np.pi * (anatomy.ribs * 1.25 * bent + anatomy.phase))
+    bent = y + 0.55 * np.abs(x) ** 1.6 + anatomy.slope * np.abs(x)
+    wave = np.cos(2 * np.pi * (anatomy.ribs * bent + anatomy.phase))
     return np.asarray(np.clip(wave - 0.25, 0, 1) * (np.abs(x) > 0.05), np.float32)
 
 
@@ -114,11 +120,12 @@ def _vessels(rng: Generator, x: Floats, y: Floats) -> Floats:
 
 
 def _signs(rng: Generator, disease: str, lungs: list[Floats], x: Floats, y: Floats, side: int) -> Floats:
-    """What a disease adds to the lungs, without structure coarser than `COARSE`, so that the mean brightness of a region
-    says nothing about it: lobar consolidation, interstitial streaks, or bilateral peripheral ground glass.
+    """What a disease adds to the lungs: lobar consolidation, interstitial streaks, or bilateral peripheral ground glass.
+
+    Without structure coarser than `COARSE`, so that the mean brightness of a region says nothing about it.
     """
     found = np.zeros_like(x)
-    amount = float(np.exp(rng.normal(0, 0.35)))
+    amount = float(np.exp(rng.normal(-0.3, 0.45)))
     if disease == "bacterial":
         left = int(rng.choice([-1, 1]))
         cx, cy = left * rng.uniform(0.14, 0.22), rng.uniform(-0.12, 0.12)

@@ -147,6 +147,7 @@ def base_predictions(
         if world.main:
             folder.write_table(folder.path / "stage1" / name / "predictions.parquet", table)
             write_json(folder.path / "stage1" / name / "key.json", plain(key))
+            folder.checkpoint(name).unlink(missing_ok=True)  # 25 of them would take ten times the networks' place
     return table
 
 

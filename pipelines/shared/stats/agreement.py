@@ -145,9 +145,7 @@ def confusion_difference(
 
     value = float(statistic(np.ones((1, len(cells[0]))))[0])
     drawn.clear()
-    estimate = bootstrap_estimate(
-        value, statistic, group, n=len(cells[0]), resamples=resamples, seed=seed, level=level
-    )
+    estimate = bootstrap_estimate(value, statistic, group, n=len(cells[0]), resamples=resamples, seed=seed, level=level)
     if estimate.low is None:
         return Comparison(estimate)
     differences = np.concatenate(drawn)
