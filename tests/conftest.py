@@ -83,6 +83,15 @@ def compose(study: str, *overrides: str) -> Any:
     return check(config_model(study), OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
 
 
+def predicted_records(records: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The records that a finished run's prediction table of a split is about.
+
+    A cross-validated study (`fold` in its record table) tests every record, and `val` pools what each fold tuned on: by
+    the contract its prediction table is that of the pooled folds.
+    """
+    return records[records["split"] == ("test" if "fold" in records else split)]
+
+
 def run_study(study: str, *arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
     return subprocess.run(

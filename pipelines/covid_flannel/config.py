@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.shared.config import AugmentSection, Count, DataSection, ModelSection, Section, StudyConfig, TableSection
+from pipelines.shared.config import (
+    AugmentSection,
+    Count,
+    DataSection,
+    ModelSection,
+    OperatingPointsSection,
+    Section,
+    StudyConfig,
+    TableSection,
+)
 
 # The order of the paper's tables; it is also the order of every probability vector.
 CLASSES = ["covid19", "viral", "bacterial", "normal"]
@@ -70,8 +79,10 @@ class TableData(XrayData, TableSection):
 
 
 class CrossValidationSection(Section):
-    """`folds`: how many; fewer if the rarest class has fewer groups. `tune`: share of the base learners' training groups
-    that chooses their best epoch (strict protocol; the released one takes its validation fold).
+    """`folds`: how many; fewer if the rarest class has fewer groups.
+
+    `tune`: share of the base learners' training groups that chooses their best epoch (strict protocol; the released one
+    takes its validation fold).
     """
 
     folds: Annotated[int, Field(ge=4, le=20)]
@@ -79,9 +90,10 @@ class CrossValidationSection(Section):
 
 
 class LearnerSection(Section):
-    """A base learner: timm's backbone and its weights (null: those under `model`), and its input: the prepared picture is
-    scaled to `resize` pixels (null: as it is), of which a random square of `crop` pixels is learned and the middle one
-    is judged.
+    """A base learner: timm's backbone and its weights (null: those under `model`), and its input.
+
+    The prepared picture is scaled to `resize` pixels (null: as it is), of which a random square of `crop` pixels is
+    learned and the middle one is judged.
     """
 
     backbone: str | None
@@ -119,16 +131,9 @@ class LossSection(Section):
     class_balance: Share
 
 
-class OperatingPointsSection(Section):
-    """Targets for COVID-19 against the rest on the stacking fold; the thresholds that reach them are frozen."""
-
-    high_specificity: Annotated[float, Field(gt=0, lt=1)]
-    high_sensitivity: Annotated[float, Field(gt=0, lt=1)]
-
-
 class ShortcutSection(Section):
-    """Shortcut tests. `border`: width of the frame that is kept, share of the side; `blur`: side in pixels of the picture
-    that is left of the blurred one.
+    """Shortcut tests. `border`: width of the frame that is kept, share of the side; `blur`: pixels that are left of the
+    blurred picture's side.
     """
 
     border: Annotated[float, Field(gt=0, lt=0.5)]

@@ -174,7 +174,7 @@ def read_ccx(root: Path, rules: Rules, name: str) -> tuple[pd.DataFrame, list[st
         if row["filename"] is None or not inside(path):
             problems.append(f"{where}: filename={row['filename']} is no name of a file in images/")
             continue
-        age = pd.to_numeric(row.get("age"), errors="coerce") if row.get("age") is not None else np.nan
+        age = _age(row.get("age"))
         if row.get("age") is not None and not 0 <= age <= OLDEST:
             problems.append(f"{where}: age={row['age']}, allowed: a number from 0 to {OLDEST}, or empty")
         if not (root / path).exists():
@@ -254,6 +254,13 @@ def table(config: CovidConfig) -> Source:
         records["source"] = "table"
     records = _numbered(records)
     return _chosen(Source("table", False, source.root, records, source.group_key, notes=source.notes), config)
+
+
+def _age(cell: Any) -> float:
+    try:
+        return float(cell) if cell is not None else np.nan
+    except ValueError:
+        return np.nan
 
 
 def _numbered(records: pd.DataFrame) -> pd.DataFrame:

@@ -80,7 +80,7 @@ def draw_picture(
     picture += shade[0] * x + shade[1] * y + shade[2] * 4 * x * y
     picture = 0.5 + hospital.contrast * float(rng.normal(1, 0.06)) * (picture - 0.4)
     picture += hospital.brightness + float(rng.normal(0, 0.03))
-    picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.5, 0.9)) * side / 160)
+    picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.5, 0.9)) * side / 160), np.float32)
     picture += rng.normal(0, 0.02, picture.shape)
     return _stamp(np.clip(picture, 0, 1), hospital)
 
@@ -113,14 +113,13 @@ def _vessels(rng: Generator, x: Floats, y: Floats) -> Floats:
         for _ in range(7):
             heading = rng.uniform(-1.4, 1.4)
             bend = rng.normal(0, 1.5)
-            found += np.exp(-(((angle - heading - bend * radius) * radius / 0.006) ** 2) - radius / 0.12) * (
-                px * left > 0
-            )
+            away = (angle - heading - bend * radius) * radius
+            found += np.exp(-((away / 0.006) ** 2) - radius / 0.12) * (px * left > 0)
     return np.clip(found, 0, 1)
 
 
 def _signs(rng: Generator, disease: str, lungs: list[Floats], x: Floats, y: Floats, side: int) -> Floats:
-    """What a disease adds to the lungs: lobar consolidation, interstitial streaks, or bilateral peripheral ground glass.
+    """What a disease adds to the lungs: lobar consolidation, interstitial streaks, bilateral peripheral ground glass.
 
     Without structure coarser than `COARSE`, so that the mean brightness of a region says nothing about it.
     """

@@ -132,12 +132,12 @@ def _warnings(
         share = records.groupby("source")["label"].apply(lambda labels: float((labels == COVID).mean()))
         if share.max() > 0.3 > 0.1 > share.min():
             found.append(
-                f"Nearly all COVID-19 pictures come from one source ({share.idxmax()}): age and scanner go with the class."
+                f"Most COVID-19 pictures come from one source ({share.idxmax()}): age and scanner go with the class."
             )
     if config.protocol == "released":
         found.append(
-            "protocol=released: pictures were shuffled, not patients, and the ensemble learned from in-sample predictions; "
-            "scores come out too high. It shows what the authors did."
+            "protocol=released: pictures were shuffled, not patients, and the ensemble learned from in-sample "
+            "predictions; scores come out too high. It shows what the authors did."
         )
     absent = [sections.NAMES[c] for c in CLASSES if not (records["label"] == c).any()]
     if absent:
@@ -164,7 +164,8 @@ def _departures(evidence: Evidence) -> list[tuple[str, str, str]]:
     """What the paper did and this run did otherwise, from the run's own configuration."""
     config = evidence.config
     learners = "; ".join(
-        f"{name}: {one.backbone or config.model.backbone} at {one.crop} px, weights: {one.weights or config.model.weights}"
+        f"{name}: {one.backbone or config.model.backbone} at {one.crop} px, "
+        f"weights: {one.weights or config.model.weights}"
         for name, one in config.base_learners.items()
         if name in config.chosen_learners
     )
@@ -175,8 +176,8 @@ def _departures(evidence: Evidence) -> list[tuple[str, str, str]]:
         else "as released: by picture, the ensemble in-sample, one test part for all folds"
     )
     trained = (
-        f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule} over {trainer.epochs} epochs, best epoch by "
-        f"{trainer.monitor}"
+        f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule} over {trainer.epochs} epochs, best epoch "
+        f"by {trainer.monitor}"
     )
     return [
         ("Base learners", "Inception-v3, VGG19-bn, ResNeXt101, ResNet152, DenseNet161, ImageNet weights", learners),

@@ -53,7 +53,7 @@ def target_columns(records: pd.DataFrame) -> pd.DataFrame:
 
 def methods_of(predictions: pd.DataFrame) -> list[str]:
     """The base learners in their order, then the combinations."""
-    learners = [c.removeprefix("weight.") for c in predictions if c.startswith("weight.")]
+    learners = [str(c).removeprefix("weight.") for c in predictions if str(c).startswith("weight.")]
     return [*learners, *COMBINED]
 
 

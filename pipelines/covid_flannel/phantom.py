@@ -5,8 +5,8 @@
     truth/truth.csv     path, disease: what was drawn; what is recorded is sometimes wrong
     SYNTHETIC.txt       says that all is synthetic, and by which settings it was made
 
-The shortcut of the real sets is in it: most COVID-19 comes from the adults' hospitals, whose pictures have another frame,
-letter, contrast and anatomy than the children's. Every hospital holds every class, in other proportions. With
+The shortcut of the real sets is in it: most COVID-19 comes from the adults' hospitals, whose pictures have another
+frame, letter, contrast and anatomy than the children's. Every hospital holds every class, in other proportions. With
 `shortcut=False` all hospitals have the same proportions, ages and looks. Nothing in truth/ may serve as a feature.
 """
 
@@ -146,9 +146,9 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
     lines = [f"{name} = {value}" for name, value in asdict(settings).items()]
     (root / "SYNTHETIC.txt").write_text(
         "Everything in this folder is synthetic: no picture shows a person, no patient or hospital exists. It has the\n"
-        "layouts of covid-chestxray-dataset and of Kermany's chest X-rays and nothing else of them. truth/ holds what was\n"
-        f"drawn; it is for scoring, never a feature. Made by pipelines.covid_flannel.phantom, version {PHANTOM_VERSION}:"
-        "\n\n" + "\n".join(lines) + "\n"
+        "layouts of covid-chestxray-dataset and of Kermany's chest X-rays and nothing else of them. truth/ holds what\n"
+        "was drawn; it is for scoring, never a feature.\n"
+        f"Made by pipelines.covid_flannel.phantom, version {PHANTOM_VERSION}:\n\n" + "\n".join(lines) + "\n"
     )
 
 

@@ -55,7 +55,8 @@ def divide(records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
 def _check_classes(records: pd.DataFrame, needed: int) -> int:
     """How many patients the rarest class has (a patient with several classes counts as the gravest)."""
     gravest = records.groupby("group")["stratum"].max()
-    counts = {CLASSES[len(CLASSES) - 1 - int(s)]: int(n) for s, n in gravest.value_counts().items()}
+    numbers, sizes = np.unique(gravest.to_numpy(int), return_counts=True)
+    counts = {CLASSES[len(CLASSES) - 1 - int(s)]: int(n) for s, n in zip(numbers, sizes, strict=True)}
     short = [f"{name} {n}" for name, n in counts.items() if n < needed]
     if short or len(counts) < 2:
         found = ", ".join(short) if short else f"only {', '.join(counts)}"

@@ -85,7 +85,8 @@ def table(evidence: Evidence, test: pd.DataFrame, metrics: Metrics) -> Section:
     measures = [*(f"f1[{c}]" for c in CLASSES), "macro_f1", f"precision[{COVID}]", f"recall[{COVID}]"]
     heads = [*(f"F1 {NAMES[c]}" for c in CLASSES), "Macro-F1", "COVID-19 precision", "COVID-19 recall"]
     folds = sorted({int(k) for k in test["fold"].dropna()})
-    spread, pooled = [], []
+    spread: list[list[Any]] = []
+    pooled: list[list[Any]] = []
     for method in methods:
         cells = []
         for name in measures:
@@ -125,7 +126,7 @@ def against(evidence: Evidence, compared: Mapping[str, Comparison], test: pd.Dat
     blocks: list[Any] = []
     if "best_base" in compared:
         picks = test.drop_duplicates("fold").sort_values("fold")
-        chosen = ", ".join(f"fold {int(r.fold)}: {r.best_base}" for r in picks.itertuples())
+        chosen = ", ".join(f"fold {k}: {name}" for k, name in zip(picks["fold"], picks["best_base"], strict=True))
         blocks.append(Text(verdict(compared["best_base"].difference) + f" Chosen were: {chosen}."))
     caption = (
         "FLANNEL's macro-F1 minus the other's, same pictures, paired bootstrap of patients; one comparison was planned "
@@ -178,7 +179,7 @@ def curves(evidence: Evidence, test: pd.DataFrame, metrics: Metrics, points: Seq
             "threshold, exact binomial intervals."
         )
         blocks.append(Picture("figures/roc_covid19.png", caption, "ROC curve for COVID-19."))
-    rows = [[shown(m), *(metrics[f"test.{m}.auroc[{c}]"] for c in CLASSES)] for m in methods_of(test)]
+    rows: list[list[Any]] = [[shown(m), *(metrics[f"test.{m}.auroc[{c}]"] for c in CLASSES)] for m in methods_of(test)]
     blocks.append(Table(["AUROC", *(NAMES[c] for c in CLASSES)], rows, "Each class against the rest, folds pooled."))
     lines: list[list[Any]] = []
     for point in points:
@@ -190,8 +191,8 @@ def curves(evidence: Evidence, test: pd.DataFrame, metrics: Metrics, points: Seq
     if lines:
         columns = ["Rate on test", "Target on the stacking parts", "Thresholds", "Exact binomial", "Patients resampled"]
         caption = (
-            "COVID-19 against the rest at frozen thresholds: chosen in every fold on predictions of its stacking part by "
-            "ensembles that had not learned from those patients."
+            "COVID-19 against the rest at frozen thresholds: chosen in every fold on predictions of its stacking part "
+            "by ensembles that had not learned from those patients."
         )
         blocks.append(Table(columns, lines, caption))
     return Section("Discrimination and operating points", blocks)
@@ -208,7 +209,7 @@ def confusions(evidence: Evidence, test: pd.DataFrame) -> Section:
 
 def ensemble(evidence: Evidence, test: pd.DataFrame) -> Section:
     """The learned weights, and what FLANNEL's probabilities are not."""
-    learners = [c for c in test if c.startswith("weight.")]
+    learners = [str(c) for c in test if str(c).startswith("weight.")]
     rows: list[list[Any]] = []
     for column in learners:
         by_class = [test.loc[test["label"] == c, column] for c in CLASSES]
@@ -227,7 +228,8 @@ def ensemble(evidence: Evidence, test: pd.DataFrame) -> Section:
     else:
         text = (
             f"FLANNEL's outputs are a softmax of weighted sums of probabilities, learned with a focal loss (gamma "
-            f"{section.gamma:g}). They rank pictures; they are not calibrated probabilities (highest here: {highest:.3f})."
+            f"{section.gamma:g}). They rank pictures; they are not calibrated probabilities (highest here: "
+            f"{highest:.3f})."
         )
     blocks.append(Text(text, "note"))
     return Section("What the ensemble learned", blocks)
@@ -246,12 +248,12 @@ def shortcuts(evidence: Evidence, found: Mapping[str, Estimate], gaps: Mapping[s
     figures.forest(evidence.folder.figures / "shortcuts.png", rows, metric="AUROC", note=synthetic_note(evidence))
     section = evidence.config.shortcut_tests
     text = (
-        "Chest X-rays of the two sets differ in age, scanner, border and letters, and nearly all COVID-19 comes from one "
-        "of them; so COVID-19 can be guessed without looking at the lungs. Each test is a logistic regression (L2) on "
-        "principal components of few grey values of the prepared picture, trained and tested over the folds, by "
-        f"patient: the frame alone, {100 * section.border:.0f} % of the side, the centre blanked; the picture blurred and "
-        f"reduced to {section.blur} x {section.blur} pixels; and the whole picture at 32 x 32 for the source within one "
-        "class. 0.5 is chance. Where a test beats chance, that much can be had without the disease."
+        "Where sources differ in age, scanner, border and letters, and most COVID-19 comes from one of them, COVID-19 "
+        "can be guessed without looking at the lungs. Each test is a logistic regression (L2) on principal components "
+        "of few grey values of the prepared picture, trained and tested over the folds, by patient: the frame alone, "
+        f"{100 * section.border:.0f} % of the side wide, the centre blanked; the picture blurred and reduced to "
+        f"{section.blur} x {section.blur} pixels; and the whole picture at 32 x 32 for the source within one class. "
+        "0.5 is chance. Where a test beats chance, that much can be had without the disease."
     )
     blocks: list[Any] = [
         Text(text),
@@ -260,7 +262,10 @@ def shortcuts(evidence: Evidence, found: Mapping[str, Estimate], gaps: Mapping[s
     lines: list[list[Any]] = [[heads[k], g.difference, "–" if g.p_value is None else f"{g.p_value:.3f}"]
                               for k, g in gaps.items()]  # fmt: skip
     if lines:
-        caption = "COVID-19 against the rest: FLANNEL's AUROC minus the shortcut's, same pictures, paired bootstrap of patients."
+        caption = (
+            "COVID-19 against the rest: FLANNEL's AUROC minus the shortcut's, same pictures, paired bootstrap of "
+            "patients."
+        )
         blocks.append(Table(["Shortcut", "FLANNEL is better by", "p"], lines, caption))
     return [Section("Shortcut tests", blocks)]
 

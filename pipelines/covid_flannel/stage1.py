@@ -100,7 +100,9 @@ def stored(folder: RunFolder, name: str, key: dict[str, Any]) -> pd.DataFrame | 
         )
     table = pd.read_parquet(place / "predictions.parquet")
     if list(table.columns) != ["id", "role", *(f"p_{c}" for c in CLASSES)]:
-        raise RunError(f"{place}/predictions.parquet has other columns: {', '.join(table)}.", "Train it anew.")
+        raise RunError(
+            f"{place}/predictions.parquet has other columns: {', '.join(map(str, table))}.", "Train it anew."
+        )
     return table
 
 
@@ -139,7 +141,7 @@ def base_predictions(
         fit_network(one, config, mine, answers, folder, world, name, seed_of(config.seed, "base", fold, learner))
     network = load_network(one, folder.network(name)).to(world.device)
     at = np.flatnonzero(parts["stack"] | parts["test"])
-    dataset = PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], answers[at])
+    dataset = PreparedDataset(data.prepared.take(at), data.records["id"].iloc[at].tolist(), answers[at])
     p = softmax(network_outputs(network, dataset, config, world, f"Predicting {name}"))
     table = pd.DataFrame({"id": dataset.ids, "role": np.where(parts["test"][at], "test", "stack")})
     table = table.join(pd.DataFrame(p, columns=[f"p_{c}" for c in CLASSES]))

@@ -34,8 +34,8 @@ STUDY = Study(
     loss=model.loss,
     measure=model.measure,
     probabilities=metrics.softmax,
-    # Stage 2: FLANNEL learns from their predictions for patients whom they have not seen; voting, averaging and constant
-    # weights beside it.
+    # Stage 2: FLANNEL learns from their predictions for patients whom they have not seen; voting, averaging and
+    # constant weights beside it.
     fit_and_predict=training.fit_and_predict,
     combine=training.combine,
     predict_columns=metrics.predict_columns,

@@ -42,9 +42,16 @@ def fold_table(
             if len(known):
                 spread = known.std(ddof=1) if len(known) > 1 else 0.0
                 one.errorbar(
-                    [known.mean()], [row], xerr=[spread], color=colour, marker="D", markersize=7, elinewidth=2, capsize=3,
+                    [known.mean()],
+                    [row],
+                    xerr=[spread],
+                    color=colour,
+                    marker="D",
+                    markersize=7,
+                    elinewidth=2,
+                    capsize=3,
                     markeredgecolor=INK,
-                )  # fmt: skip
+                )
         one.axhline(first_combination - 0.5, color=GREY, linewidth=1)
         one.set(title=title, xlabel="F1")
         one.grid(False, axis="y")

@@ -12,9 +12,8 @@ from torch import nn
 import pipelines
 from pipelines.covid_flannel import shortcuts
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
-from pipelines.covid_flannel.flannel import ConstantWeights, Flannel, fit_combination
+from pipelines.covid_flannel.flannel import ConstantWeights, Flannel, fit_combination, vote
 from pipelines.covid_flannel.flannel import combine as combined
-from pipelines.covid_flannel.flannel import vote
 from pipelines.covid_flannel.metrics import choose_fold_points, pooled_points, prediction_columns, softmax
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.covid_flannel.stage1 import base_predictions, earlier_runs, name_of
@@ -37,8 +36,8 @@ COMBINATIONS = ("flannel", "constant")
 def fit_and_predict(study: Study, config: CovidConfig, data: Data, folder: RunFolder, world: World) -> None:
     """Stage 1 for every fold and learner, then stage 2; fills models/, stage1/, predictions/, operating_points.json.
 
-    `predictions/test.parquet` pools the test parts of all folds. `predictions/val.parquet` pools the stacking parts, each
-    predicted by an ensemble that was trained on the rest of it.
+    `predictions/test.parquet` pools the test parts of all folds. `predictions/val.parquet` pools the stacking parts,
+    each predicted by an ensemble that was trained on the rest of it.
 
     Raises:
         ConfigError: `folds` names one that there is not.

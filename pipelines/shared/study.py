@@ -119,8 +119,9 @@ class Study:
         explain: writes saliency maps for some test records, or None.
         suffixes: file names that `mode=predict` takes from a folder.
         fit_and_predict: for a study with several stages; None: `fitting.fit_and_predict`.
-        split: for a study that divides its records in its own way, as into the folds of a cross-validation: (record table
-            after the leakage gate, configuration) -> the same with `split` (and `fold`); None: `splits.grouped_split`.
+        split: for a study that divides its records in its own way, as into the folds of a cross-validation: (record
+            table after the leakage gate, configuration) -> the same with `split` (and `fold`); None:
+            `splits.grouped_split`.
         combine: for a study whose finished networks are not simply averaged: (study, configuration, networks, dataset,
             its rows of the record table, world) -> prediction columns. Rows of unlabelled files have an `id` only.
         for_training: for a study whose classes are found in its training records: the study with these classes, all

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, STUDIES, compose
+from conftest import REPOSITORY, STUDIES, compose, predicted_records
 
 from pipelines.shared.assemble import card_name
 from pipelines.shared.cards import load_card
@@ -143,7 +143,7 @@ def test_tables_agree_and_no_group_is_on_two_sides(smoke_run):
         table = pd.read_parquet(file)
         assert {"id", "group"} <= set(table)
         assert any(c.startswith("p_") for c in table)
-        expected = records[records["split"] == file.stem]
+        expected = predicted_records(records, file.stem)
         assert set(table["id"]) == set(expected["id"])
         mapped = table["id"].map(expected.set_index("id")["group"])
         assert (mapped == table["group"]).all()
@@ -162,7 +162,8 @@ def test_metrics_have_the_keys_of_the_contract(smoke_run):
     assert metrics["source"]["synthetic"] is True
     assert {"chance", "oracle"} <= set(metrics["reference"])
     assert metrics["reference"]["oracle"] is not None
-    assert set(metrics["splits"]) == {"train", "val", "test"}
+    cross_validated = "fold" in pd.read_parquet(folder / "records.parquet")
+    assert set(metrics["splits"]) == ({"test"} if cross_validated else {"train", "val", "test"})
     fields = {"value", "low", "high", "method", "n", "groups", "positives", "reason"}
     for key, estimate in metrics["metrics"].items():
         assert set(estimate) == fields, key

@@ -13,7 +13,7 @@ import cutting
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, STUDIES
+from conftest import REPOSITORY, STUDIES, predicted_records
 from cutting import TINY
 from safetensors.numpy import load_file
 
@@ -107,9 +107,9 @@ def test_two_processes_write_one_run_and_score_like_one(study, tmp_path):
     records = pd.read_parquet(two / "records.parquet")
     for split in ("val", "test"):
         predicted = pd.read_parquet(two / "predictions" / f"{split}.parquet")["id"]
-        assert set(predicted) == set(records.loc[records["split"] == split, "id"])
+        assert set(predicted) == set(predicted_records(records, split)["id"])
     shutil.copytree(two, one)
-    for stale in [*one.glob("predictions/*"), one / "report.html", one / "metrics.json"]:
+    for stale in [*one.glob("predictions/*"), *one.glob("stage1/*/*"), one / "report.html", one / "metrics.json"]:
         stale.unlink()
     assert cutting.run(study, ["mode=resume", f"run={one}"], output) == 0, output.read_text()
     assert_same_predictions(two, one, 1e-5)

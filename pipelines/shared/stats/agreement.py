@@ -114,8 +114,9 @@ def confusion_difference(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """A measure of the confusion matrix of `first` minus that of `second`, two models' answers for the same rows, by the
-    paired clustered bootstrap: both on the same resamples of groups. p-value as in `auc.auroc_difference`.
+    """A measure of the confusion matrix of `first` minus that of `second`, two models' answers for the same rows.
+
+    By the paired clustered bootstrap: both on the same resamples of groups; p-value as in `auc.auroc_difference`.
 
     Args:
         measure: from matrices (..., k, k) to (...), NaN where undefined.
