@@ -142,7 +142,7 @@ def read_ccx(root: Path, rules: Rules, name: str) -> tuple[pd.DataFrame, list[st
     problems, notes, left_out = check_ids(table["filename"], file), [], Counter[str]()
     compound: Counter[str] = Counter()
     absent, rows = [], []
-    for number, row in enumerate(table.where(table.notna(), None).to_dict("records"), start=2):
+    for number, row in enumerate(table.astype(object).where(table.notna(), None).to_dict("records"), start=2):
         where = f"{file.name} row {number}"
         if row["modality"] in rules.modalities_left_out:
             left_out[f"modality {row['modality']}"] += 1
