@@ -61,7 +61,8 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float, alpha:
         alpha: (classes,).
     """
     log_p = logits.log_softmax(dim=1).gather(1, targets[:, None])[:, 0]
-    return (-alpha[targets] * (1 - log_p.exp()) ** gamma * log_p).mean()
+    missing = (-torch.expm1(log_p)).clamp(min=1e-12)  # at 0 the derivative of a power below 1 is infinite
+    return (-alpha[targets] * missing**gamma * log_p).mean()
 
 
 def class_weights(targets: np.ndarray, classes: int, inverse_frequency: bool) -> torch.Tensor:
