@@ -1,0 +1,312 @@
+"""Rules, adapters, files, and the real samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import compose, run_study
+from PIL import Image
+
+from pipelines.covid_flannel import data
+from pipelines.covid_flannel.rules import file_name, finding, read_rules
+from pipelines.shared.errors import BadFile, DataError
+
+ROW = {"patientid": "1", "finding": "COVID-19", "view": "PA", "modality": "X-ray", "filename": "a.png", "age": "50",
+       "sex": "F", "location": "Here"}  # fmt: skip
+
+
+def ccx_folder(folder: Path, *rows: dict[str, str | None], patient: str = "patientid") -> Path:
+    (folder / "images").mkdir(parents=True)
+    table = pd.DataFrame([ROW | row for row in rows]).rename(columns={"patientid": patient})
+    table.to_csv(folder / "metadata.csv", index=False)
+    for name in {(ROW | row)["filename"] for row in rows}:
+        if name and not name.startswith("absent"):
+            Image.fromarray(np.full((40, 40), 90, np.uint8)).save(folder / "images" / name)
+    return folder
+
+
+def kcx_folder(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40), 90, np.uint8)).save(path)
+    return folder
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "released"),
+    [
+        ("COVID-19", "covid19", "covid19"),
+        ("COVID-19, ARDS", "covid19", None),
+        ("Pneumonia/Viral/COVID-19", "covid19", "covid19"),
+        ("SARS", "viral", "viral"),
+        ("Pneumonia/Viral/Influenza", "viral", None),
+        ("Streptococcus", "bacterial", "bacterial"),
+        ("Pneumonia/Bacterial/Klebsiella", "bacterial", None),
+        ("Pneumocystis", None, "bacterial"),
+        ("Pneumonia/Fungal/Pneumocystis", None, "bacterial"),
+        ("ARDS", None, None),
+        ("Pneumonia", None, None),
+        ("No Finding", "normal", "normal"),
+        ("COVID-19, SARS", "covid", None),
+    ],
+)
+def test_what_a_finding_means(text, default, released):
+    found = [finding(text, read_rules(name)) for name in ("default", "released")]
+    expected = None if default == "covid" else default  # two causes: left out
+    assert [f.name for f in found] == [expected, released]
+    assert all(f.name or f.reason for f in found)
+
+
+def test_a_word_that_is_nowhere_in_the_table_has_no_meaning():
+    assert finding("Pneumonia/Viral/Hantavirus", read_rules("default")) == finding("COVD-19", read_rules("default"))
+    assert finding("COVD-19", read_rules("default")).reason is None
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("person123_bacteria_456", ("bacterial", "person123")),
+        ("person123_virus_7", ("viral", "person123")),
+        ("IM-0001-0001", ("normal", "normal1")),
+        ("NORMAL2-IM-0001-0001-0002", ("normal", "normal1")),
+        ("IM-0666-0001-0001", ("normal", "normal666")),
+        ("person1_fungus_2", None),
+        ("scan", None),
+    ],
+)
+def test_what_a_file_name_means(stem, expected):
+    assert file_name(stem, read_rules("default")) == expected
+
+
+def test_a_table_of_ones_own_is_checked(tmp_path):
+    text = (Path(__file__).parents[2] / "conf/covid_flannel/rules/default.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("Pneumocystis: a fungus", "Dragon pox: magic"))
+    assert finding("Dragon pox", read_rules(str(tmp_path / "mine.yaml"))).reason == "magic"
+    for change, message in (
+        (("covid19: [COVID-19]", "covid: [COVID-19]"), "no classes of this study: covid"),
+        (("compound: parts", "compund: parts"), "compound"),
+        (("bacteria_", "bacteria_("), "cannot be read"),
+        (("findings:", "findings: ["), "cannot be read"),
+    ):
+        file = tmp_path / f"bad{len(message)}.yaml"
+        file.write_text(text.replace(*change))
+        with pytest.raises(DataError, match=message):
+            read_rules(str(file))
+    with pytest.raises(DataError, match="no such table"):
+        read_rules("relesed")
+
+
+# --- CCX ---
+
+
+def test_ccx_is_read_with_both_headers(tmp_path):
+    for patient in ("patientid", "Patientid"):
+        root = ccx_folder(
+            tmp_path / patient, {}, {"filename": "b.png", "view": "AP Supine", "age": None}, patient=patient
+        )
+        records, notes = data.read_ccx(root, read_rules("default"), "ccx")
+        assert records["group"].tolist() == ["ccx 1", "ccx 1"]
+        assert records["view"].tolist() == ["PA", "AP"]
+        assert np.isnan(records["age"][1])
+        assert notes == []
+
+
+def test_what_ccx_leaves_out_is_counted(tmp_path):
+    root = ccx_folder(
+        tmp_path / "x", {}, {"filename": "b.png", "finding": "COVID-19, ARDS"}, {"filename": "c.png", "view": "L"},
+        {"filename": "absent.nii.gz", "modality": "CT", "view": "Axial"}, {"filename": "d.png", "finding": "ARDS"},
+        {"filename": "absent.png"},
+    )  # fmt: skip
+    records, notes = data.read_ccx(root, read_rules("default"), "ccx")
+    assert records["id"].tolist() == ["a.png", "b.png", "absent.png"]
+    text = " ".join(notes)
+    for said in ("1 with modality CT", "1 with view L", "1 with ARDS (a complication", "COVID-19, ARDS -> covid19 (1)",
+                 "1 rows have no file in images/: absent.png"):  # fmt: skip
+        assert said in text
+    _, notes = data.read_ccx(root, read_rules("released"), "ccx")
+    assert "COVID-19, ARDS -> left out (1)" in " ".join(notes)
+
+
+def test_all_mistakes_of_a_ccx_table_are_listed_at_once(tmp_path):
+    root = ccx_folder(
+        tmp_path / "x", {"finding": "COVD-19"}, {"filename": "b.png", "view": "Posterior"},
+        {"filename": "c.png", "modality": "MR"}, {"filename": "d.png", "patientid": None}, {"filename": "e.png", "age": "x"},
+        {"filename": "b.png"},
+    )  # fmt: skip
+    with pytest.raises(DataError) as mistake:
+        data.read_ccx(root, read_rules("default"), "ccx")
+    text = str(mistake.value)
+    for said in ("row 2: finding=COVD-19", "Did you mean COVID-19", "row 3: view=Posterior", "row 4: modality=MR",
+                 "row 5: empty patientid", "row 6: age=x", "'b.png' occurs 2 times"):  # fmt: skip
+        assert said in text, said
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    with pytest.raises(DataError, match=r"metadata\.csv does not exist"):
+        data.read_ccx(bare, read_rules("default"), "ccx")
+
+
+# --- KCX ---
+
+
+def test_kcx_patients_are_one_whatever_the_class(tmp_path):
+    root = kcx_folder(
+        tmp_path, "train/NORMAL/IM-0001-0001.jpeg", "train/NORMAL/NORMAL2-IM-0001-0001.jpeg",
+        "train/PNEUMONIA/person7_bacteria_1.jpeg", "test/PNEUMONIA/person7_virus_2.jpeg",
+    )  # fmt: skip
+    (root / "train" / "NORMAL" / ".DS_Store").write_text("")
+    records, notes = data.read_kcx(root, read_rules("default"), True)
+    by_id = records.set_index("id")["group"]
+    assert by_id["train/PNEUMONIA/person7_bacteria_1.jpeg"] == by_id["test/PNEUMONIA/person7_virus_2.jpeg"]
+    assert records["group"].nunique() == 2
+    assert records.set_index("id")["split"].dropna().to_dict() == {"test/PNEUMONIA/person7_virus_2.jpeg": "test"}
+    assert "1 person numbers occur under several classes" in notes[0]
+    assert data.read_kcx(root, read_rules("default"), False)[0]["split"].isna().all()
+
+
+def test_names_that_fit_no_pattern_are_all_listed(tmp_path):
+    root = kcx_folder(
+        tmp_path, "train/PNEUMONIA/person7_bacteria_1.jpeg", "train/PNEUMONIA/person8.jpeg", "val/NORMAL/scan 3.jpeg",
+        "val/NORMAL/person9_virus_1.jpeg",
+    )  # fmt: skip
+    with pytest.raises(DataError) as mistake:
+        data.read_kcx(root, read_rules("default"), False)
+    for said in (
+        "3 problems",
+        "person8.jpeg: the name fits no",
+        "scan 3.jpeg: the name fits",
+        "virus_1.jpeg: the name says",
+    ):
+        assert said in str(mistake.value)
+
+
+# --- sources ---
+
+
+def both(tmp_path, **changes) -> list[str]:
+    ccx_folder(tmp_path / "covid-chestxray-dataset", {}, {"filename": "b.png", "finding": "SARS", "patientid": "2"})
+    kcx_folder(tmp_path / "chest_xray", "train/NORMAL/IM-0001-0001.jpeg", "train/PNEUMONIA/person7_bacteria_1.jpeg")
+    return ["data=ccx_kcx", f"data.root={tmp_path}"]
+
+
+def test_both_sets_together_and_one_alone(tmp_path):
+    arguments = both(tmp_path)
+    source = data.ccx_kcx(compose("covid_flannel", *arguments))
+    assert source.records["label"].tolist() == ["covid19", "viral", "normal", "bacterial"]
+    assert source.records["stratum"].tolist() == [3, 2, 0, 1]
+    assert all((source.root / p).is_file() for p in source.records["path"])
+    one = data.ccx_kcx(compose("covid_flannel", *arguments, "negatives=same_source"))
+    assert set(one.records["source"]) == {"ccx"}
+    assert "2 records of other sources than ccx are left out" in one.notes[-1]
+    with pytest.raises(DataError, match="no folder elsewhere"):
+        data.ccx_kcx(compose("covid_flannel", *arguments, "data.kcx=elsewhere"))
+
+
+def test_a_table_names_classes_by_word(tmp_path):
+    for i in range(3):
+        Image.fromarray(np.full((40, 40), 90, np.uint8)).save(tmp_path / f"{i}.png")
+    table = pd.DataFrame(
+        {"path": [f"{i}.png" for i in range(3)], "who": list("aab"), "dx": ["COVID", "viral", "normal"]}
+    )
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    arguments = [
+        "data=table",
+        f"data.table={tmp_path / 'mine.csv'}",
+        "data.columns.group=who",
+        "++data.targets.label=dx",
+    ]
+    source = data.table(compose("covid_flannel", *arguments, "++data.values.label.COVID=covid19"))
+    assert source.records["label"].tolist() == ["covid19", "viral", "normal"]
+    with pytest.raises(DataError, match="dx=COVID"):
+        data.table(compose("covid_flannel", *arguments))
+    with pytest.raises(DataError, match=r"data\.values\.label\.COVID=corona"):
+        data.table(compose("covid_flannel", *arguments, "++data.values.label.COVID=corona"))
+
+
+# --- files ---
+
+
+def dicom(path: Path, pixels: np.ndarray, photometric: str) -> None:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    file.Rows, file.Columns = pixels.shape
+    file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, photometric, 0
+    file.BitsAllocated = file.BitsStored = 16
+    file.HighBit, file.PixelData = 15, pixels.astype(np.uint16).tobytes()
+    file.save_as(path, enforce_file_format=True)
+
+
+def test_a_picture_is_the_same_in_every_file_format(tmp_path):
+    rng = np.random.default_rng(0)
+    grey = cv2.GaussianBlur(rng.integers(0, 256, (90, 80)).astype(np.uint8), (0, 0), 2)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(np.dstack([grey] * 3 + [np.full_like(grey, 255)]), "RGBA").save(tmp_path / "rgba.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    dicom(tmp_path / "two.dcm", grey.astype(np.uint16) * 257, "MONOCHROME2")
+    dicom(tmp_path / "one.dcm", 65535 - grey.astype(np.uint16) * 257, "MONOCHROME1")
+    settings = data.prepare_settings(compose("covid_flannel"))
+    arrays = {
+        name: data.prepare({"id": name, "path": name}, tmp_path, settings)[0]
+        for name in ("grey.png", "rgba.png", "palette.png", "deep.png", "two.dcm", "one.dcm")
+    }
+    assert arrays["grey.png"].shape == (72, 72, 1)
+    for name, array in arrays.items():
+        assert np.abs(array.astype(int) - arrays["grey.png"]).max() <= 1, name
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    with pytest.raises(BadFile):
+        data.prepare({"id": "x", "path": "broken.png"}, tmp_path, settings)
+
+
+def test_only_pa_views_are_turned_towards_ap(tmp_path):
+    Image.fromarray(np.tile(np.arange(80, dtype=np.uint8), (80, 1))).save(tmp_path / "a.png")
+    settings = data.prepare_settings(compose("covid_flannel", "preprocess.pa_to_ap=true"))
+    ap, pa, again = (
+        data.prepare({"id": "a", "path": "a.png", "view": v}, tmp_path, settings)[0][..., 0] for v in ("AP", "PA", "PA")
+    )
+    assert ap[0, 0] < ap[0, -1]
+    assert pa[:, :10].mean() > pa[:, -10:].mean()
+    assert (pa == again).all()
+    assert pa.std(axis=0).mean() > 3
+
+
+# --- the real samples ---
+
+
+@pytest.mark.slow
+def test_the_real_samples_are_verified(real_sample):
+    real_sample("chest_xray")
+    root = real_sample("covid-chestxray-dataset").parent
+    done = run_study("covid_flannel", "mode=verify", "data=ccx_kcx", f"data.root={root}")
+    assert done.returncode == 0, done.stderr
+    for said in ("289 records of 248 source groups form 248 components", "COVID-19, ARDS -> covid19 (4)",
+                 "4 with ARDS", "1 with Pneumocystis", "3 person numbers occur under several classes"):  # fmt: skip
+        assert said in done.stdout, said
+
+
+@pytest.mark.slow
+def test_the_real_samples_run_with_five_folds_and_one_alone_with_four(real_sample, tmp_path):
+    real_sample("chest_xray")
+    root = real_sample("covid-chestxray-dataset").parent
+    quick = ["trainer=smoke", "learners=[mobilenet]", "statistics.resamples=100", f"cache.dir={tmp_path / 'c'}"]
+    done = run_study("covid_flannel", *quick, "data=ccx_kcx", f"data.root={root}", f"run_dir={tmp_path / 'both'}")
+    assert done.returncode == 0, done.stderr
+    test = pd.read_parquet(tmp_path / "both" / "predictions" / "test.parquet")
+    assert len(test) == 289
+    assert test["fold"].nunique() == 5
+    ccx = root / "covid-chestxray-dataset"
+    done = run_study("covid_flannel", *quick, "data=ccx", f"data.root={ccx}", f"run_dir={tmp_path / 'one'}")
+    assert done.returncode == 0, done.stderr
+    assert "4 folds instead of 5" in (tmp_path / "one" / "report.html").read_text()
