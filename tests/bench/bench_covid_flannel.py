@@ -1,4 +1,4 @@
-"""The COVID study: stage 1 of every base learner against a bare loop, and stage 2 on as many pictures as the paper's."""
+"""The COVID study: stage 1 of every base learner, and stage 2 on as many pictures as the paper has."""
 
 from __future__ import annotations
 

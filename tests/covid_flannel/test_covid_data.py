@@ -138,8 +138,8 @@ def test_what_ccx_leaves_out_is_counted(tmp_path):
 def test_all_mistakes_of_a_ccx_table_are_listed_at_once(tmp_path):
     root = ccx_folder(
         tmp_path / "x", {"finding": "COVD-19"}, {"filename": "b.png", "view": "Posterior"},
-        {"filename": "c.png", "modality": "MR"}, {"filename": "d.png", "patientid": None}, {"filename": "e.png", "age": "x"},
-        {"filename": "b.png"},
+        {"filename": "c.png", "modality": "MR"}, {"filename": "d.png", "patientid": None},
+        {"filename": "e.png", "age": "x"}, {"filename": "b.png"},
     )  # fmt: skip
     with pytest.raises(DataError) as mistake:
         data.read_ccx(root, read_rules("default"), "ccx")

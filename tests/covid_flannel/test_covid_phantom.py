@@ -47,10 +47,10 @@ def test_the_same_settings_give_the_same_files(tmp_path):
 
 
 def test_without_the_shortcut_hospitals_have_the_same_proportions():
-    for shortcut, most in ((True, 1.0), (False, 0.1)):
+    for shortcut, least, most in ((True, 0.3, 1.0), (False, 0.0, 0.1)):
         table = pd.DataFrame(plan(PhantomSettings(shortcut=shortcut)), columns=["hospital", "disease"])
         share = table.assign(covid=table["disease"] == "covid19").groupby("hospital")["covid"].mean()
-        assert (share.max() - share.min() < most) and (shortcut == (share.max() - share.min() > 0.3))
+        assert least <= share.max() - share.min() < most
 
 
 def scores(tmp_path, shortcut: bool) -> dict:
@@ -71,7 +71,7 @@ def scores(tmp_path, shortcut: bool) -> dict:
 def test_the_shortcut_is_found_where_it_is_and_only_there(tmp_path):
     found, clean = scores(tmp_path, True), scores(tmp_path, False)
     for name in ("border[covid19]", "source[covid19]", "source[bacterial]", "source[normal]", "blurred[covid19]"):
-        assert found[name].low > 0.7, (name, found[name])
+        assert found[name].low > 0.6, (name, found[name])
     for name in ("border[covid19]", "blurred[covid19]", "source[covid19]", "source[bacterial]", "source[normal]"):
         assert clean[name].low <= 0.5 <= clean[name].high, (name, clean[name])
 
