@@ -10,7 +10,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-COARSE = 0.08  # of the side: signs have no structure coarser than this, as after a scanner's local contrast correction
+# Of the side: signs have no structure coarser than this, as after a scanner's local contrast correction, so that the mean
+# brightness of a region says nothing about disease.
+COARSE = 0.06
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def draw_picture(
     picture += 0.30 * heart * (0.4 + 0.6 * lung) + 0.16 * spine * body
     picture += 0.16 * _vessels(own, x, y) * lung
     picture += (0.035 * _noise(own, side, 0.03) + 0.02 * _noise(own, side, 0.015)) * body
-    picture += 0.45 * contrast * _signs(rng, disease, lungs, x, y, side) * lung * (1 - 0.5 * heart)
+    signs = 0.45 * contrast * _signs(rng, disease, x, y, side) * lung * (1 - 0.5 * heart)
+    picture += signs - cv2.GaussianBlur(signs, (0, 0), COARSE * side)
     shade = rng.normal(0, 0.07, 3).astype(np.float32)
     picture += shade[0] * x + shade[1] * y + shade[2] * 4 * x * y
     picture = 0.5 + hospital.contrast * float(rng.normal(1, 0.06)) * (picture - 0.4)
@@ -118,11 +121,8 @@ def _vessels(rng: Generator, x: Floats, y: Floats) -> Floats:
     return np.clip(found, 0, 1)
 
 
-def _signs(rng: Generator, disease: str, lungs: list[Floats], x: Floats, y: Floats, side: int) -> Floats:
-    """What a disease adds to the lungs: lobar consolidation, interstitial streaks, bilateral peripheral ground glass.
-
-    Without structure coarser than `COARSE`, so that the mean brightness of a region says nothing about it.
-    """
+def _signs(rng: Generator, disease: str, x: Floats, y: Floats, side: int) -> Floats:
+    """What a disease adds to the lungs: lobar consolidation, interstitial streaks, bilateral peripheral ground glass."""
     found = np.zeros_like(x)
     amount = float(np.exp(rng.normal(-0.3, 0.45)))
     if disease == "bacterial":
@@ -140,12 +140,11 @@ def _signs(rng: Generator, disease: str, lungs: list[Floats], x: Floats, y: Floa
     elif disease == "covid19":
         for left in (-1, 1):
             for _ in range(int(rng.integers(3, 6))):
-                cx, cy = left * rng.uniform(0.24, 0.34), rng.uniform(-0.2, 0.22)
+                cx, cy = left * rng.uniform(0.20, 0.30), rng.uniform(-0.2, 0.22)
                 radius = rng.uniform(0.03, 0.055)
                 blob = np.exp(-(((x - cx) / radius) ** 2) - ((y - cy) / (1.2 * radius)) ** 2)
                 found += 0.75 * blob * (0.8 + 0.35 * _noise(rng, side, 0.02))
-    found = np.asarray(amount * np.clip(found, 0, 1.4), np.float32)
-    return found - cv2.GaussianBlur(found, (0, 0), COARSE * side)
+    return np.asarray(amount * np.clip(found, 0, 1.4), np.float32)
 
 
 def _noise(rng: Generator, side: int, scale: float) -> Floats:

@@ -53,7 +53,7 @@ def test_without_the_shortcut_hospitals_have_the_same_proportions():
         assert least <= share.max() - share.min() < most
 
 
-def scores(tmp_path, shortcut: bool) -> dict:
+def scores(tmp_path, shortcut: bool, level: float) -> dict:
     config = compose("covid_flannel", f"data.phantom.shortcut={str(shortcut).lower()}", "data.phantom.patients=300",
                      f"cache.dir={tmp_path}")  # fmt: skip
     source = data.phantom(config)
@@ -62,14 +62,17 @@ def scores(tmp_path, shortcut: bool) -> dict:
     pictures = np.stack([data.prepare(row, source.root, settings)[0][..., 0] for row in rows])
     table = shortcut_scores(pictures, divide(source.records, config), config)
     return {
-        str(name): auroc_estimate(t["truth"].to_numpy(), t["score"].to_numpy(), t["group"].to_numpy(), resamples=500)
+        str(name): auroc_estimate(
+            t["truth"].to_numpy(), t["score"].to_numpy(), t["group"].to_numpy(), resamples=500, level=level
+        )
         for name, t in table.groupby("test")
     }
 
 
 @pytest.mark.slow
 def test_the_shortcut_is_found_where_it_is_and_only_there(tmp_path):
-    found, clean = scores(tmp_path, True), scores(tmp_path, False)
+    # Five intervals must include chance at once: 99 % each, so that all do with 95 %.
+    found, clean = scores(tmp_path, True, 0.95), scores(tmp_path, False, 0.99)
     for name in ("border[covid19]", "source[covid19]", "source[bacterial]", "source[normal]", "blurred[covid19]"):
         assert found[name].low > 0.6, (name, found[name])
     for name in ("border[covid19]", "blurred[covid19]", "source[covid19]", "source[bacterial]", "source[normal]"):
