@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 # Of the side: signs have no structure coarser than this, as after a scanner's local contrast correction, so that the mean
 # brightness of a region says nothing about disease.
-COARSE = 0.06
+COARSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,10 @@ def draw_picture(
     picture += 0.30 * heart * (0.4 + 0.6 * lung) + 0.16 * spine * body
     picture += 0.16 * _vessels(own, x, y) * lung
     picture += (0.035 * _noise(own, side, 0.03) + 0.02 * _noise(own, side, 0.015)) * body
-    signs = 0.45 * contrast * _signs(rng, disease, x, y, side) * lung * (1 - 0.5 * heart)
-    picture += signs - cv2.GaussianBlur(signs, (0, 0), COARSE * side)
+    signs = 0.55 * contrast * _signs(rng, disease, x, y, side) * lung * (1 - 0.5 * heart)
+    for _ in range(2):
+        signs = signs - cv2.GaussianBlur(signs, (0, 0), COARSE * side)
+    picture += signs
     shade = rng.normal(0, 0.07, 3).astype(np.float32)
     picture += shade[0] * x + shade[1] * y + shade[2] * 4 * x * y
     picture = 0.5 + hospital.contrast * float(rng.normal(1, 0.06)) * (picture - 0.4)
