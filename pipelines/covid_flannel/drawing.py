@@ -10,8 +10,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-# Of the side: signs have no structure coarser than this, as after a scanner's local contrast correction, so that the mean
-# brightness of a region says nothing about disease.
+# Of the side: signs have no structure coarser than this, as after a scanner's local contrast correction, so that the
+# mean brightness of a region says nothing about disease.
 COARSE = 0.05
 
 
@@ -124,7 +124,7 @@ def _vessels(rng: Generator, x: Floats, y: Floats) -> Floats:
 
 
 def _signs(rng: Generator, disease: str, x: Floats, y: Floats, side: int) -> Floats:
-    """What a disease adds to the lungs: lobar consolidation, interstitial streaks, bilateral peripheral ground glass."""
+    """What a disease adds to the lungs: lobar consolidation, streaks, bilateral peripheral ground glass."""
     found = np.zeros_like(x)
     amount = float(np.exp(rng.normal(-0.3, 0.45)))
     if disease == "bacterial":
