@@ -99,13 +99,11 @@ def triage_section(
     arrivals = "times from a file" if section.arrivals else f"Poisson, {room.rate * 3600:.1f} an hour"
     prevalence = "that of the test part" if section.prevalence is None else f"{section.prevalence:g}"
     text = (
-        f"{room.readers} radiologists, busy {room.load:.0%} of their time, {room.mean_reading:.0f} s a "
-        f"study; arrivals: {arrivals}; "
-        f"prevalence of critical studies: {prevalence}; {room.cases} studies a day, "
-        f"{section.repetitions} days. "
-        f"A scored study enters the queue {scoring:.0f} s later, the time measured in this run "
-        f"(median {measured:.2f} s) rounded up. With alarms first, "
-        f"{result.alarms:.1%} of the studies raise one. Nobody is interrupted while reading."
+        f"{room.readers} radiologists, busy {room.load:.0%} of their time, {room.mean_reading:.0f} s a study; arrive: "
+        f"{arrivals}; prevalence of critical studies: {prevalence}; {room.cases} studies a day, {section.repetitions} "
+        f"days. A scored study enters the queue {scoring:.0f} s later: the time measured in this run (median "
+        f"{measured:.2f} s), rounded up. With alarms first, {result.alarms:.1%} of the studies raise one. "
+        "Nobody is interrupted while reading."
     )
     columns = ["Policy", "Critical", "Others", "Saved for critical", "Monte-Carlo error"]
     caption = (
