@@ -201,7 +201,7 @@ def reading_room(
     ones = np.ones(len(truth))
     runs = [_repetition(truth, values, ones, threshold, room, policies, [seed, r]) for r in range(repetitions)]
     means = {key: np.array([run.means[key] for run in runs]) for key in runs[0].means}
-    value = {key: float(np.nanmean(column)) for key, column in means.items()}
+    value = {key: _mean(column) for key, column in means.items()}
     monte_carlo = {
         key: float(np.nanstd(column, ddof=1) / np.sqrt(np.sum(~np.isnan(column)))) if len(column) > 1 else None
         for key, column in means.items()
@@ -219,10 +219,15 @@ def reading_room(
         again = [_repetition(truth, values, weights, threshold, room, policies, [seed, r]) for r in range(inner)]
         for key in means:
             # The same arrivals and reading times as in the first repetitions: the difference is that of the cases.
-            change = np.nanmean([run.means[key] for run in again]) - np.nanmean(means[key][:inner])
-            drawn[key].append(value[key] + float(change))
+            change = _mean(np.array([run.means[key] for run in again])) - _mean(means[key][:inner])
+            if not np.isnan(change):  # in so few arrivals a class may be absent
+                drawn[key].append(value[key] + change)
     estimates = {}
     for key, centre in value.items():
+        if not drawn[key]:
+            known = None if np.isnan(centre) else centre
+            estimates[key] = Estimate(known, n=len(truth), reason="too few arrivals: a class was absent every time")
+            continue
         low, high = percentile_interval(np.array(drawn[key]), level)
         method = (
             f"cases resampled by group, {100 * level:g} %, {len(drawn[key])} resamples, simulated {inner} times each"
@@ -238,6 +243,12 @@ class _Run:
     means: dict[str, float]
     times: dict[str, np.ndarray]
     alarms: float
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _repetition(
