@@ -26,7 +26,9 @@ def main(chosen: list[str]) -> None:
     for name in names:
         if not chosen or name.removeprefix("bench_") in chosen:
             print(f"{name} …", file=sys.stderr)
-            rows += [row | {"bench": name.removeprefix("bench_")} for row in importlib.import_module(name).rows()]
+            found = [row | {"bench": name.removeprefix("bench_")} for row in importlib.import_module(name).rows()]
+            print(*(f"  {row['what']}  {row['ratio']:.2f}" for row in found), sep="\n", file=sys.stderr)
+            rows += found
     print(f"\nOn {torch.get_num_threads()} CPU threads, torch {torch.__version__}. Ratio above 1: ours is faster.")
     width = max(len(row["what"]) for row in rows)
     for row in rows:
