@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -44,12 +43,19 @@ def command_seconds(command: Sequence[str]) -> float:
 
 
 def command_peak_mb(command: Sequence[str]) -> float:
-    """Peak resident memory of a command's largest process, in MB."""
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{command} failed")
-    return usage.ru_maxrss / 1024
+    """Peak resident memory of a command's largest process, in MB.
+
+    Asked of a small process in between: a child's peak begins with the memory of the process that started it.
+    """
+    code = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout) / 1024
 
 
 def training_data_of(study: Study, data: Data, config: Any) -> PreparedDataset:
