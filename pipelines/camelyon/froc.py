@@ -16,7 +16,7 @@ without a file of detections stays in the denominator, where the official script
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -166,10 +166,11 @@ def froc_estimates(scored: Scored, *, resamples: int, seed: int, level: float) -
         reason = "one slide only: no interval"
         return {k: Estimate(v, n=lesions, groups=n, reason=reason) for k, v in zip(names, values, strict=True)}
     estimates = bootstrap_estimates(
-        values, _Resampling(scored), np.arange(n), n=lesions, resamples=resamples, seed=seed, level=level,
+        values, _Resampling(scored), np.arange(n), n=n, resamples=resamples, seed=seed, level=level,
         undefined="without a lesion",
     )  # fmt: skip
-    return dict(zip(names, estimates, strict=True))
+    # Slides are resampled, but a sensitivity rests on lesions.
+    return {name: replace(estimate, n=lesions) for name, estimate in zip(names, estimates, strict=True)}
 
 
 class _Resampling:

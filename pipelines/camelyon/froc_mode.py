@@ -73,8 +73,7 @@ def read_submission(detections: Path, annotations: Path, slides: Path) -> Submis
 
     Raises:
         DataError: all problems at once: of the table of slides, of any line of any CSV, of any XML file, tumour slides
-            without XML, normal slides with tumour outlines, and files of detections that belong to no slide while
-            others are missing.
+            without XML, normal slides with tumour outlines, and detections of which no file belongs to a slide.
     """
     table, problems = _read_slides(slides)
     csv_files, wrong = _files(detections, ".csv", "detections")
@@ -89,19 +88,19 @@ def read_submission(detections: Path, annotations: Path, slides: Path) -> Submis
     table["file"] = table["slide"].map(slide_key).isin(csv_files)
     missing = table.loc[~table["file"], "slide"].tolist()
     unknown = [file.name for key, file in csv_files.items() if key not in keys]
-    if unknown and missing:
+    if unknown and not table["file"].any():
         problems.append(
-            f"detections: {counted(len(unknown), 'file')} of no slide in {slides.name}, while "
-            f"{counted(len(missing), 'slide')} there have none; of no slide: {_some(unknown)}; "
-            f"without: {_some(missing)}"
+            f"detections: none of its {counted(len(unknown), 'file')} is of a slide in {slides.name}; "
+            f"files: {_some(unknown)}; slides: {_some(missing)}"
         )
     elif unknown:
         warnings.append(
             f"{counted(len(unknown), 'file')} of slides that {slides.name} does not list: {_some(unknown)}."
         )
     if missing:
-        notes.append(
-            f"{counted(len(missing), 'slide')} without a file of detections count as slides without detections: "
+        # With files of unknown slides it may be a matter of names, so it is said where nobody can miss it.
+        (warnings if unknown else notes).append(
+            f"Slides without a file of detections count as slides without detections, {len(missing)} of them: "
             f"{_some(missing)}."
         )
     tables = []
@@ -229,13 +228,11 @@ def score_submission(study: Study, job: Job) -> None:
         raise ConfigError(
             f"mode=froc needs {' '.join(absent)}.", "Give a folder of CSVs, a folder of ASAP XML, a CSV of slides."
         )
+    submission = read_submission(*(Path(str(place)).expanduser() for place in places.values()))
     world, folder = start(study.title, job)
     if not world.main:
         return
     with stage(folder, "froc", world):
-        submission = read_submission(
-            *(Path(str(places[k])).expanduser() for k in ("detections", "annotations", "slides"))
-        )
         scored, estimates = score(submission, folder, bootstrap_settings(config))
     report = write_report(study.name, study.title, folder, submission, scored, estimates, read_environment(folder))
     for line in screen(scored, estimates):

@@ -115,8 +115,8 @@ def froc_section(folder: RunFolder, scored: Scored, estimates: dict[str, Estimat
     missed = int((scored.lesion_score == 0).sum())
     text = (
         f"On {denominators(scored)}. {len(scored.false_score):,} false positives "
-        f"({int((~scored.tumour[scored.false_slide]).sum()):,} of them on normal slides); {missed:,} lesions were found "
-        "at no threshold."
+        f"({int((~scored.tumour[scored.false_slide]).sum()):,} of them on normal slides); {missed:,} lesions were "
+        "found at no threshold."
     )
     return Section(
         "Lesions",

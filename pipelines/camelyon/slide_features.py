@@ -95,9 +95,14 @@ def fit_forest(features: pd.DataFrame, labels: np.ndarray, seed: int, trees: int
         labels: (slides,) 0 or 1, both present.
         seed: of the forest.
         trees: how many.
+
+    Raises:
+        ValueError: the labels are not both there.
     """
     from sklearn.ensemble import RandomForestClassifier
 
+    if set(np.unique(labels)) != {0, 1}:
+        raise ValueError(f"a forest needs slides of both labels, found {np.unique(labels).tolist()}")
     forest = RandomForestClassifier(trees, class_weight="balanced", random_state=seed, n_jobs=1)
     return forest.fit(features[FEATURES].to_numpy(np.float64), np.asarray(labels, int))
 
