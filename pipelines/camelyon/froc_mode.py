@@ -45,7 +45,7 @@ SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", "
 LABELS = {"0": 0, "normal": 0, "negative": 0, "1": 1, "tumor": 1, "tumour": 1, "positive": 1}
 HEADLINE = "test.lesions.froc"
 SIZES = (
-    "The slides' sizes are not needed, and not known here: lesions end where their growth ends, and detections beyond the "
+    "The slides' sizes are not needed, and not known here: lesions end where their growth ends, detections beyond the "
     "slide are false positives. Only the length of a lesion at the right or lower border of its slide includes growth "
     "beyond that border, up to 37.5 microns."
 )
