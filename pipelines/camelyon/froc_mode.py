@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".dcm", ".csv", ".xml")
 LABELS = {"0": 0, "normal": 0, "negative": 0, "1": 1, "tumor": 1, "tumour": 1, "positive": 1}
 HEADLINE = "test.lesions.froc"
+SIZES = (
+    "The slides' sizes are not needed, and not known here: lesions end where their growth ends, detections beyond the "
+    "slide are false positives. Only the length of a lesion at the right or lower border of its slide includes growth "
+    "beyond that border, up to 37.5 microns."
+)
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,22 @@ def read_submission(detections: Path, annotations: Path, slides: Path) -> Submis
             problems += [f"{csv_files[key].name}, {w}" for w in wrong]
             tables.append(found.assign(slide=name))
     maps: dict[str, LesionMap] = {}
+    slips: list[str] = []
     labels = dict(zip(table["slide"], table["label"], strict=True))
     for key, name in track(list(keys.items()), "Reading annotations"):
         wrong, noticed, lesions = _lesions(name, bool(labels[name]), xml_files.get(key))
         problems += wrong
-        notes += noticed
+        slips += noticed
         if lesions is not None:
             maps[name] = lesions
+    empty = [name for name, lesions in maps.items() if lesions.lesions.empty]
+    if empty:
+        warnings.append(
+            "Tumour slides without a lesion, because their annotations outline no tumour or none that covers a pixel "
+            f"of level 5: {_some(empty)}. Every detection there is a false positive."
+        )
+    if slips:
+        notes.append(f"Outlines that were filled as they are although something is odd, {len(slips)}: {_some(slips)}.")
     extra = [file.name for key, file in xml_files.items() if key not in keys]
     if extra:
         notes.append(f"{counted(len(extra), 'annotation')} of slides that {slides.name} does not list: {_some(extra)}.")
@@ -185,13 +199,7 @@ def _lesions(slide: str, tumour: bool, file: Path | None) -> tuple[list[str], li
     if not tumour:
         wrong = [f"{slide} is normal, but {file.name} outlines tumour in it"] if annotation.tumour else []
         return wrong, [], None
-    if not annotation.tumour:
-        return [f"{slide} is a tumour slide, but {file.name} outlines no tumour"], [], None
-    found = lesion_map(annotation)
-    notes = list(annotation.notes)
-    if found.lesions.empty:
-        notes.append(f"{slide}: its outlines are too small to cover a pixel of level 5, it has no lesion.")
-    return [], notes, found
+    return [], annotation.notes, lesion_map(annotation)
 
 
 def _stop(problems: list[str]) -> None:
@@ -321,7 +329,7 @@ def write_report(
         ),
         Section(
             "How the inputs were read",
-            [*(Text(note, "note") for note in submission.notes), Code(environment["command"])],
+            [*(Text(note, "note") for note in [*submission.notes, SIZES]), Code(environment["command"])],
         ),
     ]
     sentence = f"{found}, on {denominators(scored)}."

@@ -155,11 +155,14 @@ def test_outlines_that_cross_themselves_are_scored_and_noted(inputs):
     assert len(found.maps["test_001"].lesions) == 1
 
 
-def test_a_tumour_slide_without_a_lesion_is_noted(inputs):
+def test_tumour_slides_without_a_lesion_are_a_warning(inputs):
     write_asap(inputs.annotations / "test_001.xml", [Polygon("dot", "Tumor", SQUARE * 5 + 40)])
+    write_asap(inputs.annotations / "test_002.xml", [Polygon("A", "None", SQUARE * 3000)])
     found = read(inputs)
-    assert any("test_001: its outlines are too small" in note for note in found.notes)
-    assert found.maps["test_001"].lesions.empty
+    assert any("without a lesion" in w and "test_001, test_002" in w for w in found.warnings)
+    for name in ("test_001", "test_002"):
+        assert found.maps[name].lesions.empty
+    assert "test_003" in found.maps
 
 
 def test_a_test_without_lesions_is_undefined_with_its_reason(inputs, tmp_path):
