@@ -7,8 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipelines.shared.config import AugmentSection as SharedAugment
-from pipelines.shared.config import Count, DataSection, ModelSection, OperatingPointsSection, Section, StudyConfig
-from pipelines.shared.config import TableSection
+from pipelines.shared.config import (
+    Count,
+    DataSection,
+    ModelSection,
+    OperatingPointsSection,
+    Section,
+    StudyConfig,
+    TableSection,
+)
 
 MODES = ["froc"]
 
@@ -199,6 +206,11 @@ class CamelyonConfig(StudyConfig):
     slide_scores: SlideSection
     operating_points: OperatingPointsSection
     subgroups: list[str]
+
+    @property
+    def slide_mpp(self) -> float | None:
+        """Microns per level-0 pixel of slides that do not say it."""
+        return None if self.data.name == "pcam" else self.data.mpp
 
 
 CONFIG = CamelyonConfig

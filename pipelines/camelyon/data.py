@@ -1,7 +1,7 @@
 """Where the slides come from: one adapter per source. A record is a slide; of `pcam` it is a patch.
 
-Besides the columns that every study has: `tumor` (0 or 1; NaN unknown), `annotation` (path of the XML file, relative to
-the source's root, or None), `partly` (1: only some of its metastases are outlined), and what `prepare` finds of a slide:
+Besides the columns that every study has: `tumor` (0 or 1; NaN unknown), `annotation` (path of the XML file, relative
+to the source's root, or None), `partly` (1: only some of its metastases are outlined), and what `prepare` finds:
 `width`, `height`, `mpp`, `levels`, `vendor`, `tissue_mm2`.
 """
 
@@ -42,7 +42,7 @@ def prepare_settings(config: CamelyonConfig) -> dict[str, Any]:
     return common | {
         "source": "slides",
         "overview": OVERVIEW,
-        "slide_mpp": config.data.mpp,
+        "slide_mpp": config.slide_mpp,
         "strict_outlines": config.data.strict_outlines,
         "tissue": config.tissue.model_dump(),
         "mpp": config.patches.mpp,
@@ -224,10 +224,11 @@ def table(config: CamelyonConfig) -> Source:
             raise DataError(f"data.annotations={data.annotations} is no folder.", "Give the folder of ASAP XML files.")
         found = {f.stem.lower(): _relative(f, source.root) for f in sorted(folder.glob("*.xml"))}
     tumor = records["tumor"].to_numpy() == 1
-    records["annotation"] = [found.get(s.lower()) if t else None for s, t in zip(stems, tumor, strict=True)]
+    outlines = [found.get(s.lower()) if t else None for s, t in zip(stems, tumor, strict=True)]
+    records["annotation"] = outlines
     partly = {name.lower() for name in data.partly_annotated}
     records["partly"] = [int(s.lower() in partly) for s in stems]
-    without = [i for i, a, t in zip(records["id"], records["annotation"], tumor, strict=True) if t and a is None]
+    without = [i for i, a, t in zip(records["id"], outlines, tumor, strict=True) if t and a is None]
     if len(without) == int(tumor.sum()):
         raise DataError(
             f"None of the {len(without)} tumour slides has an annotation; patches cannot be labelled.",

@@ -12,7 +12,9 @@ from pipelines.shared.figures.style import WIDTH, save, styled
 
 
 @styled
-def rows_of_slides(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]], heads: Sequence[str], *, note: str = "") -> Path:
+def rows_of_slides(
+    path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]], heads: Sequence[str], *, note: str = ""
+) -> Path:
     """Slides one below the other, each with its pictures side by side (uint8 (H, W, 3)) and a title."""
     count, columns = max(1, len(rows)), len(heads)
     side = WIDTH / columns
@@ -26,7 +28,12 @@ def rows_of_slides(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]],
         top = 0.26 + r * (side + line)
         figure.text(0.01, 1 - (top + line * 0.75) / height, title, fontsize=9.5)
         for c, picture in enumerate(pictures):
-            box = (c / columns + 0.005, 1 - (top + line + side - 0.04) / height, 1 / columns - 0.01, (side - 0.06) / height)
+            box = (
+                c / columns + 0.005,
+                1 - (top + line + side - 0.04) / height,
+                1 / columns - 0.01,
+                (side - 0.06) / height,
+            )
             axes = figure.add_axes(box)
             axes.imshow(picture)
             axes.set_axis_off()
@@ -44,7 +51,9 @@ def mask_sheet(path: Path, pictures: Sequence[tuple[str, np.ndarray]], columns: 
     for i, (name, picture) in enumerate(pictures):
         r, c = divmod(i, columns)
         bottom = 1 - ((r + 1) * (side + line)) / height
-        axes = figure.add_axes((c / columns + 0.005, bottom + line / height, 1 / columns - 0.01, (side - 0.06) / height))
+        axes = figure.add_axes(
+            (c / columns + 0.005, bottom + line / height, 1 / columns - 0.01, (side - 0.06) / height)
+        )
         axes.imshow(picture)
         axes.set_axis_off()
         figure.text((c + 0.5) / columns, bottom + 0.05 / height, name, ha="center", fontsize=8)

@@ -132,7 +132,7 @@ def _patch_table(evidence: Evidence) -> pd.DataFrame | None:
 
 def patch_metrics(patches: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
     """AUROC over test patches; intervals resample slides."""
-    names = [c.removeprefix("p_") for c in patches if c.startswith("p_")]
+    names = [str(c).removeprefix("p_") for c in patches if str(c).startswith("p_")]
     return {
         f"test.patches.auroc_{name}": auroc_estimate(patches[TASK], patches[f"p_{name}"], patches["group"], **bootstrap)
         for name in names
@@ -163,4 +163,3 @@ def _patches_only(evidence: Evidence) -> Results:
         sections=[sections.patch_roc(evidence, test, metrics["test.patches.auroc"], note),
                   *sections.operating_points(points, metrics | rates)],
     )  # fmt: skip
-

@@ -145,16 +145,12 @@ def _regions(
             yield block, region
 
 
-def _score_region(
-    network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection
-) -> torch.Tensor:
+def _score_region(network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection) -> torch.Tensor:
     rows, columns = block.wanted.shape
     return network.dense(region[None], settings.stride, settings.halo)[0, :rows, :columns]
 
 
-def _score_patches(
-    network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection
-) -> torch.Tensor:
+def _score_patches(network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection) -> torch.Tensor:
     crop, step = network.plan.crop, settings.stride
     logits = torch.full(block.wanted.shape, float("nan"), device=region.device)
     places = np.argwhere(block.wanted)
@@ -202,7 +198,10 @@ def overlay(picture: np.ndarray, heatmap: Heatmap, size: tuple[int, int]) -> np.
     rows, columns = picture.shape[:2]
     values = np.nan_to_num(heatmap.values)
     # The grid may reach beyond the slide's right and lower border.
-    reach = (round(values.shape[1] * heatmap.stride / size[0] * columns), round(values.shape[0] * heatmap.stride / size[1] * rows))
+    reach = (
+        round(values.shape[1] * heatmap.stride / size[0] * columns),
+        round(values.shape[0] * heatmap.stride / size[1] * rows),
+    )
     large = cv2.resize(values, reach, interpolation=cv2.INTER_LINEAR)[:rows, :columns]
     large = np.pad(large, [(0, rows - large.shape[0]), (0, columns - large.shape[1])])
     grey = picture.astype(np.float32).mean(axis=2, keepdims=True) * 0.5 + 120

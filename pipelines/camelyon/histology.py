@@ -7,6 +7,7 @@ last, by the Lambert-Beer law with the stain vectors of a centre (after Ruifrok 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,11 @@ NUCLEI: dict[int, tuple[float, float, float, int, float]] = {
     STROMA: (24.0, 3.4, 0.35, 150, 0.8),
     CORTEX: (8.6, 3.0, 0.85, 165, 0.93),
     MANTLE: (7.6, 2.9, 0.85, 175, 0.97),
-    FOLLICLE: (10.8, 4.3, 0.75, 118, 0.92),
     SINUS: (14.0, 4.4, 0.6, 112, 0.75),
 }
+# Cells of germinal centres at rest and the worst of tumour: spacing and radius (um), spread of the radius, narrowest
+# ratio of axes, haematoxylin, share of nuclei with a nucleolus. Every follicle and metastasis lies between the two.
+BENIGN, MALIGNANT = (10.8, 4.3, 0.11, 0.75, 118, 0.35), (13.0, 6.0, 0.23, 0.50, 106, 0.9)
 # haematoxylin between the nuclei, eosin
 GROUND: dict[int, tuple[int, int]] = {
     GLASS: (0, 0), FAT: (0, 4), STROMA: (14, 95), CORTEX: (34, 52), MANTLE: (42, 50), FOLLICLE: (26, 62),
@@ -59,9 +62,7 @@ CENTRES = {
 def blob(rng: Generator, shape: tuple[int, int], x: float, y: float, radius: float, rough: float) -> np.ndarray:
     """A filled irregular outline (bool, of `shape`) around a centre; all in pixels of the map."""
     angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    waves = sum(
-        rng.normal(0, rough / (k**0.8)) * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k in range(2, 9)
-    )
+    waves = sum(rng.normal(0, rough / (k**0.8)) * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k in range(2, 9))
     r = radius * np.clip(1 + waves, 0.35, 1.8)
     points = np.stack([x + r * np.cos(angles), y + r * np.sin(angles)], axis=1)
     mask = np.zeros(shape, np.uint8)
@@ -143,18 +144,22 @@ def _ellipses(
     angles = rng.uniform(0, 180, len(places))
     at = np.round(places * 16).astype(int)
     values = np.clip(amount, 0, 255).astype(int)
-    for (x, y), (a, b), angle, value in zip(
-        at.tolist(), axes.tolist(), angles.tolist(), values.tolist(), strict=True
-    ):
+    for (x, y), (a, b), angle, value in zip(at.tolist(), axes.tolist(), angles.tolist(), values.tolist(), strict=True):
         cv2.ellipse(canvas, (x, y), (a, b), angle, 0, 360, value, -1, cv2.LINE_8, 4)
 
 
 def draw_tissue(
-    rng: Generator, regions: np.ndarray, lesions: list[tuple[Lesion, np.ndarray]], mpp: float
+    rng: Generator, regions: np.ndarray, lesions: list[tuple[Lesion, np.ndarray]], mpp: float, activity: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Haematoxylin and eosin (uint8) in drawing pixels of `mpp` microns, of a region map."""
+    """Haematoxylin and eosin (uint8) in drawing pixels of `mpp` microns, of a region map.
+
+    `activity` says how large and uneven the cells of germinal centres are, on the scale of `Lesion.atypia`.
+    """
     height, width = regions.shape[0] * COARSE, regions.shape[1] * COARSE
     ground = np.array([GROUND[r] for r in range(8)], np.float32)[regions]
+    large_cells = [(Lesion(0, 0, 0, activity), regions == FOLLICLE), *lesions]
+    for lesion, mask in large_cells:
+        ground[mask] = _between(GROUND[FOLLICLE], GROUND[TUMOR], lesion.atypia)
     soft = cv2.GaussianBlur(ground, (0, 0), 0.7)
     soft *= 1 + 0.16 * smooth_noise(rng, regions.shape, 5)[..., None]
     large = cv2.resize(np.clip(soft, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -164,15 +169,18 @@ def draw_tissue(
         places = _grid(rng, regions == region, spacing / mpp, share)
         sizes = radius / mpp * rng.normal(1, 0.11, len(places)).clip(0.6, 1.5)
         _ellipses(rng, haematoxylin, places, sizes, narrow, rng.normal(amount, 14, len(places)))
-        if region == FOLLICLE:
-            _nucleoli(rng, haematoxylin, places, sizes, 0.35)
-    for lesion, mask in lesions:
+    for lesion, mask in large_cells:
         a = lesion.atypia
-        places = _grid(rng, mask, (11.2 + 1.8 * a) / mpp, 0.93)
-        sizes = (4.5 + 1.5 * a) / mpp * rng.normal(1, 0.13 + 0.10 * a, len(places)).clip(0.6, 1.7)
-        _ellipses(rng, haematoxylin, places, sizes, 0.72 - 0.22 * a, rng.normal(114 - 8 * a, 15 + 7 * a, len(places)))
-        _nucleoli(rng, haematoxylin, places, sizes, 0.4 + 0.5 * a)
+        spacing, radius, spread, narrow, amount, share = _between(BENIGN, MALIGNANT, a)
+        places = _grid(rng, mask, spacing / mpp, 0.93)
+        sizes = radius / mpp * rng.normal(1, spread, len(places)).clip(0.6, 1.7)
+        _ellipses(rng, haematoxylin, places, sizes, narrow, rng.normal(amount, 14 + 6 * a, len(places)))
+        _nucleoli(rng, haematoxylin, places, sizes, share)
     return haematoxylin, eosin
+
+
+def _between(low: Sequence[float], high: Sequence[float], share: float) -> np.ndarray:
+    return np.asarray(low, float) + share * (np.asarray(high, float) - np.asarray(low, float))
 
 
 def _nucleoli(rng: Generator, canvas: np.ndarray, places: np.ndarray, sizes: np.ndarray, share: float) -> None:
@@ -238,7 +246,9 @@ def add_artefacts(rng: Generator, picture: np.ndarray, regions: np.ndarray, mpp:
         (x, y), angle = place(), rng.uniform(0, np.pi)
         steps = np.linspace(-1, 1, 9) * rng.uniform(120, 320) / mpp
         bend = np.cumsum(rng.normal(0, 5 / mpp, 9))
-        line = np.stack([x + steps * np.cos(angle) - bend * np.sin(angle), y + steps * np.sin(angle) + bend * np.cos(angle)], 1)
+        line = np.stack(
+            [x + steps * np.cos(angle) - bend * np.sin(angle), y + steps * np.sin(angle) + bend * np.cos(angle)], 1
+        )
         mask = np.zeros((height, width), np.uint8)
         cv2.polylines(mask, [np.round(line).astype(np.int32)], False, 255, int(rng.uniform(10, 22) / mpp))
         _shade(picture, mask, 0.55)
@@ -262,7 +272,9 @@ def add_artefacts(rng: Generator, picture: np.ndarray, regions: np.ndarray, mpp:
         run = np.array([[0, 0.7], [0, 0.7], [0.7, 0], [0.7, 0]][side]) * [width, height]
         t = np.linspace(0, 1, 12)[:, None]
         line = start + run * t + rng.normal(0, 12 / mpp, (12, 2))
-        cv2.polylines(picture, [np.round(line).astype(np.int32)], False, colour, int(rng.uniform(18, 34) / mpp), cv2.LINE_AA)
+        cv2.polylines(
+            picture, [np.round(line).astype(np.int32)], False, colour, int(rng.uniform(18, 34) / mpp), cv2.LINE_AA
+        )
     return found
 
 

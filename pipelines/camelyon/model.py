@@ -58,11 +58,12 @@ class PatchNetwork(nn.Module):
         self.plan = plan
         self.backbone: Any = backbone if backbone is not None else _bare_backbone(plan.backbone)
         if plan.level is not None:
-            if not hasattr(self.backbone, "prune_intermediate_layers"):
+            prune: Any = getattr(self.backbone, "prune_intermediate_layers", None)
+            if prune is None:
                 raise ConfigError(
                     f"model.backbone={plan.backbone} cannot be cut at a level.", "Set model.level=null, its last maps."
                 )
-            self.backbone.prune_intermediate_layers([plan.level], prune_norm=True, prune_head=True)
+            prune([plan.level], prune_norm=True, prune_head=True)
         self.backbone.to(memory_format=torch.channels_last)
         self.register_buffer("mean", torch.tensor(plan.mean).view(1, -1, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(plan.std).view(1, -1, 1, 1) * 255, persistent=False)
@@ -157,7 +158,7 @@ def _googlenet(config: CamelyonConfig) -> PatchNetwork:
             reason = (str(failure) or type(failure).__name__).splitlines()[0]
             raise WeightsError(
                 f"The ImageNet weights of googlenet could not be downloaded: {reason}",
-                "Connect once, give a local file with model.weights=<file>, or start at random with model.weights=none.",
+                "Connect once, give a local file with model.weights=<file>, or start at random: model.weights=none.",
             ) from failure
     else:
         state = local_weights(Path(section.weights).expanduser())

@@ -90,8 +90,8 @@ def sample_patches(config: CamelyonConfig, records: pd.DataFrame, root: Path, ti
         few = {"tumor": TRIAL, "normal": TRIAL, "normal_in_tumor": TRIAL}
         settings = settings.model_copy(update=few)
     parts = []
-    for record in track(records.to_dict("records"), "Sampling patches", len(records)):
-        slide = opened(root / record["path"], config.data.mpp)
+    for record in track(rows_of(records), "Sampling patches"):
+        slide = opened(root / record["path"], config.slide_mpp)
         tissue = read_tissue(tissue_folder, str(record["id"]), slide, config.tissue)
         found = sample_slide(record, slide, tissue, annotation_of(record, root), settings, config.seed)
         parts.append(with_slide(found, record))
@@ -103,10 +103,16 @@ def sample_patches(config: CamelyonConfig, records: pd.DataFrame, root: Path, ti
     return table
 
 
+def rows_of(records: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a record table as dictionaries."""
+    return records.to_dict("records")  # type: ignore[return-value]
+
+
 def with_slide(patches: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
     """The columns that a patch has from its slide, and its id."""
     patches = patches.assign(**{c: record[c] for c in ("group", "split", "path")}, slide=record["id"])
-    patches["id"] = [f"{record['id']}:{k}:{x:.0f}:{y:.0f}" for k, x, y in zip(patches["kind"], patches["x"], patches["y"], strict=True)]
+    places = zip(patches["kind"], patches["x"], patches["y"], strict=True)
+    patches["id"] = [f"{record['id']}:{kind}:{x:.0f}:{y:.0f}" for kind, x, y in places]
     return patches.drop_duplicates("id")
 
 
@@ -147,14 +153,14 @@ def patch_data(config: CamelyonConfig, data: Data, patches: pd.DataFrame) -> Dat
     if settings.packed:
         facts = {
             "study": "camelyon", "what": "patches", "version": VERSION, "mpp": settings.mpp, "size": settings.size,
-            "slide_mpp": config.data.mpp,
+            "slide_mpp": config.slide_mpp,
         }  # fmt: skip
         cache = config.cache.model_copy(update={"enabled": True})
         prepared = prepare_records(patches, root, partial(_packed, settings=facts), facts, cache)
     else:
         n = len(patches)
         nothing = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": patches["id"]})
-        reader = PatchReader(patches, root, settings.mpp, settings.size, config.data.mpp)
+        reader = PatchReader(patches, root, settings.mpp, settings.size, config.slide_mpp)
         prepared = Prepared(nothing, np.zeros((n, 0)), np.zeros((n, 0, 0), np.uint8), [None] * n, reader)
     flow = data.flow | {"split_fingerprint": split_fingerprint(patches)}
     return replace(data, records=patches, prepared=prepared, flow=flow)

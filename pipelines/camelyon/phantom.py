@@ -42,7 +42,7 @@ PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
 MPP = {"A": 0.243, "B": 0.226}  # microns per level-0 pixel of the two centres' scanners
 STREAMS = {"plan": 1, "regions": 2, "tissue": 3, "stain": 4, "annotator": 5}
 # chance and radius (um) of macro-metastases, micro-metastases and isolated tumour cells
-SIZES = {"macro": (0.2, 230, 420), "micro": (0.55, 105, 210), "itc": (0.25, 22, 70)}
+SIZES = {"macro": (0.12, 230, 400), "micro": (0.6, 85, 190), "itc": (0.28, 22, 70)}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PhantomSettings:
         test: so many are the test part.
         smallest, largest: side of a slide in level-0 pixels; most are small.
         seed: everything is a function of the settings, this included.
-        atypia: multiplies how far tumour cells differ from normal ones.
+        atypia: multiplies how far the cells of tumour, and of active germinal centres, differ from those at rest.
         follicles: multiplies the number of germinal centres, which look like metastases.
         variation: multiplies how far stains differ from slide to slide.
         missed: the chance that the annotator overlooks a small metastasis.
@@ -77,7 +77,7 @@ class PhantomSettings:
             raise ValueError("phantom: smallest must not be above largest")
 
 
-TRIAL = PhantomSettings(slides=16, test=6, smallest=1536, largest=2048)  # to see that all is connected
+TRIAL = PhantomSettings(slides=16, test=6, smallest=2560, largest=3072)  # to see that all is connected
 
 
 def _rng(settings: PhantomSettings, stream: str, slide: int) -> Generator:
@@ -103,8 +103,10 @@ def _plan_lesions(rng: Generator, regions: np.ndarray, mpp: float, settings: Pha
     room = cv2.distanceTransform(node, cv2.DIST_L2, 3) * mpp * COARSE  # um to the node's edge
     largest = float(room.max())
     lesions: list[Lesion] = []
-    for _ in range(1 + int(rng.poisson(2.8))):
+    for i in range(1 + int(rng.poisson(2.8))):
         kind = str(rng.choice(list(SIZES), p=[s[0] for s in SIZES.values()]))
+        if i == 0 and kind == "itc":  # every tumour slide has a lesion that counts
+            kind = "micro"
         _, low, high = SIZES[kind]
         radius = min(float(rng.uniform(low, high)), 0.75 * largest)
         for _ in range(40):
@@ -112,7 +114,7 @@ def _plan_lesions(rng: Generator, regions: np.ndarray, mpp: float, settings: Pha
             y, x = places[rng.integers(len(places))] * COARSE
             near = [np.hypot(o.x - x, o.y - y) * mpp < 1.35 * (o.radius + radius) + 110 for o in lesions]
             if not any(near):
-                atypia = settings.atypia * float(rng.beta(1.6, 1.2))
+                atypia = settings.atypia * float(rng.beta(1.2, 1.5))
                 lesions.append(Lesion(float(x), float(y), radius, atypia))
                 break
     return lesions
@@ -151,7 +153,8 @@ def make_slide(number: int, root: Path, settings: PhantomSettings) -> dict[str, 
             if mask.any():
                 lesions.append((lesion, mask))
     tissue = _rng(settings, "tissue", number)
-    haematoxylin, eosin = draw_tissue(tissue, regions, lesions, mpp)
+    activity = settings.atypia * 0.5 * float(plan.beta(1.0, 1.6))
+    haematoxylin, eosin = draw_tissue(tissue, regions, lesions, mpp, activity)
     stain = _rng(settings, "stain", number)
     grain = float(stain.uniform(0.7, 1.3))
     picture = stained(stain, haematoxylin, eosin, centre, settings.variation, grain)
@@ -243,14 +246,13 @@ def ensure_phantom(cache_dir: Path, settings: PhantomSettings) -> Path:
 
 def make_phantom(root: Path, settings: PhantomSettings) -> None:
     """Fill an empty folder."""
-    # One short task per process first: the progress bar moves from the start.
-    rows = parallel_map(
-        partial(make_slide, root=root, settings=settings), range(settings.slides), "Drawing slides"
-    )
+    rows = parallel_map(partial(make_slide, root=root, settings=settings), range(settings.slides), "Drawing slides")
     (root / "truth").mkdir()
     write_table(root / "truth" / "slides.csv", [r["slide"] for r in rows])
     write_table(root / "truth" / "lesions.csv", [lesion for r in rows for lesion in r["lesions"]])
     reference = [r["slide"] for r in rows if r["slide"]["slide"].startswith("Test")]
     lines = [f"{r['slide']},{'Tumor' if r['tumor'] else 'Normal'},,\n" for r in reference]
     (root / "testing" / "reference.csv").write_text("".join(lines), encoding="utf-8")
-    write_notice(root, "lymph nodes, stains and metastases are drawn by a program.", "pipelines.camelyon", asdict(settings))
+    write_notice(
+        root, "lymph nodes, stains and metastases are drawn by a program.", "pipelines.camelyon", asdict(settings)
+    )

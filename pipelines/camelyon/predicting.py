@@ -76,12 +76,12 @@ def _score(config: Any, path: Path, file: str, network: Any, world: Any, folder:
     from pipelines.camelyon.training import uses_bf16
 
     name = Path(file).with_suffix("").as_posix().replace("/", "__")
-    slide = Slide(path, getattr(config.data, "mpp", None))
+    slide = Slide(path, config.slide_mpp)
     try:
-        tissue, picture = find_tissue(slide, config.tissue)
+        tissue = find_tissue(slide, config.tissue)
         if not tissue.mask.any():
             raise BadFile(NONE)
-        write_tissue(folder.path / "tissue", name, tissue, picture)
+        write_tissue(folder.path / "tissue", name, tissue, slide)
         heatmap = score_slide(
             slide, tissue, network, config.patches.mpp, config.heatmap, world.device, uses_bf16(config, world)
         )
@@ -117,5 +117,7 @@ def _table(config: Any, finished: RunFolder, rows: pd.DataFrame) -> pd.DataFrame
         )
         about = scored[["detections", "tissue_mm2", "mpp"]].astype({"detections": "Int64"})
         points = read_json(finished.operating_points)
-        table = table.join(pd.concat([columns, calls(columns, points), about], axis=1).convert_dtypes(convert_floating=False))
+        table = table.join(
+            pd.concat([columns, calls(columns, points), about], axis=1).convert_dtypes(convert_floating=False)
+        )
     return table

@@ -17,7 +17,7 @@ from pipelines.camelyon.config import CamelyonConfig, LesionSection
 from pipelines.camelyon.froc import froc_score, score_detections
 from pipelines.camelyon.heatmap import Heatmap, overlay, read_heatmap
 from pipelines.camelyon.metrics import TASK, empty_lesions
-from pipelines.camelyon.patches import annotation_of
+from pipelines.camelyon.patches import annotation_of, rows_of
 from pipelines.camelyon.slide_features import baseline, forest_probabilities, slide_features
 from pipelines.camelyon.slides import opened
 from pipelines.camelyon.tissue import read_tissue
@@ -73,14 +73,16 @@ def score_training(
 def write_features(records: pd.DataFrame, heatmaps: Mapping[str, Path], folder: RunFolder) -> None:
     """slide_features.parquet: id, group, split, tumor, and the features of every slide."""
     rows = []
-    for record in track(records.to_dict("records"), "Features of slides", len(records)):
+    for record in track(rows_of(records), "Features of slides"):
         heatmap = read_heatmap(heatmaps[record["id"]])
         found = slide_features(heatmap.values, heatmap.tissue, heatmap.stride * heatmap.mpp)
         rows.append({c: record[c] for c in ("id", "group", "split", TASK)} | found)
     folder.write_table(folder.path / "slide_features.parquet", pd.DataFrame(rows))
 
 
-def slide_predictions(config: CamelyonConfig, records: pd.DataFrame, folder: RunFolder, trained: RunFolder) -> pd.DataFrame:
+def slide_predictions(
+    config: CamelyonConfig, records: pd.DataFrame, folder: RunFolder, trained: RunFolder
+) -> pd.DataFrame:
     """id, group, tumor, p_tumor (the forest), p_maximum (the heatmap's), of the slides of this run.
 
     Args:
@@ -96,7 +98,7 @@ def slide_predictions(config: CamelyonConfig, records: pd.DataFrame, folder: Run
 
 
 def forest_scores(config: CamelyonConfig, trained: RunFolder, features: pd.DataFrame) -> np.ndarray:
-    """(slides,) the probability of metastases by the forest of a run's training slides, made again from its features."""
+    """(slides,) probability of metastases by the forest of a run's training slides, made again from its features."""
     training = pd.read_parquet(trained.path / "slide_features.parquet")
     training = training[training["split"] == "train"]
     labels = training[TASK].to_numpy(int)
@@ -118,7 +120,9 @@ def score_lesions(
     parts: list[pd.DataFrame] = []
     for network, files in runs.items():
         for method in methods(config.lesions):
-            tables = [detections_of(read_heatmap(files[name]), config.lesions, method).assign(slide=name) for name in names]
+            tables = [
+                detections_of(read_heatmap(files[name]), config.lesions, method).assign(slide=name) for name in names
+            ]
             parts.append(_scored(names, pd.concat(tables, ignore_index=True), maps, method, network))
             if not network and method == config.lesions.method:
                 for name, table in zip(names, tables, strict=True):
@@ -129,11 +133,13 @@ def score_lesions(
     found = [m.lesions.assign(slide=name) for name, m in maps.items() if len(m.lesions)] or [empty_lesions()]
     folder.write_table(folder.path / "lesions.parquet", pd.concat(found, ignore_index=True))
     write_json(folder.path / "froc.json", {"chance": chance(config, data, slides, maps, folder), "repetitions": CHANCE})
-    for record in track(slides.to_dict("records"), "Drawing overlays", len(slides)):
+    for record in track(rows_of(slides), "Drawing overlays"):
         _draw(config, data, record, read_heatmap(runs[""][record["id"]]), folder)
 
 
-def _scored(names: list[str], table: pd.DataFrame, maps: dict[str, LesionMap], method: str, network: str) -> pd.DataFrame:
+def _scored(
+    names: list[str], table: pd.DataFrame, maps: dict[str, LesionMap], method: str, network: str
+) -> pd.DataFrame:
     _, judged = score_detections(names, table, maps)
     return judged.assign(method=method, network=network)
 
@@ -142,7 +148,7 @@ def lesion_maps(config: CamelyonConfig, slides: pd.DataFrame, root: Path) -> dic
     """The lesions of every tumour slide. The challenge counts with 0.243 microns per pixel whatever the slide says;
     slides of one's own with what they say."""
     maps = {}
-    for record in track(slides.to_dict("records"), "Lesions of the annotations", len(slides)):
+    for record in track(rows_of(slides), "Lesions of the annotations"):
         annotation = annotation_of(record, root)
         if annotation is not None and annotation.tumour:
             mpp = record["mpp"] if config.data.name == "table" else MPP
@@ -169,8 +175,8 @@ def chance(
         return None
     rng = np.random.default_rng(seed_of(config.seed, "chance"))
     places = {}
-    for record in slides.to_dict("records"):
-        slide = opened(data.source.root / record["path"], config.data.mpp)
+    for record in rows_of(slides):
+        slide = opened(data.source.root / record["path"], config.slide_mpp)
         tissue = read_tissue(folder.path / "tissue", record["id"], slide, config.tissue)
         places[record["id"]] = (np.argwhere(tissue.mask)[:, ::-1] + 0.5) * np.array(tissue.cell)
     values = []
@@ -186,11 +192,10 @@ def chance(
 
 def _draw(config: CamelyonConfig, data: Data, record: Mapping[str, Any], heatmap: Heatmap, folder: RunFolder) -> None:
     """overlays/<slide>.png: the slide, grey, under its heatmap."""
-    slide = opened(data.source.root / record["path"], config.data.mpp)
+    slide = opened(data.source.root / record["path"], config.slide_mpp)
     facts = slide.facts
     mpp = max(facts.width, facts.height) * facts.mpp[0] / PICTURE
     picture = slide.read(0, 0, *slide.at(mpp), mpp)
     shown = overlay(picture, heatmap, (facts.width, facts.height))
     file = folder.path / "overlays" / f"{record['id']}.png"
     write_atomically(file, lambda aside: Image.fromarray(shown).save(aside, format="PNG"))
-

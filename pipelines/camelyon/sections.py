@@ -38,16 +38,16 @@ def departures(config: CamelyonConfig) -> list[tuple[str, str, str]]:
          + ("" if model.level is None else f", cut after stage {model.level}")),
         ("Magnification", "40x (10x and 20x were worse)", f"{patches.mpp:g} microns per pixel"),
         ("Patches", "256 pixels, crops of 224; about 1,000 of each kind per slide",
-         f"{patches.size} pixels, crops of {patches.crop}; {patches.tumor} tumour and {patches.normal_in_tumor} normal per "
-         f"tumour slide, {patches.normal} per normal slide"),
+         f"{patches.size} pixels, crops of {patches.crop}; {patches.tumor} tumour and {patches.normal_in_tumor} normal "
+         f"per tumour slide, {patches.normal} per normal slide"),
         ("Optimiser", "SGD, 0.01 halved every 50,000 steps, weight decay 0.0005, batch 32",
-         f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule}, weight decay {trainer.weight_decay:g}, batch "
-         f"{trainer.batch_size}"),
+         f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule}, weight decay "
+         f"{trainer.weight_decay:g}, batch {trainer.batch_size}"),
         ("Heatmaps", "each patch by itself", "each patch by itself" if config.heatmap.patchwise
          else "fully convolutional where the network allows it: beyond a patch's border lie pixels, not zeros"),
         ("Slide classifier", "28 features, trained on heatmaps of the training slides",
-         f"31 features; training slides are scored by {config.slide_scores.folds} cross-fitted models that have not seen "
-         "them"),
+         f"31 features; training slides are scored by {config.slide_scores.folds} cross-fitted models that have not "
+         "seen them"),
     ]  # fmt: skip
     return found
 
@@ -70,8 +70,8 @@ def methods_section(
     settings = evidence.config.lesions
     how = (
         f"Components at {settings.threshold:g}, placed at the {settings.location}, scored by the {settings.score}; "
-        f"suppression with radius {settings.radius:g} at level {settings.level}, down to {settings.stop:g}. The run's own "
-        f"are {settings.method}."
+        f"suppression with radius {settings.radius:g} at level {settings.level}, down to {settings.stop:g}. The "
+        f"run's own are {settings.method}."
     )
     blocks += [Text(how), Table(["Detections", "FROC score"], rows, "Other ways from the same slides.")]
     return Section("Detections", blocks)
@@ -131,7 +131,11 @@ def patch_section(patches: pd.DataFrame | None, metrics: dict[str, Estimate]) ->
 def patch_roc(evidence: Evidence, test: pd.DataFrame, estimate: Estimate, note: str) -> Section:
     """The patch task alone."""
     curve = roc_curve(test[TASK], test["p_tumor"])
-    figures.roc(evidence.folder.figures / "roc.png", [figures.Curve("patches", 1 - curve.specificity, curve.sensitivity)], note=note)
+    figures.roc(
+        evidence.folder.figures / "roc.png",
+        [figures.Curve("patches", 1 - curve.specificity, curve.sensitivity)],
+        note=note,
+    )
     rows: list[list[Any]] = [["Test patches", estimate]]
     picture = Picture("figures/roc.png", "ROC curve of patches, test.", "ROC curve.")
     return Section("Patches", [picture, Table(["Part", "AUROC"], rows, "Intervals resample slides.")])
@@ -152,8 +156,8 @@ def hard_negative_section(evidence: Evidence) -> list[Section]:
     columns = ["Network", "Slides", "Cells scored", "Normal, above threshold", "Slides with any", "Patches taken"]
     settings = evidence.config.hard_negatives
     caption = (
-        f"Training slides; threshold {settings.threshold:g}, at most {settings.per_slide} patches per slide. Names with "
-        "fold_ are the cross-fitted models, each without its fold's slides."
+        f"Training slides; threshold {settings.threshold:g}, at most {settings.per_slide} patches per slide. Names "
+        "with fold_ are the cross-fitted models, each without its fold's slides."
     )
     return [Section("Hard negatives", [Table(columns, rows, caption)])]
 
@@ -163,7 +167,8 @@ def subgroup_section(
 ) -> list[Section]:
     """FROC score and slide AUROC by the configured columns."""
     records = evidence.records.set_index("id").reindex(known["id"])
-    subgroups, rows = [], []
+    subgroups: list[Subgroup] = []
+    rows: list[list[Any]] = []
     for column in evidence.config.subgroups:
         if column not in records or records[column].isna().all() or records[column].nunique() > 12:
             continue
@@ -187,7 +192,9 @@ def subgroup_section(
             "Subgroups",
             [
                 Picture("figures/subgroups.png", "FROC score by subgroup, test.", "Forest plot of subgroups."),
-                Table(["Subgroup", "Slides", "Tumour", "FROC score", "Slide AUROC"], rows, "Few slides, wide intervals."),
+                Table(
+                    ["Subgroup", "Slides", "Tumour", "FROC score", "Slide AUROC"], rows, "Few slides, wide intervals."
+                ),
             ],
         )
     ]
@@ -247,7 +254,8 @@ def picture_sections(evidence: Evidence, scored: Scored, note: str) -> list[Sect
 def _square(file: Path, side: int = 480) -> np.ndarray:
     with Image.open(file) as picture:
         found = picture.convert("RGB")
-        found.thumbnail((side, side))
+        scale = side / max(found.size)
+        found = found.resize((round(found.width * scale), round(found.height * scale)))
         square = Image.new("RGB", (side, side), "white")
         square.paste(found, ((side - found.width) // 2, (side - found.height) // 2))
         return np.asarray(square)

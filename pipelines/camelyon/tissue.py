@@ -38,12 +38,11 @@ class Tissue:
         return found
 
 
-def find_tissue(slide: Slide, settings: TissueSection) -> tuple[Tissue, np.ndarray]:
-    """The tissue of a slide, and the picture (rows, columns, 3) it was found in. The mask may be empty."""
+def find_tissue(slide: Slide, settings: TissueSection) -> Tissue:
+    """The tissue of a slide. The mask may be empty."""
     width, height = slide.at(settings.mpp)
-    picture = slide.read(0, 0, width, height, settings.mpp)
-    mask = tissue_mask(picture, settings)
-    return Tissue(mask, (slide.facts.width / width, slide.facts.height / height)), picture
+    mask = tissue_mask(slide.read(0, 0, width, height, settings.mpp), settings)
+    return Tissue(mask, (slide.facts.width / width, slide.facts.height / height))
 
 
 def tissue_mask(picture: np.ndarray, settings: TissueSection) -> np.ndarray:
@@ -56,7 +55,7 @@ def tissue_mask(picture: np.ndarray, settings: TissueSection) -> np.ndarray:
     if settings.grey:
         grey = cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY)
         threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-        mask &= grey < threshold
+        mask &= grey <= threshold  # Otsu puts the threshold itself into the lower part
     pixel = (settings.mpp / 1000) ** 2  # mm2
     mask = _without_small(mask, settings.smallest / pixel)
     return ~_without_small(~mask, settings.largest_hole / pixel)
@@ -76,8 +75,7 @@ def require_tissue(slide: Slide, settings: TissueSection) -> float:
     Raises:
         UnusableRecord: there is none.
     """
-    tissue, _ = find_tissue(slide, settings)
-    area = float(tissue.mask.sum()) * (settings.mpp / 1000) ** 2
+    area = float(find_tissue(slide, settings).mask.sum()) * (settings.mpp / 1000) ** 2
     if area == 0:
         raise UnusableRecord(NONE)
     return area
@@ -86,14 +84,14 @@ def require_tissue(slide: Slide, settings: TissueSection) -> float:
 # --- files of a run ---
 
 
-def write_tissue(folder: Path, name: str, tissue: Tissue, picture: np.ndarray) -> None:
-    """`<name>-mask.png` (0 and 255, a pixel per cell) and `<name>.png`, the picture with the tissue's outline."""
-    shown = outlined(picture, tissue.mask, (30, 160, 60))
-    scale = PICTURE / max(shown.shape[:2])
-    if scale < 1:
-        shown = cv2.resize(shown, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+def write_tissue(folder: Path, name: str, tissue: Tissue, slide: Slide) -> None:
+    """`<name>-mask.png` (0 and 255, a pixel per cell) and `<name>.png`, the slide with the tissue's outline."""
+    mpp = max(slide.facts.width, slide.facts.height) * slide.facts.mpp[0] / PICTURE
+    width, height = slide.at(mpp)
+    picture = slide.read(0, 0, width, height, mpp)
+    large = cv2.resize(tissue.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     _write(folder / f"{name}-mask.png", tissue.mask.astype(np.uint8) * 255)
-    _write(folder / f"{name}.png", shown)
+    _write(folder / f"{name}.png", outlined(picture, large, (20, 140, 50)))
 
 
 def _write(file: Path, array: np.ndarray) -> None:

@@ -13,7 +13,7 @@ Training slides' features come from heatmaps of the fold's model that has not se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.heatmap import Heatmap, read_heatmap, score_slide, write_heatmap
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.model import PatchNetwork
-from pipelines.camelyon.patches import annotation_of, normal_tissue, patch_data, sample_patches, with_slide
+from pipelines.camelyon.patches import annotation_of, normal_tissue, patch_data, rows_of, sample_patches, with_slide
 from pipelines.camelyon.slides import opened
 from pipelines.camelyon.tissue import find_tissue, read_tissue, write_tissue
 from pipelines.shared import fitting, preemption
@@ -80,7 +80,9 @@ def choose_points(study: Study, config: CamelyonConfig, validated: pd.DataFrame)
     try:
         points = study.choose_points(validated, config)
     except StatisticsError as reason:
-        raise DataError(f"No operating point can be chosen on val: {reason}.", "Give val slides of both kinds.") from None
+        raise DataError(
+            f"No operating point can be chosen on val: {reason}.", "Give val slides of both kinds."
+        ) from None
     return [point | {"chosen_on": "val"} for point in points]
 
 
@@ -112,8 +114,8 @@ def make_masks(config: CamelyonConfig, data: Data, folder: RunFolder, world: Wor
     place = folder.path / "tissue"
 
     def work(name: str) -> None:
-        tissue, picture = find_tissue(opened(data.source.root / paths[name], config.data.mpp), config.tissue)
-        write_tissue(place, name, tissue, picture)
+        slide = opened(data.source.root / paths[name], config.slide_mpp)
+        write_tissue(place, name, find_tissue(slide, config.tissue), slide)
 
     per_slide(list(paths), lambda name: place / f"{name}.png", work, "Finding tissue", world)
 
@@ -125,14 +127,15 @@ def all_patches(config: CamelyonConfig, data: Data, folder: RunFolder, world: Wo
         if not file.exists():
             patches = sample_patches(config, data.records, data.source.root, folder.path / "tissue")
             folder.write_table(file, patches)
-            counts = patches.groupby(["split", "kind"]).size()
-            log.info("patches: " + ", ".join(f"{split} {kind} {n:,}" for (split, kind), n in counts.items()))
+            counts = (patches["split"] + " " + patches["kind"]).value_counts(sort=False)
+            log.info("patches: " + ", ".join(f"{name} {n:,}" for name, n in counts.items()))
     return pd.read_parquet(file)
 
 
 def fit_models(
-    study: Study, config: CamelyonConfig, data: Data, patches: pd.DataFrame, folder: RunFolder, world: World, prefix: str
-) -> str:
+    study: Study, config: CamelyonConfig, data: Data, patches: pd.DataFrame, folder: RunFolder, world: World,
+    prefix: str,
+) -> str:  # fmt: skip
     """A network on these patches, and a second one with the first one's hard negatives.
 
     Returns:
@@ -159,7 +162,7 @@ def _fit(
 def hard_negatives(
     study: Study, config: CamelyonConfig, data: Data, patches: pd.DataFrame, folder: RunFolder, world: World, name: str
 ) -> pd.DataFrame:
-    """Patches of normal tissue of the training slides that a network takes for tumour; also patches/<name>-hard.parquet."""
+    """Patches of the training slides' normal tissue that a network takes for tumour: patches/<name>-hard.parquet."""
     file = folder.path / "patches" / f"{name}-hard.parquet"
     slides = patches.loc[patches["split"] == "train", "slide"].unique().tolist()
     if not file.exists():
@@ -175,14 +178,14 @@ def hard_negatives(
 
 def _mine(config: CamelyonConfig, data: Data, folder: RunFolder, slides: list[str], name: str) -> pd.DataFrame:
     settings = config.hard_negatives
-    records = data.records.set_index("id", drop=False)
+    records = {record["id"]: record for record in rows_of(data.records)}
     reach = config.patches.crop * config.patches.mpp / 2 * 2**0.5
     parts, counts = [], []
     for slide_id in slides:
-        record: dict[str, Any] = records.loc[slide_id].to_dict()
+        record = records[slide_id]
         if record["partly"]:
             continue
-        slide = opened(data.source.root / record["path"], config.data.mpp)
+        slide = opened(data.source.root / record["path"], config.slide_mpp)
         tissue = read_tissue(folder.path / "tissue", slide_id, slide, config.tissue)
         normal = normal_tissue(tissue, slide, annotation_of(record, data.source.root), reach)
         heatmap = heatmap_of(folder, name, slide_id)
@@ -222,7 +225,7 @@ def make_heatmaps(
             network = fitting.load_network(study, network_path or folder.network(name))
             assert isinstance(network, PatchNetwork)
             loaded.append(network.to(world.device))
-        slide = opened(data.source.root / paths[slide_id], config.data.mpp)
+        slide = opened(data.source.root / paths[slide_id], config.slide_mpp)
         tissue = read_tissue(folder.path / "tissue", slide_id, slide, config.tissue)
         bf16 = uses_bf16(config, world)
         heatmap = score_slide(slide, tissue, loaded[0], config.patches.mpp, config.heatmap, world.device, bf16)

@@ -123,6 +123,11 @@ def _hub_weights(name: str) -> dict[str, torch.Tensor]:
 
 
 def local_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The named tensors of a .safetensors, .pt or .pth file; nothing in it is run.
+
+    Raises:
+        WeightsError: missing, damaged, or not named tensors.
+    """
     allowed = "Allowed: imagenet, none, or the path of a .safetensors, .pt or .pth file."
     if not file.is_file():
         raise WeightsError(f"model.weights={file}: there is no such file.", allowed)
@@ -141,7 +146,11 @@ def local_weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def load_backbone(backbone: nn.Module, state: dict[str, torch.Tensor], section: ModelSection) -> None:
-    """Load all of a backbone's tensors; the classifier and auxiliary heads in the file have no place and are left."""
+    """Load all of a backbone's tensors; the classifier and auxiliary heads in the file have no place and are left.
+
+    Raises:
+        WeightsError: tensors are missing or have another shape.
+    """
     wanted = backbone.state_dict()
     state = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
