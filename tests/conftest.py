@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +100,41 @@ def predicted_records(records: pd.DataFrame, split: str) -> pd.DataFrame:
     return records[records["split"] == ("test" if "fold" in records else split)]
 
 
+def run_command(
+    command: list[str], seconds: float, folder: Path = REPOSITORY, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command with what it printed. One that hangs is ended with all that it started, and what it said is shown.
+
+    (`subprocess.run` ends the command alone, then waits for ever for the output of what that had started.)
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+        )  # fmt: skip
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            for pid in reversed(_with_descendants(process.pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGABRT)  # Python's faulthandler, where it is on, says where it hangs
+            status = None
+            process.wait()
+        for file in (output, errors):
+            file.seek(0)
+        said, complained = output.read(), errors.read()
+    assert status is not None, f"{command} hangs after {seconds} s:\n{said[-3000:]}\n{complained[-6000:]}"
+    return subprocess.CompletedProcess(command, status, said, complained)
+
+
+def _with_descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    found = children.read_text().split() if children.exists() else []
+    return [pid, *(further for child in found for further in _with_descendants(int(child)))]
+
+
 def run_study(study: str, *arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", f"pipelines.{study}", *arguments],
-        cwd=folder, capture_output=True, text=True, env=environment, timeout=600,
-    )  # fmt: skip
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONFAULTHANDLER": "1"}
+    return run_command([sys.executable, "-m", f"pipelines.{study}", *arguments], 300, folder, environment)
 
 
 @pytest.fixture(scope="session", params=STUDIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -91,8 +92,12 @@ def start(
 
 def finish(process: multiprocessing.process.BaseProcess) -> int:
     """Wait for a run; its exit status."""
-    process.join(timeout=400)
-    assert process.exitcode is not None, "the run hangs"
+    process.join(timeout=300)
+    if process.exitcode is None:
+        os.kill(process.pid or 0, signal.SIGABRT)  # its faulthandler says where it hangs
+        process.join(timeout=5)
+        process.kill()
+        raise AssertionError("the run hangs: see its output")
     return process.exitcode
 
 
@@ -111,6 +116,7 @@ def _child(
     for file, descriptor in ((output, 1), (errors, 2)):
         with file.open("a") as text:
             os.dup2(text.fileno(), descriptor)
+    faulthandler.enable()
     if cut is not None:
         _arrange(*cut)
     from pipelines.shared.app import main

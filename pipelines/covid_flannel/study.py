@@ -19,6 +19,7 @@ STUDY = Study(
     sources=data.SOURCES,
     prepare=data.prepare,
     prepare_settings=data.prepare_settings,
+    prepare_reads=["view"],
     suffixes=data.SUFFIXES,
     labels=["label"],
     stratify="stratum",

@@ -19,6 +19,7 @@ STUDY = Study(
     sources=data.SOURCES,
     prepare=data.prepare,
     prepare_settings=data.prepare_settings,
+    prepare_reads=["header", "expected_rate", "start"],
     suffixes=data.SUFFIXES,
     labels=["rhythms", "record_label"],
     stratify="stratum",

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.shared.errors import BadFile
+from pipelines.shared.images import keep_pydicom_quiet
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -153,22 +154,10 @@ def first_bytes(path: Path) -> bytes:
         raise BadFile(f"cannot be opened: {failure.strerror or 'input/output error'}") from None
 
 
-def keep_quiet() -> None:
-    """Keep pydicom from logging what it finds odd: it quotes values, and these may be names."""
-    import logging
-
-    from pydicom import config
-
-    config.settings.reading_validation_mode = config.IGNORE
-    logger = logging.getLogger("pydicom")
-    logger.setLevel(logging.CRITICAL + 1)
-    logger.propagate = False
-
-
 def _header(path: Path, size: int, tags: Sequence[str] | None = TAGS) -> Dataset:
     from pydicom import dcmread
 
-    keep_quiet()
+    keep_pydicom_quiet()
 
     start = first_bytes(path)
     # Without the preamble a data set begins with group 0002 or 0008, in either byte order.

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.head_ct.dicom import first_bytes, keep_quiet, number_of
+from pipelines.head_ct.dicom import first_bytes, number_of
 from pipelines.shared.errors import BadFile
+from pipelines.shared.images import keep_pydicom_quiet
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -33,7 +34,7 @@ def read_hu(path: Path, frames: Sequence[int] | None = None) -> Iterator[tuple[i
     """
     from pydicom import dcmread
 
-    keep_quiet()
+    keep_pydicom_quiet()
     try:
         start = first_bytes(path)
         dataset = dcmread(path, force=start[128:132] != b"DICM")

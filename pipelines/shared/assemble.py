@@ -136,7 +136,8 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
 def prepare_all(study: Study, config: Config, records: pd.DataFrame, root: Path) -> Prepared:
     """The prepared form of all records, as the configuration wants it; bad files are reasons in its facts."""
     settings = study.prepare_settings(config)
-    return prepare_records(records, root, partial(study.prepare, settings=settings), settings, config.cache)
+    prepare = partial(study.prepare, settings=settings)
+    return prepare_records(records, root, prepare, settings, config.cache, reads=study.prepare_reads)
 
 
 def card_name(source: str, study: str) -> str:

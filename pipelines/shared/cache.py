@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -92,6 +92,7 @@ def prepare_records(
     settings: dict[str, Any],
     cache: CacheSection,
     workers: int | None = None,
+    reads: Sequence[str] = (),
 ) -> Prepared:
     """Prepare all records, in parallel, taking what the cache holds already.
 
@@ -101,6 +102,7 @@ def prepare_records(
         prepare: picklable; raises `BadFile` for what cannot be read, `UnusableRecord` for what is readable but
             of no use to the study.
         settings: everything else that the arrays depend on, JSON-serialisable; its change is a new cache entry.
+        reads: columns, besides id and path, that `prepare` looks at; a change there is a new cache entry too.
         cache: folder and bound. With `enabled=False` arrays are read anew each time; only facts are kept.
 
     Raises:
@@ -116,8 +118,12 @@ def prepare_records(
     for position, row in enumerate(rows):
         shards[int(_digest(row["id"])[:8], 16) % count].append(position)
     shards = [shard for shard in shards if shard]
+    columns = ["id", "path", *reads]
     jobs = [
-        (_digest([[rows[i]["id"], rows[i]["path"], _stamp(root / rows[i]["path"])] for i in s]), [rows[i] for i in s])
+        (
+            _digest([[*(rows[i].get(c) for c in columns), _stamp(root / rows[i]["path"])] for i in s]),
+            [rows[i] for i in s],
+        )
         for s in shards
     ]
     todo = [job for job in jobs if not (folder / f"{job[0]}.parquet").exists()]

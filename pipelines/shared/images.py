@@ -97,9 +97,9 @@ def _read(file: BinaryIO, start: bytes, named_dicom: bool, min_side: int, max_pi
         if plugin is None:
             return _read_dicom(file, min_side, max_pixels)
         return _read_with_pillow(file, plugin, min_side, max_pixels)
-    except (BadFile, MemoryError):
+    except (BadFile, MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as failure:  # broken files make decoders raise almost anything
+    except BaseException as failure:  # broken files make decoders raise almost anything; those in Rust no Exception
         kind = plugin.format if plugin else "DICOM"
         reason = " ".join(str(failure).split())[:200] or type(failure).__name__
         raise BadFile(f"cannot be decoded as {kind}: {reason}") from failure
@@ -193,10 +193,23 @@ def _upright(image: ImageFile, pixels: Bytes) -> Bytes:
 # --- DICOM ---
 
 
+def keep_pydicom_quiet() -> None:
+    """Keep pydicom from logging what it finds odd in a header: it quotes values, and these may be names."""
+    import logging
+
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE
+    logger = logging.getLogger("pydicom")
+    logger.setLevel(logging.CRITICAL + 1)
+    logger.propagate = False
+
+
 def _read_dicom(file: BinaryIO, min_side: int, max_pixels: int) -> Bytes:
     from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, pixel_array
 
+    keep_pydicom_quiet()
     dataset = dcmread(file, force=True)
     if "PixelData" not in dataset:
         floats = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset

@@ -99,6 +99,7 @@ class Study:
         prepare: (record, root, settings=…) -> (array, facts), see `cache.Prepare`; top-level, so that it can be
             sent to other processes.
         prepare_settings: configuration -> everything `prepare` depends on, JSON-serialisable.
+        prepare_reads: columns of the record table, besides id and path, that `prepare` looks at.
         labels: target columns that identical pictures must agree on.
         stratify: the column that the split balances.
         classes: what the network's outputs are, in order.
@@ -153,6 +154,7 @@ class Study:
     choose_points: Callable[[pd.DataFrame, Config], list[dict[str, Any]]]
     evaluate: Callable[[Evidence], Results]
     suffixes: Sequence[str]
+    prepare_reads: Sequence[str] = ()
     prediction_table: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame] | None = None
     explain: Callable[[Config, Data, nn.Module, RunFolder, World], None] | None = None
     fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None

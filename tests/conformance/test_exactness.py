@@ -13,7 +13,7 @@ import cutting
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, STUDIES, predicted_records
+from conftest import STUDIES, predicted_records, run_command
 from cutting import TINY
 from safetensors.numpy import load_file
 
@@ -48,9 +48,9 @@ def headline(folder) -> float:
 
 def torchrun(study: str, *arguments: str, processes: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
     command = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone", "-m"]
-    return subprocess.run(
-        [sys.executable, *command, f"pipelines.{study}", "trainer.device=cpu", *arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=200, env=os.environ | environment,
+    return run_command(
+        [sys.executable, *command, f"pipelines.{study}", "trainer.device=cpu", *arguments], 300,
+        environment=os.environ | {"PYTHONFAULTHANDLER": "1"} | environment,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import yaml
-from conftest import REPOSITORY, compose
+from conftest import REPOSITORY, compose, run_command
 
 from pipelines.shared.app import _place, main
 from pipelines.shared.config import allowed_keys
@@ -18,10 +18,8 @@ from pipelines.shared.job import config_model
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.retinopathy", *arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env=os.environ | environment,
-    )  # fmt: skip
+    given = os.environ | environment
+    return run_command([sys.executable, "-m", "pipelines.retinopathy", *arguments], 120, environment=given)
 
 
 MISTAKES = [

@@ -93,6 +93,12 @@ def test_nothing_is_made_twice_and_a_change_is_noticed(tmp_path, source):
     changed = prepare_records(records, root, prepare, SETTINGS, section(tmp_path), workers=1)
     assert changed.array(3)[0, 0] == 17
     assert before < calls(tmp_path) < before + 200, "only the shard of the changed file is made again"
+    before = calls(tmp_path)
+    prepare_records(records.assign(age=5), root, prepare, SETTINGS, section(tmp_path), workers=1)
+    assert calls(tmp_path) == before, "a column that is not read does not matter"
+    turned = records.assign(view=["PA" if i == 4 else "AP" for i in range(len(records))])
+    prepare_records(turned, root, prepare, SETTINGS, section(tmp_path), workers=1, reads=["view"])
+    assert calls(tmp_path) > before
     other = prepare_records(records, root, prepare, {"version": 2}, section(tmp_path), workers=1)
     assert calls(tmp_path) >= before + 200
     assert other.array(3)[0, 0] == 17

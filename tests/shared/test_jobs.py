@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cutting
 import pytest
-from conftest import REPOSITORY
+from conftest import run_command
 from cutting import TINY
 
 from pipelines.shared.screen import parallel_map
@@ -129,11 +129,8 @@ def test_two_solo_runs_in_one_folder_are_detected(tmp_path):
 
 
 def sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.retinopathy", "-m", *arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
-        env={k: v for k, v in os.environ.items() if not k.startswith("SLURM")},
-    )  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | {"PYTHONFAULTHANDLER": "1"}
+    return run_command([sys.executable, "-m", "pipelines.retinopathy", "-m", *arguments], 300, environment=environment)
 
 
 @pytest.mark.slow
