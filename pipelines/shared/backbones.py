@@ -93,8 +93,8 @@ def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
     elif section.weights == "imagenet":
         state = _hub_weights(section.backbone)
     else:
-        state = _local_weights(Path(section.weights).expanduser())
-    _load_backbone(network.backbone, state, section)
+        state = local_weights(Path(section.weights).expanduser())
+    load_backbone(network.backbone, state, section)
     return network
 
 
@@ -122,7 +122,12 @@ def _hub_weights(name: str) -> dict[str, torch.Tensor]:
         raise WeightsError(f"The ImageNet weights of {name} could not be downloaded: {reason}", how) from failure
 
 
-def _local_weights(file: Path) -> dict[str, torch.Tensor]:
+def local_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The named tensors of a .safetensors, .pt or .pth file; nothing in it is run.
+
+    Raises:
+        WeightsError: missing, damaged, or not named tensors.
+    """
     allowed = "Allowed: imagenet, none, or the path of a .safetensors, .pt or .pth file."
     if not file.is_file():
         raise WeightsError(f"model.weights={file}: there is no such file.", allowed)
@@ -140,8 +145,12 @@ def _local_weights(file: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _load_backbone(backbone: nn.Module, state: dict[str, torch.Tensor], section: ModelSection) -> None:
-    """Load all of a backbone's tensors; the classifier and auxiliary heads in the file have no place and are left."""
+def load_backbone(backbone: nn.Module, state: dict[str, torch.Tensor], section: ModelSection) -> None:
+    """Load all of a backbone's tensors; the classifier and auxiliary heads in the file have no place and are left.
+
+    Raises:
+        WeightsError: tensors are missing or have another shape.
+    """
     wanted = backbone.state_dict()
     state = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]

@@ -88,7 +88,10 @@ def external_validation(study: Study, job: Job) -> None:
         if world.main:
             _write_data(folder, data)
     with stage(folder, "predict", world):
-        predictions = external_predictions(study, config, data, networks, world)
+        if study.external is not None:
+            predictions = study.external(study, config, data, networks, folder, world)
+        else:
+            predictions = external_predictions(study, config, data, networks, world)
     if world.main:
         folder.write_table(folder.predictions("test"), predictions)
         write_json(folder.operating_points, points)

@@ -120,6 +120,8 @@ class Study:
         explain: writes saliency maps for some test records, or None.
         suffixes: file names that `mode=predict` takes from a folder.
         fit_and_predict: for a study with several stages; None: `fitting.fit_and_predict`.
+        external: for a study whose finished run leaves more than a prediction table on another dataset: (study,
+            configuration, data, networks, run folder, world) -> the table; None: `fitting.external_predictions`.
         split: for a study that divides its records in its own way, as into the folds of a cross-validation: (record
             table after the leakage gate, configuration) -> the same with `split` (and `fold`); None:
             `splits.grouped_split`.
@@ -156,6 +158,7 @@ class Study:
     prediction_table: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame] | None = None
     explain: Callable[[Config, Data, nn.Module, RunFolder, World], None] | None = None
     fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None
+    external: Callable[[Study, Config, Data, list[Path], RunFolder, World], pd.DataFrame] | None = None
     split: Callable[[pd.DataFrame, Config], pd.DataFrame] | None = None
     combine: Callable[[Study, Config, list[Path], PreparedDataset, pd.DataFrame, World], pd.DataFrame] | None = None
     for_training: Callable[[Study, Config, pd.DataFrame], Study] | None = None

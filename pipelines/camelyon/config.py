@@ -1,0 +1,216 @@
+"""Configuration of the CAMELYON study. Imports pydantic only, so that a mistake is answered at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.shared.config import AugmentSection as SharedAugment
+from pipelines.shared.config import (
+    Count,
+    DataSection,
+    ModelSection,
+    OperatingPointsSection,
+    Section,
+    StudyConfig,
+    TableSection,
+)
+
+MODES = ["froc"]
+
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Chance = Annotated[float, Field(ge=0, le=1)]
+
+
+class CamelyonData(DataSection):
+    """Keys of all sources of slides.
+
+    `mpp`: microns per level-0 pixel for slides that do not say it; null: such a slide is an error.
+    `strict_outlines`: refuse outlines that cross themselves, as the official ones sometimes do.
+    """
+
+    mpp: Positive | None
+    strict_outlines: bool
+
+
+class PhantomKeys(Section):
+    """The phantom's settings, see `phantom.PhantomSettings`."""
+
+    slides: Annotated[int, Field(ge=12)]
+    test: Annotated[int, Field(ge=4)]
+    smallest: Annotated[int, Field(ge=1024, le=32768)]
+    largest: Annotated[int, Field(ge=1024, le=32768)]
+    seed: Annotated[int, Field(ge=0)]
+    atypia: NonNegative
+    follicles: NonNegative
+    variation: NonNegative
+    missed: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _both_parts(self) -> PhantomKeys:
+        if self.test + 8 > self.slides:
+            raise ValueError(f"test={self.test} leaves fewer than 8 of {self.slides} slides for training")
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest={self.smallest} is above largest={self.largest}")
+        return self
+
+
+class PhantomData(CamelyonData):
+    """`data=phantom`."""
+
+    name: Literal["phantom"]
+    phantom: PhantomKeys
+
+
+class Camelyon16Data(CamelyonData):
+    """`data=camelyon16`.
+
+    `partly_annotated`: training slides from which no normal patches are taken. `set_apart`: slides that are left out,
+    with the reason.
+    """
+
+    name: Literal["camelyon16"]
+    partly_annotated: list[str]
+    set_apart: dict[str, str]
+
+
+class PcamData(DataSection):
+    """`data=pcam`: ready patches; no slides, so no heatmaps, lesions or slide scores."""
+
+    name: Literal["pcam"]
+
+
+class TableData(CamelyonData, TableSection):
+    """`data=table`: a row per slide. `annotations`: a folder of ASAP XML files named like the slides."""
+
+    name: Literal["table"]
+    annotations: str | None
+    partly_annotated: list[str]
+
+
+class TissueSection(Section):
+    """Where tissue is: Otsu's threshold of the saturation at `mpp` microns per pixel.
+
+    `grey`: a second rule, the pixel must also be darker than Otsu's threshold of the grey level. `min_saturation` (of
+    255): below it nothing is tissue, however the thresholds fall. Areas in mm2.
+    """
+
+    mpp: Positive
+    grey: bool
+    min_saturation: Annotated[int, Field(ge=0, le=255)]
+    smallest: NonNegative
+    largest_hole: NonNegative
+
+
+class PatchSection(Section):
+    """Which patches are learned from.
+
+    `mpp`: microns per pixel. `size`: pixels read; `crop`: pixels that the network sees (a random crop in training, the
+    middle otherwise). Numbers of patches are per slide. `packed`: keep all patches in the cache instead of reading
+    them from the slides again and again.
+    """
+
+    mpp: Positive
+    size: Annotated[int, Field(ge=16, le=1024)]
+    crop: Annotated[int, Field(ge=16, le=1024)]
+    tumor: Count
+    normal_in_tumor: Count
+    normal: Count
+    packed: bool
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> PatchSection:
+        if self.crop > self.size:
+            raise ValueError(f"crop={self.crop} is larger than size={self.size}")
+        return self
+
+
+class CamelyonModel(ModelSection):
+    """`level`: after which of the backbone's stages the maps are taken (null: after the last); `channels` of the
+    convolution that follows them, 0 for none."""
+
+    level: Annotated[int, Field(ge=0, le=4)] | None
+    channels: Annotated[int, Field(ge=0, le=2048)]
+
+
+class HardNegativeSection(Section):
+    """The second model: patches of normal tissue that the first one scores above `threshold` join its training.
+
+    `per_slide`: at most so many, drawn at random.
+    """
+
+    enabled: bool
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    per_slide: Count
+
+
+class HeatmapSection(Section):
+    """Whole slides. `stride` and `block` in pixels of the patches' mpp.
+
+    `halo`: what the network sees around a block besides its patches; half of its receptive field makes the result
+    independent of blocks. `patchwise`: score every patch by itself, also where the backbone is fully convolutional.
+    """
+
+    stride: Annotated[int, Field(ge=4, le=1024)]
+    block: Annotated[int, Field(ge=64, le=16384)]
+    halo: Annotated[int, Field(ge=0, le=2048)]
+    patchwise: bool
+
+
+class LesionSection(Section):
+    """From heatmap to detections, see lesions.py.
+
+    `method`: which of the two makes the run's detections; the other is reported beside it.
+    """
+
+    method: Literal["components", "suppression"]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    location: Literal["maximum", "centroid", "inside"]
+    score: Literal["maximum", "mean"]
+    radius: Positive
+    level: Annotated[int, Field(ge=0, le=12)]
+    stop: Annotated[float, Field(ge=0, lt=1)]
+
+
+class SlideSection(Section):
+    """The slides' classifier: a forest of `trees`; its training heatmaps come from `folds` cross-fitted models."""
+
+    trees: Annotated[int, Field(ge=10)]
+    folds: Annotated[int, Field(ge=2, le=10)]
+
+
+class CamelyonConfig(StudyConfig):
+    """The root of the study's configuration.
+
+    `trial`: few small slides and few patches, to see that all is connected (trainer=smoke). `detections`,
+    `annotations`, `slides`: of mode=froc.
+    """
+
+    trial: bool
+    detections: str | None
+    annotations: str | None
+    slides: str | None
+    data: Annotated[
+        PhantomData | Camelyon16Data | PcamData | TableData,
+        Field(discriminator="name"),
+    ]
+    model: CamelyonModel
+    tissue: TissueSection
+    patches: PatchSection
+    augment: SharedAugment
+    hard_negatives: HardNegativeSection
+    heatmap: HeatmapSection
+    lesions: LesionSection
+    slide_scores: SlideSection
+    operating_points: OperatingPointsSection
+    subgroups: list[str]
+
+    @property
+    def slide_mpp(self) -> float | None:
+        """Microns per level-0 pixel of slides that do not say it."""
+        return None if self.data.name == "pcam" else self.data.mpp
+
+
+CONFIG = CamelyonConfig

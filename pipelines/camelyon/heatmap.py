@@ -1,0 +1,218 @@
+"""Whole slides: the tumour probability of every patch whose middle lies in tissue, on a grid, block by block.
+
+Memory holds one block (and the next one, which is read meanwhile), however large the slide. A heatmap is kept as a
+float32 TIFF, NaN where nothing was scored, with its geometry in the description.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from pipelines.camelyon.config import HeatmapSection
+from pipelines.camelyon.model import PatchNetwork
+from pipelines.camelyon.slides import Slide
+from pipelines.camelyon.tissue import Tissue
+from pipelines.shared.errors import ConfigError
+from pipelines.shared.run_folder import write_atomically
+
+BATCH = 64  # patches at a time where each is scored by itself
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Probabilities of a slide.
+
+    Attributes:
+        values: (rows, columns) float32, NaN where not scored. Cell (r, c) is the patch around level-0 pixel
+            ((c + 1/2) stride, (r + 1/2) stride).
+        stride: level-0 pixels per cell.
+        mpp: microns per level-0 pixel.
+    """
+
+    values: np.ndarray
+    stride: float
+    mpp: float
+
+    @property
+    def tissue(self) -> np.ndarray:
+        """Which cells were scored."""
+        return ~np.isnan(self.values)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cells of the grid that are scored together: the first row and column, and which cells are wanted."""
+
+    row: int
+    column: int
+    wanted: np.ndarray
+
+
+def grid(slide: Slide, tissue: Tissue, mpp: float, settings: HeatmapSection) -> tuple[np.ndarray, float, list[Block]]:
+    """Which cells lie in tissue (rows, columns), level-0 pixels per cell, and the blocks that hold any."""
+    stride = settings.stride * mpp / slide.facts.mpp[0]
+    rows, columns = (int(np.ceil(side / stride)) for side in (slide.facts.height, slide.facts.width))
+    x, y = (np.arange(columns) + 0.5) * stride, (np.arange(rows) + 0.5) * stride
+    wanted = tissue.at(np.broadcast_to(x, (rows, columns)), np.broadcast_to(y[:, None], (rows, columns)))
+    side = max(1, settings.block // settings.stride)
+    blocks = [
+        Block(r, c, wanted[r : r + side, c : c + side]) for r in range(0, rows, side) for c in range(0, columns, side)
+    ]
+    return wanted, stride, [b for b in blocks if b.wanted.any()]
+
+
+def is_dense(network: PatchNetwork, settings: HeatmapSection) -> bool:
+    """Whether regions are scored at once.
+
+    Raises:
+        ConfigError: stride or halo do not fit the network's maps.
+    """
+    r = network.reduction
+    if settings.patchwise or r is None:
+        return False
+    for key in ("stride", "halo"):
+        if getattr(settings, key) % r:
+            raise ConfigError(
+                f"heatmap.{key}={getattr(settings, key)} is no multiple of {r}, the pixels per cell of the network's "
+                "maps.",
+                f"Choose a multiple of {r}, or heatmap.patchwise=true.",
+            )
+    return True
+
+
+def score_slide(
+    slide: Slide, tissue: Tissue, network: PatchNetwork, mpp: float, settings: HeatmapSection, device: torch.device,
+    bf16: bool = False,
+) -> Heatmap:  # fmt: skip
+    """The heatmap of a slide.
+
+    Args:
+        slide: the slide.
+        tissue: its tissue.
+        network: in any mode; it is set to evaluation.
+        mpp: microns per pixel of the network's patches.
+        settings: the grid.
+        device: of the network.
+        bf16: whether to run in bfloat16 autocast.
+
+    Raises:
+        BadFile: a region cannot be decoded.
+    """
+    network.eval()
+    dense = is_dense(network, settings)
+    wanted, stride, blocks = grid(slide, tissue, mpp, settings)
+    values = np.full(wanted.shape, np.nan, np.float32)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for block, region in _regions(slide, network, mpp, settings, blocks, dense):
+            pictures = torch.from_numpy(region).to(device)
+            score = _score_region if dense else _score_patches
+            logits = score(network, pictures, block, settings)
+            h, w = block.wanted.shape
+            part = values[block.row : block.row + h, block.column : block.column + w]
+            part[block.wanted] = torch.sigmoid(logits.float()).cpu().numpy()[block.wanted]
+    return Heatmap(values, stride, slide.facts.mpp[0])
+
+
+def _regions(
+    slide: Slide, network: PatchNetwork, mpp: float, settings: HeatmapSection, blocks: list[Block], dense: bool
+) -> Iterator[tuple[Block, np.ndarray]]:
+    """Each block with its region of the slide, which is read while the network is busy with the one before."""
+    crop, step = network.plan.crop, settings.stride
+    halo = settings.halo if dense else 0
+
+    def read(block: Block) -> np.ndarray:
+        height, width = (n * step + crop - step + 2 * halo for n in block.wanted.shape)
+        if dense and network.reduction:  # whole cells of the maps
+            height, width = (-(-side // network.reduction) * network.reduction for side in (height, width))
+        scale = mpp / slide.facts.mpp[0]
+        corner = [(n * step + (step - crop) / 2 - halo) * scale for n in (block.column, block.row)]
+        return slide.read(corner[0], corner[1], width, height, mpp)
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(read, block) for block in blocks[:1]]
+        for i, block in enumerate(blocks):
+            region = coming.pop().result()
+            if i + 1 < len(blocks):
+                coming.append(reader.submit(read, blocks[i + 1]))
+            yield block, region
+
+
+def _score_region(network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection) -> torch.Tensor:
+    rows, columns = block.wanted.shape
+    return network.dense(region[None], settings.stride, settings.halo)[0, :rows, :columns]
+
+
+def _score_patches(network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection) -> torch.Tensor:
+    crop, step = network.plan.crop, settings.stride
+    logits = torch.full(block.wanted.shape, float("nan"), device=region.device)
+    places = np.argwhere(block.wanted)
+    for start in range(0, len(places), BATCH):
+        some = places[start : start + BATCH]
+        patches = torch.stack([region[r * step : r * step + crop, c * step : c * step + crop] for r, c in some])
+        logits[some[:, 0], some[:, 1]] = network(patches)[:, 0].float()
+    return logits
+
+
+# --- files ---
+
+
+def write_heatmap(file: Path, heatmap: Heatmap) -> None:
+    """A float32 TIFF, compressed."""
+    from tifffile import imwrite
+
+    facts = {"stride": heatmap.stride, "mpp": heatmap.mpp, "what": "tumour probability, NaN: not scored"}
+    write_atomically(
+        file,
+        lambda aside: imwrite(
+            aside, heatmap.values, photometric="minisblack", compression="zlib", description=json.dumps(facts),
+            metadata=None,
+        ),
+    )  # fmt: skip
+
+
+def read_heatmap(file: Path) -> Heatmap:
+    """A heatmap that `write_heatmap` wrote."""
+    from tifffile import TiffFile
+
+    with TiffFile(file) as tiff:
+        facts = json.loads(tiff.pages[0].description)  # type: ignore[union-attr]
+        return Heatmap(tiff.asarray(), float(facts["stride"]), float(facts["mpp"]))
+
+
+def overlay(picture: np.ndarray, heatmap: Heatmap, size: tuple[int, int]) -> np.ndarray:
+    """A picture of the whole slide with the heatmap over it, stronger where the probability is higher.
+
+    Args:
+        picture: uint8 (rows, columns, 3), the whole slide.
+        heatmap: of the slide.
+        size: width and height of the slide in level-0 pixels.
+    """
+    rows, columns = picture.shape[:2]
+    values = np.nan_to_num(heatmap.values)
+    # The grid may reach beyond the slide's right and lower border.
+    reach = (
+        round(values.shape[1] * heatmap.stride / size[0] * columns),
+        round(values.shape[0] * heatmap.stride / size[1] * rows),
+    )
+    large = cv2.resize(values, reach, interpolation=cv2.INTER_LINEAR)[:rows, :columns]
+    large = np.pad(large, [(0, rows - large.shape[0]), (0, columns - large.shape[1])])
+    grey = picture.astype(np.float32).mean(axis=2, keepdims=True) * 0.5 + 120
+    weight = (0.75 * large)[..., None]
+    return (grey * (1 - weight) + heat_colours(large) * weight).clip(0, 255).astype(np.uint8)
+
+
+def heat_colours(values: np.ndarray) -> np.ndarray:
+    """0 to 1 as colours from yellow to dark red: (…, 3) float32."""
+    stops = np.array([[255, 245, 160], [253, 174, 70], [227, 74, 40], [140, 10, 30]], np.float32)
+    at = np.clip(values, 0, 1) * (len(stops) - 1)
+    low = np.minimum(at.astype(int), len(stops) - 2)
+    share = (at - low)[..., None]
+    return stops[low] * (1 - share) + stops[low + 1] * share

@@ -1,0 +1,72 @@
+"""Columns of the prediction table and the scores of slides. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.camelyon.annotations import LESION_COLUMNS
+from pipelines.camelyon.config import CamelyonConfig
+from pipelines.camelyon.froc import Scored
+from pipelines.shared.stats.operating_points import choose_two_points
+
+TASK = "tumor"
+CLASSES = ["tumor"]
+
+
+def probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Logits (n, 1) to probabilities (n, 1)."""
+    return 1 / (1 + np.exp(-np.clip(outputs.astype(np.float64), -60, 60)))
+
+
+def predict_columns(p: np.ndarray) -> pd.DataFrame:
+    """`p_tumor`."""
+    return pd.DataFrame({"p_tumor": p[:, 0]})
+
+
+def target_columns(records: pd.DataFrame) -> pd.DataFrame:
+    """`tumor`, NaN where unknown."""
+    return records[["tumor"]].reset_index(drop=True)
+
+
+def choose_points(rows: pd.DataFrame, config: CamelyonConfig) -> list[dict[str, Any]]:
+    """A specific and a sensitive threshold of `p_tumor`, on val."""
+    return choose_two_points(rows[rows[TASK].notna()], TASK, config.operating_points)
+
+
+def scored_again(slides: list[str], tumour: np.ndarray, detections: pd.DataFrame, lesions: pd.DataFrame) -> Scored:
+    """What `froc.score_detections` found, from the tables that a run keeps: every lesion with its highest detection.
+
+    Args:
+        slides: names of all slides.
+        tumour: (slides,) bool.
+        detections: slide, probability, lesion, outcome.
+        lesions: slide and `annotations.LESION_COLUMNS`.
+    """
+    place = {name: i for i, name in enumerate(slides)}
+    lesions = lesions[lesions["slide"].isin(place)]
+    itc = lesions["itc"].to_numpy(bool)
+    on = detections[detections["lesion"] > 0]
+    highest = on.groupby(["slide", "lesion"])["probability"].max()
+    keys = pd.MultiIndex.from_frame(lesions[["slide", "label"]])
+    score = highest.reindex(keys).fillna(0.0).to_numpy(float)
+    owner = lesions["slide"].map(place).to_numpy(np.int64)
+    false = detections[detections["outcome"] == "false_positive"]
+    return Scored(
+        slides=slides,
+        tumour=tumour,
+        lesion_slide=owner[~itc],
+        lesion_score=score[~itc],
+        lesion_length=lesions["length"].to_numpy(float)[~itc],
+        false_slide=false["slide"].map(place).to_numpy(np.int64),
+        false_score=false["probability"].to_numpy(float),
+        itc=np.bincount(owner[itc], minlength=len(slides)),
+    )
+
+
+def empty_lesions() -> pd.DataFrame:
+    """A lesion table without rows."""
+    table = pd.DataFrame({c: pd.Series(dtype=float) for c in LESION_COLUMNS})
+    return table.astype({"label": int, "itc": bool}).assign(slide=pd.Series(dtype=object))

@@ -1,0 +1,230 @@
+"""The patch network: a backbone's maps, averaged over the patch, one output; or, over a region, one for every patch.
+
+Input: uint8 pictures (batch, height, width, 3). Output: logits (batch, 1), tumour or not. A backbone whose maps have a
+whole number of cells per patch is used as a fully convolutional network on regions (`dense`): overlapping patches then
+cost no more than their pixels. What differs from scoring patch by patch is what lies beyond a patch's border: the
+region's pixels here, zeros there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipelines.camelyon.config import CamelyonConfig
+from pipelines.shared.augment import image_augment
+from pipelines.shared.backbones import build_image_network, load_backbone, local_weights
+from pipelines.shared.dataset import Augment
+from pipelines.shared.errors import ConfigError, StatisticsError, WeightsError
+from pipelines.shared.losses import masked_binary_cross_entropy
+from pipelines.shared.stats.auc import auroc
+from pipelines.shared.trainer import Loss
+
+GOOGLENET = "googlenet"  # torchvision's; timm has none
+HALF = [0.5, 0.5, 0.5]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is needed to build a network again."""
+
+    backbone: str
+    level: int | None
+    channels: int
+    drop_rate: float
+    crop: int
+    mean: list[float]
+    std: list[float]
+
+
+class PatchNetwork(nn.Module):
+    """A backbone without its head, an optional 1 x 1 convolution, the average over a patch, one linear output."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, plan: Plan, backbone: nn.Module | None = None) -> None:
+        super().__init__()
+        self.plan = plan
+        self.backbone: Any = backbone if backbone is not None else _bare_backbone(plan.backbone)
+        if plan.level is not None:
+            prune: Any = getattr(self.backbone, "prune_intermediate_layers", None)
+            if prune is None:
+                raise ConfigError(
+                    f"model.backbone={plan.backbone} cannot be cut at a level.", "Set model.level=null, its last maps."
+                )
+            prune([plan.level], prune_norm=True, prune_head=True)
+        self.backbone.to(memory_format=torch.channels_last)
+        self.register_buffer("mean", torch.tensor(plan.mean).view(1, -1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(plan.std).view(1, -1, 1, 1) * 255, persistent=False)
+        with torch.no_grad():
+            self.eval()
+            maps = self._backbone_maps(torch.zeros(1, 3, plan.crop, plan.crop))
+            self.train()
+        width = maps.shape[1]
+        cells = maps.shape[2] if maps.ndim == 4 else 0
+        # pixels per cell of the maps; None where a region cannot be scored at once
+        self.reduction = plan.crop // cells if cells and plan.crop % cells == 0 else None
+        self.reduce: Any = nn.Identity()
+        if plan.channels:
+            c = plan.channels
+            self.reduce = nn.Sequential(nn.Conv2d(width, c, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True))
+            width = c
+        self.dropout = nn.Dropout(plan.drop_rate)
+        self.head = nn.Linear(width, 1)
+
+    def _backbone_maps(self, pictures: torch.Tensor) -> torch.Tensor:
+        if self.plan.level is None:
+            return self.backbone.forward_features(pictures)
+        return self.backbone.forward_intermediates(
+            pictures, indices=[self.plan.level], stop_early=True, intermediates_only=True
+        )[0]
+
+    def maps(self, pictures: torch.Tensor) -> torch.Tensor:
+        """uint8 (batch, height, width, 3) to maps (batch, channels, h, w)."""
+        pictures = pictures.permute(0, 3, 1, 2)  # a view: the memory stays channels-last, the faster order
+        return self.reduce(self._backbone_maps((pictures.float() - self.mean) / self.std))
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of the middle `crop` pixels of each picture."""
+        height, width = pictures.shape[1:3]
+        crop = self.plan.crop
+        top, left = max(0, (height - crop) // 2), max(0, (width - crop) // 2)
+        maps = self.maps(pictures[:, top : top + crop, left : left + crop])
+        return self.head(self.dropout(maps.mean(dim=(2, 3))))
+
+    def dense(self, pictures: torch.Tensor, stride: int, halo: int) -> torch.Tensor:
+        """Logits (batch, rows, columns) of all patches of a region at a stride.
+
+        Args:
+            pictures: uint8 (batch, height, width, 3).
+            stride: pixels between patches, a multiple of `reduction`.
+            halo: pixels on every side that belong to no patch, a multiple of `reduction`.
+        """
+        assert self.reduction is not None
+        r = self.reduction
+        maps, edge = self.maps(pictures), halo // r
+        maps = maps[:, :, edge : maps.shape[2] - edge, edge : maps.shape[3] - edge]
+        pooled = functional.avg_pool2d(maps, self.plan.crop // r, stride // r)
+        return (pooled * self.head.weight.view(1, -1, 1, 1)).sum(dim=1) + self.head.bias
+
+
+def _bare_backbone(name: str) -> nn.Module:
+    if name == GOOGLENET:
+        return GoogLeNet()
+    if not timm.is_model(name):
+        raise ConfigError(f"model.backbone={name} is no model of timm {timm.__version__}.", "See timm.list_models().")
+    return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+class GoogLeNet(nn.Sequential):
+    """torchvision's GoogLeNet (Szegedy et al. 2015) up to its last maps, under torchvision's names."""
+
+    def __init__(self) -> None:
+        from torchvision.models import googlenet
+
+        whole = googlenet(weights=None, aux_logits=False, init_weights=False)
+        parts = [(k, v) for k, v in whole.named_children() if k not in ("aux1", "aux2", "avgpool", "dropout", "fc")]
+        super().__init__(OrderedDict((k, v) for k, v in parts if v is not None))
+
+    def forward_features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(batch, 3, h, w) to maps (batch, 1024, h / 32, w / 32)."""
+        return self(pictures)
+
+
+def _googlenet(config: CamelyonConfig) -> PatchNetwork:
+    section = config.model
+    if section.level is not None:
+        raise ConfigError("model.backbone=googlenet has no levels.", "Set model.level=null.")
+    network = PatchNetwork(_plan(config, HALF, HALF), GoogLeNet())
+    if section.weights == "none":
+        return network
+    if section.weights == "imagenet":
+        from torchvision.models import GoogLeNet_Weights
+
+        try:
+            state = dict(GoogLeNet_Weights.IMAGENET1K_V1.get_state_dict())
+        except Exception as failure:  # whatever a download can fail with
+            reason = (str(failure) or type(failure).__name__).splitlines()[0]
+            raise WeightsError(
+                f"The ImageNet weights of googlenet could not be downloaded: {reason}",
+                "Connect once, give a local file with model.weights=<file>, or start at random: model.weights=none.",
+            ) from failure
+    else:
+        state = local_weights(Path(section.weights).expanduser())
+    load_backbone(network.backbone, state, section)
+    return network
+
+
+def _plan(config: CamelyonConfig, mean: list[float], std: list[float]) -> Plan:
+    section = config.model
+    return Plan(
+        section.backbone, section.level, section.channels, section.drop_rate, config.patches.crop, list(mean), list(std)
+    )
+
+
+def build(config: CamelyonConfig) -> PatchNetwork:
+    """A network with the weights that the configuration asks for.
+
+    Raises:
+        ConfigError: unknown backbone, or a level that it does not have.
+        WeightsError: the weights cannot be had.
+    """
+    if config.model.backbone == GOOGLENET:
+        return _googlenet(config)
+    whole = build_image_network(config.model, 1)
+    architecture = whole.architecture
+    return PatchNetwork(_plan(config, architecture.mean, architecture.std), whole.backbone)
+
+
+def architecture(network: nn.Module) -> dict[str, Any]:
+    """For model.json."""
+    assert isinstance(network, PatchNetwork)
+    return asdict(network.plan)
+
+
+def rebuild(facts: dict[str, Any]) -> PatchNetwork:
+    """The network of a model.json, without its weights."""
+    return PatchNetwork(Plan(**facts["architecture"]))
+
+
+def targets(records: pd.DataFrame) -> np.ndarray:
+    """(records, 1) float32: tumour or not, NaN where unknown."""
+    return records[["tumor"]].to_numpy(np.float32)
+
+
+def loss(config: CamelyonConfig) -> Loss:
+    """Binary cross-entropy."""
+    return masked_binary_cross_entropy
+
+
+def measure(truth: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+    """AUROC over patches, NaN where it is undefined."""
+    known = ~np.isnan(truth[:, 0])
+    try:
+        return {"val_auroc": auroc(truth[known, 0], outputs[known, 0])}
+    except StatisticsError:
+        return {"val_auroc": float("nan")}
+
+
+def augment(config: CamelyonConfig) -> Augment:
+    """A random crop and quarter turn, then flips and colours as configured."""
+    return partial(_augment, crop=config.patches.crop, colours=image_augment(config.augment))
+
+
+def _augment(patch: np.ndarray, seed: int, crop: int, colours: Augment) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if patch.shape[0] > crop:
+        top, left = (int(rng.integers(side - crop + 1)) for side in patch.shape[:2])
+        patch = patch[top : top + crop, left : left + crop]
+    return colours(np.ascontiguousarray(np.rot90(patch, int(rng.integers(4)))), seed)

@@ -1,0 +1,122 @@
+"""Where the tissue of a slide is: Otsu's threshold of the saturation at a low magnification, cleaned.
+
+Wang et al. 2016, section 2: Otsu's threshold in the HSV colour space; a grey-level rule may be added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pipelines.camelyon.config import TissueSection
+from pipelines.camelyon.slides import Slide
+from pipelines.shared.errors import BadFile, UnusableRecord
+from pipelines.shared.run_folder import write_atomically
+
+NONE = "no tissue found"
+PICTURE = 640  # longest side of a mask's picture
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """A mask (rows, columns) bool over the whole slide, and the level-0 pixels per cell (x, y)."""
+
+    mask: np.ndarray
+    cell: tuple[float, float]
+
+    def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Whether level-0 positions lie in tissue; outside the slide nothing does."""
+        column = np.floor(np.asarray(x) / self.cell[0]).astype(int)
+        row = np.floor(np.asarray(y) / self.cell[1]).astype(int)
+        inside = (row >= 0) & (column >= 0) & (row < self.mask.shape[0]) & (column < self.mask.shape[1])
+        found = np.zeros(inside.shape, bool)
+        found[inside] = self.mask[row[inside], column[inside]]
+        return found
+
+
+def find_tissue(slide: Slide, settings: TissueSection) -> Tissue:
+    """The tissue of a slide. The mask may be empty."""
+    width, height = slide.at(settings.mpp)
+    mask = tissue_mask(slide.read(0, 0, width, height, settings.mpp), settings)
+    return Tissue(mask, (slide.facts.width / width, slide.facts.height / height))
+
+
+def tissue_mask(picture: np.ndarray, settings: TissueSection) -> np.ndarray:
+    """Tissue in a picture (rows, columns, 3) of `settings.mpp`: (rows, columns) bool."""
+    smooth = cv2.medianBlur(picture, 5)
+    saturation = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
+    threshold, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    # Otsu always divides, also a slide of glass alone: what is all but grey is never tissue.
+    mask = saturation > max(threshold, settings.min_saturation)
+    if settings.grey:
+        grey = cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY)
+        threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+        mask &= grey <= threshold  # Otsu puts the threshold itself into the lower part
+    pixel = (settings.mpp / 1000) ** 2  # mm2
+    mask = _without_small(mask, settings.smallest / pixel)
+    return ~_without_small(~mask, settings.largest_hole / pixel)
+
+
+def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:
+    """The 8-connected parts of a mask that have at least so many pixels."""
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    large = facts[:, cv2.CC_STAT_AREA] >= pixels
+    large[0] = False  # what is not in the mask
+    return large[labels] if count > 1 else np.zeros_like(mask)
+
+
+def require_tissue(slide: Slide, settings: TissueSection) -> float:
+    """The area of tissue in mm2.
+
+    Raises:
+        UnusableRecord: there is none.
+    """
+    area = float(find_tissue(slide, settings).mask.sum()) * (settings.mpp / 1000) ** 2
+    if area == 0:
+        raise UnusableRecord(NONE)
+    return area
+
+
+# --- files of a run ---
+
+
+def write_tissue(folder: Path, name: str, tissue: Tissue, slide: Slide) -> None:
+    """`<name>-mask.png` (0 and 255, a pixel per cell) and `<name>.png`, the slide with the tissue's outline."""
+    mpp = max(slide.facts.width, slide.facts.height) * slide.facts.mpp[0] / PICTURE
+    width, height = slide.at(mpp)
+    picture = slide.read(0, 0, width, height, mpp)
+    large = cv2.resize(tissue.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    _write(folder / f"{name}-mask.png", tissue.mask.astype(np.uint8) * 255)
+    _write(folder / f"{name}.png", outlined(picture, large, (20, 140, 50)))
+
+
+def _write(file: Path, array: np.ndarray) -> None:
+    write_atomically(file, lambda aside: Image.fromarray(array).save(aside, format="PNG"))
+
+
+def read_tissue(folder: Path, name: str, slide: Slide, settings: TissueSection) -> Tissue:
+    """A mask that `write_tissue` wrote.
+
+    Raises:
+        BadFile: it is of another size than the slide.
+    """
+    with Image.open(folder / f"{name}-mask.png") as file:
+        mask = np.asarray(file) > 127
+    width, height = slide.at(settings.mpp)
+    if mask.shape != (height, width):
+        raise BadFile(
+            f"its tissue mask has {mask.shape[1]} x {mask.shape[0]} pixels, the slide {width} x {height} at "
+            f"{settings.mpp:g} microns: the mask is of another slide"
+        )
+    return Tissue(mask, (slide.facts.width / width, slide.facts.height / height))
+
+
+def outlined(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """A copy of a picture with the outlines of a mask of the same size."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    thick = max(1, round(max(picture.shape[:2]) / 320))
+    return cv2.drawContours(np.ascontiguousarray(picture).copy(), contours, -1, colour, thick)

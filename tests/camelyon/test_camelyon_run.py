@@ -1,0 +1,152 @@
+"""Finished runs: real slides scored, half-finished heatmaps gone on with, one process like two, pcam."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cutting
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, run_study
+from test_camelyon_slides import write_pcam
+
+from pipelines.camelyon.heatmap import read_heatmap
+from pipelines.camelyon.lesions import read_detections
+from pipelines.camelyon.phantom import write_pyramid
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A smoke run."""
+    folder = tmp_path_factory.mktemp("camelyon") / "run"
+    done = run_study("camelyon", "trainer=smoke", f"run_dir={folder}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_a_run_leaves_all_its_stages(finished):
+    records = pd.read_parquet(finished / "records.parquet")
+    patches = pd.read_parquet(finished / "patches" / "patches.parquet")
+    assert set(patches["kind"]) == {"tumor", "normal"}
+    for name in records["id"]:
+        assert (finished / "tissue" / f"{name}-mask.png").is_file()
+    second = {p.stem for p in (finished / "heatmaps" / "second").iterdir()}
+    assert second == set(records.loc[records["split"] != "train", "id"])
+    # A training slide's features come from a model that was trained without it.
+    for k in (0, 1):
+        scored = {p.stem for p in (finished / "heatmaps" / f"fold_{k}-second").iterdir()}
+        mined = {p.stem for p in (finished / "heatmaps" / f"fold_{k}-first").iterdir()}
+        assert scored
+        assert not scored & mined
+        hard = pd.read_parquet(finished / "patches" / f"fold_{k}-first-hard.parquet")
+        assert not scored & set(hard["slide"])
+    features = pd.read_parquet(finished / "slide_features.parquet")
+    assert set(features["id"]) == set(records["id"])
+    detections = pd.read_parquet(finished / "detections.parquet")
+    assert {"components", "suppression", "oracle"} >= set(detections["method"])
+    test = records.loc[records["split"] == "test", "id"]
+    own = detections[(detections["method"] == "components") & (detections["network"] == "")]
+    for name in test:
+        table = read_detections(finished / "detections" / f"{name}.csv")
+        assert len(table) == (own["slide"] == name).sum()
+
+
+def test_hard_negatives_lie_in_normal_tissue_above_the_threshold(finished):
+    hard = pd.read_parquet(finished / "patches" / "first-hard.parquet")
+    assert (hard["tumor"] == 0).all()
+    assert (hard["split"] == "train").all()
+    for name, rows in hard.groupby("slide"):
+        heatmap = read_heatmap(finished / "heatmaps" / "first" / f"{name}.tif")
+        r, c = (rows[axis].to_numpy() // heatmap.stride for axis in ("y", "x"))
+        assert (heatmap.values[r.astype(int), c.astype(int)] > 0.5).all()
+
+
+def test_a_killed_heatmap_stage_goes_on(finished, tmp_path):
+    folder, output = tmp_path / "cut", tmp_path / "output.txt"
+    shutil.copytree(finished, folder)
+    place = folder / "heatmaps" / "second"
+    kept = sorted(place.iterdir())[0]
+    stamp = kept.stat().st_mtime_ns
+    before = {p.name: read_heatmap(p).values for p in place.iterdir()}
+    for file in sorted(place.iterdir())[1:]:
+        file.unlink()
+    for file in [*folder.glob("predictions/*"), folder / "report.html", folder / "metrics.json"]:
+        file.unlink()
+    assert cutting.run("camelyon", ["mode=resume", f"run={folder}"], output) == 0, output.read_text()
+    assert kept.stat().st_mtime_ns == stamp, "a finished slide was scored again"
+    for name, values in before.items():
+        np.testing.assert_array_equal(read_heatmap(place / name).values, values)
+    first, second = (json.loads((f / "metrics.json").read_text()) for f in (finished, folder))
+    assert first | {"seconds": None} == second | {"seconds": None}
+
+
+def test_two_processes_give_the_heatmaps_and_scores_of_one(finished, tmp_path):
+    folder = tmp_path / "two"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "heatmaps" / "second")
+    for file in [*folder.glob("predictions/*"), folder / "report.html", folder / "metrics.json"]:
+        file.unlink()
+    command = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "pipelines.camelyon"]
+    done = subprocess.run(
+        [sys.executable, *command, "mode=resume", f"run={folder}"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=200, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = sorted(p.name for p in (finished / "heatmaps" / "second").iterdir())
+    assert files == sorted(p.name for p in (folder / "heatmaps" / "second").iterdir())
+    for name in files:
+        one, two = (read_heatmap(f / "heatmaps" / "second" / name).values for f in (finished, folder))
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
+    for split in ("val", "test"):
+        one, two = (pd.read_parquet(f / "predictions" / f"{split}.parquet") for f in (finished, folder))
+        pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=0, atol=1e-5)
+
+
+def test_a_real_slide_is_scored_and_bad_files_have_their_reason(finished, tmp_path, real_sample):
+    place, out = tmp_path / "in", tmp_path / "out"
+    place.mkdir()
+    file = next(real_sample("slides").glob("*.svs"))
+    shutil.copy(file, place / "real.svs")
+    (place / "empty.tif").touch()
+    (place / "short.svs").write_bytes(file.read_bytes()[:4000])
+    write_pyramid(place / "glass.tif", np.full((600, 600, 3), 244, np.uint8), 0.25)
+    done = cutting.answer("camelyon", "mode=predict", f"run={finished}", f"input={place}", f"run_dir={out}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == str(out / "predictions.csv")
+    table = pd.read_csv(out / "predictions.csv").set_index("file")
+    assert len(table) == 4
+    assert table["reason"].isna().to_dict() == {
+        "real.svs": True, "empty.tif": False, "short.svs": False, "glass.tif": False,
+    }  # fmt: skip
+    assert "no tissue" in table.loc["glass.tif", "reason"]
+    assert 0 <= table.loc["real.svs", "p_tumor"] <= 1
+    heatmap = read_heatmap(out / "heatmaps" / "real.tif")
+    assert heatmap.tissue.any()
+    assert heatmap.stride == pytest.approx(16 / 0.499, rel=0.01)
+    read_detections(out / "detections" / "real.csv")
+    assert (out / "overlays" / "real.png").stat().st_size > 1000
+    shapes = json.loads((out / "geojson" / "real.geojson").read_text())
+    assert shapes["type"] == "FeatureCollection"
+
+
+def test_pcam_is_the_patch_task_alone(finished, tmp_path):
+    place, out = tmp_path / "pcam", tmp_path / "run"
+    place.mkdir()
+    write_pcam(place, 40)
+    words = ["trainer=smoke", "data=pcam", f"data.root={place}", f"cache.dir={tmp_path / 'cache'}"]
+    done = cutting.answer("camelyon", *words, f"run_dir={out}")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["headline"] == "test.patches.auroc"
+    assert metrics["metrics"]["test.patches.auroc"]["n"] == 40
+    # It has never seen a whole slide.
+    refused = cutting.answer("camelyon", "mode=predict", f"run={out}", f"input={place}", f"run_dir={tmp_path / 'p'}")
+    assert refused.returncode == 2
+    assert "no network of whole slides" in refused.stderr

@@ -1,0 +1,256 @@
+"""`mode=froc` on folders of files: its result, its notes, and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import official
+import pandas as pd
+import pytest
+from asap import random_polygons, star, write_asap
+
+from pipelines.camelyon.annotations import Polygon
+from pipelines.camelyon.froc_mode import read_submission, score_submission, slide_key
+from pipelines.shared.errors import ConfigError, DataError
+from pipelines.shared.job import Job
+
+WIDTH, HEIGHT = 6000, 5000
+SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Eight slides, five with metastases; test_007 has no file of detections, test_008's is empty."""
+    rng = np.random.default_rng(5)
+    folders = {name: tmp_path / name for name in ("detections", "annotations")}
+    for folder in folders.values():
+        folder.mkdir()
+    rows, polygons, detections = [], {}, {}
+    for k in range(1, 9):
+        name, tumour = f"test_{k:03d}", k <= 5
+        rows.append((name, int(tumour)))
+        large = Polygon("large", "Tumor", star(rng, rng.uniform(1000, 4000, 2), 900))
+        polygons[name] = [large, *random_polygons(rng, WIDTH, HEIGHT)] if tumour else None
+        spots = [p.points.mean(axis=0) for p in polygons[name] or [] if p.tumour]
+        points = np.vstack([*spots, rng.uniform(0, 1, (3, 2)) * (WIDTH, HEIGHT)]).clip(0).astype(int)
+        detections[name] = [
+            (float(p), int(x), int(y)) for p, (x, y) in zip(rng.random(len(points)).round(2), points, strict=True)
+        ]
+        if tumour:
+            write_asap(folders["annotations"] / f"{name}.xml", polygons[name])
+        if k == 8:
+            detections[name] = []
+        if k != 7:
+            lines = [f"{p},{x},{y}" for p, x, y in detections[name]]
+            (folders["detections"] / f"{name}.csv").write_text("\n".join(lines))
+    detections["test_007"] = []
+    slides = tmp_path / "slides.csv"
+    pd.DataFrame(rows, columns=["slide", "label"]).to_csv(slides, index=False)
+    literal = []
+    for name, outlines in polygons.items():
+        labels = None
+        if outlines is not None:
+            labels = official.evaluation_mask(official.full_mask(outlines, HEIGHT // 32 + 60, WIDTH // 32 + 60))
+        literal.append(official.one_slide(detections[name], labels))
+    return SimpleNamespace(**folders, slides=slides, literal=literal)
+
+
+def run(inputs, folder, **changes):
+    """The mode as the command line calls it."""
+    places = {key: str(getattr(inputs, key)) for key in ("detections", "annotations", "slides")} | changes
+    config = SimpleNamespace(
+        **places,
+        seed=0,
+        trainer=SimpleNamespace(device="cpu", deterministic=True),
+        statistics=SimpleNamespace(resamples=300, level=0.95),
+        model_dump=lambda: {"mode": "froc", **places},
+    )
+    study = SimpleNamespace(name="camelyon", title="CAMELYON16")
+    score_submission(study, Job(config, folder, "python -m pipelines.camelyon mode=froc"))
+    return folder
+
+
+def read(inputs):
+    return read_submission(inputs.detections, inputs.annotations, inputs.slides)
+
+
+def problems_of(inputs):
+    with pytest.raises(DataError) as caught:
+        read(inputs)
+    assert caught.value.remedy
+    return caught.value.problem
+
+
+def test_a_submission_is_scored_as_the_literal_count_does(inputs, tmp_path, capsys):
+    folder = run(inputs, tmp_path / "run")
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert printed[-1] == str(folder / "report.html")
+    expected = official.sensitivities(*official.froc(inputs.literal))
+    content = json.loads((folder / "metrics.json").read_text())
+    metrics = content["metrics"]
+    names = ["1/4", "1/2", "1", "2", "4", "8"]
+    found = [metrics[f"test.lesions.sensitivity_at_{n}"]["value"] for n in names]
+    np.testing.assert_allclose(found, expected)
+    main = metrics["test.lesions.froc"]
+    assert main["value"] == pytest.approx(np.mean(expected))
+    assert main["low"] <= main["value"] <= main["high"]
+    assert main["groups"] == 8
+    assert content["schema"] == 1
+    assert content["headline"] == "test.lesions.froc"
+    assert content["splits"] == {"test": {"records": 8, "groups": 8}}
+    assert content["paper"][0]["value"] == 0.807
+    assert any("test.lesions.froc" in line for line in printed)
+    for file in ("config.yaml", "run.log", "environment.json", "figures/froc.png"):
+        assert (folder / file).exists()
+    detections = pd.read_parquet(folder / "detections.parquet")
+    assert list(detections.columns) == ["slide", "probability", "x", "y", "lesion", "outcome"]
+    assert (detections["outcome"] == "false_positive").sum() == sum(len(s[0]) for s in inputs.literal)
+    records = pd.read_parquet(folder / "records.parquet")
+    assert records["id"].tolist() == [f"test_{k:03d}" for k in range(1, 9)]
+    assert records["lesions"].tolist() == [s[3] for s in inputs.literal]
+    lesions = pd.read_parquet(folder / "lesions.parquet")
+    assert (~lesions["itc"]).sum() == sum(s[3] for s in inputs.literal)
+    report = (folder / "report.html").read_text()
+    for word in ("8 slides", "5 with metastases", "3 normal", "Slides without a file of detections", "test_007"):
+        assert word in report
+
+
+def test_the_same_inputs_give_the_same_numbers(inputs, tmp_path):
+    first, second = (json.loads((run(inputs, tmp_path / n) / "metrics.json").read_text()) for n in "ab")
+    assert first["metrics"] == second["metrics"]
+
+
+def test_names_differ_in_case_and_suffix(inputs):
+    names = {
+        slide_key(n) for n in ("Test_001.tif", "test_001", "images/TEST_001.TIFF", "test_001.csv", "test_001.tif.csv")
+    }
+    assert names == {"test_001"}
+    table = pd.read_csv(inputs.slides)
+    labels = table["label"].map({1: "Tumor", 0: "Normal"})
+    table.assign(slide=table["slide"].str.title() + ".tif", label=labels).to_csv(inputs.slides, index=False)
+    found = read(inputs)
+    assert found.slides["slide"].tolist()[0] == "Test_001.tif"
+    assert found.slides["label"].tolist() == [1] * 5 + [0] * 3
+    assert set(found.maps) == {f"Test_00{k}.tif" for k in range(1, 6)}
+    assert found.slides["file"].tolist() == [True] * 6 + [False, True]
+    assert set(found.detections["slide"]) == {f"Test_00{k}.tif" for k in range(1, 7)}
+
+
+def test_without_normal_slides_there_is_a_warning(inputs, tmp_path, capsys):
+    table = pd.read_csv(inputs.slides)
+    table[table["label"] == 1].to_csv(inputs.slides, index=False)
+    folder = run(inputs, tmp_path / "run")
+    assert "There are no normal slides" in (folder / "report.html").read_text()
+    assert "There are no normal slides" in capsys.readouterr().out
+    assert json.loads((folder / "metrics.json").read_text())["splits"]["test"]["records"] == 5
+
+
+def test_outlines_that_cross_themselves_are_scored_and_noted(inputs):
+    tie = np.array([[0, 0], [3000, 3000], [3000, 0], [0, 3000]], float)
+    write_asap(inputs.annotations / "test_001.xml", [Polygon("tie", "Tumor", tie)])
+    found = read(inputs)
+    assert any("test_001.xml, tie: crosses itself" in note for note in found.notes)
+    assert len(found.maps["test_001"].lesions) == 1
+
+
+def test_tumour_slides_without_a_lesion_are_a_warning(inputs):
+    write_asap(inputs.annotations / "test_001.xml", [Polygon("dot", "Tumor", SQUARE * 5 + 40)])
+    write_asap(inputs.annotations / "test_002.xml", [Polygon("A", "None", SQUARE * 3000)])
+    found = read(inputs)
+    assert any("without a lesion" in w and "test_001, test_002" in w for w in found.warnings)
+    for name in ("test_001", "test_002"):
+        assert found.maps[name].lesions.empty
+    assert "test_003" in found.maps
+
+
+def test_a_test_without_lesions_is_undefined_with_its_reason(inputs, tmp_path):
+    table = pd.read_csv(inputs.slides)
+    table[table["label"] == 0].to_csv(inputs.slides, index=False)
+    folder = run(inputs, tmp_path / "run")
+    entry = json.loads((folder / "metrics.json").read_text())["metrics"]["test.lesions.froc"]
+    assert entry["value"] is None
+    assert entry["reason"] == "there is no lesion"
+
+
+def test_no_detection_at_all_scores_zero(inputs, tmp_path):
+    for file in inputs.detections.iterdir():
+        file.write_text("")
+    folder = run(inputs, tmp_path / "run")
+    assert json.loads((folder / "metrics.json").read_text())["metrics"]["test.lesions.froc"]["value"] == 0
+    assert len(pd.read_parquet(folder / "detections.parquet")) == 0
+
+
+def test_all_problems_are_told_at_once(inputs):
+    (inputs.detections / "test_001.csv").write_text("probability,x,y\n0.5,1,2\n")
+    (inputs.detections / "test_002.csv").write_text("0.5,1,2\nnan,1,2\n0.5,-4,2\n1.2,1,2\n")
+    (inputs.annotations / "test_003.xml").write_text("")
+    (inputs.annotations / "test_004.xml").unlink()
+    write_asap(inputs.annotations / "test_005.xml", [Polygon("A", "tumour", SQUARE * 3000)])
+    write_asap(inputs.annotations / "test_006.xml", [Polygon("A", "Tumor", SQUARE * 3000)])
+    found = problems_of(inputs)
+    for word in (
+        "8 problems",
+        "test_001.csv, line 1: 'probability,x,y' is a header",
+        "test_002.csv, line 2: probability nan",
+        "test_002.csv, line 3: x -4",
+        "test_002.csv, line 4: probability 1.2",
+        "test_003.xml, is empty",
+        "test_004 is a tumour slide without an annotation",
+        "test_005.xml, A: unknown group 'tumour'",
+        "test_006 is normal, but test_006.xml outlines tumour in it",
+    ):
+        assert word in found
+
+
+def test_files_of_slides_that_are_not_listed_are_left_out_and_named(inputs):
+    (inputs.detections / "test_049.csv").write_text("0.5,1,2\n")
+    write_asap(inputs.annotations / "test_049.xml", [Polygon("A", "Tumor", SQUARE * 3000)])
+    found = read(inputs)
+    assert "test_049.csv" in found.warnings[0]
+    assert "1 of them: test_007" in found.warnings[1]
+    assert any("test_049.xml" in note for note in found.notes)
+    assert "test_049" not in set(found.detections["slide"])
+
+
+def test_names_that_fit_nowhere_are_a_mistake(inputs):
+    for file in list(inputs.detections.iterdir()):
+        file.rename(file.with_stem(f"{file.stem}_result"))
+    assert "none of its 7 files is of a slide in slides.csv; files: test_001_result.csv" in problems_of(inputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("slide,label\ntest_001,maybe\n", "row 2: label=maybe, allowed: 1, tumor, 0, normal"),
+        ("slide,label\ntest_001,1\nTest_001.tif,1\n", "rows 2, 3: slide 'test_001' occurs 2 times"),
+        ("slide,label\n,1\n", "row 2: empty slide"),
+        ("slide,label\ntest_001,\n", "row 2: label=nan"),
+        ("slide,label\n", "has a header but no rows"),
+        ("test_001,1\n", "has no column 'slide'"),
+    ],
+)
+def test_the_table_of_slides_is_checked(inputs, text, word):
+    inputs.slides.write_text(text)
+    assert word in problems_of(inputs)
+
+
+def test_places_that_are_not_there_are_named(inputs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    wrong = SimpleNamespace(detections=tmp_path / "nowhere", annotations=tmp_path / "empty", slides=inputs.slides)
+    found = problems_of(wrong)
+    assert "detections=" in found
+    assert "does not exist" in found
+    assert "empty holds no .xml file" in found
+    with pytest.raises(DataError, match="does not exist"):
+        read_submission(inputs.detections, inputs.annotations, tmp_path / "no.csv")
+    with pytest.raises(ConfigError, match="slides=<CSV: slide,label>"):
+        run(inputs, tmp_path / "run", slides=None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_normal_slides_need_no_annotation_of_their_own(inputs):
+    """A normal slide may have a file that outlines no tumour."""
+    write_asap(inputs.annotations / "test_006.xml", [Polygon("A", "None", SQUARE * 3000)])
+    assert "test_006" not in read(inputs).maps
