@@ -156,7 +156,7 @@ def patch_data(config: CamelyonConfig, data: Data, patches: pd.DataFrame) -> Dat
             "slide_mpp": config.slide_mpp,
         }  # fmt: skip
         cache = config.cache.model_copy(update={"enabled": True})
-        prepared = prepare_records(patches, root, partial(_packed, settings=facts), facts, cache)
+        prepared = prepare_records(patches, root, partial(_packed, settings=facts), facts, cache, reads=("x", "y"))
     else:
         n = len(patches)
         nothing = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": patches["id"]})
