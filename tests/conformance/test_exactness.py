@@ -13,7 +13,7 @@ import cutting
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import STUDIES, predicted_records, run_command
+from conftest import STUDIES, predicted_records, run_command, smoke
 from cutting import TINY
 from safetensors.numpy import load_file
 
@@ -86,7 +86,7 @@ def test_ten_power_cuts_leave_no_trace(tmp_path, workers):
 def test_the_same_command_cut_off_and_resumed_gives_the_same_run(smoke_run, tmp_path):
     study, whole, _ = smoke_run
     folder, output = tmp_path / "cut", tmp_path / "output.txt"
-    begin = ["trainer=smoke", "trainer.checkpoint_seconds=0.000001", f"run_dir={folder}"]
+    begin = [*smoke(study), "trainer.checkpoint_seconds=0.000001", f"run_dir={folder}"]
     assert cutting.run(study, begin, output, ("inside an epoch", 3)) == -9, output.read_text()
     assert cutting.run(study, ["mode=resume", f"run={folder}"], output) == 0, output.read_text()
     assert "goes on in epoch 1 after batch 2" in output.read_text()
@@ -100,7 +100,7 @@ def test_the_same_command_cut_off_and_resumed_gives_the_same_run(smoke_run, tmp_
 def test_two_processes_write_one_run_and_score_like_one(study, tmp_path):
     """The same weights, once predicted by two processes and once by one."""
     two, one, output = tmp_path / "two", tmp_path / "one", tmp_path / "output.txt"
-    done = torchrun(study, "trainer=smoke", f"run_dir={two}")
+    done = torchrun(study, *smoke(study), f"run_dir={two}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().splitlines()[-1] == str(two / "report.html")
     assert [f.name for f in tmp_path.iterdir()] == ["two"], "more than one run folder"
