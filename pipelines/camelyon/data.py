@@ -181,7 +181,7 @@ def stamped(records: pd.DataFrame, root: Path) -> pd.DataFrame:
     """With `outlines`, a digest of each annotation: slides are checked anew when their outlines have changed."""
     files = [root / a if isinstance(a, str) else None for a in records["annotation"]]
     digests = [None if f is None else hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files]
-    return records.assign(outlines=digests)
+    return records.assign(outlines=pd.Series(digests, index=records.index, dtype=object))
 
 
 def _key(name: str) -> str:
