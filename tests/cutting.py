@@ -47,6 +47,7 @@ MOMENTS = {
     "validating": ("pipelines.shared.fitting", "predict", "before"),
     "between epochs": ("pipelines.shared.trainer", "_Training.close_epoch", "after"),
     "writing the weights": ("pipelines.shared.model_files", "write_atomically", "within"),
+    "writing a heatmap": ("pipelines.camelyon.heatmap", "write_atomically", "within"),
     "writing predictions": ("pipelines.shared.run_folder", "RunFolder.write_table", "before"),
 }
 

@@ -7,6 +7,7 @@ to the source's root, or None), `partly` (1: only some of its metastases are out
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,10 +25,11 @@ from pipelines.camelyon.tissue import require_tissue
 from pipelines.shared.errors import BadFile, DataError, listed
 from pipelines.shared.records import Source, Target, dataset_folder, raise_problems, read_table
 
-__all__ = ["SOURCES", "SUFFIXES", "prepare", "prepare_settings"]
+__all__ = ["PREPARE_READS", "SOURCES", "SUFFIXES", "prepare", "prepare_settings"]
 
 PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
 OVERVIEW = 128  # pixels
+PREPARE_READS = ("annotation", "outlines", "row")  # columns that `prepare` looks at, or that stand for a file it reads
 SLIDE_NAME = re.compile(r"(normal|tumor|test)_?(\d+)$", re.IGNORECASE)
 
 
@@ -172,7 +174,14 @@ def read_challenge(root: Path, partly: list[str], apart: dict[str, str]) -> tupl
             }
         )  # fmt: skip
     raise_problems(problems, str(root), "Complete the folder; data_cards/camelyon16.md says what belongs there.")
-    return pd.DataFrame(rows), notes
+    return stamped(pd.DataFrame(rows), root), notes
+
+
+def stamped(records: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """With `outlines`, a digest of each annotation: slides are checked anew when their outlines have changed."""
+    files = [root / a if isinstance(a, str) else None for a in records["annotation"]]
+    digests = [None if f is None else hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files]
+    return records.assign(outlines=pd.Series(digests, index=records.index, dtype=object))
 
 
 def _key(name: str) -> str:
@@ -239,6 +248,7 @@ def table(config: CamelyonConfig) -> Source:
             f"{len(without)} tumour slides have no annotation:\n{listed(without)}",
             "Give an XML file for each, or leave these slides out.",
         )
+    records = stamped(records, source.root)
     return Source(source.name, source.synthetic, source.root, records, source.group_key, notes=notes)
 
 

@@ -22,7 +22,7 @@ from pipelines.camelyon.config import CamelyonConfig, PatchSection
 from pipelines.camelyon.slides import Slide, opened
 from pipelines.camelyon.tissue import Tissue, read_tissue
 from pipelines.shared.cache import Prepared, prepare_records
-from pipelines.shared.errors import DataError
+from pipelines.shared.errors import BadFile, DataError
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.splits import split_fingerprint
@@ -128,8 +128,11 @@ class PatchReader:
 
     def __call__(self, index: int) -> np.ndarray:
         """The patch."""
-        slide = opened(self.paths[self.slide[index]], self.slide_mpp)
-        return read_patch(slide, self.x[index], self.y[index], self.mpp, self.size)
+        path = self.paths[self.slide[index]]
+        try:
+            return read_patch(opened(path, self.slide_mpp), self.x[index], self.y[index], self.mpp, self.size)
+        except BadFile as reason:
+            raise DataError(f"{path}: {reason}.", "Replace the slide, then go on with mode=resume.") from None
 
 
 def read_patch(slide: Slide, x: float, y: float, mpp: float, size: int) -> np.ndarray:
@@ -156,7 +159,7 @@ def patch_data(config: CamelyonConfig, data: Data, patches: pd.DataFrame) -> Dat
             "slide_mpp": config.slide_mpp,
         }  # fmt: skip
         cache = config.cache.model_copy(update={"enabled": True})
-        prepared = prepare_records(patches, root, partial(_packed, settings=facts), facts, cache)
+        prepared = prepare_records(patches, root, partial(_packed, settings=facts), facts, cache, reads=("x", "y"))
     else:
         n = len(patches)
         nothing = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": patches["id"]})

@@ -42,7 +42,7 @@ PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
 MPP = {"A": 0.243, "B": 0.226}  # microns per level-0 pixel of the two centres' scanners
 STREAMS = {"plan": 1, "regions": 2, "tissue": 3, "stain": 4, "annotator": 5}
 # chance and radius (um) of macro-metastases, micro-metastases and isolated tumour cells
-SIZES = {"macro": (0.12, 230, 400), "micro": (0.6, 85, 190), "itc": (0.28, 22, 70)}
+SIZES = {"macro": (0.12, 220, 360), "micro": (0.63, 105, 190), "itc": (0.25, 25, 80)}
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class PhantomSettings:
         missed: the chance that the annotator overlooks a small metastasis.
     """
 
-    slides: int = 48
-    test: int = 20
-    smallest: int = 4096
+    slides: int = 52
+    test: int = 24
+    smallest: int = 6144
     largest: int = 8192
     seed: int = 0
     atypia: float = 1.0
@@ -103,16 +103,16 @@ def _plan_lesions(rng: Generator, regions: np.ndarray, mpp: float, settings: Pha
     room = cv2.distanceTransform(node, cv2.DIST_L2, 3) * mpp * COARSE  # um to the node's edge
     largest = float(room.max())
     lesions: list[Lesion] = []
-    for i in range(1 + int(rng.poisson(2.8))):
+    for i in range(1 + int(rng.poisson(3.2))):
         kind = str(rng.choice(list(SIZES), p=[s[0] for s in SIZES.values()]))
         if i == 0 and kind == "itc":  # every tumour slide has a lesion that counts
             kind = "micro"
         _, low, high = SIZES[kind]
         radius = min(float(rng.uniform(low, high)), 0.75 * largest)
         for _ in range(40):
-            places = np.argwhere(room > 0.45 * radius)
+            places = np.argwhere(room > 0.4 * radius)
             y, x = places[rng.integers(len(places))] * COARSE
-            near = [np.hypot(o.x - x, o.y - y) * mpp < 1.35 * (o.radius + radius) + 110 for o in lesions]
+            near = [np.hypot(o.x - x, o.y - y) * mpp < 1.15 * (o.radius + radius) + 85 for o in lesions]
             if not any(near):
                 atypia = settings.atypia * float(rng.beta(1.2, 1.5))
                 lesions.append(Lesion(float(x), float(y), radius, atypia))

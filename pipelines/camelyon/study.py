@@ -19,6 +19,7 @@ STUDY = Study(
     sources=data.SOURCES,
     prepare=data.prepare,
     prepare_settings=data.prepare_settings,
+    prepare_reads=data.PREPARE_READS,
     suffixes=data.SUFFIXES,
     labels=["tumor"],
     stratify="tumor",

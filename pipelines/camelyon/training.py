@@ -31,7 +31,7 @@ from pipelines.camelyon.tissue import find_tissue, read_tissue, write_tissue
 from pipelines.shared import fitting, preemption
 from pipelines.shared.dataset import PreparedDataset
 from pipelines.shared.distributed import World, agree, barrier, main_first
-from pipelines.shared.errors import DataError, StatisticsError
+from pipelines.shared.errors import BadFile, DataError, StatisticsError
 from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.log import log
 from pipelines.shared.model_files import update_facts
@@ -100,7 +100,10 @@ def per_slide(
     todo = [name for name in names if not done(name).exists()]
     barrier(world)  # nobody begins before all have looked
     for name in track(todo[world.rank :: world.size], what, len(todo[world.rank :: world.size])):
-        work(name)
+        try:
+            work(name)
+        except BadFile as reason:
+            raise DataError(f"{name}: {reason}.", "Replace the slide, then go on with mode=resume.") from None
         if preemption.requested() and world.size == 1:
             raise SystemExit(EXIT_RESUME_ME)
     _, stop = agree(0.0, preemption.requested(), world)  # also: all are finished
