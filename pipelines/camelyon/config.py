@@ -207,6 +207,12 @@ class CamelyonConfig(StudyConfig):
     operating_points: OperatingPointsSection
     subgroups: list[str]
 
+    @model_validator(mode="after")
+    def _one_network(self) -> CamelyonConfig:
+        if self.model.networks > 1 and self.data.name != "pcam":
+            raise ValueError(f"model.networks={self.model.networks}: slides are scored by one network")
+        return self
+
     @property
     def slide_mpp(self) -> float | None:
         """Microns per level-0 pixel of slides that do not say it."""
