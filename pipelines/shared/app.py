@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FREE_WITH_RUN = {
     "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
     "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
+    "export": ["cache", "trainer.device", "trainer.workers", "run_dir"],
     "resume": [],
     "report": [],
 }

@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 def run(study: Study, job: Job) -> None:
     """Run one validated job in its mode."""
     preemption.install()
-    if job.config.mode in ("verify", "report") and launch().rank > 0:
+    if job.config.mode in ("verify", "report", "export") and launch().rank > 0:
         return  # work for one process
     modes = {
         "train": train,
         "resume": train,
         "evaluate": external_validation,
         "predict": predict_files,
+        "export": export,
         "verify": verify,
         "report": report,
     }
@@ -147,6 +148,20 @@ def input_files(path: Path, suffixes: Sequence[str]) -> tuple[Path, list[str]]:
     if not files:
         raise DataError(f"input={path} holds no file that this study reads.", f"It reads: {allowed}.")
     return path, [str(f.relative_to(path)) for f in files]
+
+
+def export(study: Study, job: Job) -> None:
+    """Write a finished run's networks as ONNX, checked against torch on the run's own test records."""
+    from pipelines.shared.exporting import export_networks, needs_packages
+
+    needs_packages()
+    finished = RunFolder(Path(str(job.config.run)).expanduser())
+    study, networks = _finished_networks(study, finished)
+    world, folder = start(study.title, job)
+    with stage(folder, "export", world):
+        entries = export_networks(study, job.config, finished, networks, folder, world)
+    write_json(folder.path / "export.json", {"run": finished.path.name, "networks": entries})
+    print(folder.path / "export.json")
 
 
 def verify(study: Study, job: Job) -> None:

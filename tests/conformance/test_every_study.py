@@ -239,6 +239,34 @@ def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
 
 
 @pytest.mark.slow
+def test_export_agrees_with_torch_and_says_what_it_leaves_out(smoke_run, tmp_path):
+    import onnxruntime
+
+    study, folder, _ = smoke_run
+    out = tmp_path / "export"
+    done = cutting.answer(study, "mode=export", f"run={folder}", f"run_dir={out}")
+    assert done.returncode == 0, done.stderr
+    entries = json.loads((out / "export.json").read_text())["networks"]
+    assert {e["name"] for e in entries} == {p.name for p in (folder / "models").iterdir()}
+    files = {e["file"] for e in entries if e["file"]}
+    assert files == {f.name for f in out.glob("*.onnx")} != set()
+    for entry in entries:
+        if entry["file"] is None:
+            assert entry["reason"]
+            continue
+        assert entry["largest_difference"] <= 1e-4
+        session = onnxruntime.InferenceSession(str(out / entry["file"]))
+        said = session.get_modelmeta().custom_metadata_map
+        facts = json.loads((folder / "models" / entry["name"] / "model.json").read_text())
+        assert json.loads(said["classes"]) == facts["classes"]
+        assert json.loads(said["preprocessing"]) == facts["preprocessing"]
+        points = json.loads(said["operating_points"])
+        assert all(p["chosen_on"] == "val" for p in points)
+        assert said["synthetic"] == "true"
+        assert session.get_inputs()[0].shape[0] == "batch"
+
+
+@pytest.mark.slow
 def test_predict_on_an_empty_folder_is_two_lines(smoke_run, tmp_path):
     study, folder, _ = smoke_run
     (tmp_path / "empty").mkdir()
