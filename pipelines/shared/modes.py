@@ -131,7 +131,6 @@ def predict_files(study: Study, job: Job) -> None:
     place = {file: i for i, file in enumerate(files)}
     table = pd.concat([part[part["file"].isin(place)] for part in kept], ignore_index=True)
     table = table.sort_values("file", key=lambda column: column.map(place))
-    table = table.convert_dtypes(convert_floating=False, convert_string=False)
     file = folder.path / "predictions.csv"
     write_atomically(file, lambda aside: table.to_csv(aside, index=False))
     good = int(table["reason"].isna().sum())

@@ -262,7 +262,7 @@ def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
 
 
 def _with_one_exported(run, place):
-    """A copy of a run with the first of its networks, and with all that take no records: an export takes seconds each."""
+    """A copy of a run with one of its networks and all that take no records: each export takes seconds."""
     networks = sorted((run / "models").iterdir())
     of_records = [n for n in networks if "learners" not in json.loads((n / "model.json").read_text())]
     left_out = {n.name for n in of_records[1:]}
