@@ -23,7 +23,7 @@ from pipelines.shared.stats.estimate import Estimate
 
 SIZES = {"data.train_size": "groups in training", "data.grades_per_image": "grades per training image"}
 FEWEST = 4
-EXPONENTS = np.geomspace(0.05, 3, 200)
+EXPONENTS = np.geomspace(0.05, 3, 120)
 FACTOR = 2  # nothing is said about more than twice the data
 
 

@@ -67,9 +67,7 @@ def write(
             "correction for their number."
         )
     cards = [HeadlineFigure("Runs", len(runs)), HeadlineFigure("Pairs compared", len(pairs))]
-    cards += [
-        HeadlineFigure(f"Gain from {FACTOR} times the data", c.gain, f"{c.metric}, by {c.key}") for c in curves[:2]
-    ]
+    cards += [HeadlineFigure("Gain from twice the data", c.gain, f"{c.metric}, by {c.key}") for c in curves[:2]]
     warnings = list(notes)
     if some and not synthetic:
         warnings.append("Some of these runs are of synthetic data: " + ", ".join(r.name for r in runs if r.synthetic))
@@ -186,28 +184,26 @@ def _runs_section(out: Path, runs: Sequence[Run]) -> Section:
     for run in runs:
         estimate = run.estimate(run.headline)
         assert estimate is not None
-        oracle = run.metrics["reference"]["oracle"]
+        reference = run.metrics["reference"]
+        fellows = [r for r in runs if r.study == run.study]
+        own = ", ".join(f"{k}={_shown(run.keys.get(k))}" for k in differing_keys(fellows))
+        data = f"{run.study}, {run.metrics['source']['name']}"
         rows.append(
-            [
-                run.name, run.study, run.metrics["source"]["name"] + (" (synthetic)" if run.synthetic else ""),
-                run.training_groups, run.headline, estimate, run.metrics["reference"]["chance"], oracle,
-            ]
+            [run.name, estimate, own if len(own) <= 80 else f"{own[:77]}…", run.headline.removeprefix("test."), data,
+             run.training_groups, reference["chance"], reference["oracle"]]
         )  # fmt: skip
-        bars.append(Subgroup(run.name, estimate, estimate.n or len(run.test), f"{run.study}: {run.headline}"))
+        bars.append(Subgroup(run.name, estimate, estimate.n or len(run.test), run.study))
     bars.sort(key=lambda s: s.group)
     note = "synthetic data" if any(r.synthetic for r in runs) else ""
-    figures.forest(out / "figures" / "runs.png", bars, metric="Headline metric", note=note)
-    columns = ["Run", "Study", "Data", "Training groups", "Metric", "Test", "Chance", "Oracle"]
-    align = ["left", "left", "left", "right", "left", "right", "right", "right"]
-    return Section(
-        "Headline metrics",
-        [
-            Table(columns, rows, "Each run's own headline metric and interval.", align),  # type: ignore[arg-type]
-            Picture(
-                "figures/runs.png", "The same; n counts the rows that the metric rests on.", "Forest plot of runs."
-            ),
-        ],
-    )
+    figures.forest(out / "figures" / "runs.png", bars, metric="Metric", note=note)
+    columns = ["Run", "Test", "Differs in", "Metric", "Study, data", "Training groups", "Chance", "Oracle"]
+    align = ["left", "right", "left", "left", "left", "right", "right", "right"]
+    picture = Picture(
+        "figures/runs.png", "The same; n counts the rows that each metric rests on. Studies have metrics of their own.",
+        "Forest plot of runs.",
+    )  # fmt: skip
+    caption = "Each run's own headline metric and interval."
+    return Section("Headline metrics", [Table(columns, rows, caption, align), picture])  # type: ignore[arg-type]
 
 
 def _pairs_section(out: Path, pairs: Sequence[Pair], refusals: Sequence[Refusal], note: str) -> Section:
@@ -221,14 +217,21 @@ def _pairs_section(out: Path, pairs: Sequence[Pair], refusals: Sequence[Refusal]
     ]
     if pairs:
         rows: list[list[Any]] = [
-            [p.first.name, p.second.name, p.metric, p.comparison.difference, _p(p.comparison.p_value), _p(p.adjusted)]
+            [
+                p.first.name,
+                p.second.name,
+                p.comparison.difference,
+                _p(p.comparison.p_value),
+                _p(p.adjusted),
+                p.metric.removeprefix("test."),
+            ]
             for p in sorted(pairs, key=lambda p: (p.adjusted is None, p.adjusted or 0))[:SHOWN]
         ]
-        columns = ["First", "Second", "Metric", "First minus second", "p", "p, corrected"]
+        columns = ["First", "Second", "First minus second", "p", "p, corrected", "Metric"]
         caption = "Paired differences, the smallest p first."
         if len(pairs) > SHOWN:
             caption += f" The first {SHOWN} of {len(pairs)}; differences.csv has all."
-        align = ["left", "left", "left", "right", "right", "right"]
+        align = ["left", "left", "right", "right", "right", "left"]
         blocks.append(Table(columns, rows, caption, align))  # type: ignore[arg-type]
         if len(pairs) <= 30:
             bars = [
@@ -256,12 +259,12 @@ def _p(value: float | None) -> str:
 
 def _seeds_section(seeds: pd.DataFrame) -> Section:
     rows: list[list[Any]] = [
-        [r["study"], r["configuration"] or "one", r["metric"], str(r["seeds"]), f"{r['mean']:.3f}", f"{r['sd']:.3f}",
-         f"{r['lowest']:.3f} to {r['highest']:.3f}", r["test_records"]]
+        [r["study"], f"{r['mean']:.3f}", f"{r['sd']:.3f}", str(r["seeds"]), f"{r['lowest']:.3f} to {r['highest']:.3f}",
+         r["metric"].removeprefix("test."), r["configuration"] or "one", r["test_records"]]
         for r in seeds.to_dict("records")
     ]  # fmt: skip
-    columns = ["Study", "Configuration", "Metric", "Seeds", "Mean", "SD", "Range", "Test records"]
-    align = ["left", "left", "left", "right", "right", "right", "right", "left"]
+    columns = ["Study", "Mean", "SD", "Seeds", "Range", "Metric", "Configuration", "Test records"]
+    align = ["left", "right", "right", "right", "right", "left", "left", "left"]
     note = (
         "Where each seed has a split of its own, the standard deviation holds the choice of test records beside the "
         "chance in training."

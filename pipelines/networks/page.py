@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table as ScreenTable
 
 import pipelines
 from pipelines.networks.published import ONE_PROTOCOL
-from pipelines.shared.figures.style import COLOURS, GREY, INK, WIDTH, save, say, styled
+from pipelines.shared.figures.style import COLOURS, GREY, INK, WIDTH, legend, save, say, styled
 from pipelines.shared.report import (
     Headline,
     HeadlineFigure,
@@ -74,7 +76,7 @@ def short(value: float) -> str:
 def write_page(table: pd.DataFrame, out: Path, device: str) -> Path:
     """report.html, with the plot beside it."""
     machine = f"{cpu_count()} CPU cores" if device == "cpu" else device
-    draw(out / "error_against_cost.png", table, f"measured on {machine}")
+    draw(out / "error_against_cost.png", table)
     trained = table[table["training_per_s"].notna()] if "training_per_s" in table else table.iloc[:0]
     figures = []
     if len(trained):
@@ -137,40 +139,51 @@ def _published(table: pd.DataFrame) -> Table:
         rows.append(
             [
                 row["label"], "–" if pd.isna(row["year"]) else str(int(row["year"])),
-                f"{row['parameters_m']:.2f} M ({row['weights_mb']:.0f} MB)", quoted, error, row["published_how"] or "–",
-                one, row["imagenet_weights"],
+                f"{short(row['parameters_m'])} M ({short(row['weights_mb'])} MB)", quoted, one, error,
+                row["published_how"] or "–", row["imagenet_weights"],
             ]
         )  # fmt: skip
-    columns = ["Network", "Year", "Parameters here", "As quoted", "Top-5 error, published", "Measured how",
-               f"Top-5 error, {ONE_PROTOCOL}", "ImageNet weights from"]  # fmt: skip
+    columns = ["Network", "Year", "Parameters here", "As quoted", "Top-5 error, one protocol", "Published",
+               "Measured how", "ImageNet weights from"]  # fmt: skip
     caption = "Networks differ from their first descriptions: see their documentation in timm and torchvision."
-    align = ["left", *["right"] * 4, "left", "right", "left"]
+    align = ["left", *["right"] * 5, "left", "left"]
     return Table(columns, rows, caption, align)  # type: ignore[arg-type]
 
 
 @styled
-def draw(path: Path, table: pd.DataFrame, note: str) -> Path:
-    """Top-5 error against multiply-adds, logarithmic."""
-    figure = Figure((WIDTH, 4.6))
+def draw(path: Path, table: pd.DataFrame, note: str = "") -> Path:
+    """Top-5 error against multiply-adds, logarithmic; networks are numbered by their cost."""
+    rows = table[table["multiply_adds_g"].notna()].drop_duplicates("name")
+    shown = rows[rows["top5_error_one_protocol"].notna() | rows["published_top5_error"].notna()]
+    figure = Figure((WIDTH, 4.8 + 0.12 * len(shown)))
     axes = figure.subplots()
-    axes.set_xscale("log")
     axes.set_xlabel("Multiply-adds for one picture, billions")
     axes.set_ylabel("Top-5 error on ImageNet, %")
-    rows = table[table["multiply_adds_g"].notna()].drop_duplicates("name") if "multiply_adds_g" in table else table[:0]
-    shown = rows[rows["top5_error_one_protocol"].notna() | rows["published_top5_error"].notna()]
+    handles: list[Any] = []
     if shown.empty:
         say(axes, "none of these has a published error")
-    for row in shown.to_dict("records"):
+    for number, row in enumerate(shown.sort_values("multiply_adds_g").to_dict("records"), start=1):
         one, published, x = row["top5_error_one_protocol"], row["published_top5_error"], row["multiply_adds_g"]
         if pd.notna(one) and pd.notna(published):
             axes.plot([x, x], [one, published], color=GREY, linewidth=0.8, linestyle=":")
         if pd.notna(one):
-            axes.plot(x, one, "o", color=COLOURS[0], markersize=8)
+            axes.plot(x, one, "o", color=COLOURS[0], markersize=7)
         if pd.notna(published):
-            axes.plot(x, published, "o", markerfacecolor="white", markeredgecolor=COLOURS[1], markersize=8)
-        height = max(v for v in (one, published) if pd.notna(v))
-        axes.annotate(row["label"], (x, height), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9.5,
-                      color=INK)  # fmt: skip
-    axes.margins(x=0.16, y=0.14)
+            axes.plot(x, published, "o", markerfacecolor="none", markeredgecolor=COLOURS[1], markersize=9)
+        side = 1 if number % 2 else -1  # neighbours are labelled on either side
+        at = (x, one if pd.notna(one) else published)
+        look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK, "fontsize": 11}
+        axes.annotate(str(number), at, xytext=(7 * side, 0), ha="left" if side > 0 else "right", **look)
+        handles.append(Line2D([], [], linestyle="none", label=f"{number}  {row['label']}"))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.1, y=0.14)
     axes.set_ylim(bottom=0)
+    handles += [
+        Line2D([], [], linestyle="none", marker="o", color=COLOURS[0], label="one protocol for all"),
+        Line2D([], [], linestyle="none", marker="o", markerfacecolor="none", color=COLOURS[1], label="as published"),
+    ]
+    legend(figure, handles, columns=2)
     return save(figure, path, note)

@@ -13,7 +13,7 @@ from pipelines.compare.runs import read_runs
 SIZES = np.array([45.0, 90, 180, 360])
 
 
-@pytest.mark.parametrize("b", [EXPONENTS[70], EXPONENTS[110], EXPONENTS[160]])
+@pytest.mark.parametrize("b", [EXPONENTS[40], EXPONENTS[70], EXPONENTS[95]])
 def test_known_parameters_come_back(b):
     a, c = 0.8, 0.93
     law = fit_law(SIZES, (c - a * SIZES**-b)[None])
@@ -63,20 +63,21 @@ def simulated(rng, truth, groups, seeds, resamples):
     return single, drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("a", "b", "c"), [(1.0, 0.5, 0.9), (0.8, 0.3, 0.95)])
 def test_the_interval_of_the_gain_covers(a, b, c):
-    """95 % intervals over three seeds hold the true gain in at least 90 % of 120 simulated sweeps."""
+    """95 % intervals over three seeds hold the true gain in at least 90 % of 100 simulated sweeps."""
     rng = np.random.default_rng(1)
     truth = c - a * SIZES**-b
     gain = a * (360**-b - 720**-b)
     held, widths = 0, []
-    for _ in range(120):
-        single, drawn = simulated(rng, truth, 150, 3, 200)
+    for _ in range(100):
+        single, drawn = simulated(rng, truth, 150, 3, 150)
         law = fit_law(SIZES, single.mean(axis=1)[None])
         found = gain_estimate(law, fit_law(SIZES, resampled_means(single, drawn, 0)), 360.0, 0.95)
         held += found.low <= gain <= found.high
         widths.append(found.high - found.low)
-    assert held >= 0.9 * 120
+    assert held >= 0.9 * 100
     assert np.mean(widths) < 0.05  # not by saying nothing
 
 
