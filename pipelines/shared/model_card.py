@@ -212,11 +212,10 @@ def limits(facts: CardFacts) -> list[str]:
             elif estimate.low > 1:  # type: ignore[operator]
                 found.append(f"Probabilities of {key.split('.')[1]} are too timid: calibration slope {estimate}.")
         if key.startswith("test.") and key.endswith(".in_the_large") and None not in (estimate.low, estimate.high):
-            if estimate.low > 0 or estimate.high < 0:  # type: ignore[operator]
-                side = "low" if estimate.low > 0 else "high"  # type: ignore[operator]
-                found.append(
-                    f"Probabilities of {key.split('.')[1]} are too {side} on average: calibration in the large {estimate}."
-                )
+            side = "low" if estimate.low > 0 else "high" if estimate.high < 0 else None  # type: ignore[operator]
+            if side:
+                task = key.split(".")[1]
+                found.append(f"Probabilities of {task} are too {side} on average: calibration in the large {estimate}.")
     for point in results.operating_points:
         for name, aim in (point.get("target") or {}).items():
             rate = point.get(name) or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,6 +207,11 @@ def export(study: Study, job: Job) -> None:
     with stage(folder, "export", world):
         entries = export_networks(study, job.config, finished, networks, folder, world)
     write_json(folder.path / "export.json", {"run": finished.path.name, "networks": entries})
+    for name in ("model_card.md", "reporting_checklist.md"):
+        if (finished.path / name).exists():
+            shutil.copy(finished.path / name, folder.path / name)
+        else:
+            log.warning(f"{finished.path.name} has no {name}: mode=report writes it.")
     print(folder.path / "export.json")
 
 

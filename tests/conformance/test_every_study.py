@@ -278,6 +278,7 @@ def test_export_agrees_with_torch_and_says_what_it_leaves_out(smoke_run, tmp_pat
     out, folder = tmp_path / "export", _with_one_exported(whole, tmp_path / "run")
     done = cutting.answer(study, "mode=export", f"run={folder}", f"run_dir={out}")
     assert done.returncode == 0, done.stderr
+    assert (out / "model_card.md").read_bytes() == (folder / "model_card.md").read_bytes()
     entries = json.loads((out / "export.json").read_text())["networks"]
     assert {e["name"] for e in entries} == {p.name for p in (folder / "models").iterdir()}
     files = {e["file"] for e in entries if e["file"]}
