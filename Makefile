@@ -7,12 +7,13 @@ STUDIES := $(filter-out shared,$(sort $(patsubst pipelines/%/study.py,%,$(wildca
 # Without this albumentations asks a server for updates when it is imported.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help env test quick smoke bench lint clean $(STUDIES)
+.PHONY: help env networks compare test quick smoke bench lint clean $(STUDIES)
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@echo "Studies, each on its phantom unless ARGS says otherwise (ARGS=\"data=... data.root=...\"):"
 	@for s in $(STUDIES); do echo "  make $$s"; done
+	@echo "With a finished run (ARGS=\"mode=... run=<run folder>\"): evaluate, predict, export, report, resume"
 	@echo "Targets:"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
 
@@ -27,6 +28,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(STUDIES): env
 	@$(PY) -m pipelines.$@ $(ARGS)
+
+networks: env  ## what networks cost on this machine (ARGS="vgg16 resnet50 --size 128")
+	@$(PY) -m pipelines.networks $(ARGS)
+
+compare: env  ## finished runs or sweeps side by side (ARGS="outputs/ecg/a outputs/ecg/b")
+	@$(PY) -m pipelines.compare $(ARGS)
 
 test: env  ## ruff, mypy and the whole test suite
 	$(PY) -m ruff check .

@@ -120,6 +120,10 @@ class SliceNetwork(nn.Module):
         """Logits from the maps of all known slices."""
         stack = maps.new_zeros(batch, slices, *maps.shape[1:])
         stack[known] = maps
+        return self.judge_stack(stack, known)
+
+    def judge_stack(self, stack: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Logits from stacked maps (batch, slices, channels, h, w) that are zero where a slice is not known."""
         stack = stack.permute(0, 2, 1, 3, 4)  # (batch, channels, slices, h, w)
         mask = known[:, None, :, None, None].to(stack.dtype)
         for convolution in self.convolutions:
@@ -127,6 +131,30 @@ class SliceNetwork(nn.Module):
         highest = stack.amax(dim=(2, 3, 4))  # maps are not negative, so a missing slice's zero never wins
         mean = stack.sum(dim=(2, 3, 4)) / (mask.sum(dim=(2, 3, 4)) * stack.shape[3] * stack.shape[4])
         return self.head(self.dropout(torch.cat([highest, mean], dim=1)))
+
+
+class AllSlices(nn.Module):
+    """A finished `SliceNetwork` that shows every slice to the backbone, known or not: what ONNX can say.
+
+    The maps of unknown slices are set to zero afterwards, so the answers are the same.
+    """
+
+    def __init__(self, network: SliceNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 3)."""
+        network, (batch, slices) = self.network, volumes.shape[:2]
+        known = (volumes != NO_DATA).flatten(2).any(dim=2)
+        maps = network.maps(network.windows(volumes.flatten(0, 1)))
+        stack = maps.view(batch, slices, *maps.shape[1:]) * known[:, :, None, None, None].to(maps.dtype)
+        return network.judge_stack(stack, known)
+
+
+def exportable(network: nn.Module) -> nn.Module:
+    """A finished network as ONNX can say it."""
+    return AllSlices(network) if isinstance(network, SliceNetwork) else network
 
 
 class VolumeNetwork(nn.Module):

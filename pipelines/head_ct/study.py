@@ -29,6 +29,7 @@ STUDY = Study(
     build=model.build,
     architecture=model.architecture,
     rebuild=model.rebuild,
+    exportable=model.exportable,
     loss=model.loss,
     measure=model.measure,
     probabilities=metrics.probabilities,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FREE_WITH_RUN = {
     "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
     "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
+    "export": ["cache", "trainer.device", "trainer.workers", "run_dir"],
     "resume": [],
     "report": [],
 }
@@ -205,7 +206,10 @@ def _run_job(study: str, composed: DictConfig) -> None:
     _outside_dataset(config)
     parent = _sweep_parent()
     command = shlex.join(["python", "-m", f"pipelines.{study}", *overrides])
-    job = _place(config, parent, HydraConfig.get().job.num if parent else None, "run_dir" in keys, command)
+    if values["mode"] == "resume" and config.mode == "predict":  # it goes on in the folder that it began
+        job: Job | None = Job(config, Path(config.run_dir).expanduser(), command)
+    else:
+        job = _place(config, parent, HydraConfig.get().job.num if parent else None, "run_dir" in keys, command)
     if job is None:
         return
     if parent is not None:  # joblib's processes would hand on a way of starting processes that only joblib knows
@@ -252,12 +256,14 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
                 f"mode={config.mode} takes: {', '.join(free)}.",
             )
     values = read_run_config(Path(config.run).expanduser(), study)
-    if config.mode == "resume" and values["mode"] not in ("train", "resume"):
+    if config.mode == "resume" and values["mode"] not in ("train", "resume", "predict"):
         raise RunError(
             f"run={config.run} is the folder of mode={values['mode']}, not of a training run.",
             "Start it again instead.",
         )
     now = config.model_dump()
+    if config.mode == "resume" and values["mode"] == "predict":
+        return check(config_model(study), values | {"run_dir": config.run})
     sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in FREE_WITH_RUN[config.mode])]
     for section in sections:
         if section in ("mode", "run", "input", "run_dir") or any(k.split(".")[0] == section for k in keys):

@@ -1,4 +1,4 @@
-"""Backbones by timm's names, their weights from timm's hub, a local file, or the package that bundles them."""
+"""Backbones by name: timm's, or `classics`. Their weights come from a hub, a local file or a package that has them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import nn
 
+from pipelines.shared.classics import CLASSICS, NOWHERE, SCALES, torchvision_weights
 from pipelines.shared.config import ModelSection
 from pipelines.shared.errors import ConfigError, WeightsError, nearest
 
@@ -33,7 +34,7 @@ class Architecture:
 
 
 class ImageNetwork(nn.Module):
-    """A timm backbone with a linear head.
+    """A backbone with a linear head.
 
     Input: uint8 pictures (batch, height, width, channels) with 1 or 3 channels, as the dataset stacks them; scaling to
     the backbone's mean and standard deviation happens here, on the device. Output: (batch, outputs) logits.
@@ -45,12 +46,7 @@ class ImageNetwork(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        if not timm.is_model(architecture.backbone):
-            raise ConfigError(
-                f"model.backbone={architecture.backbone} is no model of timm {timm.__version__}.",
-                nearest(architecture.backbone, timm.list_models()),
-            )
-        self.backbone = timm.create_model(architecture.backbone, pretrained=False, num_classes=0)
+        self.backbone: Any = create_backbone(architecture.backbone)
         self.backbone.to(memory_format=torch.channels_last)
         self.dropout = nn.Dropout(architecture.drop_rate)
         width: Any = self.backbone.head_hidden_size
@@ -72,6 +68,41 @@ class ImageNetwork(nn.Module):
         return self.head(self.dropout(self.features(pictures)))
 
 
+def is_backbone(name: str) -> bool:
+    """Whether there is a backbone of this name."""
+    return name in CLASSICS or timm.is_model(name)
+
+
+def backbone_names() -> list[str]:
+    """All names that `create_backbone` takes."""
+    return sorted({*CLASSICS, *timm.list_models()})
+
+
+def create_backbone(name: str) -> nn.Module:
+    """A backbone with random weights, without its classifier: (batch, 3, height, width) -> (batch, head_hidden_size).
+
+    Raises:
+        ConfigError: no such name.
+    """
+    if not is_backbone(name):
+        raise ConfigError(
+            f"model.backbone={name} is no backbone: neither timm {timm.__version__} has it nor {', '.join(CLASSICS)}.",
+            nearest(name, backbone_names()),
+        )
+    return CLASSICS[name]() if name in CLASSICS else timm.create_model(name, pretrained=False, num_classes=0)
+
+
+def expected_scale(name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation, of pixels between 0 and 1, that a backbone's ImageNet weights were trained with."""
+    scale: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,) * 3, (0.5,) * 3)
+    if name in CLASSICS:
+        scale = SCALES.get(name, scale)
+    elif name != BUNDLED and timm.is_model(name):  # the bundled weights differ from timm's entry for this name
+        config = timm.get_pretrained_cfg(name)
+        scale = (config.mean, config.std) if config else scale
+    return list(scale[0]), list(scale[1])
+
+
 def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
     """A network with the weights that the configuration asks for; its head starts at random.
 
@@ -80,12 +111,8 @@ def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
         WeightsError: the weights cannot be had or do not fit. There is no silent random start.
     """
     bundled = section.backbone == BUNDLED and section.weights == "imagenet"
-    pretrained_cfg = timm.get_pretrained_cfg(section.backbone) if timm.is_model(section.backbone) else None
-    # The bundled weights were trained on pixels scaled to -1 … 1, not on timm's entry for this name.
-    mean, std = (pretrained_cfg.mean, pretrained_cfg.std) if pretrained_cfg else ((0.5,) * 3, (0.5,) * 3)
-    if section.backbone == BUNDLED:
-        mean, std = (0.5,) * 3, (0.5,) * 3
-    network = ImageNetwork(Architecture(section.backbone, outputs, section.drop_rate, list(mean), list(std)))
+    mean, std = expected_scale(section.backbone)
+    network = ImageNetwork(Architecture(section.backbone, outputs, section.drop_rate, mean, std))
     if section.weights == "none":
         return network
     if bundled:
@@ -107,15 +134,28 @@ def _bundled_weights(backbone: nn.Module) -> dict[str, torch.Tensor]:
     return dict(zip(names, state.values(), strict=True))
 
 
-def _hub_weights(name: str) -> dict[str, torch.Tensor]:
+def weights_from(name: str) -> str | None:
+    """Where `model.weights=imagenet` takes the weights of a backbone from; None: there are none."""
+    if name == BUNDLED:
+        return "installed with this project"
+    if name in CLASSICS:
+        return None if name in NOWHERE else "torchvision's hub"
     config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return None
+    return f"timm's hub: {config.hf_hub_id or config.architecture}"
+
+
+def _hub_weights(name: str) -> dict[str, torch.Tensor]:
     how = (
-        "Connect once so that timm can download them, give a local file with model.weights=<file>, "
+        "Connect once so that they can be downloaded, give a local file with model.weights=<file>, "
         "or ask for a random start with model.weights=none."
     )
-    if config is None or not config.has_weights:
-        raise WeightsError(f"timm has no ImageNet weights for model.backbone={name}.", how)
+    if weights_from(name) is None:
+        raise WeightsError(f"There are no ImageNet weights for model.backbone={name}.", how)
     try:
+        if name in CLASSICS:
+            return torchvision_weights(name)
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as failure:  # whatever a download can fail with; nothing of ours runs in here
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
@@ -160,6 +200,6 @@ def load_backbone(backbone: nn.Module, state: dict[str, torch.Tensor], section: 
         raise WeightsError(
             f"model.weights={section.weights} does not fit {section.backbone}: {len(missing)} tensors are missing, "
             f"{len(wrong)} have another shape ({shown}, …).",
-            "Give a file that was saved from this backbone under timm's names.",
+            "Give a file that was saved from this backbone, under the names of timm (AlexNet, GoogLeNet: torchvision).",
         )
     backbone.load_state_dict({k: state.get(k, wanted[k]) for k in wanted})

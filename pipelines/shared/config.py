@@ -168,13 +168,17 @@ class StatisticsSection(Section):
 
 
 class StudyConfig(Section):
-    """The root. A study's own configuration extends it."""
+    """The root. A study's own configuration extends it.
+
+    `intended_use`: what the network is meant for, in the words of whoever makes the run; it goes into the model card.
+    """
 
     study: str
     mode: str
     run: str | None
     input: str | None
     run_dir: str
+    intended_use: str | None = None
     seed: Annotated[int, Field(ge=0)]
     split: SplitSection
     cache: CacheSection

@@ -12,9 +12,11 @@ import yaml
 
 from pipelines.shared import figures
 from pipelines.shared.cards import load_card
+from pipelines.shared.checklist import write_checklist
 from pipelines.shared.config import check
 from pipelines.shared.errors import RunError
 from pipelines.shared.job import config_model
+from pipelines.shared.model_card import CardFacts, write_card
 from pipelines.shared.records import SPLITS
 from pipelines.shared.report import Code, Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_json
@@ -25,7 +27,7 @@ SCHEMA = 1
 
 
 def evaluate(study: Study, folder: RunFolder) -> Path:
-    """Compute metrics.json, the figures and report.html from the files of a run folder.
+    """Compute metrics.json, the figures, model card, checklist and report.html from the files of a run folder.
 
     Returns:
         The path of the report.
@@ -38,6 +40,9 @@ def evaluate(study: Study, folder: RunFolder) -> Path:
     results = study.evaluate(evidence)
     environment = read_json(folder.environment)
     write_json(folder.metrics, plain(metrics_file(study, evidence, results, environment)))
+    facts = CardFacts(study, evidence, results, environment, load_card(evidence.flow["card"]))
+    write_card(facts, folder.path)
+    write_checklist(facts, folder.path)
     return render(_report(study, evidence, results, environment), folder.path)
 
 

@@ -154,7 +154,7 @@ def load_network(study: Study, path: Path) -> nn.Module:
 
 def training_keys(config: Config) -> dict[str, Any]:
     """Every key that the weights depend on, dotted, with its value; not where and how fast they are computed."""
-    values = config.model_dump(exclude={"mode", "run", "run_dir", "input", "cache", "statistics"})
+    values = config.model_dump(exclude={"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics"})
     for key in ("device", "workers", "checkpoint_seconds"):
         values["trainer"].pop(key)
     return _dotted(values)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,23 +21,27 @@ from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
 from pipelines.shared.leakage import leakage_gate
 from pipelines.shared.log import log, start_log
+from pipelines.shared.records import check_ids, inside, raise_problems, read_csv
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
 from pipelines.shared.study import Config, Data, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.distributed import World
 
+PART = 512  # files that mode=predict scores before it writes them down
+
 
 def run(study: Study, job: Job) -> None:
     """Run one validated job in its mode."""
     preemption.install()
-    if job.config.mode in ("verify", "report") and launch().rank > 0:
+    if job.config.mode in ("verify", "report", "export") and launch().rank > 0:
         return  # work for one process
     modes = {
         "train": train,
         "resume": train,
         "evaluate": external_validation,
         "predict": predict_files,
+        "export": export,
         "verify": verify,
         "report": report,
     }
@@ -99,54 +104,115 @@ def external_validation(study: Study, job: Job) -> None:
 
 
 def predict_files(study: Study, job: Job) -> None:
-    """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
-    from pipelines.shared.distributed import main_first
+    """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there.
 
+    `PART` files at a time, each part kept in parts/: a run that was cut off goes on after the last one (mode=resume).
+    """
     config: Config = job.config
     finished = RunFolder(Path(str(config.run)))
     study, networks = _finished_networks(study, finished)
     points = read_json(finished.operating_points)
     root, files = input_files(Path(config.input), study.suffixes)
     world, folder = start(study.title, job)
+    kept = [pd.read_parquet(p) for p in sorted((folder.path / "parts").glob("*.parquet"))]
+    done = {file for part in kept for file in part["file"]}
+    left = [file for file in files if file not in done]
+    if done:
+        log.info(f"{len(files) - len(left):,} of {len(files):,} files are scored already")
     with stage(folder, "predict", world):
-        records = pd.DataFrame({"id": files, "path": files})
-        with main_first(world):
-            prepared = prepare_all(study, config, records, root)
-        reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
-        at = np.flatnonzero(reason.isna().to_numpy())
-        table = pd.DataFrame({"file": files, "reason": reason})
-        if len(at):
-            from pipelines.shared.dataset import PreparedDataset
-            from pipelines.shared.fitting import file_predictions
-
-            dataset = PreparedDataset(prepared.take(at), [files[i] for i in at], np.zeros((len(at), 1)))
-            columns = file_predictions(study, config, dataset, networks, world)
-            scores = pd.concat([columns, calls(columns, points)], axis=1).convert_dtypes(convert_floating=False)
-            table = table.join(scores.set_index(pd.Index(at)))
+        for begin in range(0, len(left), PART):
+            part = _predicted(study, config, root, left[begin : begin + PART], networks, points, world)
+            kept.append(part)
+            if world.main:
+                folder.write_table(folder.path / "parts" / f"{len(kept) - 1:06d}.parquet", part)
+            if len(left) > PART:
+                log.info(f"{len(files) - len(left) + min(begin + PART, len(left)):,} of {len(files):,} files")
     if not world.main:
         return
+    place = {file: i for i, file in enumerate(files)}
+    table = pd.concat([part[part["file"].isin(place)] for part in kept], ignore_index=True)
+    table = table.sort_values("file", key=lambda column: column.map(place))
     file = folder.path / "predictions.csv"
     write_atomically(file, lambda aside: table.to_csv(aside, index=False))
-    log.info(f"{len(at)} of {len(files)} files scored" + ("" if len(at) == len(files) else "; the others say why not"))
+    good = int(table["reason"].isna().sum())
+    log.info(f"{good} of {len(files)} files scored" + ("" if good == len(files) else "; the others say why not"))
     print(file)
 
 
+def _predicted(
+    study: Study, config: Config, root: Path, files: list[str], networks: list[Path], points: list[dict[str, Any]],
+    world: World,
+) -> pd.DataFrame:  # fmt: skip
+    """One row per file: its reason if it has one, else the prediction columns and the calls at every threshold."""
+    from pipelines.shared.distributed import main_first
+
+    records = pd.DataFrame({"id": files, "path": files})
+    with main_first(world):
+        prepared = prepare_all(study, config, records, root)
+    reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
+    at = np.flatnonzero(reason.isna().to_numpy())
+    table = pd.DataFrame({"file": files, "reason": reason})
+    if len(at):
+        from pipelines.shared.dataset import PreparedDataset
+        from pipelines.shared.fitting import file_predictions
+
+        dataset = PreparedDataset(prepared.take(at), [files[i] for i in at], np.zeros((len(at), 1)))
+        columns = file_predictions(study, config, dataset, networks, world)
+        scores = pd.concat([columns, calls(columns, points)], axis=1).convert_dtypes(convert_floating=False)
+        table = table.join(scores.set_index(pd.Index(at)))
+    return table
+
+
 def input_files(path: Path, suffixes: Sequence[str]) -> tuple[Path, list[str]]:
-    """The files to score: one file, or all below a folder with the study's suffixes, relative to the root returned.
+    """The files to score, relative to the root returned: one file; all below a folder with the study's suffixes; or
+    those that a table (CSV, Parquet) names in its column `path`, from the table's own folder.
 
     Raises:
-        DataError: nothing there.
+        DataError: nothing there, or rows of a table that are empty, twice there or leave the folder.
     """
     path = path.expanduser()
+    if path.is_file() and path.suffix.lower() in {".csv", ".parquet"} - set(suffixes):
+        return path.parent, _listed_files(path)
     if path.is_file():
         return path.parent, [path.name]
     allowed = ", ".join(suffixes)
     if not path.is_dir():
-        raise DataError(f"input={path} does not exist.", f"Give a file, or a folder of files ({allowed}).")
+        raise DataError(
+            f"input={path} does not exist.", f"Give a file, a folder of files ({allowed}), or a table that names them."
+        )
     files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.suffix.lower() in suffixes]
     if not files:
         raise DataError(f"input={path} holds no file that this study reads.", f"It reads: {allowed}.")
     return path, [str(f.relative_to(path)) for f in files]
+
+
+def _listed_files(table: Path) -> list[str]:
+    """The paths that a table names; all mistakes at once. A file that is not there has its reason later."""
+    paths = read_csv(table, ["path"])["path"]
+    problems = check_ids(paths, table)
+    problems += [f"{table.name} row {i + 2}: {p} leaves the folder {table.parent}"
+                 for i, p in enumerate(paths) if isinstance(p, str) and not inside(p)]  # fmt: skip
+    raise_problems(problems, str(table), "Correct these rows; nothing was scored.")
+    return list(paths)
+
+
+def export(study: Study, job: Job) -> None:
+    """Write a finished run's networks as ONNX, checked against torch on the run's own test records."""
+    from pipelines.shared.exporting import export_networks, needs_packages
+
+    needs_packages()
+    finished = RunFolder(Path(str(job.config.run)).expanduser())
+    study, networks = _finished_networks(study, finished)
+    world, folder = start(study.title, job)
+    with stage(folder, "export", world):
+        entries = export_networks(study, job.config, finished, networks, folder, world)
+    write_json(folder.path / "export.json", {"run": finished.path.name, "networks": entries})
+    for name in ("model_card.md", "reporting_checklist.md"):
+        if (finished.path / name).exists():
+            shutil.copy(finished.path / name, folder.path / name)
+        else:
+            log.warning(f"{finished.path.name} has no {name}: mode=report writes it.")
+    print(folder.path / "export.json")
 
 
 def verify(study: Study, job: Job) -> None:

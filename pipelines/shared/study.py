@@ -130,6 +130,8 @@ class Study:
         for_training: for a study whose classes are found in its training records: the study with these classes, all
             parts that depend on them bound. None: the classes are fixed.
         for_classes: the same for a finished network, from the classes in its model.json.
+        exportable: a finished network as ONNX can say it: the same answers, without what depends on values of the
+            input, such as leaving out what is empty. None: as it is.
         modes: modes of the study's own, name -> function of study and job (named in its config.py as `MODES` too).
     """
 
@@ -163,4 +165,5 @@ class Study:
     combine: Callable[[Study, Config, list[Path], PreparedDataset, pd.DataFrame, World], pd.DataFrame] | None = None
     for_training: Callable[[Study, Config, pd.DataFrame], Study] | None = None
     for_classes: Callable[[Study, list[str]], Study] | None = None
+    exportable: Callable[[nn.Module], nn.Module] | None = None
     modes: Mapping[str, Callable[[Study, Job], None]] = field(default_factory=dict)

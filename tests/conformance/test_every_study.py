@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import shutil
 from html.parser import HTMLParser
 
 import cutting
@@ -117,6 +118,8 @@ def test_the_run_folder_holds_what_the_contract_says(smoke_run):
         "records.parquet",
         "metrics.json",
         "report.html",
+        "model_card.md",
+        "reporting_checklist.md",
     ]
     for name in files:
         assert (folder / name).is_file(), name
@@ -210,6 +213,26 @@ def test_the_report_stands_alone_and_says_what_it_shows(smoke_run):
 
 
 @pytest.mark.slow
+def test_the_card_and_the_checklist_say_what_the_run_knows(smoke_run):
+    _, folder, _ = smoke_run
+    card = (folder / "model_card.md").read_text(encoding="utf-8")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert "must not be used on people" in card
+    assert metrics["headline"] in card
+    assert metrics["source"]["fingerprint"][:16] in card
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["intended_use"] in card
+    assert not {"None", "nan", "NaN"} & set(card.replace("|", " ").split())
+    for point in metrics["operating_points"]:
+        assert point["threshold"] is None or f"{point['threshold']:.4f}" in card
+    rows = [line for line in (folder / "reporting_checklist.md").read_text().splitlines() if line.startswith("| ")]
+    numbers = [line.split("|")[1].strip() for line in rows if not line.startswith("| item")]
+    assert len(numbers) == 52 + 42
+    assert numbers[52:] == [str(i) for i in range(1, 43)]
+    assert any(line.endswith("| not reported |") for line in rows)
+
+
+@pytest.mark.slow
 def test_metrics_and_report_come_again_from_the_folder_alone(smoke_run):
     study, folder, _ = smoke_run
     before = json.loads((folder / "metrics.json").read_text())
@@ -238,6 +261,44 @@ def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
     assert left[whole["headline"]]["value"] == pytest.approx(whole["metrics"][whole["headline"]]["value"], abs=1e-9)
 
 
+def _with_one_exported(run, place):
+    """A copy of a run with one of its networks and all that take no records: each export takes seconds."""
+    networks = sorted((run / "models").iterdir())
+    of_records = [n for n in networks if "learners" not in json.loads((n / "model.json").read_text())]
+    left_out = {n.name for n in of_records[1:]}
+    shutil.copytree(run, place, ignore=lambda folder, names: left_out & set(names) if folder.endswith("models") else [])
+    return place
+
+
+@pytest.mark.slow
+def test_export_agrees_with_torch_and_says_what_it_leaves_out(smoke_run, tmp_path):
+    import onnxruntime
+
+    study, whole, _ = smoke_run
+    out, folder = tmp_path / "export", _with_one_exported(whole, tmp_path / "run")
+    done = cutting.answer(study, "mode=export", f"run={folder}", f"run_dir={out}")
+    assert done.returncode == 0, done.stderr
+    assert (out / "model_card.md").read_bytes() == (folder / "model_card.md").read_bytes()
+    entries = json.loads((out / "export.json").read_text())["networks"]
+    assert {e["name"] for e in entries} == {p.name for p in (folder / "models").iterdir()}
+    files = {e["file"] for e in entries if e["file"]}
+    assert files == {f.name for f in out.glob("*.onnx")} != set()
+    for entry in entries:
+        if entry["file"] is None:
+            assert entry["reason"]
+            continue
+        assert entry["largest_difference"] <= 1e-4
+        session = onnxruntime.InferenceSession(str(out / entry["file"]))
+        said = session.get_modelmeta().custom_metadata_map
+        facts = json.loads((folder / "models" / entry["name"] / "model.json").read_text())
+        assert json.loads(said["classes"]) == facts["classes"]
+        assert json.loads(said["preprocessing"]) == facts["preprocessing"]
+        points = json.loads(said["operating_points"])
+        assert all(p["chosen_on"] == "val" for p in points)
+        assert said["synthetic"] == "true"
+        assert session.get_inputs()[0].shape[0] == "batch"
+
+
 @pytest.mark.slow
 def test_predict_on_an_empty_folder_is_two_lines(smoke_run, tmp_path):
     study, folder, _ = smoke_run
@@ -248,6 +309,32 @@ def test_predict_on_an_empty_folder_is_two_lines(smoke_run, tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 2
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.slow
+def test_files_are_predicted(smoke_run, tmp_path):
+    """The first few files of the phantom, as files without labels."""
+    study, folder, _ = smoke_run
+    suffixes = study_of(study).suffixes
+    phantom = next(p for p in sorted((REPOSITORY / ".cache").glob(f"phantom-{study}-*")) if p.is_dir())
+    first = next(f for f in sorted(phantom.rglob("*")) if f.is_file() and f.suffix.lower() in suffixes)
+    together = sorted(f for f in first.parent.iterdir() if f.is_file())
+    if len(together) > 60:  # a folder of many records, not one series
+        stems = sorted({f.stem for f in together if f.suffix.lower() in suffixes})[:3]
+        together = [f for f in together if f.stem in stems]
+    (tmp_path / "in").mkdir()
+    for file in together:
+        (tmp_path / "in" / file.name).write_bytes(file.read_bytes())
+    done = cutting.answer(
+        study, "mode=predict", f"run={folder}", f"input={tmp_path / 'in'}", f"run_dir={tmp_path / 'p'}"
+    )
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "p" / "predictions.csv")
+    assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "p" / "predictions.csv")
+    assert table["reason"].isna().any()
+    scores = table.loc[table["reason"].isna(), [c for c in table if c.startswith("p_")]].to_numpy(float)
+    assert scores.size
+    assert ((scores >= 0) & (scores <= 1)).all()
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ import json
 import subprocess
 
 import cutting
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import REPOSITORY
 from PIL import Image
 
@@ -84,6 +86,75 @@ def test_one_file_can_be_predicted(finished, tmp_path):
     picture = next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images/*"))
     run("mode=predict", f"run={finished}", f"input={picture}", f"run_dir={tmp_path / 'out'}")
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 1
+
+
+def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
+    """Six files in parts of two, cut off in the third part; resumed it scores the last two only, from a table too."""
+    from pipelines.retinopathy.study import STUDY
+    from pipelines.shared import modes
+    from pipelines.shared.config import check
+    from pipelines.shared.job import Job, config_model
+
+    pictures = sorted(next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images")).glob("*"))[:6]
+    (tmp_path / "in").mkdir()
+    for picture in pictures[:5]:
+        (tmp_path / "in" / picture.name).write_bytes(picture.read_bytes())
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    values = yaml.safe_load((finished / "config.yaml").read_text())
+    values |= {"mode": "predict", "run": str(finished), "input": str(tmp_path / "in")}
+    job = Job(check(config_model("retinopathy"), values), tmp_path / "out", "a command")
+    predict, asked = modes._predicted, []
+
+    def cut(study, config, root, files, *rest):
+        asked.extend(files)
+        if len(asked) > 4:
+            raise KeyboardInterrupt
+        return predict(study, config, root, files, *rest)
+
+    monkeypatch.setattr(modes, "PART", 2)
+    monkeypatch.setattr(modes, "_predicted", cut)
+    with pytest.raises(KeyboardInterrupt):
+        modes.run(STUDY, job)
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    assert len(list((tmp_path / "out" / "parts").iterdir())) == 2
+    monkeypatch.setattr(modes, "_predicted", lambda *a: asked.append("again") or asked.extend(a[3]) or predict(*a))
+    done = run("mode=resume", f"run={tmp_path / 'out'}", check=False)
+    assert done.returncode == 2, "another run is writing there: this test's own process holds the folder"
+    modes.run(STUDY, job)
+    assert asked[asked.index("again") + 1 :] == sorted(f.name for f in (tmp_path / "in").iterdir())[4:]
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(table["file"]) == sorted(f.name for f in (tmp_path / "in").iterdir())
+    assert table["p_referable"].isna().tolist() == (table["file"] == "broken.png").tolist()
+
+    listed = tmp_path / "in" / "list.csv"
+    listed.write_text("path,site\n" + "".join(f"{name},x\n" for name in [*table["file"], "gone.png"]))
+    run("mode=predict", f"run={finished}", f"input={listed}", f"run_dir={tmp_path / 'whole'}")
+    whole = pd.read_csv(tmp_path / "whole" / "predictions.csv")
+    assert isinstance(whole["reason"].iloc[-1], str)
+    scores = [c for c in table if c.startswith("p_")]
+    assert np.allclose(whole[scores].iloc[:-1], table[scores], atol=1e-6, equal_nan=True)
+    before = (tmp_path / "whole" / "predictions.csv").read_bytes()
+    (tmp_path / "whole" / "predictions.csv").unlink()
+    run("mode=resume", f"run={tmp_path / 'whole'}")
+    assert (tmp_path / "whole" / "predictions.csv").read_bytes() == before
+
+
+def test_a_table_of_files_is_checked_as_a_whole(tmp_path):
+    from pipelines.shared.errors import DataError
+    from pipelines.shared.modes import input_files
+
+    table = tmp_path / "list.csv"
+    table.write_text("path\na.png\n\n../b.png\na.png\n")
+    with pytest.raises(DataError) as failure:
+        input_files(table, [".png"])
+    assert "leaves the folder" in str(failure.value)
+    assert "occurs 2 times" in str(failure.value)
+    table.write_text("file\na.png\n")
+    with pytest.raises(DataError, match="no column 'path'"):
+        input_files(table, [".png"])
+    table.write_text("path\nb.png\na.png\n")
+    assert input_files(table, [".png"]) == (tmp_path, ["b.png", "a.png"])
+    assert input_files(table, [".csv"]) == (tmp_path, ["list.csv"])
 
 
 def test_a_model_of_other_classes_is_refused(finished, tmp_path):

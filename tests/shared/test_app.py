@@ -190,8 +190,8 @@ def test_run_folders_that_are_broken_old_or_of_another_mode(tmp_path):
     done = command("mode=report", f"run={tmp_path}")
     assert done.returncode == 2
     assert "does not fit this version" in done.stderr
-    file.write_text(yaml.safe_dump(values | {"mode": "predict"}))
-    assert "mode=predict, not of a training run" in command("mode=resume", f"run={tmp_path}").stderr
+    file.write_text(yaml.safe_dump(values | {"mode": "evaluate"}))
+    assert "mode=evaluate, not of a training run" in command("mode=resume", f"run={tmp_path}").stderr
     file.write_text(yaml.safe_dump(values))
     done = command("mode=report", f"run={tmp_path}")
     assert done.returncode == 2
