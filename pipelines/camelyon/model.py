@@ -11,27 +11,24 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 from torch import nn
 from torch.nn import functional
 
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.shared.augment import image_augment
-from pipelines.shared.backbones import build_image_network, load_backbone, local_weights
+from pipelines.shared.backbones import build_image_network, create_backbone
 from pipelines.shared.dataset import Augment
-from pipelines.shared.errors import ConfigError, StatisticsError, WeightsError
+from pipelines.shared.errors import ConfigError, StatisticsError
 from pipelines.shared.losses import masked_binary_cross_entropy
 from pipelines.shared.stats.auc import auroc
 from pipelines.shared.trainer import Loss
 
 GOOGLENET = "googlenet"  # torchvision's; timm has none
-HALF = [0.5, 0.5, 0.5]
 
 
 @dataclass(frozen=True)
@@ -120,50 +117,24 @@ class PatchNetwork(nn.Module):
 
 
 def _bare_backbone(name: str) -> nn.Module:
-    if name == GOOGLENET:
-        return GoogLeNet()
-    if not timm.is_model(name):
-        raise ConfigError(f"model.backbone={name} is no model of timm {timm.__version__}.", "See timm.list_models().")
-    return timm.create_model(name, pretrained=False, num_classes=0)
+    return _with_maps(name, create_backbone(name))
 
 
-class GoogLeNet(nn.Sequential):
+def _with_maps(name: str, backbone: nn.Module) -> nn.Module:
+    """The backbone with a `forward_features`, as timm's have it."""
+    return GoogLeNetMaps(backbone) if name == GOOGLENET else backbone
+
+
+class GoogLeNetMaps(nn.Sequential):
     """torchvision's GoogLeNet (Szegedy et al. 2015) up to its last maps, under torchvision's names."""
 
-    def __init__(self) -> None:
-        from torchvision.models import googlenet
-
-        whole = googlenet(weights=None, aux_logits=False, init_weights=False)
+    def __init__(self, whole: nn.Module) -> None:
         parts = [(k, v) for k, v in whole.named_children() if k not in ("aux1", "aux2", "avgpool", "dropout", "fc")]
         super().__init__(OrderedDict((k, v) for k, v in parts if v is not None))
 
     def forward_features(self, pictures: torch.Tensor) -> torch.Tensor:
         """(batch, 3, h, w) to maps (batch, 1024, h / 32, w / 32)."""
         return self(pictures)
-
-
-def _googlenet(config: CamelyonConfig) -> PatchNetwork:
-    section = config.model
-    if section.level is not None:
-        raise ConfigError("model.backbone=googlenet has no levels.", "Set model.level=null.")
-    network = PatchNetwork(_plan(config, HALF, HALF), GoogLeNet())
-    if section.weights == "none":
-        return network
-    if section.weights == "imagenet":
-        from torchvision.models import GoogLeNet_Weights
-
-        try:
-            state = dict(GoogLeNet_Weights.IMAGENET1K_V1.get_state_dict())
-        except Exception as failure:  # whatever a download can fail with
-            reason = (str(failure) or type(failure).__name__).splitlines()[0]
-            raise WeightsError(
-                f"The ImageNet weights of googlenet could not be downloaded: {reason}",
-                "Connect once, give a local file with model.weights=<file>, or start at random: model.weights=none.",
-            ) from failure
-    else:
-        state = local_weights(Path(section.weights).expanduser())
-    load_backbone(network.backbone, state, section)
-    return network
 
 
 def _plan(config: CamelyonConfig, mean: list[float], std: list[float]) -> Plan:
@@ -180,11 +151,12 @@ def build(config: CamelyonConfig) -> PatchNetwork:
         ConfigError: unknown backbone, or a level that it does not have.
         WeightsError: the weights cannot be had.
     """
-    if config.model.backbone == GOOGLENET:
-        return _googlenet(config)
+    name = config.model.backbone
+    if name == GOOGLENET and config.model.level is not None:
+        raise ConfigError("model.backbone=googlenet has no levels.", "Set model.level=null.")
     whole = build_image_network(config.model, 1)
     architecture = whole.architecture
-    return PatchNetwork(_plan(config, architecture.mean, architecture.std), whole.backbone)
+    return PatchNetwork(_plan(config, architecture.mean, architecture.std), _with_maps(name, whole.backbone))
 
 
 def architecture(network: nn.Module) -> dict[str, Any]:

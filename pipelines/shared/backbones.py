@@ -120,8 +120,8 @@ def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
     elif section.weights == "imagenet":
         state = _hub_weights(section.backbone)
     else:
-        state = local_weights(Path(section.weights).expanduser())
-    load_backbone(network.backbone, state, section)
+        state = _local_weights(Path(section.weights).expanduser())
+    _load_backbone(network.backbone, state, section)
     return network
 
 
@@ -162,7 +162,7 @@ def _hub_weights(name: str) -> dict[str, torch.Tensor]:
         raise WeightsError(f"The ImageNet weights of {name} could not be downloaded: {reason}", how) from failure
 
 
-def local_weights(file: Path) -> dict[str, torch.Tensor]:
+def _local_weights(file: Path) -> dict[str, torch.Tensor]:
     """The named tensors of a .safetensors, .pt or .pth file; nothing in it is run.
 
     Raises:
@@ -185,7 +185,7 @@ def local_weights(file: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_backbone(backbone: nn.Module, state: dict[str, torch.Tensor], section: ModelSection) -> None:
+def _load_backbone(backbone: nn.Module, state: dict[str, torch.Tensor], section: ModelSection) -> None:
     """Load all of a backbone's tensors; the classifier and auxiliary heads in the file have no place and are left.
 
     Raises:
