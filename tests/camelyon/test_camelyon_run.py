@@ -52,7 +52,7 @@ def test_a_run_leaves_all_its_stages(finished):
     detections = pd.read_parquet(finished / "detections.parquet")
     assert {"components", "suppression", "oracle"} >= set(detections["method"])
     test = records.loc[records["split"] == "test", "id"]
-    own = detections[(detections["method"] == "components") & (detections["network"] == "")]
+    own = detections[(detections["method"] == "suppression") & (detections["network"] == "")]
     for name in test:
         table = read_detections(finished / "detections" / f"{name}.csv")
         assert len(table) == (own["slide"] == name).sum()
