@@ -41,15 +41,19 @@ def prepare_settings(config: CamelyonConfig) -> dict[str, Any]:
     common = {"study": "camelyon", "version": PREPARE_VERSION, "source": "pcam"}
     if config.data.name == "pcam":
         return common | {"mpp": pcam.MPP, "crop": config.patches.crop}
-    return common | {
-        "source": "slides",
-        "overview": OVERVIEW,
-        "slide_mpp": config.slide_mpp,
-        "strict_outlines": config.data.strict_outlines,
-        "tissue": config.tissue.model_dump(),
-        "mpp": config.patches.mpp,
-        "crop": config.patches.crop,
-    }
+    known = {} if config.slide_mpp is None else {"slide_mpp": config.slide_mpp}
+    return (
+        common
+        | known
+        | {
+            "source": "slides",
+            "overview": OVERVIEW,
+            "strict_outlines": config.data.strict_outlines,
+            "tissue": config.tissue.model_dump(),
+            "mpp": config.patches.mpp,
+            "crop": config.patches.crop,
+        }
+    )
 
 
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -61,7 +65,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     """
     if settings["source"] == "pcam":
         return pcam.read_patch(record, root)
-    slide = Slide(root / record["path"], settings["slide_mpp"])
+    slide = Slide(root / record["path"], settings.get("slide_mpp"))
     try:
         slide.check()
         facts = slide.facts
