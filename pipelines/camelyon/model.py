@@ -61,6 +61,11 @@ class PatchNetwork(nn.Module):
                     f"model.backbone={plan.backbone} cannot be cut at a level.", "Set model.level=null, its last maps."
                 )
             prune([plan.level], prune_norm=True, prune_head=True)
+        elif not hasattr(self.backbone, "forward_features"):
+            raise ConfigError(
+                f"model.backbone={plan.backbone} does not give maps, which a patch network needs.",
+                "Take another of timm's, or googlenet.",
+            )
         self.backbone.to(memory_format=torch.channels_last)
         self.register_buffer("mean", torch.tensor(plan.mean).view(1, -1, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(plan.std).view(1, -1, 1, 1) * 255, persistent=False)

@@ -9,7 +9,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.camelyon import data, evaluation, external, froc_mode, metrics, model, predicting, training
+from pipelines.camelyon import data, evaluation, exporting, external, froc_mode, metrics, model, predicting, training
 from pipelines.shared.study import Study
 
 STUDY = Study(
@@ -42,5 +42,7 @@ STUDY = Study(
     # Task 1, lesions: FROC. Task 2, slides: AUROC.
     evaluate=evaluation.evaluate,
     external=external.external_predictions,
+    export_data=exporting.export_data,
+    beyond_export=exporting.BEYOND,
     modes={"predict": predicting.predict_slides, "froc": froc_mode.score_submission},
 )

@@ -80,6 +80,11 @@ class SliceNetwork(nn.Module):
         self.plan = plan
         self.windows: Any = _Windows(plan)
         self.backbone: Any = backbone or timm.create_model(plan.backbone, pretrained=False, num_classes=0)
+        if not hasattr(self.backbone, "forward_intermediates"):
+            raise ConfigError(
+                f"model.backbone={plan.backbone} does not give the maps of its levels, which model.kind=slices needs.",
+                "Take another of timm's, such as tf_efficientnet_lite0 or resnet18.",
+            )
         self.backbone.to(memory_format=torch.channels_last)
         features: Any = self.backbone.feature_info
         widths = [info["num_chs"] for info in features]

@@ -7,6 +7,7 @@ Artificial Intelligence 2:e200029, 2020); what each asks is said in our own word
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def _data(facts: CardFacts) -> str:
 
 def _quality(facts: CardFacts) -> str:
     left = [f"{s['label']}: {s['count']:,}" for s in facts.evidence.flow["steps"] if s["kind"] == "left out"]
-    settings = facts.evidence.networks[0]["preprocessing"] if facts.evidence.networks else "unknown"
+    networks = facts.evidence.networks
+    settings = json.dumps(networks[0]["preprocessing"]) if networks else "unknown"
     return f"preprocessing {settings}; left out: {'; '.join(left) or 'nothing'}"
 
 

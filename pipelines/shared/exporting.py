@@ -62,7 +62,7 @@ def needs_packages() -> None:
         )
 
 
-def test_records(study: Study, config: Config, finished: RunFolder) -> PreparedDataset:
+def run_records(study: Study, config: Config, finished: RunFolder) -> PreparedDataset:
     """The run's own test records, prepared as its networks take them.
 
     Raises:
@@ -94,7 +94,7 @@ def export_networks(
     Raises:
         RunError: ONNX Runtime's answers differ from torch's by more than `BOUND`; no file is left.
     """
-    data = test_records(study, config, finished)
+    data = (study.export_data or run_records)(study, config, finished)
     found: list[dict[str, Any]] = []
     for path in networks:
         facts = read_facts(path, study.name, study.classes)
@@ -203,7 +203,7 @@ def describe(
         "seed": facts.get("seed"),
         "classes": facts["classes"],
         "input": {"dtype": str(first.dtype).removeprefix("torch."), "shape": ["batch", *first.shape[1:]],
-                  "what": "records as the study prepares them; scaling happens inside"},
+                  "what": "arrays as the study prepares them for its networks; scaling happens inside"},
         "preprocessing": facts["preprocessing"],
         "output": output,
         "operating_points": points,
@@ -216,7 +216,11 @@ def describe(
 
 def _beyond(study: Study, points: list[dict[str, Any]], facts: dict[str, Any], networks: int) -> list[str]:
     """What a user must do that the file does not."""
-    found = [f"Records are prepared by pipelines.{study.name}.data.prepare with the settings under preprocessing."]
+    found = []
+    if study.export_data is None:
+        found.append(
+            f"Records are prepared by pipelines.{study.name}.data.prepare with the settings under preprocessing."
+        )
     own = {f"p_{c}" for c in facts["classes"]}
     scores = sorted({str(p["score"]) for p in points if p.get("score") not in own | {None}})
     if scores:
@@ -224,7 +228,9 @@ def _beyond(study: Study, points: list[dict[str, Any]], facts: dict[str, Any], n
             f"The scores {', '.join(scores)} that thresholds are for are made from the answers by "
             f"pipelines.{study.name}.metrics.predict_columns."
         )
-    if study.combine is not None:
+    if study.beyond_export:
+        found.append(study.beyond_export)
+    elif study.combine is not None:
         found.append("The run's answer combines several networks: see what was not exported.")
     elif networks > 1:
         found.append(f"The run's answer is the mean of the probabilities of its {networks} networks.")

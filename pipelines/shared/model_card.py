@@ -6,11 +6,13 @@ made it false; what the run does not know is said to be unknown.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.shared.cards import Card
+from pipelines.shared.errors import counted
 from pipelines.shared.records import SPLITS
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence, Results, Study
@@ -79,7 +81,9 @@ def _use(facts: CardFacts) -> str:
 def _networks(facts: CardFacts) -> str:
     lines = ["## Networks", ""]
     for network in facts.evidence.networks:
-        architecture = ", ".join(f"{k} {v}" for k, v in network["architecture"].items() if not isinstance(v, list))
+        architecture = ", ".join(
+            f"{k} {v}" for k, v in network["architecture"].items() if v is not None and not isinstance(v, list)
+        )
         about = [f"**{network.get('name', 'network')}**: {architecture}"]
         if network.get("best_epoch") is not None:
             kept = ", ".join(f"{k} {v:.4f}" for k, v in network.get("monitor", {}).items() if v is not None)
@@ -91,7 +95,12 @@ def _networks(facts: CardFacts) -> str:
         first = facts.evidence.networks[0]
         classes = first["classes"]
         shown = ", ".join(classes[:12]) + (f" and {len(classes) - 12} more" if len(classes) > 12 else "")
-        lines += ["", f"Answers {len(classes)} outputs: {shown}.", "", f"Preprocessing: `{first['preprocessing']}`."]
+        lines += [
+            "",
+            f"Answers {counted(len(classes), 'output')}: {shown}.",
+            "",
+            f"Preprocessing: `{json.dumps(first['preprocessing'])}`.",
+        ]
     model = facts.evidence.config.model
     lines += ["", f"Configured with backbone {model.backbone}, starting weights {model.weights}."]
     return "\n".join(lines)
@@ -169,7 +178,7 @@ def _subgroups(facts: CardFacts) -> str:
     found = {k: e for k, e in facts.subgroups.items() if e.value is not None}
     lines = ["## Subgroups of test", ""]
     if not found:
-        return "\n".join([*lines, "None was scored: the source has none of the columns that the study looks for."])
+        return "\n".join([*lines, "No subgroup was scored: the source has no column that the study looks for."])
     undefined = len(facts.subgroups) - len(found)
     lines += ["| subgroup | value (interval) | rows |", "|---|---|---|"]
     lines += [f"| {key.removeprefix('test.')} | {e} | {_count(e.n)} |" for key, e in list(found.items())[:40]]

@@ -206,7 +206,10 @@ def export(study: Study, job: Job) -> None:
     world, folder = start(study.title, job)
     with stage(folder, "export", world):
         entries = export_networks(study, job.config, finished, networks, folder, world)
-    write_json(folder.path / "export.json", {"run": finished.path.name, "networks": entries})
+    if study.beyond_export:
+        log.info(study.beyond_export)
+    content = {"run": finished.path.name, "networks": entries, "beyond": study.beyond_export or None}
+    write_json(folder.path / "export.json", content)
     for name in ("model_card.md", "reporting_checklist.md"):
         if (finished.path / name).exists():
             shutil.copy(finished.path / name, folder.path / name)

@@ -132,6 +132,9 @@ class Study:
         for_classes: the same for a finished network, from the classes in its model.json.
         exportable: a finished network as ONNX can say it: the same answers, without what depends on values of the
             input, such as leaving out what is empty. None: as it is.
+        export_data: for networks that take something else than prepared records: (study, configuration, finished run)
+            -> what an export is checked on, from the run's test records.
+        beyond_export: what a run's answer needs besides its networks, and an export lacks.
         modes: modes of the study's own, name -> function of study and job (named in its config.py as `MODES` too).
     """
 
@@ -166,4 +169,6 @@ class Study:
     for_training: Callable[[Study, Config, pd.DataFrame], Study] | None = None
     for_classes: Callable[[Study, list[str]], Study] | None = None
     exportable: Callable[[nn.Module], nn.Module] | None = None
+    export_data: Callable[[Study, Config, RunFolder], PreparedDataset] | None = None
+    beyond_export: str = ""
     modes: Mapping[str, Callable[[Study, Job], None]] = field(default_factory=dict)

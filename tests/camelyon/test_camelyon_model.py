@@ -45,6 +45,14 @@ def whole(slide):
     return Tissue(np.ones((10, 10), bool), (slide.facts.width / 10, slide.facts.height / 10))
 
 
+def test_a_backbone_without_maps_is_refused():
+    from pipelines.shared.backbones import create_backbone
+
+    plan = model.Plan("lenet", None, 0, 0.0, 64, [0.5] * 3, [0.5] * 3)
+    with pytest.raises(ConfigError, match="does not give maps"):
+        model.PatchNetwork(plan, create_backbone("lenet"))
+
+
 def test_blocks_and_their_size_change_nothing(slide):
     net, tissue = network(), find_tissue(slide, compose("camelyon").tissue)
     one = score_slide(slide, tissue, net, 1.0, heatmap_section(block=1024), CPU)

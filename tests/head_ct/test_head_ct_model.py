@@ -68,6 +68,21 @@ def test_an_inflated_network_sees_in_equal_slices_what_the_flat_one_sees():
     assert torch.allclose(stack[:, :, stack.shape[2] // 2], expected, atol=1e-3)
 
 
+@torch.inference_mode()
+def test_what_is_exported_answers_the_same_with_missing_slices():
+    """It shows missing slices to the backbone as well; their maps count nowhere."""
+    net = network()
+    stack = volumes(3)
+    stack[0, 2], stack[1, [0, 5]], stack[2, 1:] = NO_DATA, NO_DATA, NO_DATA
+    one, other = torch.from_numpy(stack), model.exportable(net).eval()
+    assert torch.allclose(net(one), other(one), atol=1e-5)
+
+
+def test_a_backbone_without_levels_is_refused():
+    with pytest.raises(ConfigError, match="does not give the maps"):
+        network("model.backbone=alexnet", "model.weights=none")
+
+
 def test_only_resnets_can_be_inflated():
     with pytest.raises(ConfigError, match="cannot be inflated"):
         network("model.kind=volume")
