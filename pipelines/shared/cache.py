@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,13 +141,16 @@ def prepare_records(
 
 _in_use: dict[Path, FileLock] = {}  # the folders whose arrays this process may read, until it ends
 
+_one_thread = threading.Lock()
+
 
 def _hold(folder: Path) -> None:
     """Keep other runs from removing this folder to make room for theirs."""
-    if folder not in _in_use:
-        lock = FileLock(folder / f"used-by-{os.getpid()}")
-        lock.acquire()
-        _in_use[folder] = lock
+    with _one_thread:  # a second lock on the file by this process would wait for the first for ever
+        if folder not in _in_use:
+            lock = FileLock(folder / f"used-by-{os.getpid()}")
+            lock.acquire()
+            _in_use[folder] = lock
 
 
 def _held(folder: Path) -> bool:
