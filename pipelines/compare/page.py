@@ -18,6 +18,7 @@ from pipelines.compare.runs import Run, differing_keys
 from pipelines.shared import figures
 from pipelines.shared.figures import Subgroup
 from pipelines.shared.report import (
+    Alignment,
     Headline,
     HeadlineFigure,
     Picture,
@@ -197,13 +198,13 @@ def _runs_section(out: Path, runs: Sequence[Run]) -> Section:
     note = "synthetic data" if any(r.synthetic for r in runs) else ""
     figures.forest(out / "figures" / "runs.png", bars, metric="Metric", note=note)
     columns = ["Run", "Test", "Differs in", "Metric", "Study, data", "Training groups", "Chance", "Oracle"]
-    align = ["left", "right", "left", "left", "left", "right", "right", "right"]
+    align: list[Alignment] = ["left", "right", "left", "left", "left", "right", "right", "right"]
     picture = Picture(
         "figures/runs.png", "The same; n counts the rows that each metric rests on. Studies have metrics of their own.",
         "Forest plot of runs.",
     )  # fmt: skip
     caption = "Each run's own headline metric and interval."
-    return Section("Headline metrics", [Table(columns, rows, caption, align), picture])  # type: ignore[arg-type]
+    return Section("Headline metrics", [Table(columns, rows, caption, align), picture])
 
 
 def _pairs_section(out: Path, pairs: Sequence[Pair], refusals: Sequence[Refusal], note: str) -> Section:
@@ -231,8 +232,8 @@ def _pairs_section(out: Path, pairs: Sequence[Pair], refusals: Sequence[Refusal]
         caption = "Paired differences, the smallest p first."
         if len(pairs) > SHOWN:
             caption += f" The first {SHOWN} of {len(pairs)}; differences.csv has all."
-        align = ["left", "left", "right", "right", "right", "left"]
-        blocks.append(Table(columns, rows, caption, align))  # type: ignore[arg-type]
+        align: list[Alignment] = ["left", "left", "right", "right", "right", "left"]
+        blocks.append(Table(columns, rows, caption, align))
         if len(pairs) <= 30:
             bars = [
                 Subgroup(f"{p.first.name} − {p.second.name}", p.comparison.difference, p.comparison.difference.n or 0)
@@ -264,12 +265,12 @@ def _seeds_section(seeds: pd.DataFrame) -> Section:
         for r in seeds.to_dict("records")
     ]  # fmt: skip
     columns = ["Study", "Mean", "SD", "Seeds", "Range", "Metric", "Configuration", "Test records"]
-    align = ["left", "right", "right", "right", "right", "left", "left", "left"]
+    align: list[Alignment] = ["left", "right", "right", "right", "right", "left", "left", "left"]
     note = (
         "Where each seed has a split of its own, the standard deviation holds the choice of test records beside the "
         "chance in training."
     )
-    table = Table(columns, rows, "Runs that differ in the seed alone.", align)  # type: ignore[arg-type]
+    table = Table(columns, rows, "Runs that differ in the seed alone.", align)
     return Section("Across seeds", [table, Text(note, "note")])
 
 
