@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pipelines.shared.errors import ConfigError, UserError, nearest
-from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE
+from pipelines.shared.errors import ConfigError, nearest
+from pipelines.shared.job import exit_with_words
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exits with a status."""
-    try:
-        compare(_parser().parse_args(arguments))
-    except UserError as mistake:
-        print(f"{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
-        sys.exit(EXIT_MISTAKE)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    exit_with_words(lambda: compare(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:

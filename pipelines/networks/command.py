@@ -6,7 +6,6 @@ import argparse
 import math
 import multiprocessing
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
@@ -16,20 +15,14 @@ from typing import Any
 import pandas as pd
 
 from pipelines.networks.published import PUBLISHED, one_protocol_error
-from pipelines.shared.errors import ConfigError, UserError, nearest
-from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE
+from pipelines.shared.errors import ConfigError, nearest
+from pipelines.shared.job import exit_with_words
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exits with a status."""
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for the studies: before torch is imported anywhere
-    try:
-        table_of_networks(_parser().parse_args(arguments))
-    except UserError as mistake:
-        print(f"{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
-        sys.exit(EXIT_MISTAKE)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    exit_with_words(lambda: table_of_networks(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:

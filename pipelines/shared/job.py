@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.shared.config import StudyConfig
+from pipelines.shared.errors import UserError
 
 EXIT_MISTAKE = 2
 EXIT_RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: cut off on request, a checkpoint is written
@@ -39,3 +42,14 @@ def config_model(study: str) -> type[StudyConfig]:
 def study_modes(study: str) -> list[str]:
     """The modes of a study: the common ones and its own (`MODES` of its config.py)."""
     return COMMON_MODES + list(getattr(importlib.import_module(f"pipelines.{study}.config"), "MODES", []))
+
+
+def exit_with_words(command: Callable[[], object]) -> None:
+    """Run a command; a user's mistake is two lines on standard error and its exit status."""
+    try:
+        command()
+    except UserError as mistake:
+        print(f"{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
