@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from pipelines.camelyon.annotations import LESION_COLUMNS, LesionMap
+from pipelines.camelyon.masks import LESION_COLUMNS, LesionMap
 from pipelines.shared.stats.bootstrap import bootstrap_estimates, divide
 from pipelines.shared.stats.estimate import Estimate
 

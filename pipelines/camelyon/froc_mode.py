@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipelines.camelyon.annotations import LESION_COLUMNS, LesionMap, check_annotation, lesion_map
+from pipelines.camelyon.annotations import check_annotation
 from pipelines.camelyon.froc import Scored, froc_estimates, score_detections
 from pipelines.camelyon.froc_report import PUBLISHED, denominators, froc_section
 from pipelines.camelyon.lesions import COLUMNS, check_detections
+from pipelines.camelyon.masks import LESION_COLUMNS, LesionMap, lesion_map
 from pipelines.shared.environment import read_environment, stage, start
 from pipelines.shared.errors import ConfigError, DataError, counted, listed
 from pipelines.shared.evaluator import bootstrap_settings

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.camelyon.annotations import LESION_COLUMNS
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.froc import Scored
+from pipelines.camelyon.masks import LESION_COLUMNS
 from pipelines.shared.stats.operating_points import choose_two_points
 
 TASK = "tumor"

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipelines.camelyon.annotations import Annotation, check_annotation, tumour_mask
+from pipelines.camelyon.annotations import Annotation, check_annotation
 from pipelines.camelyon.config import CamelyonConfig, PatchSection
+from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.slides import Slide, opened
 from pipelines.camelyon.tissue import Tissue, read_tissue
 from pipelines.shared.cache import Prepared, prepare_records

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipelines.camelyon.annotations import write_geojson
+from pipelines.camelyon.geojson import write_geojson
 from pipelines.camelyon.lesions import outlines, write_detections
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.slides import SUFFIXES, Slide

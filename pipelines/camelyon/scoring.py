@@ -12,10 +12,10 @@ import pandas as pd
 from PIL import Image
 
 from pipelines.camelyon import lesions
-from pipelines.camelyon.annotations import MPP, LesionMap, lesion_map
 from pipelines.camelyon.config import CamelyonConfig, LesionSection
 from pipelines.camelyon.froc import froc_score, score_detections
 from pipelines.camelyon.heatmap import Heatmap, overlay, read_heatmap
+from pipelines.camelyon.masks import MPP, LesionMap, lesion_map
 from pipelines.camelyon.metrics import TASK, empty_lesions
 from pipelines.camelyon.patches import annotation_of, rows_of
 from pipelines.camelyon.slide_features import baseline, forest_probabilities, slide_features

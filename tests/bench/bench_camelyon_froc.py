@@ -15,8 +15,9 @@ from measure import Row
 from scipy import ndimage
 from skimage import measure
 
-from pipelines.camelyon.annotations import Polygon, _draw, lesion_map, read_annotation
+from pipelines.camelyon.annotations import Polygon, read_annotation
 from pipelines.camelyon.froc import Scored, froc_estimates, froc_score, score_detections
+from pipelines.camelyon.masks import _draw, lesion_map
 
 SLIDES, TUMOUR = 129, 49
 WIDTH, HEIGHT = 97_792, 221_184  # level-0 pixels, the commonest size of the challenge's slides

@@ -187,8 +187,9 @@ def test_probabilities_and_points():
 def test_scores_come_again_from_the_tables(seed):
     import pandas as pd
 
-    from pipelines.camelyon.annotations import Annotation, Polygon, lesion_map
+    from pipelines.camelyon.annotations import Annotation, Polygon
     from pipelines.camelyon.froc import froc_score, score_detections
+    from pipelines.camelyon.masks import lesion_map
 
     rng = np.random.default_rng(seed)
     names = [f"s{i}" for i in range(6)]

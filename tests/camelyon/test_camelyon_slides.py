@@ -11,7 +11,8 @@ import pytest
 from conftest import compose
 
 from pipelines.camelyon import data, pcam
-from pipelines.camelyon.annotations import read_annotation, tumour_mask
+from pipelines.camelyon.annotations import read_annotation
+from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.patches import PatchReader, normal_tissue, read_patch, sample_slide, with_slide
 from pipelines.camelyon.phantom import PhantomSettings, make_slide, slide_names, write_annotation, write_pyramid
 from pipelines.camelyon.slides import NO_MPP, Slide, fingerprint

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.camelyon import froc
-from pipelines.camelyon.annotations import Annotation, LesionMap, Polygon, lesion_map
+from pipelines.camelyon.annotations import Annotation, Polygon
 from pipelines.camelyon.froc import NAMES, Scored, by_size, froc_curve, froc_estimates, froc_score, score_detections
+from pipelines.camelyon.masks import LesionMap, lesion_map
 
 WIDTH, HEIGHT = 5000, 3700  # level-0 pixels
 
