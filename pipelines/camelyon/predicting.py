@@ -22,8 +22,8 @@ from pipelines.camelyon.tissue import NONE, find_tissue, write_tissue
 from pipelines.shared.environment import stage, start
 from pipelines.shared.errors import BadFile, RunError
 from pipelines.shared.evaluator import calls
+from pipelines.shared.inputs import input_files
 from pipelines.shared.log import log
-from pipelines.shared.modes import input_files
 from pipelines.shared.run_folder import RunFolder, read_json, write_atomically
 from pipelines.shared.screen import track
 
@@ -46,7 +46,8 @@ def predict_slides(study: Study, job: Job) -> None:
         raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
     path = final_network(finished, finished.networks())
     read_facts(path, study.name, study.classes)
-    root, files = input_files(Path(config.input), SUFFIXES)
+    inputs = input_files(Path(config.input).expanduser(), SUFFIXES)
+    root, files = inputs.root, inputs.files
     world, folder = start(study.title, job)
     network = load_network(study, path).to(world.device)
     assert isinstance(network, PatchNetwork)
@@ -63,8 +64,7 @@ def predict_slides(study: Study, job: Job) -> None:
     table = _table(config, finished, pd.DataFrame(rows).set_index("file").loc[files].reset_index())
     out = folder.path / "predictions.csv"
     write_atomically(out, lambda aside: table.to_csv(aside, index=False))
-    good = int(table["reason"].isna().sum())
-    log.info(f"{good} of {len(files)} slides scored" + ("" if good == len(files) else "; the others say why not"))
+    log.info(inputs.closing(int(table["reason"].isna().sum())))
     print(out)
 
 

@@ -22,8 +22,8 @@ from pipelines.ecg.labels import MASKED, NOTES, RATE, STEP, episodes
 from pipelines.ecg.metrics import SCORES
 from pipelines.shared.environment import stage, start
 from pipelines.shared.errors import BadFile, RunError
+from pipelines.shared.inputs import input_files
 from pipelines.shared.log import log
-from pipelines.shared.modes import input_files
 from pipelines.shared.run_folder import RunFolder, write_atomically
 from pipelines.shared.screen import track
 
@@ -119,7 +119,8 @@ def predict_recordings(study: Study, job: Job) -> None:
         raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
     path = Path(config.input).expanduser()
     record = path.with_name(f"{path.name}.hea")  # WFDB names a record without its suffix
-    root, files = input_files(record if not path.exists() and record.is_file() else path, SUFFIXES)
+    inputs = input_files(record if not path.exists() and record.is_file() else path, SUFFIXES)
+    root, files = inputs.root, inputs.files
     files = [f for f in files if Path(f).suffix != ".csv" or not Path(root, f).with_suffix(".hea").is_file()]
     world, folder = start(study.title, job)
     if not world.main:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.cache import Prepared, prepare_records
+from pipelines.shared.cache import WARNINGS_BETWEEN, Prepared, prepare_records
 from pipelines.shared.duplicates import near_duplicates
-from pipelines.shared.errors import DataError, listed
+from pipelines.shared.errors import DataError, counted, listed
 from pipelines.shared.leakage import GateReport, leakage_gate, straddling
 from pipelines.shared.log import log
-from pipelines.shared.records import SPLITS, Source
+from pipelines.shared.records import SPLITS, Source, look_alikes
 from pipelines.shared.splits import grouped_split, split_fingerprint, subsample_groups
 from pipelines.shared.study import Config, Data, Study
 
@@ -39,15 +40,32 @@ class Flow:
             self.lists[label] = [str(i) for i in ids]
             log.info(f"left out, {label[:1].lower() + label[1:]}: {len(ids)}")
 
+    def warned(self, records: pd.DataFrame) -> list[str]:
+        """Sentences that count the warnings of files by kind, for the top of the report; which files is listed."""
+        kinds: dict[str, list[str]] = {}
+        for record, warnings in zip(records["id"], records["warnings"], strict=True):
+            for kind in warnings.split(WARNINGS_BETWEEN) if warnings else []:
+                kinds.setdefault(kind, []).append(str(record))
+        self.lists |= {f"Warning: {kind}": ids for kind, ids in kinds.items()}
+        return [f"{counted(len(ids), 'record')} of {len(records):,}: {kind}." for kind, ids in sorted(kinds.items())]
 
-def training_data(study: Study, config: Config) -> Data:
-    """All steps from the source to a split record table, as `mode=train` needs them.
+
+UNREADABLE = "Files that cannot be read"
+
+
+def training_data(study: Study, config: Config, flow: Flow | None = None) -> Data:
+    """All steps from the source to a split record table, as `mode=train` needs them and `mode=verify` checks them.
+
+    Args:
+        study: the study.
+        config: of the run.
+        flow: filled as far as the steps come, for whoever wants to know after an error.
 
     Raises:
         DataError: files that cannot be read (all at once), conflicting labels or leaks where the configuration says
             so, a class with too few groups to be divided.
     """
-    source, flow = _source(study, config), Flow()
+    source, flow = _source(study, config), flow or Flow()
     records, prepared = prepared_records(study, config, source, flow)
     gated, gate = _gate(study, config, records, prepared, flow, config.split.leakage, config.split.by)
     flow.kept("Records after the leakage gate", len(gated))
@@ -111,16 +129,21 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
     """
     prepared = prepare_all(study, config, source.records, source.root)
     facts, ids = prepared.facts, source.records["id"]
+    flow.kept(
+        f"Rows of {source.name}" if source.left_out else f"Records of {source.name}", len(ids) + len(source.left_out)
+    )
+    if source.left_out:
+        flow.left_out("Rows that cannot be understood", source.left_out)
     flow.kept(f"Records of {source.name}", len(ids))
     bad, unusable = facts["bad"].notna().to_numpy(), facts["unusable"].notna().to_numpy()
-    if bad.any() and config.data.on_bad_file == "error":
-        lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], facts["bad"][bad], strict=True)]
+    lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], facts["bad"][bad], strict=True)]
+    if lines and config.data.on_bad_file == "error":
         raise DataError(
             f"{len(lines)} of {len(facts)} files of {source.name} in {source.root} cannot be used:\n"
             + listed(lines, len(lines)),
             "Correct or remove them, or drop and report them with data.on_bad_file=skip.",
         )
-    flow.left_out("Files that cannot be read", list(ids[bad]))
+    flow.left_out(UNREADABLE, lines)
     for reason in sorted(set(facts["unusable"][unusable])):
         flow.left_out(reason[:1].upper() + reason[1:], list(ids[(facts["unusable"] == reason).to_numpy()]))
     keep = np.flatnonzero(~bad & ~unusable)
@@ -130,7 +153,26 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
     prepared = prepared.take(keep)
     records = source.records.iloc[keep].reset_index(drop=True)
     own = prepared.facts.drop(columns=["bad", "unusable"])
+    if "warnings" in records:  # of the adapter, such as how a series was chosen
+        both = zip(records["warnings"], own["warnings"], strict=True)
+        own["warnings"] = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
     return records.drop(columns=[c for c in own if c in records]).join(own), prepared
+
+
+def check_labels(study: Study, data: Data, splits: Sequence[str] = ("train", "val")) -> None:
+    """Refuse a part of the data in which no record has a label: nothing could be learned, chosen or judged there.
+
+    Raises:
+        DataError: names the part.
+    """
+    for split in splits:
+        rows = data.records.iloc[data.positions(split)]
+        if len(rows) and not rows[list(study.labels)].notna().to_numpy().any():
+            raise DataError(
+                f"None of the {counted(len(rows), 'record')} of {data.source.name} in {split} has a label: "
+                f"{', '.join(study.labels)}.",
+                f"Look at the labels of the source; data_cards/{data.flow['card']}.md says what is read.",
+            )
 
 
 def prepare_all(study: Study, config: Config, records: pd.DataFrame, root: Path) -> Prepared:
@@ -149,6 +191,13 @@ def _source(study: Study, config: Config) -> Source:
     source = study.sources[config.data.name](config)
     groups = source.records["group"].nunique()
     log.info(f"{source.name}: {len(source.records):,} records, {groups:,} groups, in {source.root}")
+    alike = look_alikes(source.records["group"])
+    if alike:
+        source.notes.append(
+            f"{counted(len(alike), 'set')} of groups differ only by case or blanks and count as different groups: "
+            + "; ".join(" = ".join(map(repr, names)) for names in alike[:10])
+            + (" …" if len(alike) > 10 else "")
+        )
     return source
 
 
@@ -186,6 +235,7 @@ def _data(
     """The chosen records with their prepared arrays, and everything the report says about how they were chosen."""
     place = pd.Series(np.arange(len(records)), index=records["id"])
     chosen = chosen.reset_index(drop=True)
+    warnings = [*warnings, *flow.warned(chosen)]
     for split in SPLITS:
         part = chosen[chosen["split"] == split]
         if len(part):

@@ -26,15 +26,17 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from pipelines.shared.config import CacheSection
-from pipelines.shared.errors import BadFile, ConfigError, UnusableRecord
+from pipelines.shared.errors import BadFile, ConfigError, UnusableRecord, reason_of
 from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import cpu_count, parallel_map
 
 SHARD_RECORDS = 64
+WARNINGS_BETWEEN = "; "
 
 # One record (a row of the record table as a dict) and the source's root -> its array, and facts about it.
 # The fact `fingerprint` (str) is required; `hash` (uint64 (4,)) and `thumbnail` (uint8 (64, 64)) let
-# near-duplicates be found; anything else becomes a column of the record table.
+# near-duplicates be found; `warnings` (a list of sentences, the same words for the same kind) are counted in verify,
+# flow and report; anything else becomes a column of the record table.
 Prepare = Callable[[Mapping[str, Any], Path], tuple[np.ndarray, dict[str, Any]]]
 
 
@@ -43,7 +45,8 @@ class Prepared:
     """The prepared form of a record table, in its order.
 
     Attributes:
-        facts: one row per record: `bad` and `unusable` (reasons or None), `fingerprint`, and the study's own facts.
+        facts: one row per record: `bad` and `unusable` (reasons or None), `fingerprint`, `warnings` (joined by "; ", or
+            None), and the study's own facts.
         hashes: perceptual hashes, uint64 (n, 4), zero where there is none.
         thumbnails: uint8 (n, 64, 64).
     """
@@ -199,8 +202,8 @@ def _make_shard(job: tuple[str, list[dict[str, Any]]], folder: Path, root: Path,
             except UnusableRecord as reason:
                 entry["unusable"] = str(reason)
                 entry["facts"] = json.dumps(reason.facts)
-            except BadFile as reason:
-                entry["bad"] = str(reason)
+            except Exception as failure:  # a file that makes a decoder fail in its own way is a bad file
+                entry["bad"] = reason_of(failure)
             else:
                 hashes, thumbnail = facts.pop("hash", None), facts.pop("thumbnail", None)
                 entry |= {"dtype": array.dtype.str, "offset": offset, "shape": list(array.shape)}
@@ -259,8 +262,9 @@ def _collect(
     for (key, _), positions in zip(jobs, shards, strict=True):
         index = pd.read_parquet(folder / f"{key}.parquet")
         for position, entry in zip(positions, index.to_dict("records"), strict=True):
-            missing = {"fingerprint": None} | json.loads(entry["facts"])
-            facts[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | missing
+            known = {"fingerprint": None} | json.loads(entry["facts"])
+            known["warnings"] = WARNINGS_BETWEEN.join(known.get("warnings") or []) or None
+            facts[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | known
             # A shard in which no record has one holds NaN instead of None.
             if isinstance(entry["hash"], bytes):
                 hashes[position] = np.frombuffer(entry["hash"], np.uint64)
@@ -270,6 +274,6 @@ def _collect(
                 shape = tuple(int(s) for s in entry["shape"])
                 places[position] = (str(folder / f"{key}.bin"), entry["dtype"], int(entry["offset"]), shape)
     table = pd.DataFrame(facts)
-    for column in ("bad", "unusable", "fingerprint"):  # pandas would make NaN of None
+    for column in ("bad", "unusable", "fingerprint", "warnings"):  # pandas would make NaN of None
         table[column] = table[column].astype(object).where(table[column].notna(), None)
     return Prepared(table, hashes, thumbnails, places, stream)

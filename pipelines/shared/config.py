@@ -31,6 +31,7 @@ class DataSection(Section):
     name: str
     root: str | None
     on_bad_file: Literal["error", "skip"]
+    on_bad_row: Literal["error", "skip"] = "error"  # runs that were made before this key existed lack it
     conflicting_labels: Literal["drop", "keep", "error"]
     near_duplicates: bool
     train_size: Count | None

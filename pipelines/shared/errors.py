@@ -57,6 +57,20 @@ class UnusableRecord(BadFile):
         self.facts = facts or {}
 
 
+def reason_of(failure: BaseException) -> str:
+    """Why one file of many could not be used, in words, whatever it raised: one file never ends a batch."""
+    if isinstance(failure, BadFile):
+        return str(failure)
+    if isinstance(failure, UserError):
+        return f"{failure.problem} {failure.remedy}"
+    if isinstance(failure, MemoryError):
+        return "needs more memory than there is"
+    if isinstance(failure, OSError):
+        return f"cannot be read: {failure.strerror or type(failure).__name__}"
+    text = " ".join(str(failure).split())[:200]
+    return f"cannot be read: {type(failure).__name__}{': ' + text if text else ''}"
+
+
 class StatisticsError(ValueError):
     """A statistic that is undefined on this input; the message is the reason."""
 

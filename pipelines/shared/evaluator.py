@@ -77,9 +77,10 @@ def bootstrap_settings(config: Any) -> dict[str, Any]:
 
 
 def calls(predictions: pd.DataFrame, points: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The decision at each operating point, 0 or 1, as columns `<task>@<point>`."""
+    """The decision at each operating point, 0 or 1, as columns `<task>@<point>`, with the index of the predictions."""
     return pd.DataFrame(
-        {f"{p['task']}@{p['name']}": is_positive(predictions[p["score"]], p["threshold"]).astype(int) for p in points}
+        {f"{p['task']}@{p['name']}": is_positive(predictions[p["score"]], p["threshold"]).astype(int) for p in points},
+        index=predictions.index,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +10,29 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared import preemption
-from pipelines.shared.assemble import card_name, external_data, prepare_all, training_data
+from pipelines.shared.assemble import (
+    UNREADABLE,
+    Flow,
+    card_name,
+    check_labels,
+    external_data,
+    prepare_all,
+    training_data,
+)
 from pipelines.shared.cards import load_card
-from pipelines.shared.duplicates import near_duplicates
 from pipelines.shared.environment import read_environment, stage, start
-from pipelines.shared.errors import DataError, RunError, listed
+from pipelines.shared.errors import RunError, listed
 from pipelines.shared.evaluator import calls, evaluate
+from pipelines.shared.files import shown_name
+from pipelines.shared.inputs import input_files, score_in_parts
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
-from pipelines.shared.leakage import leakage_gate
 from pipelines.shared.log import log, start_log
-from pipelines.shared.records import check_ids, inside, raise_problems, read_csv
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
 from pipelines.shared.study import Config, Data, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.distributed import World
-
-PART = 512  # files that mode=predict scores before it writes them down
 
 
 def run(study: Study, job: Job) -> None:
@@ -61,6 +65,7 @@ def train(study: Study, job: Job) -> None:
     with stage(folder, "data", world), main_first(world):
         data = training_data(study, config)
         study = study.for_training(study, config, data.records) if study.for_training else study
+        check_labels(study, data)
         if world.main:
             _same_as_before(folder, data)
             _write_data(folder, data)
@@ -86,6 +91,7 @@ def external_validation(study: Study, job: Job) -> None:
     with stage(folder, "data", world), main_first(world):
         trained = read_json(finished.flow)["source"]
         data = external_data(study, config, finished.read_table(finished.records), trained)
+        check_labels(study, data, ["test"])
         data.flow["notes"].append(
             f"External validation of {finished.path.name}: its networks and thresholds are frozen."
         )
@@ -104,38 +110,25 @@ def external_validation(study: Study, job: Job) -> None:
 
 
 def predict_files(study: Study, job: Job) -> None:
-    """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there.
-
-    `PART` files at a time, each part kept in parts/: a run that was cut off goes on after the last one (mode=resume).
-    """
+    """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
     config: Config = job.config
     finished = RunFolder(Path(str(config.run)))
     study, networks = _finished_networks(study, finished)
     points = read_json(finished.operating_points)
-    root, files = input_files(Path(config.input), study.suffixes)
+    inputs = input_files(Path(config.input).expanduser(), study.suffixes)
     world, folder = start(study.title, job)
-    kept = [pd.read_parquet(p) for p in sorted((folder.path / "parts").glob("*.parquet"))]
-    done = {file for part in kept for file in part["file"]}
-    left = [file for file in files if file not in done]
-    if done:
-        log.info(f"{len(files) - len(left):,} of {len(files):,} files are scored already")
     with stage(folder, "predict", world):
-        for begin in range(0, len(left), PART):
-            part = _predicted(study, config, root, left[begin : begin + PART], networks, points, world)
-            kept.append(part)
-            if world.main:
-                folder.write_table(folder.path / "parts" / f"{len(kept) - 1:06d}.parquet", part)
-            if len(left) > PART:
-                log.info(f"{len(files) - len(left) + min(begin + PART, len(left)):,} of {len(files):,} files")
+        table = score_in_parts(
+            folder,
+            inputs.files,
+            lambda files: _predicted(study, config, inputs.root, files, networks, points, world),
+            world,
+        )
     if not world.main:
         return
-    place = {file: i for i, file in enumerate(files)}
-    table = pd.concat([part[part["file"].isin(place)] for part in kept], ignore_index=True)
-    table = table.sort_values("file", key=lambda column: column.map(place))
     file = folder.path / "predictions.csv"
     write_atomically(file, lambda aside: table.to_csv(aside, index=False))
-    good = int(table["reason"].isna().sum())
-    log.info(f"{good} of {len(files)} files scored" + ("" if good == len(files) else "; the others say why not"))
+    log.info(inputs.closing(int(table["reason"].isna().sum())))
     print(file)
 
 
@@ -146,54 +139,22 @@ def _predicted(
     """One row per file: its reason if it has one, else the prediction columns and the calls at every threshold."""
     from pipelines.shared.distributed import main_first
 
-    records = pd.DataFrame({"id": files, "path": files})
+    names = [shown_name(file) for file in files]
+    records = pd.DataFrame({"id": names, "path": files})
     with main_first(world):
         prepared = prepare_all(study, config, records, root)
     reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
     at = np.flatnonzero(reason.isna().to_numpy())
-    table = pd.DataFrame({"file": files, "reason": reason})
+    table = pd.DataFrame({"file": names, "reason": reason, "warnings": prepared.facts["warnings"]})
     if len(at):
         from pipelines.shared.dataset import PreparedDataset
         from pipelines.shared.fitting import file_predictions
 
-        dataset = PreparedDataset(prepared.take(at), [files[i] for i in at], np.zeros((len(at), 1)))
+        dataset = PreparedDataset(prepared.take(at), [names[i] for i in at], np.zeros((len(at), 1)))
         columns = file_predictions(study, config, dataset, networks, world)
         scores = pd.concat([columns, calls(columns, points)], axis=1).convert_dtypes(convert_floating=False)
         table = table.join(scores.set_index(pd.Index(at)))
     return table
-
-
-def input_files(path: Path, suffixes: Sequence[str]) -> tuple[Path, list[str]]:
-    """The files to score, relative to the root returned: one file; all below a folder with the study's suffixes; or
-    those that a table (CSV, Parquet) names in its column `path`, from the table's own folder.
-
-    Raises:
-        DataError: nothing there, or rows of a table that are empty, twice there or leave the folder.
-    """
-    path = path.expanduser()
-    if path.is_file() and path.suffix.lower() in {".csv", ".parquet"} - set(suffixes):
-        return path.parent, _listed_files(path)
-    if path.is_file():
-        return path.parent, [path.name]
-    allowed = ", ".join(suffixes)
-    if not path.is_dir():
-        raise DataError(
-            f"input={path} does not exist.", f"Give a file, a folder of files ({allowed}), or a table that names them."
-        )
-    files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.suffix.lower() in suffixes]
-    if not files:
-        raise DataError(f"input={path} holds no file that this study reads.", f"It reads: {allowed}.")
-    return path, [str(f.relative_to(path)) for f in files]
-
-
-def _listed_files(table: Path) -> list[str]:
-    """The paths that a table names; all mistakes at once. A file that is not there has its reason later."""
-    paths = read_csv(table, ["path"])["path"]
-    problems = check_ids(paths, table)
-    problems += [f"{table.name} row {i + 2}: {p} leaves the folder {table.parent}"
-                 for i, p in enumerate(paths) if isinstance(p, str) and not inside(p)]  # fmt: skip
-    raise_problems(problems, str(table), "Correct these rows; nothing was scored.")
-    return list(paths)
 
 
 def export(study: Study, job: Job) -> None:
@@ -219,50 +180,40 @@ def export(study: Study, job: Job) -> None:
 
 
 def verify(study: Study, job: Job) -> None:
-    """Check a dataset against its card: tables, files, duplicates, counts. Writes nothing into its folder.
+    """Check a dataset against its card and refuse exactly what `train` would refuse. Writes nothing into its folder.
 
-    Exit status 2 if its tables are wrong (all bad rows are listed), 1 if files cannot be read, 0 otherwise; what is
-    found besides (duplicates, other counts than the card's) is for people to judge.
+    Exit status 2 if the tables are wrong or the records cannot be learned from (in two lines, after all that was found
+    before), 1 if files cannot be read, 0 otherwise; what is found besides (duplicates, warnings, other counts than the
+    card's) is for people to judge.
     """
-    config: Config = job.config
     start_log(None)
-    source = study.sources[config.data.name](config)
-    facts_of = prepare_all(study, config, source.records, source.root)
-    facts = facts_of.facts
-    for column, what in (("bad", "files cannot be read"), ("unusable", "files are of no use")):
-        mine = facts[column].notna().to_numpy()
-        lines = [f"{p}: {r}" for p, r in zip(source.records["path"][mine], facts[column][mine], strict=True)]
-        if lines:
-            print(f"{len(lines)} {what}:\n{listed(lines, len(lines))}")
-    readable = np.flatnonzero(facts["fingerprint"].notna().to_numpy())
-    if len(readable) == 0:
-        print(f"{source.name}: none of its {len(facts)} files can be read.")
-        raise SystemExit(1)
-    prepared = facts_of.take(readable)
-    records = source.records.iloc[readable].reset_index(drop=True)
-    records["fingerprint"] = prepared.facts["fingerprint"]
-    near = near_duplicates(prepared.hashes, prepared.thumbnails) if config.data.near_duplicates else None
-    _, gate = leakage_gate(records, labels=list(study.labels), near=near, conflicting_labels="drop", leakage="report")
-    print("\n".join(gate.sentences()))
-    for conflict in gate.conflicts:
+    flow = Flow()
+    wanted: Config = job.config
+    config = wanted.model_copy(update={"data": wanted.data.model_copy(update={"on_bad_file": "skip"})})
+    try:
+        data = training_data(study, config, flow)
+        check_labels(study, data)
+    finally:
+        bad = flow.lists.get(UNREADABLE, [])
+        for label, lines in flow.lists.items():
+            print(f"{label} ({len(lines)}):\n{listed(lines, len(lines))}")
+    print("\n".join([*data.flow["gate"], *data.flow["warnings"], *data.flow["notes"]]))
+    found = data.flow["gate_findings"]
+    for conflict in found["conflicts"]:
         print("  identical, labels differ: " + "; ".join(f"{i} {values}" for i, values in conflict.items()))
-    for members in gate.identical:
+    for members in found["identical"]:
         print(f"  identical: {', '.join(members)}")
-    for pair in gate.near:
+    for pair in found["near"]:
         print(f"  near-duplicate{' with other labels' if pair['labels_differ'] else ''}: {pair['a']}, {pair['b']}")
-    for note in source.notes:
-        print(note)
-    counts = load_card(card_name(source.name, study.name)).counts
+    records = data.source.records
+    counts = load_card(card_name(data.source.name, study.name)).counts
     card = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "no numbers"
+    print(f"The card counts {card}; found: {len(records):,} records, {records['group'].nunique():,} groups.")
     print(
-        f"The card counts {card}; found: {len(source.records):,} records, {source.records['group'].nunique():,} groups."
+        f"{data.source.name}: {len(bad)} files that cannot be read, {len(found['conflicts'])} sets of "
+        f"identical images with different labels, {len(found['near'])} pairs of near-duplicates."
     )
-    bad, unusable = int(facts["bad"].notna().sum()), int(facts["unusable"].notna().sum())
-    print(
-        f"{source.name}: {bad} files that cannot be read, {unusable} of no use, {len(gate.conflicts)} sets of "
-        f"identical images with different labels, {len(gate.near)} pairs of near-duplicates."
-    )
-    if bad:
+    if bad and wanted.data.on_bad_file == "error":
         raise SystemExit(1)
 
 

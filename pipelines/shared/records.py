@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.shared.cards import load_card
 from pipelines.shared.config import TableSection
-from pipelines.shared.errors import DataError, listed, nearest
+from pipelines.shared.errors import DataError, counted, listed, nearest
 
 SPLITS = ["train", "val", "test"]  # from the least to the most protected
+# What spreadsheets and web pages leave at the ends of a cell: every kind of blank, byte order marks, zero-width signs.
+BLANKS = "".join(chr(c) for c in range(0x3001) if chr(c).isspace()) + "\0\u00ad\u180e\u200b\u200c\u200d\u2060\ufeff"
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Source:
         group_key: what a group is, for people ("patient", "image: the set has no patient ids").
         readers: individual readings, one row per record and reader (`id`, `reader`, the study's targets), or None.
         notes: what the reader of the report should know about how the source was read.
+        left_out: rows of its tables that could not be understood (`data.on_bad_row=skip`), each with its reason.
     """
 
     name: str
@@ -45,6 +54,22 @@ class Source:
     group_key: str
     readers: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+class RowProblem(str):
+    """What is wrong with rows of a table, in words. `rows`: their index labels in the table as it was read.
+
+    A problem that is a plain `str` concerns the dataset as a whole: no row could be left out to mend it.
+    """
+
+    rows: tuple[Hashable, ...]
+
+    def __new__(cls, text: str, *rows: Hashable) -> RowProblem:
+        """Name the problem and its rows."""
+        problem = super().__new__(cls, text)
+        problem.rows = rows
+        return problem
 
 
 @dataclass(frozen=True)
@@ -74,7 +99,9 @@ def dataset_folder(root: str | None, card_name: str) -> Path:
 
 
 def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) -> pd.DataFrame:
-    """A CSV (or Parquet) file as text columns, with the needed columns checked; empty cells are NaN.
+    """A CSV (or Parquet) file as text columns without blanks around cells, the needed columns checked; empty is NaN.
+
+    Every table of every study is read here, so that `P1` and `P1 ` are one patient.
 
     Raises:
         DataError: missing, empty or unreadable file, or a needed column that is not there.
@@ -83,19 +110,15 @@ def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) ->
         layout = f"{load_card(card_name).access} " if card_name else ""
         raise DataError(f"{file} does not exist.", f"{layout}See data_cards/{card_name or '<dataset>'}.md.")
     try:
-        if file.suffix == ".parquet":
-            table = pd.read_parquet(file)
-            table = table.map(lambda v: np.nan if pd.isna(v) else _as_text(v))
-        else:
-            _check_fields(file)
-            # Only an empty cell is empty: "None" and "NA" are words that a label may be.
-            table = pd.read_csv(
-                file, dtype=str, encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False, na_values=[""]
-            )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, ValueError) as failure:
-        reason = str(failure).splitlines()[0]
+        table = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, UnicodeError, OSError, ValueError,
+            pa.ArrowException) as failure:  # fmt: skip
+        reason = next(iter(str(failure).splitlines()), "") or type(failure).__name__
+        if "field larger than field limit" in reason:
+            reason = "a quotation mark that is never closed"
         raise DataError(f"{file} cannot be read as a table: {reason}.", "Give a UTF-8 CSV with a header.") from None
-    table.columns = [str(c).strip() for c in table.columns]
+    table.columns = [str(c).strip(BLANKS) for c in table.columns]
+    table = table.map(lambda cell: cell.strip(BLANKS) or np.nan, na_action="ignore").astype(object)
     if not table.columns.is_unique:
         twice = sorted(set(table.columns[table.columns.duplicated()]))
         raise DataError(f"{file} names a column twice: {', '.join(twice)}.", "Rename or remove one of them.")
@@ -103,33 +126,74 @@ def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) ->
         if column not in table.columns:
             raise DataError(
                 f"{file} has no column '{column}'; found: {', '.join(table.columns)}.",
-                nearest(column, table.columns),
+                nearest(column, list(table.columns)),
             )
     if table.empty:
         raise DataError(f"{file} has a header but no rows.", "Give a table with one row per record.")
     return table
 
 
+def _csv(file: Path) -> pd.DataFrame:
+    """All columns as text. Only an empty cell is empty: "None" and "NA" are words that a label may be."""
+    _check_fields(file)
+    return pd.read_csv(
+        file, dtype=str, encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False, na_values=[""],
+        index_col=False,
+    )  # fmt: skip
+
+
+def _parquet(file: Path) -> pd.DataFrame:
+    """All columns as text; read without what pandas may have written into the file besides the table."""
+    table = pq.read_table(file).replace_schema_metadata(None).to_pandas()
+    return table.map(_as_text).astype(object)
+
+
+def _other_separator(header: list[str]) -> str | None:
+    """A table of one column whose name holds another separator was not separated by commas."""
+    return next((words for sign, words in SEPARATORS.items() if len(header) == 1 and sign in header[0]), None)
+
+
 def _check_fields(file: Path) -> None:
     """Refuse rows with more or fewer fields than the header: pandas would shift or fill them silently."""
     with file.open(encoding="utf-8-sig", newline="") as text:
         rows = csv.reader(text, skipinitialspace=True)
-        width = len(next(rows, []))
+        header = next(rows, [])
+        separator = _other_separator(header)
+        if separator:
+            raise DataError(f"{file} is separated by {separator}, not by commas.", "Save it with commas.")
+        width = len(header)
         lines = [f"row {n}: {len(row)} fields" for n, row in enumerate(rows, start=2) if row and len(row) != width]
     if lines:
         raise DataError(f"{file} has rows that do not fit its {width} columns:\n{listed(lines)}", "Correct them.")
 
 
-def _as_text(value: object) -> str:
+def _as_text(value: object) -> object:
+    if isinstance(value, (list, dict, np.ndarray, bytes)):
+        raise ValueError(f"a cell holds {type(value).__name__}, not text or a number")
+    if pd.isna(value):  # type: ignore[call-overload]
+        return np.nan
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def look_alikes(names: pd.Series) -> list[list[str]]:
+    """Sets of different names that differ only by case, by blanks within, or in how Unicode writes a letter."""
+    distinct = pd.Series(names.dropna().astype(str).unique())
+    folded = distinct.map(lambda name: re.sub(r"\s", "", unicodedata.normalize("NFKC", name).casefold()))
+    return [sorted(group) for _, group in distinct.groupby(folded) if len(group) > 1]
 
 
 def check_ids(ids: pd.Series, file: Path) -> list[str]:
     """Problems with an id column: empty cells and duplicates, each with its row (1 is the header)."""
-    problems = [f"{file.name} row {i + 2}: empty {ids.name}" for i in np.flatnonzero(ids.isna())]
-    for value, rows in ids[ids.notna() & ids.duplicated(keep=False)].groupby(ids).groups.items():
-        where = ", ".join(str(int(r) + 2) for r in rows)
-        problems.append(f"{file.name} rows {where}: {ids.name} '{value}' occurs {len(rows)} times")
+    problems: list[str] = [
+        RowProblem(f"{file.name} row {place + 2}: empty {ids.name}", row)
+        for place, (row, missing) in enumerate(ids.isna().items())
+        if missing
+    ]
+    places = pd.Series(np.arange(len(ids)), index=ids.index)
+    for value, group in places[ids.notna() & ids.duplicated(keep=False)].groupby(ids):
+        where = ", ".join(str(place + 2) for place in group)
+        text = f"{file.name} rows {where}: {ids.name} '{value}' occurs {len(group)} times"
+        problems.append(RowProblem(text, *group.index))
     return problems
 
 
@@ -138,17 +202,20 @@ def parse_values(
 ) -> tuple[pd.Series, list[str]]:
     """Text cells as numbers of an allowed set; returns the parsed column (NaN where bad) and the problems."""
     mapping = mapping or {}
-    parsed, problems = [], []
+    parsed: list[float] = []
+    problems: list[str] = []
     known = {str(v): float(v) for v in allowed} | {f"{v}.0": float(v) for v in allowed}
     known |= {str(k).strip(): float(v) for k, v in mapping.items()}
-    for row, cell in enumerate(column):
-        text = "" if pd.isna(cell) else str(cell).strip()
+    for place, (row, cell) in enumerate(column.items()):
+        text = "" if pd.isna(cell) else str(cell).strip(BLANKS)
         parsed.append(known.get(text, np.nan))
+        where = f"{file.name} row {place + 2}"
         if text == "":
             if not empty_ok:
-                problems.append(f"{file.name} row {row + 2}: empty {column.name}")
+                problems.append(RowProblem(f"{where}: empty {column.name}", row))
         elif text not in known:
-            problems.append(f"{file.name} row {row + 2}: {column.name}={text}, allowed: {', '.join(map(str, allowed))}")
+            choice = ", ".join(map(str, allowed))
+            problems.append(RowProblem(f"{where}: {column.name}={text}, allowed: {choice}", row))
     return pd.Series(parsed, index=column.index, name=column.name, dtype=float), problems
 
 
@@ -161,7 +228,43 @@ def inside(relative: str) -> bool:
 def raise_problems(problems: Sequence[str], what: str, remedy: str) -> None:
     """Raise one DataError that lists all problems found in a dataset's tables, if there are any."""
     if problems:
-        raise DataError(f"{what}: {len(problems)} problems.\n{listed(problems, len(problems))}", remedy)
+        found = counted(len(problems), "problem")
+        raise DataError(f"{what}: {found}.\n{listed(problems, len(problems))}", remedy)
+
+
+def without_bad_rows(
+    records: pd.DataFrame,
+    problems: Sequence[str],
+    on_bad_row: Literal["error", "skip"],
+    what: str,
+    remedy: str = "Correct these rows, or drop and report them with data.on_bad_row=skip.",
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows without problems, as `data.on_bad_row` has it, and what was wrong with those left out.
+
+    Args:
+        records: with the index labels that the problems name.
+        problems: `RowProblem`s; a plain `str` is a problem of the whole dataset and is always raised.
+        on_bad_row: `data.on_bad_row`.
+        what: the file or folder, for the message.
+        remedy: what to do.
+
+    Returns:
+        The good rows, and one text for each row left out.
+
+    Raises:
+        DataError: all problems at once, if they are not to be skipped or no row would be left.
+    """
+    whole = [p for p in problems if not isinstance(p, RowProblem)]
+    if on_bad_row == "error" or whole:
+        raise_problems(whole if on_bad_row == "skip" else problems, what, remedy)
+    bad: dict[Hashable, list[str]] = {}
+    for problem in problems:
+        for row in problem.rows if isinstance(problem, RowProblem) else ():
+            bad.setdefault(row, []).append(str(problem))
+    good = records[~records.index.isin(list(bad))]
+    if bad and good.empty:
+        raise DataError(f"{what}: none of its rows can be used.\n{listed(problems)}", "Correct them.")
+    return good, ["; ".join(reasons) for reasons in bad.values()]
 
 
 def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
@@ -196,25 +299,29 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
             f"Give it, for example 'data.targets={{{missing[0]}: <column>}}'; columns: {', '.join(table.columns)}.",
         )
 
-    problems = [f"{file.name} row {i + 2}: empty {columns.path}" for i in np.flatnonzero(table[columns.path].isna())]
+    def problem(row: int, text: str) -> RowProblem:  # read_csv numbers rows from 0
+        return RowProblem(f"{file.name} row {row + 2}: {text}", row)
+
+    def empty(column: str) -> list[str]:
+        return [problem(i, f"empty {column}") for i in np.flatnonzero(table[column].isna()).tolist()]
+
+    problems = empty(columns.path)
     paths = table[columns.path].fillna("").astype(str)
-    problems += [f"{file.name} row {i + 2}: {p} leaves the folder {root}" for i, p in enumerate(paths) if not inside(p)]
+    problems += [problem(i, f"{p} leaves the folder {root}") for i, p in enumerate(paths) if not inside(p)]
     ids = table[columns.id or columns.path]
     problems += check_ids(ids, file) if columns.id else check_ids(table[columns.path].dropna(), file)
     records = pd.DataFrame({"id": ids.astype(str), "path": paths})
     if columns.group:
-        problems += [
-            f"{file.name} row {i + 2}: empty {columns.group}" for i in np.flatnonzero(table[columns.group].isna())
-        ]
+        problems += empty(columns.group)
         records["group"] = table[columns.group].astype(str)
     else:
         records["group"] = records["id"]
     if columns.split:
-        split = table[columns.split].str.strip().str.lower()
+        split = table[columns.split].str.lower()
         bad = split.notna() & ~split.isin(SPLITS)
         problems += [
-            f"{file.name} row {i + 2}: {columns.split}={split[i]}, allowed: {', '.join(SPLITS)}"
-            for i in np.flatnonzero(bad)
+            problem(i, f"{columns.split}={split.iloc[i]}, allowed: {', '.join(SPLITS)}")
+            for i in np.flatnonzero(bad).tolist()
         ]
         records["split"] = split.where(split.notna(), None).astype(object)
     else:
@@ -227,14 +334,14 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
             problems += bad_cells
         else:
             records[target.name] = np.nan
-    raise_problems(problems, str(file), "Correct these rows; nothing was guessed or left out.")
     used = set(wanted)
     for name in table.columns:
         if name not in used and name not in records.columns:
             records[name] = numeric_if_possible(table[name])
+    records, left_out = without_bad_rows(records, problems, config.on_bad_row, str(file))
     group_key = columns.group or "none given: each record is its own group"
     notes = [] if columns.group else ["The table names no group column: every record counts as its own patient."]
-    return Source("table", False, root, records, group_key, notes=notes)
+    return Source("table", False, root, records.reset_index(drop=True), group_key, notes=notes, left_out=left_out)
 
 
 def _mapping(values: dict[str, int | float | str], target: Target) -> dict[str, int]:

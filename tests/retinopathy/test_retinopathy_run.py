@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import partial
 
 import cutting
 import numpy as np
@@ -93,6 +94,7 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
     from pipelines.retinopathy.study import STUDY
     from pipelines.shared import modes
     from pipelines.shared.config import check
+    from pipelines.shared.inputs import score_in_parts
     from pipelines.shared.job import Job, config_model
 
     pictures = sorted(next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images")).glob("*"))[:6]
@@ -111,7 +113,7 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return predict(study, config, root, files, *rest)
 
-    monkeypatch.setattr(modes, "PART", 2)
+    monkeypatch.setattr(modes, "score_in_parts", partial(score_in_parts, size=2))
     monkeypatch.setattr(modes, "_predicted", cut)
     with pytest.raises(KeyboardInterrupt):
         modes.run(STUDY, job)
@@ -141,7 +143,7 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
 
 def test_a_table_of_files_is_checked_as_a_whole(tmp_path):
     from pipelines.shared.errors import DataError
-    from pipelines.shared.modes import input_files
+    from pipelines.shared.inputs import Inputs, input_files
 
     table = tmp_path / "list.csv"
     table.write_text("path\na.png\n\n../b.png\na.png\n")
@@ -153,8 +155,8 @@ def test_a_table_of_files_is_checked_as_a_whole(tmp_path):
     with pytest.raises(DataError, match="no column 'path'"):
         input_files(table, [".png"])
     table.write_text("path\nb.png\na.png\n")
-    assert input_files(table, [".png"]) == (tmp_path, ["b.png", "a.png"])
-    assert input_files(table, [".csv"]) == (tmp_path, ["list.csv"])
+    assert input_files(table, [".png"]) == Inputs(tmp_path, ["b.png", "a.png"], [])
+    assert input_files(table, [".csv"]) == Inputs(tmp_path, ["list.csv"], [])
 
 
 def test_a_model_of_other_classes_is_refused(finished, tmp_path):

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.shared.config import TableColumns, TableSection
 from pipelines.shared.errors import DataError, listed, nearest
-from pipelines.shared.records import Target, dataset_folder, inside, parse_values, read_csv, read_table
+from pipelines.shared.records import (
+    RowProblem,
+    Target,
+    dataset_folder,
+    inside,
+    look_alikes,
+    parse_values,
+    read_csv,
+    read_table,
+    without_bad_rows,
+)
 
 TARGETS = [Target("grade", range(5)), Target("dme", (0, 1))]
 
@@ -184,3 +196,74 @@ def test_nearest_and_listed():
     assert nearest("epoch", ["epochs", "seed"]) == "Did you mean epochs?"
     assert nearest("zzz", ["epochs", "seed"]) == "Allowed: epochs, seed."
     assert listed(range(3), 2) == "  0\n  1\n  … and 1 more"
+
+
+# --- cells, rows and look-alikes ---
+
+BLANK_CELLS = ["P1", "P1 ", " P1", "P1\u00a0", "\ufeffP1", "P1\u200b \u00a0", "\tP1"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_blanks_around_a_cell_make_no_other_value(tmp_path, suffix):
+    file = tmp_path / f"t{suffix}"
+    table = pd.DataFrame(
+        {"\u00a0id ": [f"i{k}" for k in range(len(BLANK_CELLS))], "group": BLANK_CELLS, "empty": " \u00a0"}
+    )
+    table.to_csv(file, index=False) if suffix == ".csv" else table.to_parquet(file)
+    found = read_csv(file, ["id", "group"])
+    assert set(found["group"]) == {"P1"}
+    assert found["empty"].isna().all()
+
+
+def test_groups_that_look_alike_are_reported():
+    assert look_alikes(pd.Series(["P1", "p1", "P 1", "P2", None, "\uff30\uff12"])) == [
+        ["P 1", "P1", "p1"],
+        ["P2", "\uff30\uff12"],
+    ]
+    assert look_alikes(pd.Series(["a", "b"])) == []
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"id;group\n1;2\n", "separated by semicolons"),
+    (b"id\tgroup\n1\t2\n", "separated by tabs"),
+    (b'id,group\n1,"2\n' + b"3,4\n" * 50_000, "quotation mark"),
+    (b"id,group\n\xff\xfe,2\n", "cannot be read"),
+    ("id,group\n1,2\n".encode("utf-16"), "cannot be read"),
+    (b"", "cannot be read"),
+    (b"id,group\n1,2,3\n", "do not fit its 2 columns"),
+])  # fmt: skip
+def test_a_table_that_is_none_is_answered_in_words(tmp_path, content, said):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_csv(tmp_path / "t.csv", ["id"])
+
+
+def test_a_parquet_file_needs_no_index_of_pandas_and_no_cell_but_text_and_numbers(tmp_path):
+    pq.write_table(pa.table({"id": ["a", "b"], "grade": [1.0, None]}), tmp_path / "t.parquet")
+    assert read_csv(tmp_path / "t.parquet", ["id"])["grade"].tolist()[0] == "1"
+    pq.write_table(pa.table({"id": [[1, 2], [3]]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="a cell holds"):
+        read_csv(tmp_path / "t.parquet", ["id"])
+
+
+def test_bad_rows_are_errors_or_left_out_with_their_reasons(tmp_path):
+    write(tmp_path, "file,patient,diagnosis\na,1,1\nb,1,x\n,2,2\nd,3,0\nd,3,1\n")
+    with pytest.raises(DataError) as caught:
+        read_table(section(tmp_path), TARGETS)
+    assert "row 3: diagnosis=x" in caught.value.problem
+    assert "data.on_bad_row=skip" in caught.value.remedy
+    source = read_table(section(tmp_path, on_bad_row="skip"), TARGETS)
+    assert list(source.records["path"]) == ["a"]
+    assert len(source.left_out) == 4
+    assert any("row 3" in line for line in source.left_out)
+
+
+def test_a_problem_of_the_whole_dataset_is_never_skipped():
+    rows = pd.DataFrame({"id": ["a", "b"]})
+    with pytest.raises(DataError, match="no folder images"):
+        without_bad_rows(rows, ["no folder images", RowProblem("row 2: odd", 0)], "skip", "set")
+    with pytest.raises(DataError, match="none of its rows"):
+        without_bad_rows(rows, [RowProblem("odd", 0, 1)], "skip", "set")
+    good, left_out = without_bad_rows(rows, [RowProblem("odd", 0), RowProblem("odder", 0)], "skip", "set")
+    assert list(good["id"]) == ["b"]
+    assert left_out == ["odd; odder"]
