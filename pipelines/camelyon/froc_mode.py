@@ -220,7 +220,7 @@ def _some(names: list[str], limit: int = 12) -> str:
 # --- the mode ---
 
 
-def score_submission(study: Study, job: Job) -> None:
+def score_submission(study: Study[Any], job: Job) -> None:
     """`mode=froc`: leaves config.yaml, records.parquet, detections.parquet, lesions.parquet, metrics.json, the figure
     and report.html, and prints the score.
 
@@ -238,10 +238,11 @@ def score_submission(study: Study, job: Job) -> None:
             f"mode=froc needs {' '.join(absent)}.", "Give a folder of CSVs, a folder of ASAP XML, a CSV of slides."
         )
     submission = read_submission(*(Path(str(place)).expanduser() for place in places.values()))
-    world, folder = start(study.title, job)
-    if not world.main:
+    run = start(study, job)
+    folder = run.folder
+    if not run.world.main:
         return
-    with stage(folder, "froc", world):
+    with stage(run, "froc"):
         scored, estimates = score(submission, folder, bootstrap_settings(config))
     report = write_report(study.name, study.title, folder, submission, scored, estimates, read_environment(folder))
     for line in screen(scored, estimates):

@@ -10,15 +10,11 @@ import pandas as pd
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.froc import Scored
 from pipelines.camelyon.masks import LESION_COLUMNS
+from pipelines.shared.errors import DataError, StatisticsError
 from pipelines.shared.stats.operating_points import choose_two_points
 
 TASK = "tumor"
 CLASSES = ["tumor"]
-
-
-def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Logits (n, 1) to probabilities (n, 1)."""
-    return 1 / (1 + np.exp(-np.clip(outputs.astype(np.float64), -60, 60)))
 
 
 def predict_columns(p: np.ndarray) -> pd.DataFrame:
@@ -26,14 +22,14 @@ def predict_columns(p: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"p_tumor": p[:, 0]})
 
 
-def target_columns(records: pd.DataFrame) -> pd.DataFrame:
-    """`tumor`, NaN where unknown."""
-    return records[["tumor"]].reset_index(drop=True)
-
-
 def choose_points(rows: pd.DataFrame, config: CamelyonConfig) -> list[dict[str, Any]]:
     """A specific and a sensitive threshold of `p_tumor`, on val."""
-    return choose_two_points(rows[rows[TASK].notna()], TASK, config.operating_points)
+    try:
+        return choose_two_points(rows[rows[TASK].notna()], TASK, config.operating_points)
+    except StatisticsError as reason:
+        raise DataError(
+            f"No operating point can be chosen on val: {reason}.", "Give val slides of both kinds."
+        ) from None
 
 
 def scored_again(slides: list[str], tumour: np.ndarray, detections: pd.DataFrame, lesions: pd.DataFrame) -> Scored:

@@ -9,24 +9,15 @@ region's pixels here, zeros there.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
 
-from pipelines.camelyon.config import CamelyonConfig
-from pipelines.shared.augment import image_augment
-from pipelines.shared.backbones import build_image_network, create_backbone
-from pipelines.shared.dataset import Augment
-from pipelines.shared.errors import ConfigError, StatisticsError
-from pipelines.shared.losses import masked_binary_cross_entropy
-from pipelines.shared.stats.auc import auroc
-from pipelines.shared.trainer import Loss
+from pipelines.shared.backbones import create_backbone
+from pipelines.shared.errors import ConfigError
 
 GOOGLENET = "googlenet"  # torchvision's; timm has none
 
@@ -122,10 +113,10 @@ class PatchNetwork(nn.Module):
 
 
 def _bare_backbone(name: str) -> nn.Module:
-    return _with_maps(name, create_backbone(name))
+    return with_maps(name, create_backbone(name))
 
 
-def _with_maps(name: str, backbone: nn.Module) -> nn.Module:
+def with_maps(name: str, backbone: nn.Module) -> nn.Module:
     """The backbone with a `forward_features`, as timm's have it."""
     return GoogLeNetMaps(backbone) if name == GOOGLENET else backbone
 
@@ -140,68 +131,3 @@ class GoogLeNetMaps(nn.Sequential):
     def forward_features(self, pictures: torch.Tensor) -> torch.Tensor:
         """(batch, 3, h, w) to maps (batch, 1024, h / 32, w / 32)."""
         return self(pictures)
-
-
-def _plan(config: CamelyonConfig, mean: list[float], std: list[float]) -> Plan:
-    section = config.model
-    return Plan(
-        section.backbone, section.level, section.channels, section.drop_rate, config.patches.crop, list(mean), list(std)
-    )
-
-
-def build(config: CamelyonConfig) -> PatchNetwork:
-    """A network with the weights that the configuration asks for.
-
-    Raises:
-        ConfigError: unknown backbone, or a level that it does not have.
-        WeightsError: the weights cannot be had.
-    """
-    name = config.model.backbone
-    if name == GOOGLENET and config.model.level is not None:
-        raise ConfigError("model.backbone=googlenet has no levels.", "Set model.level=null.")
-    whole = build_image_network(config.model, 1)
-    architecture = whole.architecture
-    return PatchNetwork(_plan(config, architecture.mean, architecture.std), _with_maps(name, whole.backbone))
-
-
-def architecture(network: nn.Module) -> dict[str, Any]:
-    """For model.json."""
-    assert isinstance(network, PatchNetwork)
-    return asdict(network.plan)
-
-
-def rebuild(facts: dict[str, Any]) -> PatchNetwork:
-    """The network of a model.json, without its weights."""
-    return PatchNetwork(Plan(**facts["architecture"]))
-
-
-def targets(records: pd.DataFrame) -> np.ndarray:
-    """(records, 1) float32: tumour or not, NaN where unknown."""
-    return records[["tumor"]].to_numpy(np.float32)
-
-
-def loss(config: CamelyonConfig) -> Loss:
-    """Binary cross-entropy."""
-    return masked_binary_cross_entropy
-
-
-def measure(truth: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-    """AUROC over patches, NaN where it is undefined."""
-    known = ~np.isnan(truth[:, 0])
-    try:
-        return {"val_auroc": auroc(truth[known, 0], outputs[known, 0])}
-    except StatisticsError:
-        return {"val_auroc": float("nan")}
-
-
-def augment(config: CamelyonConfig) -> Augment:
-    """A random crop and quarter turn, then flips and colours as configured."""
-    return partial(_augment, crop=config.patches.crop, colours=image_augment(config.augment))
-
-
-def _augment(patch: np.ndarray, seed: int, crop: int, colours: Augment) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    if patch.shape[0] > crop:
-        top, left = (int(rng.integers(side - crop + 1)) for side in patch.shape[:2])
-        patch = patch[top : top + crop, left : left + crop]
-    return colours(np.ascontiguousarray(np.rot90(patch, int(rng.integers(4)))), seed)

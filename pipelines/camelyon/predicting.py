@@ -14,16 +14,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.geojson import write_geojson
 from pipelines.camelyon.lesions import outlines, write_detections
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.slides import SUFFIXES, Slide
 from pipelines.camelyon.tissue import NONE, find_tissue, write_tissue
 from pipelines.shared.environment import stage, start
-from pipelines.shared.errors import BadFile, RunError
+from pipelines.shared.errors import BadFile
 from pipelines.shared.evaluator import calls
 from pipelines.shared.inputs import input_files
 from pipelines.shared.log import log
+from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import RunFolder, read_json, write_atomically
 from pipelines.shared.screen import track
 
@@ -32,27 +34,25 @@ if TYPE_CHECKING:
     from pipelines.shared.study import Study
 
 
-def predict_slides(study: Study, job: Job) -> None:
+def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     """Score every slide of a folder, or one."""
-    from pipelines.camelyon.external import final_network
+    from pipelines.camelyon.learner import PatchLearner
+    from pipelines.camelyon.method import final_network
     from pipelines.camelyon.model import PatchNetwork
     from pipelines.shared.distributed import gather
-    from pipelines.shared.fitting import load_network
-    from pipelines.shared.model_files import read_facts
+    from pipelines.shared.method import load_network
 
     config: Any = job.config
-    finished = RunFolder(Path(str(config.run)).expanduser())
-    if not finished.networks() or not finished.operating_points.exists():
-        raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
-    path = final_network(finished, finished.networks())
-    read_facts(path, study.name, study.classes)
+    finished = open_finished(study, config.run)
+    name = final_network(finished)
     inputs = input_files(Path(config.input).expanduser(), SUFFIXES)
     root, files = inputs.root, inputs.files
-    world, folder = start(study.title, job)
-    network = load_network(study, path).to(world.device)
+    run = start(study, job)
+    world, folder = run.world, run.folder
+    network = load_network(run, PatchLearner(run.config), finished.folder.network(name))
     assert isinstance(network, PatchNetwork)
     rows = []
-    with stage(folder, "predict", world):
+    with stage(run, "predict"):
         for file in track(files[world.rank :: world.size], "Scoring slides"):
             try:
                 rows.append({"file": file, "reason": None} | _score(config, root / file, file, network, world, folder))
@@ -61,7 +61,7 @@ def predict_slides(study: Study, job: Job) -> None:
         rows = [row for part in gather(rows, world) for row in part]
     if not world.main:
         return
-    table = _table(config, finished, pd.DataFrame(rows).set_index("file").loc[files].reset_index())
+    table = _table(config, finished.folder, pd.DataFrame(rows).set_index("file").loc[files].reset_index())
     out = folder.path / "predictions.csv"
     write_atomically(out, lambda aside: table.to_csv(aside, index=False))
     log.info(inputs.closing(int(table["reason"].isna().sum())))
@@ -73,7 +73,7 @@ def _score(config: Any, path: Path, file: str, network: Any, world: Any, folder:
     from pipelines.camelyon.heatmap import overlay, score_slide, write_heatmap
     from pipelines.camelyon.scoring import detections_of
     from pipelines.camelyon.slide_features import slide_features
-    from pipelines.camelyon.training import uses_bf16
+    from pipelines.shared.trainer import uses_bf16
 
     name = Path(file).with_suffix("").as_posix().replace("/", "__")
     slide = Slide(path, config.slide_mpp)
@@ -83,7 +83,7 @@ def _score(config: Any, path: Path, file: str, network: Any, world: Any, folder:
             raise BadFile(NONE)
         write_tissue(folder.path / "tissue", name, tissue, slide)
         heatmap = score_slide(
-            slide, tissue, network, config.patches.mpp, config.heatmap, world.device, uses_bf16(config, world)
+            slide, tissue, network, config.patches.mpp, config.heatmap, world.device, uses_bf16(config.trainer, world)
         )
         facts = slide.facts
         write_heatmap(folder.path / "heatmaps" / f"{name}.tif", heatmap)

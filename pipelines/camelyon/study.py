@@ -9,40 +9,51 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.camelyon import data, evaluation, exporting, external, froc_mode, metrics, model, predicting, training
-from pipelines.shared.study import Study
+from typing import TYPE_CHECKING, Any
 
-STUDY = Study(
-    name="camelyon",
-    title="Lymph node metastases in whole slides (CAMELYON16, 2017)",
+import pandas as pd
+
+from pipelines.camelyon import data, evaluation, froc_mode, metrics, predicting
+from pipelines.camelyon.config import CamelyonConfig
+from pipelines.shared.study import Evidence, Results, Study
+
+if TYPE_CHECKING:
+    from pipelines.shared.method import Method
+
+
+class Camelyon(Study[CamelyonConfig]):
+    """Where in a slide is a metastasis, and is there one at all?"""
+
+    name = "camelyon"
+    title = "Lymph node metastases in whole slides (CAMELYON16, 2017)"
+
     # Slides stay whole: a record is a slide, its annotation an ASAP XML file. Tissue by Otsu's threshold.
-    sources=data.SOURCES,
-    prepare=data.prepare,
-    prepare_settings=data.prepare_settings,
-    prepare_reads=data.PREPARE_READS,
-    suffixes=data.SUFFIXES,
-    labels=["tumor"],
-    stratify="tumor",
-    # Patches are coordinates; a patch network, hard negatives, a second network; the same without each fold's slides;
-    # heatmaps of all slides; detections; features of heatmaps.
-    fit_and_predict=training.fit_and_predict,
-    classes=metrics.CLASSES,
-    targets=model.targets,
-    augment=model.augment,
-    build=model.build,
-    architecture=model.architecture,
-    rebuild=model.rebuild,
-    loss=model.loss,
-    measure=model.measure,
-    probabilities=metrics.probabilities,
-    # A slide's score is a forest's, learned from cross-fitted heatmaps of the training slides.
-    predict_columns=metrics.predict_columns,
-    target_columns=metrics.target_columns,
-    choose_points=metrics.choose_points,
-    # Task 1, lesions: FROC. Task 2, slides: AUROC.
-    evaluate=evaluation.evaluate,
-    external=external.external_predictions,
-    export_data=exporting.export_data,
-    beyond_export=exporting.BEYOND,
-    modes={"predict": predicting.predict_slides, "froc": froc_mode.score_submission},
-)
+    sources = data.SOURCES
+    suffixes = data.SUFFIXES
+    labels = ("tumor",)
+    stratify = "tumor"
+    prepare = staticmethod(data.prepare)
+    prepare_settings = staticmethod(data.prepare_settings)
+    reads = data.PREPARE_READS
+
+    def method(self, config: CamelyonConfig) -> Method[CamelyonConfig]:
+        """Patches are coordinates; a patch network, hard negatives, a second network; the same without each fold's
+        slides; heatmaps of all slides; detections; a forest over features of heatmaps.
+        """
+        from pipelines.camelyon.method import PatchMethod, SlideMethod
+
+        return PatchMethod() if config.data.name == "pcam" else SlideMethod()
+
+    def choose_points(self, predictions: pd.DataFrame, config: CamelyonConfig) -> list[dict[str, Any]]:
+        """A specific and a sensitive threshold of a slide's score, chosen on val and frozen."""
+        return metrics.choose_points(predictions, config)
+
+    def evaluate(self, evidence: Evidence[CamelyonConfig]) -> Results:
+        """Task 1, lesions: FROC. Task 2, slides: AUROC."""
+        return evaluation.evaluate(evidence)
+
+    # Any slide becomes heatmap, detections and overlay; anybody's submission is scored without slides.
+    modes = {"predict": predicting.predict_slides, "froc": froc_mode.score_submission}  # noqa: RUF012
+
+
+STUDY = Camelyon()

@@ -27,12 +27,6 @@ COMBINED = {"average": "Averaging", "voting": "Voting", "constant": "Constant we
 SPREAD = ("mean", "sd")  # over folds
 
 
-def softmax(outputs: np.ndarray) -> np.ndarray:
-    """Logits (n, classes) to probabilities."""
-    powers = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
 def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
     """`p_<class>` and the most probable class, of probabilities (n, classes)."""
     columns = {f"p_{name}": np.clip(probabilities[:, i], 0, 1) for i, name in enumerate(CLASSES)}
@@ -44,11 +38,6 @@ def prediction_columns(methods: Mapping[str, np.ndarray], weights: np.ndarray, l
     table = predict_columns(methods["flannel"])
     others = {f"{m}.{c}": p[:, i] for m, p in methods.items() if m != "flannel" for i, c in enumerate(CLASSES)}
     return table.assign(**others, **{f"weight.{name}": weights[:, i] for i, name in enumerate(learners)})
-
-
-def target_columns(records: pd.DataFrame) -> pd.DataFrame:
-    """The target columns of the prediction table."""
-    return records[["label"]].reset_index(drop=True)
 
 
 def methods_of(predictions: pd.DataFrame) -> list[str]:

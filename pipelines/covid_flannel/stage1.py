@@ -19,17 +19,18 @@ import numpy as np
 import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
-from pipelines.covid_flannel.metrics import softmax
-from pipelines.covid_flannel.model import for_learner, targets
+from pipelines.covid_flannel.learner import BaseLearner, answers_of
 from pipelines.covid_flannel.protocol import roles
 from pipelines.shared.dataset import PreparedDataset
-from pipelines.shared.distributed import World, main_first
+from pipelines.shared.distributed import main_first
 from pipelines.shared.errors import RunError, listed
-from pipelines.shared.fitting import fit_network, load_network, network_outputs
 from pipelines.shared.log import log
+from pipelines.shared.method import fit_network, load_network, network_outputs
+from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
 from pipelines.shared.seeds import seed_of
-from pipelines.shared.study import Data, Study
+from pipelines.shared.stats.probabilities import softmax
+from pipelines.shared.study import Data
 
 VERSION = 1  # raise it whenever the same key gives other base learners
 
@@ -112,38 +113,38 @@ def _brief(value: Any) -> str:
 
 
 def base_predictions(
-    study: Study, config: CovidConfig, data: Data, folder: RunFolder, world: World, fold: int, learner: str,
-    earlier: list[RunFolder],
-) -> pd.DataFrame:  # fmt: skip
+    run: Run[CovidConfig], data: Data, fold: int, member: str, earlier: list[RunFolder]
+) -> pd.DataFrame:
     """The predictions of one base learner for its stacking and test part: found, or trained and then stored.
 
     Raises:
         RunError: what is stored belongs to another split or recipe.
     """
-    name, key = name_of(fold, learner), key_of(config, data, fold, learner)
+    config, folder, world = run.config, run.folder, run.world
+    name, key = name_of(fold, member), key_of(config, data, fold, member)
     with main_first(world):
         if world.main and stored(folder, name, key) is None:
             _take(earlier, folder, name, key)
-        found = stored(folder, name, key)
-    if found is not None:
-        return found
+        known = stored(folder, name, key)
+    if known is not None:
+        return known
     parts = roles(data.records, fold, config)
     split = np.select([parts["train"], parts["val"]], ["train", "val"], default="")
-    mine = replace(
+    of_fold = replace(
         data,
         records=data.records.assign(split=split),
         flow=data.flow | {"split_fingerprint": hashlib.sha256(json.dumps(plain(key)).encode()).hexdigest()},
     )
-    answers = targets(data.records)
+    answers = answers_of(data.records)
     counts = np.bincount(answers[parts["train"]].astype(int), minlength=len(CLASSES))
-    one = for_learner(study, config.base_learners[learner], counts)
+    learner = BaseLearner(config, config.base_learners[member], counts)
     if not (folder.network(name) / "model.json").exists():
-        fit_network(one, config, mine, answers, folder, world, name, seed_of(config.seed, "base", fold, learner))
-    network = load_network(one, folder.network(name)).to(world.device)
-    at = np.flatnonzero(parts["stack"] | parts["test"])
-    dataset = PreparedDataset(data.prepared.take(at), data.records["id"].iloc[at].tolist(), answers[at])
-    p = softmax(network_outputs(network, dataset, config, world, f"Predicting {name}"))
-    table = pd.DataFrame({"id": dataset.ids, "role": np.where(parts["test"][at], "test", "stack")})
+        fit_network(run, learner, of_fold, name, seed_of(config.seed, "base", fold, member))
+    network = load_network(run, learner, folder.network(name))
+    judged = np.flatnonzero(parts["stack"] | parts["test"])
+    dataset = PreparedDataset(data.prepared.take(judged), data.records["id"].iloc[judged].tolist(), answers[judged])
+    p = softmax(network_outputs(run, network, dataset, f"Predicting {name}"))
+    table = pd.DataFrame({"id": dataset.ids, "role": np.where(parts["test"][judged], "test", "stack")})
     table = table.join(pd.DataFrame(p, columns=[f"p_{c}" for c in CLASSES]))
     with main_first(world):
         if world.main:

@@ -8,41 +8,52 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.covid_flannel import data, evaluation, metrics, model, protocol, training
-from pipelines.covid_flannel.config import CLASSES
-from pipelines.shared.study import Study
+from typing import TYPE_CHECKING, Any
 
-STUDY = Study(
-    name="covid_flannel",
-    title="COVID-19 in chest X-rays, FLANNEL (Qiao et al., 2020)",
+import pandas as pd
+
+from pipelines.covid_flannel import data, evaluation, metrics, protocol
+from pipelines.covid_flannel.config import CovidConfig
+from pipelines.shared.study import Evidence, Results, Study
+
+if TYPE_CHECKING:
+    from pipelines.shared.method import Method
+
+
+class CovidFlannel(Study[CovidConfig]):
+    """COVID-19, other viral and bacterial pneumonia, and normal chests, by a learned ensemble."""
+
+    name = "covid_flannel"
+    title = "COVID-19 in chest X-rays, FLANNEL (Qiao et al., 2020)"
+
     # Frontal chest X-rays as grey squares; groups are patients.
-    sources=data.SOURCES,
-    prepare=data.prepare,
-    prepare_settings=data.prepare_settings,
-    prepare_reads=["view"],
-    suffixes=data.SUFFIXES,
-    labels=["label"],
-    stratify="stratum",
-    # Every patient is tested once, in one of five folds.
-    split=protocol.divide,
-    # Stage 1: five base learners in every fold, cross-entropy over four classes.
-    classes=CLASSES,
-    targets=model.targets,
-    augment=model.augment,
-    build=model.build,
-    architecture=model.architecture,
-    rebuild=model.rebuild,
-    loss=model.loss,
-    measure=model.measure,
-    probabilities=metrics.softmax,
-    # Stage 2: FLANNEL learns from their predictions for patients whom they have not seen; voting, averaging and
-    # constant weights beside it.
-    fit_and_predict=training.fit_and_predict,
-    combine=training.combine,
-    predict_columns=metrics.predict_columns,
-    target_columns=metrics.target_columns,
-    # Thresholds of P(COVID-19) are chosen on the stacking part of every fold and frozen.
-    choose_points=metrics.choose_points,
-    # Table 6.3, FLANNEL against its best member, and whether it is a shortcut.
-    evaluate=evaluation.evaluate,
-)
+    sources = data.SOURCES
+    suffixes = data.SUFFIXES
+    labels = ("label",)
+    stratify = "stratum"
+    prepare = staticmethod(data.prepare)
+    prepare_settings = staticmethod(data.prepare_settings)
+    reads = ("view",)
+
+    def split(self, records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
+        """Every patient is tested once, in one of five folds."""
+        return protocol.divide(records, config)
+
+    def method(self, config: CovidConfig) -> Method[CovidConfig]:
+        """Stage 1: five base learners in every fold. Stage 2: FLANNEL learns from their predictions for patients whom
+        they have not seen; voting, averaging and constant weights beside it.
+        """
+        from pipelines.covid_flannel.method import FlannelMethod
+
+        return FlannelMethod()
+
+    def choose_points(self, predictions: pd.DataFrame, config: CovidConfig) -> list[dict[str, Any]]:
+        """Thresholds of P(COVID-19), chosen on the stacking part of every fold and frozen."""
+        return metrics.choose_points(predictions, config)
+
+    def evaluate(self, evidence: Evidence[CovidConfig]) -> Results:
+        """Table 6.3, FLANNEL against its best member, and whether it is a shortcut."""
+        return evaluation.evaluate(evidence)
+
+
+STUDY = CovidFlannel()

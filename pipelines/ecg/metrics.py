@@ -19,6 +19,7 @@ from pipelines.shared.stats.auc import auroc, auroc_statistic
 from pipelines.shared.stats.bootstrap import bootstrap_estimates, divide
 from pipelines.shared.stats.confusion import class_f1, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.probabilities import softmax
 
 SCORES = [f"p_{name}" for name in CLASSES]
 RATES = ["f1", "ppv", "sensitivity", "specificity", "npv"]
@@ -28,12 +29,6 @@ CHALLENGE = ["N", "A", "O"]  # whose mean F1 is the CinC Challenge 2017's score;
 
 
 # --- the prediction table: one row per step ---
-
-
-def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Softmax over the classes of every step, (..., 12), float64."""
-    shifted = np.exp(outputs.astype(np.float64) - outputs.max(axis=-1, keepdims=True).astype(np.float64))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
@@ -317,7 +312,7 @@ def recording_metrics(
 
 def measure(targets: np.ndarray, outputs: np.ndarray, labels: LabelSection | None = None) -> dict[str, float]:
     """`val_f1`: macro F1 of the steps over the classes that occur; without step labels, of the recordings' labels."""
-    codes, p = targets[:, :-1].astype(int), probabilities(outputs)
+    codes, p = targets[:, :-1].astype(int), softmax(outputs)
     known = codes >= 0
     if known.any():
         k = len(CLASSES)

@@ -7,23 +7,14 @@ into Rectifiers, ICCV 2015 (initialisation).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional
 
-from pipelines.ecg.config import CLASSES, EcgConfig
-from pipelines.ecg.labels import CODES, RATE, STEP, UNLABELLED, membership, step_codes
-from pipelines.shared.dataset import Augment
-from pipelines.shared.errors import ConfigError, WeightsError
-from pipelines.shared.trainer import Loss
+from pipelines.ecg.config import CLASSES
+from pipelines.ecg.labels import STEP
 
 BACKBONE = "resnet1d_33"
 KERNEL = 16
@@ -127,119 +118,3 @@ class EcgNetwork(nn.Module):
         x = ((signal.float() - self.mean) / self.std)[:, None]
         x = self.blocks(self.stem_norm(self.stem(_same(x, 1))))
         return self.head(self.last_norm(x).transpose(1, 2)) + self.unseen
-
-
-def build(
-    config: EcgConfig, scale: tuple[float, float] = (0.0, 1.0), trained: Sequence[str] = tuple(CLASSES)
-) -> nn.Module:
-    """The network with its starting weights: random, or those of `model.weights`.
-
-    Args:
-        config: the configuration.
-        scale: mean and standard deviation of the training signals.
-        trained: the labels that training holds.
-
-    Raises:
-        ConfigError: another backbone.
-        WeightsError: the file cannot be read or does not fit. There is no silent random start.
-    """
-    if config.model.backbone != BACKBONE:
-        raise ConfigError(
-            f"model.backbone={config.model.backbone} is not known to this study.", f"Allowed: {BACKBONE}."
-        )
-    shared = [c for name in trained for c in config.labels.record.get(name, [name])]
-    architecture = Architecture(
-        filters=config.model.filters,
-        drop_rate=config.model.drop_rate,
-        mean=scale[0],
-        std=scale[1],
-        trained=list(trained),
-        classes=[name for name in CLASSES if name in shared],
-    )
-    network = EcgNetwork(architecture)
-    if config.model.weights != "none":
-        _load(network, Path(config.model.weights).expanduser())
-    return network
-
-
-def _load(network: nn.Module, file: Path) -> None:
-    try:
-        network.load_state_dict(safetensors.torch.load_file(file))
-    except Exception as failure:  # safetensors and torch raise many types for damaged or foreign files
-        reason = (str(failure) or type(failure).__name__).splitlines()[0]
-        raise WeightsError(
-            f"model.weights={file} cannot be used: {reason}",
-            "Allowed: none (a random start), or weights.safetensors of a run with the same model.filters.",
-        ) from None
-
-
-def architecture(network: nn.Module) -> dict[str, Any]:
-    """What `rebuild` needs."""
-    assert isinstance(network, EcgNetwork)
-    return asdict(network.architecture)
-
-
-def rebuild(facts: dict[str, Any]) -> nn.Module:
-    """The network that model.json describes, without weights."""
-    return EcgNetwork(Architecture(**facts["architecture"]))
-
-
-# --- targets and loss ---
-
-
-def targets(records: pd.DataFrame) -> np.ndarray:
-    """float32 (windows, steps + 1): the code of every step (see `labels.CODES`), then that of the recording's label."""
-    steps = int(records["steps"].max())
-    return np.column_stack([step_codes(list(records["rhythms"]), steps), records["record_code"]]).astype(np.float32)
-
-
-def loss(config: EcgConfig) -> Loss:
-    """Cross-entropy of every labelled step; of a recording's label, that of the mean probability of its classes.
-
-    A window of a labelled recording counts as much as its steps would. Steps that are padding or masked count nowhere.
-    """
-    allowed = torch.from_numpy(membership(config.labels))
-
-    def value(scores: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        log_p = functional.log_softmax(scores.float(), dim=-1)  # (batch, steps, 12)
-        steps, label = codes[:, :-1].long(), codes[:, -1].long()
-        known = steps >= 0
-        each = log_p.gather(2, steps.clamp(min=0)[..., None])[..., 0]
-        total, count = -(each * known).sum(), known.sum()
-        whole = label >= 0
-        if whole.any():
-            here = (steps == CODES[UNLABELLED])[whole]
-            mine, weight = log_p.exp()[whole], here.sum(dim=1)
-            mean = (mine * here[..., None]).sum(dim=1) / weight.clamp(min=1)[:, None]
-            p = (mean * allowed.to(mean.device)[label[whole]]).sum(dim=1).clamp(min=1e-7)
-            total = total - (torch.log(p) * weight).sum()
-            count = count + weight.sum()
-        return total / count.clamp(min=1)
-
-    return value
-
-
-# --- augmentation ---
-
-
-def augment(config: EcgConfig) -> Augment:
-    """Random changes of a prepared window: gain, polarity, white noise, baseline wander. Never of its time axis."""
-    keys = config.augment
-
-    def change(window: np.ndarray, seed: int) -> np.ndarray:
-        rng = np.random.default_rng(seed)
-        level, deviation = float(window.mean()), float(window.std())
-        gain = 1 + keys.gain * rng.uniform(-1, 1)
-        if rng.random() < keys.flip:
-            gain = -gain
-        changed = level + gain * (window - level)
-        if keys.noise:
-            noise = rng.standard_normal(len(window), dtype=np.float32)
-            changed = changed + deviation * keys.noise * rng.random() * noise
-        if keys.wander:
-            time = np.arange(len(window)) / RATE
-            wave = np.sin(2 * np.pi * rng.uniform(0.05, 0.5) * time + rng.uniform(0, 2 * np.pi))
-            changed = changed + deviation * keys.wander * rng.random() * wave
-        return changed.astype(np.float32)
-
-    return change

@@ -15,16 +15,17 @@ import numpy as np
 import pandas as pd
 
 from pipelines.ecg import signals
-from pipelines.ecg.config import CLASSES
+from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.data import SUFFIXES, prepare_settings, scaled
 from pipelines.ecg.drawing import Strip, strips
 from pipelines.ecg.labels import MASKED, NOTES, RATE, STEP, episodes
 from pipelines.ecg.metrics import SCORES
 from pipelines.shared.environment import stage, start
-from pipelines.shared.errors import BadFile, RunError
+from pipelines.shared.errors import BadFile
 from pipelines.shared.inputs import input_files
 from pipelines.shared.log import log
-from pipelines.shared.run_folder import RunFolder, write_atomically
+from pipelines.shared.run import FinishedRun, Run, open_finished
+from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import track
 
 if TYPE_CHECKING:
@@ -111,26 +112,25 @@ def episode_table(file: str, labels: list[str], probabilities: np.ndarray) -> pd
     return pd.DataFrame(rows)
 
 
-def predict_recordings(study: Study, job: Job) -> None:
+def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
     """Label recordings. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
     config: Any = job.config
-    finished = RunFolder(Path(str(config.run)))
-    if not finished.networks():
-        raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
+    finished = open_finished(study, config.run)
     path = Path(config.input).expanduser()
     record = path.with_name(f"{path.name}.hea")  # WFDB names a record without its suffix
     inputs = input_files(record if not path.exists() and record.is_file() else path, SUFFIXES)
     root, files = inputs.root, inputs.files
     files = [f for f in files if Path(f).suffix != ".csv" or not Path(root, f).with_suffix(".hea").is_file()]
-    world, folder = start(study.title, job)
-    if not world.main:
+    run = start(study, job)
+    folder = run.folder
+    if not run.world.main:
         return  # a recording is labelled in its order, by one process
-    answer = _answer(study, config, finished, world)
+    answer = _answer(run, finished)
     settings = prepare_settings(config)
     rows: list[dict[str, Any]] = []
     found: list[pd.DataFrame] = []
     tables: list[pd.DataFrame] = []
-    with stage(folder, "predict", world):
+    with stage(run, "predict"):
         for file in files:
             row: dict[str, Any] = {"file": file, "reason": None}
             rows.append(row)
@@ -163,20 +163,22 @@ def predict_recordings(study: Study, job: Job) -> None:
     print(file_)
 
 
-def _answer(study: Study, config: Any, finished: RunFolder, world: Any) -> Answer:
+def _answer(run: Run[EcgConfig], finished: FinishedRun) -> Answer:
     """The ensemble of a finished run as a function of prepared windows."""
     import torch
 
-    from pipelines.shared.fitting import load_network
+    from pipelines.ecg.learner import EcgLearner
+    from pipelines.shared.method import load_network
+    from pipelines.shared.trainer import uses_bf16
 
-    networks = [load_network(study, path).to(world.device).eval() for path in finished.networks()]
-    precision = config.trainer.precision
-    bf16 = precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
+    learner, device = EcgLearner(run.config), run.world.device
+    networks = [load_network(run, learner, path).eval() for path in finished.networks]
+    bf16 = uses_bf16(run.config.trainer, run.world)
 
     def answer(windows: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast(world.device.type, torch.bfloat16, enabled=bf16):
-            batch = torch.from_numpy(windows).to(world.device)
-            parts = [study.probabilities(network(batch).float().cpu().numpy()) for network in networks]
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            batch = torch.from_numpy(windows).to(device)
+            parts = [learner.probabilities(network(batch).float().cpu().numpy()) for network in networks]
         return np.mean(parts, axis=0)
 
     return answer

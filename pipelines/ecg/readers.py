@@ -210,7 +210,7 @@ def confusion_picture(folder: RunFolder, found: Readings, note: str) -> Picture:
 # --- mode=readers ---
 
 
-def read_by_cardiologists(study: Study, job: Job) -> None:
+def read_by_cardiologists(study: Study[Any], job: Job) -> None:
     """`mode=readers`: the cardiologists' table of a source, without any model.
 
     Leaves config.yaml, records.parquet, readers.parquet, metrics.json, figures and report.html.
@@ -225,10 +225,11 @@ def read_by_cardiologists(study: Study, job: Job) -> None:
             f"data={config.data.name} has no individual readings.",
             "mode=readers works on data=irhythm, or the phantom.",
         )
-    world, folder = start(study.title, job)
-    if not world.main:
+    run = start(study, job)
+    folder = run.folder
+    if not run.world.main:
         return
-    with stage(folder, "readers", world):
+    with stage(run, "readers"):
         records = source.records.assign(split="test")
         found = readings_of(records, source.readers)
         if found is None:

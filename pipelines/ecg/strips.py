@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.ecg.config import CLASSES, EcgConfig
+from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import RATE, STEP
 from pipelines.ecg.metrics import SCORES, answers, codes_of, known_steps
 from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.study import Data
 
 SHOWN = 7  # steps of a strip: 9 s
 ERRORS = 6
@@ -50,7 +51,7 @@ def choose(test: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(chosen, columns=["id", "kind", "name", "step"])
 
 
-def save_strips(config: EcgConfig, data: Any, network: Any, folder: RunFolder, world: Any) -> None:
+def save_strips(data: Data, folder: RunFolder) -> None:
     """Write strips/strips.csv and strips/signals.npz: what is shown, and the prepared windows of it."""
     test = pd.read_parquet(folder.predictions("test"))
     chosen = choose(test)

@@ -21,9 +21,9 @@ from pipelines.head_ct.page import concepts_page
 from pipelines.head_ct.phantom import PhantomSettings, ensure_phantom
 from pipelines.head_ct.scoring import Scorer, key_slices, score_study
 from pipelines.head_ct.series import Kernels, Stack, choose, read_file
-from pipelines.shared.distributed import World
 from pipelines.shared.errors import BadFile
 from pipelines.shared.records import read_csv
+from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, write_atomically
 from pipelines.shared.study import Data
 
@@ -31,12 +31,12 @@ TIMED, ERRORS = 24, 4  # studies that are timed; errors of each kind in the gall
 SHOWN = 40  # synthetic reports on the page
 
 
-def record(config: HeadCtConfig, data: Data, network: nn.Module, folder: RunFolder, world: World) -> None:
+def record(run: Run[HeadCtConfig], data: Data, network: nn.Module) -> None:
     """Write labels/, speed.csv and errors/ to the run folder."""
-    _labels(config, data, folder)
-    scorer = Scorer([network], world.device)
-    _speed(config, data, scorer, folder)
-    _errors(config, data, scorer, folder)
+    _labels(run.config, data, run.folder)
+    scorer = Scorer([network], run.world.device)
+    _speed(run.config, data, scorer, run.folder)
+    _errors(run.config, data, scorer, run.folder)
 
 
 # --- the labeller ---

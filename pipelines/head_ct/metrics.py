@@ -28,19 +28,9 @@ NAMES = {"critical": "Critical, gold labels"} | {
 }
 
 
-def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Logits to probabilities."""
-    return np.exp(-np.logaddexp(0, -outputs.astype(np.float64)))
-
-
 def predict_columns(values: np.ndarray) -> pd.DataFrame:
     """`p_at_least_4`, `…_8`, `…_10` from probabilities (n, 3)."""
     return pd.DataFrame({f"p_{name}": values[:, i] for i, name in enumerate(CLASSES)})
-
-
-def target_columns(records: pd.DataFrame) -> pd.DataFrame:
-    """The target columns of the prediction table."""
-    return records[["concepts", *TASKS]].reset_index(drop=True)
 
 
 def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -7,26 +7,16 @@ channels here, on the device. Output: logits (batch, 3): does the report name at
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
-import pandas as pd
 import timm
 import torch
 from torch import nn
 
-from pipelines.head_ct.config import HeadCtConfig
-from pipelines.head_ct.data import SILVER
 from pipelines.head_ct.metrics import CLASSES
 from pipelines.head_ct.volumes import AIR, NO_DATA
-from pipelines.shared.backbones import build_image_network
-from pipelines.shared.dataset import Augment
 from pipelines.shared.errors import ConfigError
-from pipelines.shared.losses import masked_binary_cross_entropy
-from pipelines.shared.stats.auc import auroc
-from pipelines.shared.trainer import Loss
 
 Network = nn.Module
 
@@ -223,83 +213,7 @@ def _three(value: Any) -> tuple[int, int, int]:
     return int(pair[0]), int(pair[0]), int(pair[1])
 
 
-# --- the study's parts ---
-
-
-def build(config: HeadCtConfig) -> nn.Module:
-    """The network with its starting weights."""
-    section = config.model
-    image = build_image_network(section, outputs=1)
-    plan = Plan(
-        section.kind, section.backbone, section.level, section.channels, section.drop_rate, section.freeze,
-        [list(w) for w in config.preprocess.windows], image.architecture.mean, image.architecture.std,
-    )  # fmt: skip
-    return _network(plan, image.backbone)
-
-
-def _network(plan: Plan, backbone: nn.Module | None = None) -> nn.Module:
+def network_of(plan: Plan, backbone: nn.Module | None = None) -> nn.Module:
+    """The network that a plan describes, around a backbone or a new one without weights."""
     kinds: dict[str, Callable[..., nn.Module]] = {"slices": SliceNetwork, "volume": VolumeNetwork}
     return kinds[plan.kind](plan, backbone)
-
-
-def architecture(network: nn.Module) -> dict[str, Any]:
-    """What `rebuild` needs."""
-    plan = network.plan
-    assert isinstance(plan, Plan)
-    return asdict(plan)
-
-
-def rebuild(facts: dict[str, Any]) -> nn.Module:
-    """The network that model.json describes, without weights."""
-    return _network(Plan(**facts["architecture"]))
-
-
-def targets(records: pd.DataFrame) -> np.ndarray:
-    """float32 (records, 3): the silver labels; where a study has no report its own label stands for the first."""
-    values = records[SILVER].to_numpy(np.float32).copy()
-    gold = records["critical"].to_numpy(np.float32)
-    values[:, 0] = np.where(np.isnan(values[:, 0]), gold, values[:, 0])
-    return values
-
-
-def augment(config: HeadCtConfig) -> Augment:
-    """Random changes of a prepared volume."""
-    section, pixel = config.augment, config.preprocess.field / config.preprocess.size
-
-    def change(volume: np.ndarray, seed: int) -> np.ndarray:
-        rng = np.random.default_rng(seed)
-        known = volume != NO_DATA
-        hu = np.where(known, volume, AIR).astype(np.float32)
-        slices, height, width = volume.shape
-        angle = rng.uniform(-section.rotate, section.rotate)
-        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
-        matrix = matrix + np.outer(rng.uniform(-section.shift, section.shift, 2) / pixel, [0.0, 0.0, 1.0])
-        mirror = rng.random() < section.mirror
-        lost: np.ndarray = np.asarray(rng.random(slices) < section.lost_slices)
-        present = known.any(axis=(1, 2))
-        if lost[present].all():
-            lost[:] = False
-        noise = rng.standard_normal(hu.shape, dtype=np.float32) * section.noise
-        out = np.full(volume.shape, NO_DATA, np.int16)
-        for k in np.flatnonzero(present & ~lost):
-            plane = cv2.warpAffine(hu[k], matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=AIR)
-            out[k] = np.clip(np.round(plane + noise[k]), AIR, 3071)
-        offset = round(float(rng.uniform(-section.offset, section.offset)))
-        out = np.where(out != NO_DATA, out + np.int16(offset), out).astype(np.int16)
-        return np.ascontiguousarray(out[:, :, ::-1]) if mirror else out
-
-    return change
-
-
-def loss(config: HeadCtConfig) -> Loss:
-    """Binary cross-entropy over the thresholds whose label is known."""
-    return masked_binary_cross_entropy
-
-
-def measure(targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-    """`val_auroc`: of at least 4 critical concepts (or a source's own label); NaN while val holds one class only."""
-    known = ~np.isnan(targets[:, 0])
-    truth = targets[known, 0]
-    if len(np.unique(truth)) < 2:
-        return {"val_auroc": float("nan")}
-    return {"val_auroc": auroc(truth, outputs[known, 0])}

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.head_ct.archive import Archive, file_name, names_of, open_archive
+from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.data import grid_of, prepare_settings
 from pipelines.head_ct.dicom import Names
 from pipelines.head_ct.labeller import critical_counts, label_reports, silver_columns
@@ -22,10 +23,11 @@ from pipelines.head_ct.metrics import SCORE, predict_columns
 from pipelines.head_ct.page import concepts_page, worklist_page
 from pipelines.head_ct.series import Fault, Stack
 from pipelines.shared.environment import stage, start
-from pipelines.shared.errors import BadFile, ConfigError, DataError, RunError, nearest
+from pipelines.shared.errors import BadFile, ConfigError, DataError, nearest
 from pipelines.shared.log import log
 from pipelines.shared.records import read_csv
-from pipelines.shared.run_folder import RunFolder, read_json, write_atomically
+from pipelines.shared.run import FinishedRun, Run, open_finished
+from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import track
 
 if TYPE_CHECKING:
@@ -36,13 +38,10 @@ SHOWN = 200  # studies with pictures on the worklist
 LABELLED = 500  # reports on the page
 
 
-def predict_studies(study: Study, job: Job) -> None:
+def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
     """Score every study below a folder. What cannot be scored has its reason."""
     config: Any = job.config
-    finished = RunFolder(Path(str(config.run)))
-    if not finished.networks() or not finished.operating_points.exists():
-        raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
-    points = read_json(finished.operating_points)
+    finished = open_finished(study, config.run)
     path = Path(config.input).expanduser()
     if not path.exists():
         raise DataError(f"input={path} does not exist.", "Give a folder of DICOM files, or one file.")
@@ -50,12 +49,13 @@ def predict_studies(study: Study, job: Job) -> None:
     began = time.perf_counter()
     archive = open_archive(path, config, names, again=True)
     per_file = (time.perf_counter() - began) / max(1, archive.files)
-    world, folder = start(study.title, job)
-    if not world.main:
+    run = start(study, job)
+    folder = run.folder
+    if not run.world.main:
         return  # a worklist is made by one process
     root = (path.parent if path.is_file() else path).resolve()
-    with stage(folder, "predict", world):
-        rows, pictures, faults = _score_all(study, config, finished, archive, root, world, per_file, points)
+    with stage(run, "predict"):
+        rows, pictures, faults = _score_all(run, finished, archive, root, per_file)
     left = [*archive.faults, *faults]
     rows += [_failed("", s.study, s.reason or "no usable series") for s in archive.without]
     rows += [_failed(file_name(names, f.file), "", f.reason) for f in archive.faulty()]
@@ -79,20 +79,20 @@ def predict_studies(study: Study, job: Job) -> None:
 
 
 def _score_all(
-    study: Study, config: Any, finished: RunFolder, archive: Archive, root: Path, world: Any, per_file: float,
-    points: list[dict[str, Any]],
+    run: Run[HeadCtConfig], finished: FinishedRun, archive: Archive, root: Path, per_file: float
 ) -> tuple[list[dict[str, Any]], dict[str, list[np.ndarray]], list[Fault]]:  # fmt: skip
     from pipelines.head_ct.archive import read_index
+    from pipelines.head_ct.learner import HeadCtLearner
     from pipelines.head_ct.scoring import Scorer, key_slices, score_study
-    from pipelines.shared.fitting import load_network
+    from pipelines.shared.method import load_network
+    from pipelines.shared.trainer import uses_bf16
 
-    networks = [load_network(study, p) for p in finished.networks()]
-    precision = config.trainer.precision
-    bf16 = precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
-    scorer = Scorer(networks, world.device, bf16)
-    grid = grid_of(prepare_settings(config))
+    learner = HeadCtLearner(run.config)
+    networks = [load_network(run, learner, path) for path in finished.networks]
+    scorer = Scorer(networks, run.world.device, uses_bf16(run.config.trainer, run.world))
+    grid = grid_of(prepare_settings(run.config))
     scorer.score(np.zeros((grid.slices, grid.size, grid.size), np.int16))  # the first call also sets the network up
-    threshold = next((p["threshold"] for p in points if p.get("alarm")), None)
+    threshold = next((p["threshold"] for p in finished.operating_points if p.get("alarm")), None)
     rows: list[dict[str, Any]] = []
     pictures: dict[str, list[np.ndarray]] = {}
     faults: list[Fault] = []
@@ -142,7 +142,7 @@ def _write(file: Path, table: pd.DataFrame) -> None:
 # --- mode=label ---
 
 
-def label_table(study: Study, job: Job) -> None:
+def label_table(study: Study[HeadCtConfig], job: Job) -> None:
     """`mode=label input=<CSV>`: concepts in a table of reports, without pictures and without a trained network.
 
     Leaves mentions.csv, labels.csv (one row per report, by the row of the table) and reports.html.
@@ -162,10 +162,11 @@ def label_table(study: Study, job: Job) -> None:
         raise DataError(
             f"{file} has no column of reports; found: {', '.join(table.columns)}.", nearest("report", map(str, table))
         )
-    world, folder = start(study.title, job)
-    if not world.main:
+    run = start(study, job)
+    folder = run.folder
+    if not run.world.main:
         return
-    with stage(folder, "label", world):
+    with stage(run, "label"):
         reports = pd.DataFrame({"id": [f"row {i + 2}" for i in range(len(table))], "text": table[column].fillna("")})
         lexicon, terms = (Path(f).expanduser() if f else None for f in (config.labels.lexicon, config.labels.terms))
         mentions = label_reports(reports, lexicon, terms)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.head_ct.metrics import probabilities
 from pipelines.head_ct.model import SliceNetwork
 from pipelines.head_ct.series import Stack
 from pipelines.head_ct.volumes import NO_DATA, Grid, onto_grid, windowed
+from pipelines.shared.stats.probabilities import sigmoid
 
 KEY_SLICES, KEY_SIZE = 3, 224  # pixels
 
@@ -33,7 +33,7 @@ class Scorer:
 
     def score(self, volume: np.ndarray) -> np.ndarray:
         """Probabilities (3,), averaged over the networks."""
-        return np.mean([probabilities(self.logits(n, volume[None]))[0] for n in self.networks], axis=0)
+        return np.mean([sigmoid(self.logits(n, volume[None]))[0] for n in self.networks], axis=0)
 
     def importance(self, volume: np.ndarray) -> np.ndarray:
         """(slices,): by how much the first network's logit falls without each slice; -inf for slices without data."""

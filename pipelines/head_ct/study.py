@@ -8,36 +8,49 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.head_ct import aftermath, data, evaluation, metrics, model, predicting
-from pipelines.shared.study import Study
+from typing import TYPE_CHECKING, Any
 
-STUDY = Study(
-    name="head_ct",
-    title="Head CT triage (Titano et al., 2018)",
+import pandas as pd
+
+from pipelines.head_ct import data, evaluation, metrics, predicting
+from pipelines.head_ct.config import HeadCtConfig
+from pipelines.shared.study import Evidence, Results, Study
+
+if TYPE_CHECKING:
+    from pipelines.shared.method import Method
+
+
+class HeadCt(Study[HeadCtConfig]):
+    """Studies with critical findings go to the top of the radiologist's worklist."""
+
+    name = "head_ct"
+    title = "Head CT triage (Titano et al., 2018)"
+
     # DICOM series become volumes in Hounsfield units; groups are patients, identified by salted hashes.
-    sources=data.SOURCES,
-    prepare=data.prepare,
-    prepare_settings=data.prepare_settings,
-    suffixes=data.SUFFIXES,
     # Silver labels: what reports say, counted; gold labels: what radiologists decided, on the test part.
-    labels=["critical", "silver_4"],
-    stratify="stratum",
-    # A 2D backbone per slice and 3D convolutions: at least 4, 8, 10 critical concepts?
-    classes=metrics.CLASSES,
-    targets=model.targets,
-    augment=model.augment,
-    build=model.build,
-    architecture=model.architecture,
-    rebuild=model.rebuild,
-    exportable=model.exportable,
-    loss=model.loss,
-    measure=model.measure,
-    probabilities=metrics.probabilities,
-    predict_columns=metrics.predict_columns,
-    target_columns=metrics.target_columns,
-    choose_points=metrics.choose_points,
-    # Judged on silver and gold, beside physicians; then the triage trial.
-    evaluate=evaluation.evaluate,
-    explain=aftermath.record,
-    modes={"predict": predicting.predict_studies, "label": predicting.label_table},
-)
+    sources = data.SOURCES
+    suffixes = data.SUFFIXES
+    labels = ("critical", "silver_4")
+    stratify = "stratum"
+    prepare = staticmethod(data.prepare)
+    prepare_settings = staticmethod(data.prepare_settings)
+
+    def method(self, config: HeadCtConfig) -> Method[HeadCtConfig]:
+        """A 2D backbone per slice and 3D convolutions: at least 4, 8, 10 critical concepts?"""
+        from pipelines.head_ct.method import HeadCtMethod
+
+        return HeadCtMethod()
+
+    def choose_points(self, predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[str, Any]]:
+        """Two operating points by the labels that val has; one of them raises the alarm."""
+        return metrics.choose_points(predictions, config)
+
+    def evaluate(self, evidence: Evidence[HeadCtConfig]) -> Results:
+        """Judged on silver and gold labels, beside physicians; then the triage trial."""
+        return evaluation.evaluate(evidence)
+
+    # Any folder of DICOM becomes a worklist; reports alone are labelled.
+    modes = {"predict": predicting.predict_studies, "label": predicting.label_table}  # noqa: RUF012
+
+
+STUDY = HeadCt()

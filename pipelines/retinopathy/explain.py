@@ -15,22 +15,22 @@ from torch import nn
 from pipelines.retinopathy import fundus
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.metrics import HEADS, headline_task
-from pipelines.shared.distributed import World
 from pipelines.shared.explain import confident_errors, with_masks, write_gallery
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run import Run
 from pipelines.shared.study import Data
 
 
-def explain(config: RetinopathyConfig, data: Data, network: nn.Module, folder: RunFolder, world: World) -> None:
+def explain(run: Run[RetinopathyConfig], data: Data, network: nn.Module) -> None:
     """Write saliency/ for the most confident errors of the headline task."""
-    test = pd.read_parquet(folder.predictions("test"))
+    config = run.config
+    test = run.folder.read_table(run.folder.predictions("test"))
     task = headline_task(test)
     errors = confident_errors(test, task, config.explain.errors)
     grades = ["unknown" if np.isnan(g) else str(int(g)) for g in errors["grade"]]
     errors["subtitle"] = [f"grade {g}, score {p:.2f}" for g, p in zip(grades, errors[f"p_{task}"], strict=True)]
     scored = with_masks(data, test, config.explain.scored, config.seed)
     mask = partial(_mask, data, size=config.preprocess.size)
-    write_gallery(network, _score(task), data, errors, scored, _fundus, mask, folder, world)
+    write_gallery(network, _score(task), data, errors, scored, _fundus, mask, run)
 
 
 def _fundus(picture: np.ndarray) -> np.ndarray:

@@ -29,11 +29,6 @@ NAMES = {
 }
 
 
-def sigmoid(outputs: np.ndarray) -> np.ndarray:
-    """Logits to probabilities."""
-    return np.exp(-np.logaddexp(0, -outputs.astype(np.float64)))
-
-
 def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
     """The prediction columns from the heads' probabilities (n, 6).
 
@@ -49,11 +44,6 @@ def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
         columns[f"p_grade_{k}"] = edges[:, k] - edges[:, k + 1]
     columns["grade_predicted"] = (ordered >= 0.5).sum(axis=1)
     return pd.DataFrame(columns)
-
-
-def target_columns(records: pd.DataFrame) -> pd.DataFrame:
-    """The target columns of the prediction table."""
-    return records[["grade", *TASKS]].reset_index(drop=True)
 
 
 def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -8,34 +8,45 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.retinopathy import data, evaluation, explain, metrics, model
-from pipelines.shared.study import Study
+from typing import TYPE_CHECKING, Any
 
-STUDY = Study(
-    name="retinopathy",
-    title="Diabetic retinopathy in fundus photographs (Gulshan et al., 2016)",
+import pandas as pd
+
+from pipelines.retinopathy import data, evaluation, metrics
+from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.shared.study import Evidence, Results, Study
+
+if TYPE_CHECKING:
+    from pipelines.shared.method import Method
+
+
+class Retinopathy(Study[RetinopathyConfig]):
+    """Referable diabetic retinopathy in photographs of the fundus."""
+
+    name = "retinopathy"
+    title = "Diabetic retinopathy in fundus photographs (Gulshan et al., 2016)"
+
     # Photographs, graded by one or several graders; groups are patients.
-    sources=data.SOURCES,
-    prepare=data.prepare,
-    prepare_settings=data.prepare_settings,
-    suffixes=data.SUFFIXES,
-    labels=["grade", "dme", "gradable"],
-    stratify="grade",
-    # One backbone, six sigmoid heads; unknown targets are masked out of the loss.
-    classes=metrics.HEADS,
-    targets=model.targets,
-    augment=model.augment,
-    build=model.build,
-    architecture=model.architecture,
-    rebuild=model.rebuild,
-    loss=model.loss,
-    measure=model.measure,
-    # An ensemble's probabilities are averaged linearly; the five grades follow from the ordered heads.
-    probabilities=metrics.sigmoid,
-    predict_columns=metrics.predict_columns,
-    target_columns=metrics.target_columns,
-    # Two operating points, chosen on val and frozen.
-    choose_points=metrics.choose_points,
-    evaluate=evaluation.evaluate,
-    explain=explain.explain,
-)
+    sources = data.SOURCES
+    suffixes = data.SUFFIXES
+    labels = ("grade", "dme", "gradable")
+    stratify = "grade"
+    prepare = staticmethod(data.prepare)
+    prepare_settings = staticmethod(data.prepare_settings)
+
+    def method(self, config: RetinopathyConfig) -> Method[RetinopathyConfig]:
+        """One backbone with six sigmoid heads; the probabilities of several networks are averaged linearly."""
+        from pipelines.retinopathy.method import RetinopathyMethod
+
+        return RetinopathyMethod()
+
+    def choose_points(self, predictions: pd.DataFrame, config: RetinopathyConfig) -> list[dict[str, Any]]:
+        """Two operating points, high specificity and high sensitivity, chosen on val and frozen."""
+        return metrics.choose_points(predictions, config)
+
+    def evaluate(self, evidence: Evidence[RetinopathyConfig]) -> Results:
+        """AUROC of referable disease, agreement on five grades, calibration, subgroups, single graders."""
+        return evaluation.evaluate(evidence)
+
+
+STUDY = Retinopathy()

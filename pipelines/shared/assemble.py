@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.cache import WARNINGS_BETWEEN, Prepared, prepare_records
+from pipelines.shared.config import StudyConfig
 from pipelines.shared.duplicates import near_duplicates
 from pipelines.shared.errors import DataError, counted, listed
 from pipelines.shared.leakage import GateReport, leakage_gate, straddling
 from pipelines.shared.log import log
 from pipelines.shared.records import SPLITS, Source, look_alikes
-from pipelines.shared.splits import grouped_split, split_fingerprint, subsample_groups
-from pipelines.shared.study import Config, Data, Study
+from pipelines.shared.splits import split_fingerprint
+from pipelines.shared.study import Data, Study
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Flow:
 UNREADABLE = "Files that cannot be read"
 
 
-def training_data(study: Study, config: Config, flow: Flow | None = None) -> Data:
+def training_data(study: Study[Any], config: StudyConfig, flow: Flow | None = None) -> Data:
     """All steps from the source to a split record table, as `mode=train` needs them and `mode=verify` checks them.
 
     Args:
@@ -69,25 +70,17 @@ def training_data(study: Study, config: Config, flow: Flow | None = None) -> Dat
     records, prepared = prepared_records(study, config, source, flow)
     gated, gate = _gate(study, config, records, prepared, flow, config.split.leakage, config.split.by)
     flow.kept("Records after the leakage gate", len(gated))
-    if study.split is not None:
-        gated = study.split(gated, config)
-        flow.kept("Records used", len(gated))
-        return _data(study, config, source, records, prepared, gated, flow, gate, _warnings(config, source, gate))
-    fractions = {name: getattr(config.split, name) for name in SPLITS}
-    gated["split"] = grouped_split(gated, fractions, study.stratify, config.seed)
+    divided = study.split(gated, config)
     if config.split.by == "record":
-        gate = replace(gate, straddling=len(straddling(gated)))
-    if config.data.train_size is not None:
-        train = gated[gated["split"] == "train"]
-        chosen = set(subsample_groups(train, config.data.train_size, config.seed)["id"])
-        drop = (gated["split"] == "train") & ~gated["id"].isin(chosen)
-        flow.left_out("Training groups beyond data.train_size", list(gated["id"][drop]))
-        gated = gated[~drop]
-        flow.kept("Records used", len(gated))
-    return _data(study, config, source, records, prepared, gated, flow, gate, _warnings(config, source, gate))
+        gate = replace(gate, straddling=len(straddling(divided)))
+    beyond = list(gated["id"][~gated["id"].isin(divided["id"])])
+    if beyond:
+        flow.left_out("Training groups beyond data.train_size", beyond)
+        flow.kept("Records used", len(divided))
+    return _data(study, config, source, records, prepared, divided, flow, gate, _warnings(config, source, gate))
 
 
-def external_data(study: Study, config: Config, trained: pd.DataFrame, trained_source: str) -> Data:
+def external_data(study: Study[Any], config: StudyConfig, trained: pd.DataFrame, trained_source: str) -> Data:
     """All usable records of a source as `test`, without those that a run was trained or tuned on.
 
     Args:
@@ -121,7 +114,9 @@ def external_data(study: Study, config: Config, trained: pd.DataFrame, trained_s
     return _data(study, config, source, records, prepared, gated, flow, gate, warnings)
 
 
-def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -> tuple[pd.DataFrame, Prepared]:
+def prepared_records(
+    study: Study[Any], config: StudyConfig, source: Source, flow: Flow
+) -> tuple[pd.DataFrame, Prepared]:
     """Prepared arrays and the records that have one, in the same order.
 
     Raises:
@@ -159,7 +154,7 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
     return records.drop(columns=[c for c in own if c in records]).join(own), prepared
 
 
-def check_labels(study: Study, data: Data, splits: Sequence[str] = ("train", "val")) -> None:
+def check_labels(study: Study[Any], data: Data, splits: Sequence[str] = ("train", "val")) -> None:
     """Refuse a part of the data in which no record has a label: nothing could be learned, chosen or judged there.
 
     Raises:
@@ -175,11 +170,11 @@ def check_labels(study: Study, data: Data, splits: Sequence[str] = ("train", "va
             )
 
 
-def prepare_all(study: Study, config: Config, records: pd.DataFrame, root: Path) -> Prepared:
+def prepare_all(study: Study[Any], config: StudyConfig, records: pd.DataFrame, root: Path) -> Prepared:
     """The prepared form of all records, as the configuration wants it; bad files are reasons in its facts."""
     settings = study.prepare_settings(config)
     prepare = partial(study.prepare, settings=settings)
-    return prepare_records(records, root, prepare, settings, config.cache, reads=study.prepare_reads)
+    return prepare_records(records, root, prepare, settings, config.cache, reads=study.reads)
 
 
 def card_name(source: str, study: str) -> str:
@@ -187,7 +182,7 @@ def card_name(source: str, study: str) -> str:
     return f"{study}_phantom" if source == "phantom" else source
 
 
-def _source(study: Study, config: Config) -> Source:
+def _source(study: Study[Any], config: StudyConfig) -> Source:
     source = study.sources[config.data.name](config)
     groups = source.records["group"].nunique()
     log.info(f"{source.name}: {len(source.records):,} records, {groups:,} groups, in {source.root}")
@@ -202,7 +197,7 @@ def _source(study: Study, config: Config) -> Source:
 
 
 def _gate(
-    study: Study, config: Config, records: pd.DataFrame, prepared: Prepared, flow: Flow, leakage: Any, by: Any
+    study: Study[Any], config: StudyConfig, records: pd.DataFrame, prepared: Prepared, flow: Flow, leakage: Any, by: Any
 ) -> tuple[pd.DataFrame, GateReport]:
     near = near_duplicates(prepared.hashes, prepared.thumbnails) if config.data.near_duplicates else None
     gated, gate = leakage_gate(
@@ -222,8 +217,8 @@ def _gate(
 
 
 def _data(
-    study: Study,
-    config: Config,
+    study: Study[Any],
+    config: StudyConfig,
     source: Source,
     records: pd.DataFrame,
     prepared: Prepared,
@@ -257,7 +252,7 @@ def _data(
     return Data(source, chosen, prepared.take(place.loc[chosen["id"]].to_numpy()), facts)
 
 
-def _warnings(config: Config, source: Source, gate: GateReport) -> list[str]:
+def _warnings(config: StudyConfig, source: Source, gate: GateReport) -> list[str]:
     found = []
     if config.split.by == "record":
         found.append("Split by record, not by group: one group may be on both sides, so scores come out too high.")

@@ -181,6 +181,7 @@ class StudyConfig(Section):
     run_dir: str
     intended_use: str | None = None
     seed: Annotated[int, Field(ge=0)]
+    data: DataSection
     split: SplitSection
     cache: CacheSection
     model: ModelSection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from pipelines.shared.backbones import ImageNetwork
 from pipelines.shared.dataset import PreparedDataset
 from pipelines.shared.distributed import World
 from pipelines.shared.predictor import predict
-from pipelines.shared.run_folder import RunFolder, write_atomically
+from pipelines.shared.run import Run
+from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.study import Data
 
 
@@ -27,14 +29,14 @@ class _Features(nn.Module):
         return self.network.features(pictures)
 
 
-def write_embeddings(network: ImageNetwork, data: Data, folder: RunFolder, world: World, batch_size: int) -> None:
+def write_embeddings(network: ImageNetwork, data: Data, run: Run[Any]) -> None:
     """Write predictions/embeddings.npy: float32 (test records, features), in the order of predictions/test.parquet."""
     at = data.positions("test")
     dataset = PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], np.zeros(len(at)))
-    alone = World(0, 1, world.device)
-    found = predict(_Features(network), dataset, alone, batch_size, description="Embedding test")
-    if world.main:
-        write_atomically(folder.path / "predictions" / "embeddings.npy", lambda aside: _save(aside, found))
+    alone = World(0, 1, run.world.device)
+    found = predict(_Features(network), dataset, alone, run.config.trainer.batch_size, description="Embedding test")
+    if run.world.main:
+        write_atomically(run.folder.path / "predictions" / "embeddings.npy", lambda aside: _save(aside, found))
 
 
 def _save(file: Path, array: np.ndarray) -> None:

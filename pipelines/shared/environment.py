@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
@@ -19,15 +19,14 @@ from pipelines.shared.errors import RunError
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch, slurm_job
 from pipelines.shared.log import log, log_failure, start_log
+from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, read_json, write_json
-
-if TYPE_CHECKING:
-    from pipelines.shared.distributed import World
+from pipelines.shared.study import C, Study
 
 PACKAGES = ["torch", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "pydicom", "openslide-python", "wfdb"]
 
 
-def start(title: str, job: Job) -> tuple[World, RunFolder]:
+def start(study: Study[C], job: Job) -> Run[C]:
     """Begin a run folder (or go on with one): other processes, log, configuration, environment, device, determinism.
 
     The main process decides on the folder and writes it; the others learn its path.
@@ -41,7 +40,7 @@ def start(title: str, job: Job) -> tuple[World, RunFolder]:
 
     if launch().rank == 0:
         start_log(job.run_dir)
-        log.info(f"{title}\nrun folder: {job.run_dir}")
+        log.info(f"{study.title}\nrun folder: {job.run_dir}")
     else:
         start_log(None, quiet=True)
     world = distributed.start(job.config.trainer.device)
@@ -60,7 +59,7 @@ def start(title: str, job: Job) -> tuple[World, RunFolder]:
         write_json(folder.environment, read_environment(folder) | {"device": device})
     torch.backends.cudnn.benchmark = not job.config.trainer.deterministic
     torch.use_deterministic_algorithms(job.config.trainer.deterministic, warn_only=True)
-    return world, folder
+    return Run(study, cast(C, job.config), folder, world)
 
 
 _claims: list[FileLock] = []  # the lock of the folder that this process writes, held until the next job or the end
@@ -90,7 +89,7 @@ def read_environment(folder: RunFolder) -> dict[str, Any]:
 
 
 @contextmanager
-def stage(folder: RunFolder, name: str, world: World) -> Iterator[None]:
+def stage(run: Run[Any], name: str) -> Iterator[None]:
     """Add the seconds of a stage to environment.json (a resumed stage adds up); a failure is noted in run.log."""
     began = time.monotonic()
     try:
@@ -98,11 +97,11 @@ def stage(folder: RunFolder, name: str, world: World) -> Iterator[None]:
     except Exception as failure:
         log_failure(f"{name}: {type(failure).__name__}: {failure}")
         raise
-    if not world.main:
+    if not run.world.main:
         return
-    content = read_environment(folder)
+    content = read_environment(run.folder)
     content["seconds"][name] = round(content["seconds"].get(name, 0.0) + time.monotonic() - began, 2)
-    write_json(folder.environment, content)
+    write_json(run.folder.environment, content)
 
 
 def _describe(job: Job) -> dict[str, Any]:

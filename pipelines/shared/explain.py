@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from pipelines.shared.distributed import World
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run import Run
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.stats.auc import auroc
@@ -100,8 +101,7 @@ def write_gallery(
     scored: pd.DataFrame,
     region: Callable[[np.ndarray], np.ndarray],
     mask: Callable[[pd.Series], np.ndarray | None],
-    folder: RunFolder,
-    world: World,
+    run: Run[Any],
 ) -> None:
     """Write saliency/: pictures, maps and gallery.csv of the errors, scores.csv of the pictures with known lesions.
 
@@ -115,16 +115,15 @@ def write_gallery(
         scored: id and group of each picture whose map is scored.
         region: a picture -> bool (height, width): where there is something to see.
         mask: a record -> its lesions in the geometry of the prepared picture, bool; None where unknown.
-        folder: of the run.
-        world: where the network is.
+        run: whose folder is written; its device is the network's.
     """
-    out = folder.path / "saliency"
+    out = run.folder.path / "saliency"
     out.mkdir(exist_ok=True)
     place = {name: i for i, name in enumerate(data.records["id"])}
     wanted = list(dict.fromkeys([*errors["id"], *scored["id"]]))
     pictures = {name: np.array(data.prepared.array(place[name])) for name in wanted}
     regions = {name: region(picture) for name, picture in pictures.items()}
-    found = saliency_maps(network, score, list(pictures.values()), list(regions.values()), world)
+    found = saliency_maps(network, score, list(pictures.values()), list(regions.values()), run.world)
     maps = dict(zip(wanted, found, strict=True))
     rows = []
     for number, error in enumerate(errors.to_dict("records")):

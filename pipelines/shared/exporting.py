@@ -20,15 +20,14 @@ from torch import nn
 import pipelines
 from pipelines.shared.assemble import prepare_all
 from pipelines.shared.dataset import PreparedDataset, loader
-from pipelines.shared.distributed import World
 from pipelines.shared.errors import RunError, UserError
-from pipelines.shared.fitting import load_network
+from pipelines.shared.learner import Learner
 from pipelines.shared.log import log
-from pipelines.shared.model_files import read_facts
+from pipelines.shared.method import Method, load_network
 from pipelines.shared.predictor import predict
-from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically
+from pipelines.shared.run import FinishedRun, Run
+from pipelines.shared.run_folder import plain, read_json, write_atomically
 from pipelines.shared.screen import track
-from pipelines.shared.study import Config, Study
 
 BOUND = 1e-4  # of a difference between torch and ONNX Runtime, in probability
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -62,30 +61,28 @@ def needs_packages() -> None:
         )
 
 
-def run_records(study: Study, config: Config, finished: RunFolder) -> PreparedDataset:
+def run_records(run: Run[Any], finished: FinishedRun) -> PreparedDataset:
     """The run's own test records, prepared as its networks take them.
 
     Raises:
         RunError: the source no longer has them, or has other content under their ids.
     """
-    table = finished.read_table(finished.records)
+    table = finished.folder.read_table(finished.folder.records)
     table = table[table["split"] == "test"].set_index("id")
-    source = study.sources[config.data.name](config)
+    source = run.study.sources[run.config.data.name](run.config)
     rows = source.records[source.records["id"].isin(table.index)].reset_index(drop=True)
-    prepared = prepare_all(study, config, rows, source.root)
+    prepared = prepare_all(run.study, run.config, rows, source.root)
     same = prepared.facts["fingerprint"].to_numpy() == table.loc[rows["id"], "fingerprint"].to_numpy()
     if len(rows) < len(table) or not same.all():
         raise RunError(
-            f"{source.name} in {source.root} is no longer what {finished.path} was tested on: {len(table) - len(rows)} "
-            f"test records are gone, {int((~same).sum())} have other content.",
+            f"{source.name} in {source.root} is no longer what {finished.folder.path} was tested on: "
+            f"{len(table) - len(rows)} test records are gone, {int((~same).sum())} have other content.",
             "An export is checked on the run's own test records: restore them.",
         )
     return PreparedDataset(prepared, list(rows["id"]), np.zeros((len(rows), 1)))
 
 
-def export_networks(
-    study: Study, config: Config, finished: RunFolder, networks: list[Path], folder: RunFolder, world: World
-) -> list[dict[str, Any]]:
+def export_networks(run: Run[Any], method: Method[Any], finished: FinishedRun) -> list[dict[str, Any]]:
     """Export every network that takes prepared records.
 
     Returns:
@@ -94,62 +91,60 @@ def export_networks(
     Raises:
         RunError: ONNX Runtime's answers differ from torch's by more than `BOUND`; no file is left.
     """
-    data = (study.export_data or run_records)(study, config, finished)
-    found: list[dict[str, Any]] = []
-    for path in networks:
-        facts = read_facts(path, study.name, study.classes)
-        entry: dict[str, Any] = {"name": path.name, "file": None, "largest_difference": None, "reason": None}
-        found.append(entry)
-        if "learners" in facts:
+    data = method.export_data(run, finished)
+    entries: list[dict[str, Any]] = []
+    for name, model in finished.models.items():
+        entry: dict[str, Any] = {"name": name, "file": None, "largest_difference": None, "reason": None}
+        entries.append(entry)
+        if "learners" in model:
             entry["reason"] = (
-                f"it combines the answers of {', '.join(facts['learners'])} and takes no records itself; its weights "
+                f"it combines the answers of {', '.join(model['learners'])} and takes no records itself; its weights "
                 "are in weights.safetensors, model.json says how to build it"
             )
-            log.info(f"{path.name}: not exported: {entry['reason']}")
+            log.info(f"{name}: not exported: {entry['reason']}")
             continue
-        file = folder.path / f"{path.name}.onnx"
-        entry |= _export(study, config, finished, path, facts, data, file, len(networks), world)
+        entry |= _export(run, method, finished, name, data)
         log.info(
-            f"{path.name}: {file.name}, largest difference to torch {entry['largest_difference']:.2g} on "
+            f"{name}: {entry['file']}, largest difference to torch {entry['largest_difference']:.2g} on "
             f"{len(data):,} test records"
         )
-    if all(entry["file"] is None for entry in found):
-        raise RunError(f"run={finished.path} holds no network that can be exported.", str(found[0]["reason"]))
-    return found
+    if all(entry["file"] is None for entry in entries):
+        raise RunError(f"run={finished.folder.path} holds no network that can be exported.", str(entries[0]["reason"]))
+    return entries
 
 
 def _export(
-    study: Study, config: Config, finished: RunFolder, path: Path, facts: dict[str, Any], data: PreparedDataset,
-    file: Path, networks: int, world: World,
-) -> dict[str, Any]:  # fmt: skip
-    network = load_network(study, path).eval()
-    if study.exportable is not None:
-        network = study.exportable(network).eval()
+    run: Run[Any], method: Method[Any], finished: FinishedRun, network_name: str, data: PreparedDataset
+) -> dict[str, Any]:
+    file = run.folder.path / f"{network_name}.onnx"
+    learner = method.learner.from_model(run.config, finished.models[network_name])
+    network = load_network(run, learner, finished.folder.network(network_name)).cpu()
+    network = learner.exportable(network.eval()).eval()
     first = torch.from_numpy(np.stack([np.array(data.prepared.array(i % len(data))) for i in range(2)]))
-    name, activation = _activation(study, network, first)
+    name, activation = _activation(learner, network, first)
     answering = Answering(network, activation).eval()
-    metadata = describe(study, config, finished, path, facts, first, name, networks)
+    metadata = describe(run, method, finished, network_name, first, name)
     write_atomically(file, lambda aside: _write(answering, first, metadata, aside))
-    batch_size = config.trainer.batch_size
-    expected = predict(answering.to(world.device), data, world, batch_size, 0, "fp32", f"{path.name}: torch")
-    answers = onnx_answers(file, data, batch_size, f"{path.name}: ONNX Runtime")
-    alone = onnx_answers(file, data, 1, path.name, records=1)
+    batch_size, world = run.config.trainer.batch_size, run.world
+    expected = predict(answering.to(world.device), data, world, batch_size, 0, "fp32", f"{network_name}: torch")
+    answers = onnx_answers(file, data, batch_size, f"{network_name}: ONNX Runtime")
+    alone = onnx_answers(file, data, 1, network_name, records=1)
     difference = max(float(np.abs(answers - expected).max()), float(np.abs(alone - expected[:1]).max()))
     if not difference <= BOUND:  # also where it is no number
         file.unlink()
         raise RunError(
-            f"{path.name}: ONNX Runtime and torch differ by up to {difference:.3g} ({BOUND:g} is allowed); "
+            f"{network_name}: ONNX Runtime and torch differ by up to {difference:.3g} ({BOUND:g} is allowed); "
             "the file was removed.",
             "Export with the versions of constraints.txt, or on a CPU (trainer.device=cpu).",
         )
     return {"file": file.name, "largest_difference": difference, "records": len(data), "output": name}
 
 
-def _activation(study: Study, network: nn.Module, first: torch.Tensor) -> tuple[str, nn.Module]:
+def _activation(learner: Learner[Any], network: nn.Module, first: torch.Tensor) -> tuple[str, nn.Module]:
     """What the study's `probabilities` are: found by trying, on the network's own outputs."""
     with torch.inference_mode():
         outputs = network(first).float()
-    wanted = study.probabilities(outputs.numpy())
+    wanted = learner.probabilities(outputs.numpy())
     for name, module in (("sigmoid", nn.Sigmoid()), ("softmax", nn.Softmax(dim=-1))):
         if np.allclose(module(outputs).numpy(), wanted, atol=1e-5):
             return f"probabilities ({name})", module
@@ -187,51 +182,46 @@ def onnx_answers(
 
 
 def describe(
-    study: Study, config: Config, finished: RunFolder, path: Path, facts: dict[str, Any], first: torch.Tensor,
-    output: str, networks: int,
-) -> dict[str, str]:  # fmt: skip
+    run: Run[Any], method: Method[Any], finished: FinishedRun, name: str, first: torch.Tensor, output: str
+) -> dict[str, str]:
     """The metadata of an ONNX file, text by key; what is no word is JSON."""
-    flow = read_json(finished.flow)
-    points = [p for p in read_json(finished.operating_points) if p.get("threshold") is not None]
-    found: dict[str, Any] = {
-        "study": study.name,
-        "title": study.title,
-        "network": path.name,
+    flow, model = read_json(finished.folder.flow), finished.models[name]
+    points = [p for p in finished.operating_points if p.get("threshold") is not None]
+    content: dict[str, Any] = {
+        "study": run.study.name,
+        "title": run.study.title,
+        "network": name,
         "version": f"imaging-pipelines {pipelines.__version__}",
-        "trained_with": f"imaging-pipelines {facts.get('version')}",
-        "run": finished.path.name,
-        "seed": facts.get("seed"),
-        "classes": facts["classes"],
+        "trained_with": f"imaging-pipelines {model.get('version')}",
+        "run": finished.folder.path.name,
+        "seed": model.get("seed"),
+        "classes": model["classes"],
         "input": {"dtype": str(first.dtype).removeprefix("torch."), "shape": ["batch", *first.shape[1:]],
                   "what": "arrays as the study prepares them for its networks; scaling happens inside"},
-        "preprocessing": facts["preprocessing"],
+        "preprocessing": model["preprocessing"],
         "output": output,
         "operating_points": points,
-        "trained_on": facts.get("trained_on"),
+        "trained_on": model.get("trained_on"),
         "synthetic": flow["synthetic"],
-        "beyond_this_file": _beyond(study, points, facts, networks),
+        "beyond_this_file": _beyond(run.study.name, method, points, finished, model),
     }  # fmt: skip
-    return {k: v if isinstance(v, str) else json.dumps(plain(v), ensure_ascii=False) for k, v in found.items()}
+    return {k: v if isinstance(v, str) else json.dumps(plain(v), ensure_ascii=False) for k, v in content.items()}
 
 
-def _beyond(study: Study, points: list[dict[str, Any]], facts: dict[str, Any], networks: int) -> list[str]:
+def _beyond(
+    study: str, method: Method[Any], points: list[dict[str, Any]], finished: FinishedRun, model: dict[str, Any]
+) -> list[str]:
     """What a user must do that the file does not."""
-    found = []
-    if study.export_data is None:
-        found.append(
-            f"Records are prepared by pipelines.{study.name}.data.prepare with the settings under preprocessing."
-        )
-    own = {f"p_{c}" for c in facts["classes"]}
+    tasks = [f"Records are prepared by pipelines.{study}.data.prepare with the settings under preprocessing."]
+    own = {f"p_{c}" for c in model["classes"]}
     scores = sorted({str(p["score"]) for p in points if p.get("score") not in own | {None}})
     if scores:
-        found.append(
+        tasks.append(
             f"The scores {', '.join(scores)} that thresholds are for are made from the answers by "
-            f"pipelines.{study.name}.metrics.predict_columns."
+            f"pipelines.{study}.metrics.predict_columns."
         )
-    if study.beyond_export:
-        found.append(study.beyond_export)
-    elif study.combine is not None:
-        found.append("The run's answer combines several networks: see what was not exported.")
-    elif networks > 1:
-        found.append(f"The run's answer is the mean of the probabilities of its {networks} networks.")
-    return found
+    if method.beyond_export:
+        tasks.append(method.beyond_export)
+    elif len(finished.models) > 1:
+        tasks.append(f"The run's answer is the mean of the probabilities of its {len(finished.models)} networks.")
+    return tasks

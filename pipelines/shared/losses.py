@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
@@ -41,3 +42,10 @@ def weighted_cross_entropy(
     each = cross_entropy(logits.float(), numbers, reduction="none", label_smoothing=label_smoothing)
     weight = weights.to(logits.device)[numbers] * known
     return (each * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def class_weights(counts: np.ndarray, balance: float) -> torch.Tensor:
+    """float32 (classes,): (1 / count) ** balance, scaled so that the mean over the counted records is 1."""
+    weights = np.maximum(counts, 1) ** -balance
+    weights = weights * counts.sum() / (weights * counts).sum()
+    return torch.tensor(weights, dtype=torch.float32)

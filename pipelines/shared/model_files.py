@@ -10,20 +10,19 @@ import safetensors.torch
 from torch import nn
 
 from pipelines.shared.errors import RunError
+from pipelines.shared.run import MODEL_SCHEMA
 from pipelines.shared.run_folder import plain, write_atomically, write_json
-
-SCHEMA = 1
 
 
 def save_network(folder: Path, network: nn.Module, facts: dict[str, Any]) -> None:
     """Write a network. `facts` becomes model.json: study, classes, preprocessing, architecture …"""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     write_atomically(folder / "weights.safetensors", lambda aside: safetensors.torch.save_file(state, aside))
-    write_json(folder / "model.json", plain({"schema": SCHEMA} | facts))
+    write_json(folder / "model.json", plain({"schema": MODEL_SCHEMA} | facts))
 
 
 def load_weights(folder: Path, network: nn.Module) -> nn.Module:
-    """Fill a network that was built from `read_facts(folder)["architecture"]`.
+    """Fill a network that was built from its model.json.
 
     Raises:
         RunError: weights missing, damaged or of another architecture.
@@ -37,34 +36,6 @@ def load_weights(folder: Path, network: nn.Module) -> nn.Module:
             f"{file} cannot be loaded: {reason}", "Copy the whole run folder again, or train anew."
         ) from failure
     return network
-
-
-def read_facts(folder: Path, study: str, classes: list[str] | None = None) -> dict[str, Any]:
-    """model.json, checked to be of this study and of these classes in this order (None: any).
-
-    Raises:
-        RunError: missing or damaged, of another study, schema or other classes.
-    """
-    file = folder / "model.json"
-    try:
-        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
-        raise RunError(f"{file} cannot be read: {failure}", "Copy the whole run folder again.") from failure
-    if facts.get("schema") != SCHEMA:
-        raise RunError(
-            f"{file} has schema {facts.get('schema')}, this version reads {SCHEMA}.", "Use the version that wrote it."
-        )
-    if facts.get("study") != study:
-        raise RunError(
-            f"{folder} is a network of the study '{facts.get('study')}', not of '{study}'.",
-            f"Use python -m pipelines.{facts.get('study')}, or give a run of {study}.",
-        )
-    if classes is not None and facts.get("classes") != classes:
-        raise RunError(
-            f"{folder} answers {facts.get('classes')}, the study asks for {classes}.",
-            "Give a run with the same classes in the same order.",
-        )
-    return facts
 
 
 def update_facts(folder: Path, changes: dict[str, Any]) -> None:

@@ -28,14 +28,16 @@ from pipelines.shared.inputs import input_files, score_in_parts
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
+from pipelines.shared.records import Source
+from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
-from pipelines.shared.study import Config, Data, Study
+from pipelines.shared.study import Data, Study
 
 if TYPE_CHECKING:
-    from pipelines.shared.distributed import World
+    from pipelines.shared.method import Method
 
 
-def run(study: Study, job: Job) -> None:
+def run(study: Study[Any], job: Job) -> None:
     """Run one validated job in its mode."""
     preemption.install()
     if job.config.mode in ("verify", "report", "export") and launch().rank > 0:
@@ -52,134 +54,117 @@ def run(study: Study, job: Job) -> None:
     (modes | dict(study.modes))[job.config.mode](study, job)
 
 
-def train(study: Study, job: Job) -> None:
+def train(study: Study[Any], job: Job) -> None:
     """Read the source, split, fit, choose thresholds on val, score test once, report.
 
     Resuming is the same story: what is finished is found on disk, and the trainer goes on from its checkpoint.
     """
     from pipelines.shared.distributed import main_first
-    from pipelines.shared.fitting import fit_and_predict, load_network
 
-    config = job.config
-    world, folder = start(study.title, job)
-    with stage(folder, "data", world), main_first(world):
-        data = training_data(study, config)
-        study = study.for_training(study, config, data.records) if study.for_training else study
+    run = start(study, job)
+    with stage(run, "data"), main_first(run.world):
+        data = training_data(study, run.config)
         check_labels(study, data)
-        if world.main:
-            _same_as_before(folder, data)
-            _write_data(folder, data)
-    with stage(folder, "train", world):
-        (study.fit_and_predict or fit_and_predict)(study, config, data, folder, world)
-    if not world.main:
+        if run.world.main:
+            _same_as_before(run.folder, data)
+            _write_data(run.folder, data)
+    method = study.method(run.config)
+    with stage(run, "train"):
+        method.fit(run, data)
+    if not run.world.main:
         return
-    if study.explain is not None:
-        with stage(folder, "explain", world):
-            study.explain(config, data, load_network(study, folder.networks()[0]).to(world.device), folder, world)
-    _finish(study, folder, world)
+    with stage(run, "explain"):
+        method.explain(run, data)
+    _finish(run)
 
 
-def external_validation(study: Study, job: Job) -> None:
+def external_validation(study: Study[Any], job: Job) -> None:
     """Apply a finished run to another dataset: its networks and thresholds are frozen."""
     from pipelines.shared.distributed import main_first
-    from pipelines.shared.fitting import external_predictions
 
-    config, finished = job.config, RunFolder(Path(str(job.config.run)))
-    study, networks = _finished_networks(study, finished)
-    points = read_json(finished.operating_points)
-    world, folder = start(study.title, job)
-    with stage(folder, "data", world), main_first(world):
-        trained = read_json(finished.flow)["source"]
-        data = external_data(study, config, finished.read_table(finished.records), trained)
+    finished = open_finished(study, job.config.run)
+    run = start(study, job)
+    with stage(run, "data"), main_first(run.world):
+        trained = read_json(finished.folder.flow)["source"]
+        records = finished.folder.read_table(finished.folder.records)
+        data = external_data(study, run.config, records, trained)
         check_labels(study, data, ["test"])
         data.flow["notes"].append(
-            f"External validation of {finished.path.name}: its networks and thresholds are frozen."
+            f"External validation of {finished.folder.path.name}: its networks and thresholds are frozen."
         )
-        data.flow["networks"] = [read_json(path / "model.json") for path in networks]
-        if world.main:
-            _write_data(folder, data)
-    with stage(folder, "predict", world):
-        if study.external is not None:
-            predictions = study.external(study, config, data, networks, folder, world)
-        else:
-            predictions = external_predictions(study, config, data, networks, world)
-    if world.main:
-        folder.write_table(folder.predictions("test"), predictions)
-        write_json(folder.operating_points, points)
-        _finish(study, folder, world)
+        data.flow["networks"] = list(finished.models.values())
+        if run.world.main:
+            _write_data(run.folder, data)
+    with stage(run, "predict"):
+        predictions = study.method(run.config).answer(run, finished, data)
+    if run.world.main:
+        run.folder.write_table(run.folder.predictions("test"), predictions)
+        write_json(run.folder.operating_points, finished.operating_points)
+        _finish(run)
 
 
-def predict_files(study: Study, job: Job) -> None:
+def predict_files(study: Study[Any], job: Job) -> None:
     """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
-    config: Config = job.config
-    finished = RunFolder(Path(str(config.run)))
-    study, networks = _finished_networks(study, finished)
-    points = read_json(finished.operating_points)
-    inputs = input_files(Path(config.input).expanduser(), study.suffixes)
-    world, folder = start(study.title, job)
-    with stage(folder, "predict", world):
+    finished = open_finished(study, job.config.run)
+    inputs = input_files(Path(str(job.config.input)).expanduser(), study.suffixes)
+    run = start(study, job)
+    method = study.method(run.config)
+    with stage(run, "predict"):
         table = score_in_parts(
-            folder,
-            inputs.files,
-            lambda files: _predicted(study, config, inputs.root, files, networks, points, world),
-            world,
+            run.folder, inputs.files, lambda files: _predicted(run, method, finished, inputs.root, files), run.world
         )
-    if not world.main:
+    if not run.world.main:
         return
-    file = folder.path / "predictions.csv"
+    file = run.folder.path / "predictions.csv"
     write_atomically(file, lambda aside: table.to_csv(aside, index=False))
     log.info(inputs.closing(int(table["reason"].isna().sum())))
     print(file)
 
 
 def _predicted(
-    study: Study, config: Config, root: Path, files: list[str], networks: list[Path], points: list[dict[str, Any]],
-    world: World,
+    run: Run[Any], method: Method[Any], finished: FinishedRun, root: Path, files: list[str]
 ) -> pd.DataFrame:  # fmt: skip
     """One row per file: its reason if it has one, else the prediction columns and the calls at every threshold."""
     from pipelines.shared.distributed import main_first
 
     names = [shown_name(file) for file in files]
     records = pd.DataFrame({"id": names, "path": files})
-    with main_first(world):
-        prepared = prepare_all(study, config, records, root)
+    with main_first(run.world):
+        prepared = prepare_all(run.study, run.config, records, root)
     reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
-    at = np.flatnonzero(reason.isna().to_numpy())
+    good = np.flatnonzero(reason.isna().to_numpy())
     table = pd.DataFrame({"file": names, "reason": reason, "warnings": prepared.facts["warnings"]})
-    if len(at):
-        from pipelines.shared.dataset import PreparedDataset
-        from pipelines.shared.fitting import file_predictions
-
-        dataset = PreparedDataset(prepared.take(at), [names[i] for i in at], np.zeros((len(at), 1)))
-        columns = file_predictions(study, config, dataset, networks, world)
-        scores = pd.concat([columns, calls(columns, points)], axis=1).convert_dtypes(convert_floating=False)
-        table = table.join(scores.set_index(pd.Index(at)))
+    if len(good):
+        source = Source("files", False, root, records, group_key="none")
+        answers = method.answer(run, finished, Data(source, records, prepared, {}).take(good)).drop(columns="id")
+        scores = pd.concat([answers, calls(answers, finished.operating_points)], axis=1)
+        table = table.join(scores.convert_dtypes(convert_floating=False).set_index(pd.Index(good)))
     return table
 
 
-def export(study: Study, job: Job) -> None:
+def export(study: Study[Any], job: Job) -> None:
     """Write a finished run's networks as ONNX, checked against torch on the run's own test records."""
     from pipelines.shared.exporting import export_networks, needs_packages
 
     needs_packages()
-    finished = RunFolder(Path(str(job.config.run)).expanduser())
-    study, networks = _finished_networks(study, finished)
-    world, folder = start(study.title, job)
-    with stage(folder, "export", world):
-        entries = export_networks(study, job.config, finished, networks, folder, world)
-    if study.beyond_export:
-        log.info(study.beyond_export)
-    content = {"run": finished.path.name, "networks": entries, "beyond": study.beyond_export or None}
-    write_json(folder.path / "export.json", content)
+    finished = open_finished(study, job.config.run)
+    run = start(study, job)
+    method = study.method(run.config)
+    with stage(run, "export"):
+        entries = export_networks(run, method, finished)
+    if method.beyond_export:
+        log.info(method.beyond_export)
+    content = {"run": finished.folder.path.name, "networks": entries, "beyond": method.beyond_export or None}
+    write_json(run.folder.path / "export.json", content)
     for name in ("model_card.md", "reporting_checklist.md"):
-        if (finished.path / name).exists():
-            shutil.copy(finished.path / name, folder.path / name)
+        if (finished.folder.path / name).exists():
+            shutil.copy(finished.folder.path / name, run.folder.path / name)
         else:
-            log.warning(f"{finished.path.name} has no {name}: mode=report writes it.")
-    print(folder.path / "export.json")
+            log.warning(f"{finished.folder.path.name} has no {name}: mode=report writes it.")
+    print(run.folder.path / "export.json")
 
 
-def verify(study: Study, job: Job) -> None:
+def verify(study: Study[Any], job: Job) -> None:
     """Check a dataset against its card and refuse exactly what `train` would refuse. Writes nothing into its folder.
 
     Exit status 2 if the tables are wrong or the records cannot be learned from (in two lines, after all that was found
@@ -188,7 +173,7 @@ def verify(study: Study, job: Job) -> None:
     """
     start_log(None)
     flow = Flow()
-    wanted: Config = job.config
+    wanted = job.config
     config = wanted.model_copy(update={"data": wanted.data.model_copy(update={"on_bad_file": "skip"})})
     try:
         data = training_data(study, config, flow)
@@ -217,7 +202,7 @@ def verify(study: Study, job: Job) -> None:
         raise SystemExit(1)
 
 
-def report(study: Study, job: Job) -> None:
+def report(study: Study[Any], job: Job) -> None:
     """Compute metrics, figures and report again from the run's own files."""
     start_log(None)
     print(evaluate(study, RunFolder(job.run_dir)))
@@ -244,23 +229,10 @@ def _same_as_before(folder: RunFolder, data: Data) -> None:
             )
 
 
-def _finished_networks(study: Study, folder: RunFolder) -> tuple[Study, list[Path]]:
-    """A run's networks, and the study with the classes that they answer."""
-    from pipelines.shared.model_files import read_facts
-
-    networks = folder.networks()
-    if not networks or not folder.operating_points.exists():
-        raise RunError(f"run={folder.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
-    if study.for_classes is not None:
-        study = study.for_classes(study, read_facts(networks[0], study.name)["classes"])
-    for path in networks:
-        read_facts(path, study.name, study.classes)
-    return study, networks
-
-
-def _finish(study: Study, folder: RunFolder, world: World) -> None:
-    with stage(folder, "evaluate", world):
-        evaluate(study, folder)
+def _finish(run: Run[Any]) -> None:
+    folder = run.folder
+    with stage(run, "evaluate"):
+        evaluate(run.study, folder)
     metrics = read_json(folder.metrics)
     write_json(folder.metrics, metrics | {"seconds": read_environment(folder)["seconds"]})
     headline = metrics["metrics"][metrics["headline"]]

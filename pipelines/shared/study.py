@@ -1,31 +1,33 @@
-"""The parts that a study supplies. `modes` runs them in the order of the story."""
+"""What a study is: where its data come from and how its answers are judged. No torch.
+
+A study is three small classes. `Study`, here, is its Method section without the network. A `Learner` (learner.py) is
+one network and how it learns. A `Method` (method.py) is how learners become an answer.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.records import Source
+from pipelines.shared.config import StudyConfig
+from pipelines.shared.records import SPLITS, Source
 from pipelines.shared.report import Section
 from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.splits import grouped_split, subsample_groups
 from pipelines.shared.stats.estimate import Estimate
 
 if TYPE_CHECKING:  # torch is imported by the modes that need it
-    from pathlib import Path
-
-    from torch import nn
-
     from pipelines.shared.cache import Prepared
-    from pipelines.shared.dataset import Augment, PreparedDataset
-    from pipelines.shared.distributed import World
     from pipelines.shared.job import Job
-    from pipelines.shared.trainer import Loss
+    from pipelines.shared.method import Method
 
-Config = Any  # the study's own pydantic model
+C = TypeVar("C", bound=StudyConfig)
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,22 @@ class Data:
         """Row numbers of a split."""
         return np.flatnonzero((self.records["split"] == split).to_numpy())
 
+    def take(self, positions: np.ndarray) -> Data:
+        """Some of the records, in the order given."""
+        records = self.records.iloc[positions].reset_index(drop=True)
+        return Data(self.source, records, self.prepared.take(positions), self.flow)
+
+    def part(self, split: str) -> Data:
+        """The records of a split."""
+        return self.take(self.positions(split))
+
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Generic[C]):
     """What a run left behind, read from its folder alone: all that metrics, figures and report are made from."""
 
     folder: RunFolder
-    config: Config
+    config: C
     records: pd.DataFrame
     predictions: dict[str, pd.DataFrame]
     readers: pd.DataFrame | None
@@ -88,87 +99,65 @@ class Results:
     chance_note: str = "a coin"
 
 
-@dataclass(frozen=True)
-class Study:
-    """One study: where its data come from, what its model is, how it is judged.
+class Study(ABC, Generic[C]):
+    """One study.
 
     Attributes:
         name: the package's name.
         title: for the report.
         sources: `data=<name>` -> function from the configuration to a `Source`.
-        prepare: (record, root, settings=…) -> (array, facts), see `cache.Prepare`; top-level, so that it can be
-            sent to other processes.
-        prepare_settings: configuration -> everything `prepare` depends on, JSON-serialisable.
-        prepare_reads: columns of the record table, besides id and path, that `prepare` looks at.
-        labels: target columns that identical pictures must agree on.
+        suffixes: file names that `mode=predict` takes from a folder, lower case.
+        labels: target columns that identical records must agree on.
         stratify: the column that the split balances.
-        classes: what the network's outputs are, in order.
-        targets: record table -> float32 (records, ...), NaN where unknown.
-        augment: configuration -> augmentation of a prepared array.
-        build: configuration -> a network with its starting weights.
-        architecture: a network -> what `rebuild` needs of it, for model.json.
-        rebuild: model.json -> the same network without weights.
-        loss: configuration -> loss of outputs and targets.
-        measure: (targets, outputs) -> what the trainer may monitor, besides `val_loss`.
-        predict_columns: probabilities -> the `p_…` columns of the prediction table.
-        probabilities: outputs -> probabilities, which an ensemble averages linearly.
-        target_columns: record table -> the target columns of the prediction table.
-        prediction_table: (record table, probabilities) -> the whole prediction table, for a study that answers several
-            times per record, as for the steps of a sequence; None: one row per record.
-        choose_points: (prediction table of val, configuration) -> operating points.
-        evaluate: evidence -> results. Must not need torch.
-        explain: writes saliency maps for some test records, or None.
-        suffixes: file names that `mode=predict` takes from a folder.
-        fit_and_predict: for a study with several stages; None: `fitting.fit_and_predict`.
-        external: for a study whose finished run leaves more than a prediction table on another dataset: (study,
-            configuration, data, networks, run folder, world) -> the table; None: `fitting.external_predictions`.
-        split: for a study that divides its records in its own way, as into the folds of a cross-validation: (record
-            table after the leakage gate, configuration) -> the same with `split` (and `fold`); None:
-            `splits.grouped_split`.
-        combine: for a study whose finished networks are not simply averaged: (study, configuration, networks, dataset,
-            its rows of the record table, world) -> prediction columns. Rows of unlabelled files have an `id` only.
-        for_training: for a study whose classes are found in its training records: the study with these classes, all
-            parts that depend on them bound. None: the classes are fixed.
-        for_classes: the same for a finished network, from the classes in its model.json.
-        exportable: a finished network as ONNX can say it: the same answers, without what depends on values of the
-            input, such as leaving out what is empty. None: as it is.
-        export_data: for networks that take something else than prepared records: (study, configuration, finished run)
-            -> what an export is checked on, from the run's test records.
-        beyond_export: what a run's answer needs besides its networks, and an export lacks.
+        reads: columns of the record table, besides id and path, that `prepare` looks at.
         modes: modes of the study's own, name -> function of study and job (named in its config.py as `MODES` too).
     """
 
-    name: str
-    title: str
-    sources: Mapping[str, Callable[[Config], Source]]
-    prepare: Callable[..., tuple[np.ndarray, dict[str, Any]]]
-    prepare_settings: Callable[[Config], dict[str, Any]]
-    labels: Sequence[str]
-    stratify: str
-    classes: list[str]
-    targets: Callable[[pd.DataFrame], np.ndarray]
-    augment: Callable[[Config], Augment]
-    build: Callable[[Config], nn.Module]
-    architecture: Callable[[nn.Module], dict[str, Any]]
-    rebuild: Callable[[dict[str, Any]], nn.Module]
-    loss: Callable[[Config], Loss]
-    measure: Callable[[np.ndarray, np.ndarray], dict[str, float]]
-    probabilities: Callable[[np.ndarray], np.ndarray]
-    predict_columns: Callable[[np.ndarray], pd.DataFrame]
-    target_columns: Callable[[pd.DataFrame], pd.DataFrame]
-    choose_points: Callable[[pd.DataFrame, Config], list[dict[str, Any]]]
-    evaluate: Callable[[Evidence], Results]
-    suffixes: Sequence[str]
-    prepare_reads: Sequence[str] = ()
-    prediction_table: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame] | None = None
-    explain: Callable[[Config, Data, nn.Module, RunFolder, World], None] | None = None
-    fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None
-    external: Callable[[Study, Config, Data, list[Path], RunFolder, World], pd.DataFrame] | None = None
-    split: Callable[[pd.DataFrame, Config], pd.DataFrame] | None = None
-    combine: Callable[[Study, Config, list[Path], PreparedDataset, pd.DataFrame, World], pd.DataFrame] | None = None
-    for_training: Callable[[Study, Config, pd.DataFrame], Study] | None = None
-    for_classes: Callable[[Study, list[str]], Study] | None = None
-    exportable: Callable[[nn.Module], nn.Module] | None = None
-    export_data: Callable[[Study, Config, RunFolder], PreparedDataset] | None = None
-    beyond_export: str = ""
-    modes: Mapping[str, Callable[[Study, Job], None]] = field(default_factory=dict)
+    name: ClassVar[str]
+    title: ClassVar[str]
+    sources: ClassVar[Mapping[str, Callable[[Any], Source]]]
+    suffixes: ClassVar[Sequence[str]]
+    labels: ClassVar[Sequence[str]]
+    stratify: ClassVar[str]
+    reads: ClassVar[Sequence[str]] = ()
+    modes: ClassVar[Mapping[str, Callable[[Any, Job], None]]] = {}
+
+    @abstractmethod
+    def prepare_settings(self, config: C) -> dict[str, Any]:
+        """Everything that `prepare` depends on besides the file, JSON-serialisable."""
+
+    @staticmethod
+    @abstractmethod
+    def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """One record as the array that the network takes, and facts about it; see `cache.Prepare`.
+
+        Raises:
+            BadFile: the file cannot be read.
+            UnusableRecord: it can be read, but the protocol has no use for it.
+        """
+
+    def split(self, records: pd.DataFrame, config: C) -> pd.DataFrame:
+        """The records after the leakage gate with `split`: by group, stratified, `data.train_size` groups for training.
+
+        Raises:
+            DataError: a class has too few groups to be divided.
+        """
+        fractions = {name: getattr(config.split, name) for name in SPLITS}
+        records = records.assign(split=grouped_split(records, fractions, self.stratify, config.seed))
+        if config.data.train_size is None:
+            return records
+        train = records[records["split"] == "train"]
+        chosen = set(subsample_groups(train, config.data.train_size, config.seed)["id"])
+        return records[(records["split"] != "train") | records["id"].isin(chosen)]
+
+    @abstractmethod
+    def method(self, config: C) -> Method[C]:
+        """How the study learns and answers. Torch is imported here, not before."""
+
+    @abstractmethod
+    def choose_points(self, predictions: pd.DataFrame, config: C) -> list[dict[str, Any]]:
+        """Operating points, chosen on a prediction table (that of val)."""
+
+    @abstractmethod
+    def evaluate(self, evidence: Evidence[C]) -> Results:
+        """Metrics, figures and sections of the report, from the files of a run."""

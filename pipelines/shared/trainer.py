@@ -138,7 +138,7 @@ class _Training:
         self.schedule = make_schedule(self.optimizer, config, self.updates)
         self.ema = ModelEmaV3(model, decay=config.ema_decay) if config.ema_decay else None
         self.wrapped = distributed.wrap(model, world)
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
+        self.bf16 = uses_bf16(config, world)
         self.progress = Progress()
         self.history: History = []
         self.stop = False  # SIGTERM has come, here or to another process
@@ -268,6 +268,11 @@ def loader_workers(config: TrainerSection, world: World) -> int:
     if config.workers is not None:
         return config.workers
     return 0 if world.device.type == "cpu" else min(8, max(1, cpu_count() // launch().local_size - 1))
+
+
+def uses_bf16(config: TrainerSection, world: World) -> bool:
+    """Whether networks compute in bfloat16: `trainer.precision`, on its own only on a GPU."""
+    return config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
 
 
 def _better(value: float, best: float, monitor: str) -> bool:

@@ -12,25 +12,24 @@ from PIL import Image
 from torch import nn
 
 from pipelines.shared.backbones import ImageNetwork
-from pipelines.shared.distributed import World
 from pipelines.shared.embeddings import write_embeddings
 from pipelines.shared.explain import confident_errors, with_masks, write_gallery
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run import Run
 from pipelines.shared.study import Data
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.data import centre_square
+from pipelines.skin.learner import SkinLearner
 from pipelines.skin.metrics import answered
-from pipelines.skin.model import DEPTHS
-from pipelines.skin.training_classes import find_classes
 
 
-def explain(config: SkinConfig, data: Data, network: nn.Module, folder: RunFolder, world: World) -> None:
+def explain(run: Run[SkinConfig], data: Data, network: nn.Module) -> None:
     """Write predictions/embeddings.npy and saliency/: pictures, maps and gallery.csv of the most confident errors about
     malignancy, scores.csv where lesions are known.
     """
     assert isinstance(network, ImageNetwork)
-    write_embeddings(network, data, folder, world, config.trainer.batch_size)
-    test = pd.read_parquet(folder.predictions("test"))
+    config = run.config
+    write_embeddings(network, data, run)
+    test = run.folder.read_table(run.folder.predictions("test"))
     if not answered(test, "malignant") or test["malignant"].nunique() < 2:
         return
     errors = confident_errors(test, "malignant", config.explain.errors)
@@ -38,7 +37,7 @@ def explain(config: SkinConfig, data: Data, network: nn.Module, folder: RunFolde
     errors["subtitle"] = [f"{label}, P(malignant) {p:.2f}" for label, p in names]
     scored = with_masks(data, test, config.explain.scored, config.seed)
     mask = partial(_mask, data, size=config.preprocess.size)
-    write_gallery(network, _score(config, data), data, errors, scored, _bright, mask, folder, world)
+    write_gallery(network, _score(config, data), data, errors, scored, _bright, mask, run)
 
 
 def _bright(picture: np.ndarray) -> np.ndarray:
@@ -48,8 +47,7 @@ def _bright(picture: np.ndarray) -> np.ndarray:
 
 def _score(config: SkinConfig, data: Data) -> Callable[[torch.Tensor], torch.Tensor]:
     """The score that is explained: the log-odds of a malignant disease (of an ensemble its first network's)."""
-    lineages = data.records["lineage"][data.records["split"] == "train"]
-    classes = find_classes(lineages, config.data.max_class_size, DEPTHS.get(config.partition.level))
+    classes = SkinLearner.from_data(config, data).classes
     malignant = torch.tensor([name.split("/")[0] == "malignant" for name in classes])
 
     def log_odds(outputs: torch.Tensor) -> torch.Tensor:

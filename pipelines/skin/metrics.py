@@ -29,14 +29,7 @@ NAMES = {
 }
 
 
-def softmax(outputs: np.ndarray) -> np.ndarray:
-    """Logits (n, classes) to probabilities."""
-    shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def predict_columns(probabilities: np.ndarray, classes: Sequence[str] = ()) -> pd.DataFrame:
+def predict_columns(probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """The prediction columns from the training classes' probabilities (n, classes).
 
     `p_<node>` for every training class and every node above one (the inference algorithm), `p_<task>` for the binary
@@ -51,11 +44,6 @@ def predict_columns(probabilities: np.ndarray, classes: Sequence[str] = ()) -> p
     columns |= {f"p_{task}": np.clip(values, 0, 1) for task, values in binary_scores(nodes).items()}
     best = [classes[i] for i in probabilities.argmax(axis=1)]
     return pd.DataFrame(columns | {"class_predicted": best})
-
-
-def target_columns(records: pd.DataFrame) -> pd.DataFrame:
-    """The target columns of the prediction table."""
-    return records[["lineage", *LEVELS, *BINARY]].reset_index(drop=True)
 
 
 def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:

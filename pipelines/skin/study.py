@@ -7,36 +7,54 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.shared.study import Study
-from pipelines.skin import data, evaluation, explain, metrics, model
+from typing import TYPE_CHECKING, Any
 
-STUDY = Study(
-    name="skin",
-    title="Skin cancer in photographs and dermoscopy (Esteva et al., 2017)",
+import pandas as pd
+
+from pipelines.shared.study import Evidence, Results, Study
+from pipelines.skin import data, evaluation, metrics
+from pipelines.skin.config import SkinConfig
+from pipelines.skin.training_classes import training_classes
+
+if TYPE_CHECKING:
+    from pipelines.shared.method import Method
+
+
+class Skin(Study[SkinConfig]):
+    """Diseases of the skin in photographs and dermoscopy, learned on a tree's fine classes, answered at any level."""
+
+    name = "skin"
+    title = "Skin cancer in photographs and dermoscopy (Esteva et al., 2017)"
+
     # Pictures with a diagnosis that is a leaf of a tree; groups are lesions.
-    sources=data.SOURCES,
-    prepare=data.prepare,
-    prepare_settings=data.prepare_settings,
-    suffixes=data.SUFFIXES,
-    labels=["label"],
-    stratify="stratum",
-    # The partitioning algorithm finds the training classes; one backbone, softmax cross-entropy over them.
-    classes=[],
-    for_training=model.for_training,
-    for_classes=model.for_classes,
-    targets=model.targets,
-    augment=model.augment,
-    build=model.build,
-    architecture=model.architecture,
-    rebuild=model.rebuild,
-    loss=model.loss,
-    measure=model.measure,
-    # An ensemble's probabilities are averaged; the inference algorithm sums them up the tree.
-    probabilities=metrics.softmax,
-    predict_columns=metrics.predict_columns,
-    target_columns=metrics.target_columns,
-    # Two operating points of each binary task, chosen on val and frozen.
-    choose_points=metrics.choose_points,
-    evaluate=evaluation.evaluate,
-    explain=explain.explain,
-)
+    sources = data.SOURCES
+    suffixes = data.SUFFIXES
+    labels = ("label",)
+    stratify = "stratum"
+    prepare = staticmethod(data.prepare)
+    prepare_settings = staticmethod(data.prepare_settings)
+
+    def split(self, records: pd.DataFrame, config: SkinConfig) -> pd.DataFrame:
+        """By lesion; the training part must span at least two classes."""
+        divided = super().split(records, config)
+        training_classes(divided.loc[divided["split"] == "train", "lineage"].tolist(), config)
+        return divided
+
+    def method(self, config: SkinConfig) -> Method[SkinConfig]:
+        """The partitioning algorithm finds the training classes; one backbone, softmax cross-entropy over them; the
+        inference algorithm sums probabilities up the tree.
+        """
+        from pipelines.skin.method import SkinMethod
+
+        return SkinMethod()
+
+    def choose_points(self, predictions: pd.DataFrame, config: SkinConfig) -> list[dict[str, Any]]:
+        """Two operating points of each binary task, chosen on val and frozen."""
+        return metrics.choose_points(predictions, config)
+
+    def evaluate(self, evidence: Evidence[SkinConfig]) -> Results:
+        """Balanced accuracy at three levels of the tree, three binary tasks, readers, calibration, subgroups."""
+        return evaluation.evaluate(evidence)
+
+
+STUDY = Skin()

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pipelines.skin.taxonomy import Taxonomy, level, partition
+from pipelines.shared.errors import DataError
+from pipelines.skin.config import SkinConfig
+from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, Taxonomy, level, partition
 from pipelines.skin.trees import ROOT
+
+DEPTHS = {"nine_way": NINE_WAY, "three_way": THREE_WAY}
 
 
 def tree_of(lineages: Iterable[str]) -> Taxonomy:
@@ -33,6 +37,22 @@ def find_classes(lineages: Iterable[str], max_class_size: int, depth: int | None
     images = Counter(lineage.rpartition("/")[2] for lineage in lineages)
     nodes = partition(tree, images, max_class_size) if depth is None else level(tree, images, depth)
     return ["/".join(tree.paths[node]) for node in nodes]
+
+
+def training_classes(lineages: Sequence[str], config: SkinConfig) -> list[str]:
+    """The training classes of some training images, as the configuration wants them.
+
+    Raises:
+        DataError: all images fall into one class.
+    """
+    classes = find_classes(lineages, config.data.max_class_size, DEPTHS.get(config.partition.level))
+    if len(classes) < 2:
+        raise DataError(
+            f"All {len(lineages)} training images fall into {len(classes)} class (data.max_class_size="
+            f"{config.data.max_class_size}, partition.level={config.partition.level}).",
+            "Lower data.max_class_size, or take data with more than one diagnosis.",
+        )
+    return classes
 
 
 def class_numbers(lineages: Iterable[str], classes: Sequence[str]) -> np.ndarray:

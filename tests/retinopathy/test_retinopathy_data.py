@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from conftest import compose
 from PIL import Image
+from pipelines.retinopathy.model import measure, targets
 
 from pipelines.retinopathy import data, public_sets
 from pipelines.retinopathy.config import LabelRules
-from pipelines.retinopathy.model import measure, targets
 from pipelines.retinopathy.study import STUDY
 from pipelines.shared.assemble import training_data
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord

@@ -2,89 +2,103 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from torch import nn
 
-import pipelines
 from pipelines.covid_flannel import shortcuts
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
 from pipelines.covid_flannel.flannel import ConstantWeights, Flannel, fit_combination, vote
 from pipelines.covid_flannel.flannel import combine as combined
-from pipelines.covid_flannel.metrics import choose_fold_points, pooled_points, prediction_columns, softmax
+from pipelines.covid_flannel.learner import BaseLearner, answers_of
+from pipelines.covid_flannel.metrics import choose_fold_points, pooled_points, prediction_columns
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.covid_flannel.stage1 import base_predictions, earlier_runs, name_of
 from pipelines.shared.dataset import PreparedDataset
-from pipelines.shared.distributed import World, barrier
+from pipelines.shared.distributed import barrier
 from pipelines.shared.errors import ConfigError
-from pipelines.shared.fitting import load_network, network_outputs
 from pipelines.shared.log import log
+from pipelines.shared.method import Method, describe, load_network, network_outputs
 from pipelines.shared.model_files import save_network, update_facts
-from pipelines.shared.run_folder import RunFolder, plain, read_json, write_json
+from pipelines.shared.run import FinishedRun, Run
+from pipelines.shared.run_folder import plain, read_json, write_json
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.splits import folds
 from pipelines.shared.stats.confusion import confusion_matrix, macro_f1
-from pipelines.shared.study import Data, Study
+from pipelines.shared.stats.probabilities import softmax
+from pipelines.shared.study import Data
 
 INNER = 3  # parts of the stacking fold, for predictions of it by an ensemble that has not seen them
 COMBINATIONS = ("flannel", "constant")
 
 
-def fit_and_predict(study: Study, config: CovidConfig, data: Data, folder: RunFolder, world: World) -> None:
-    """Stage 1 for every fold and learner, then stage 2; fills models/, stage1/, predictions/, operating_points.json.
+class FlannelMethod(Method[CovidConfig]):
+    """Five base learners in every fold of a cross-validation, and an ensemble that learns from their predictions."""
 
-    `predictions/test.parquet` pools the test parts of all folds. `predictions/val.parquet` pools the stacking parts,
-    each predicted by an ensemble that was trained on the rest of it.
+    learner = BaseLearner
+    beyond_export = "The run's answer combines several networks: see what was not exported."
 
-    Raises:
-        ConfigError: `folds` names one that there is not.
-    """
-    there = fold_numbers(data.records)
-    chosen = there if config.folds is None else config.folds
-    beyond = [k for k in chosen if k not in there]
-    if beyond:
-        raise ConfigError(
-            f"folds: {beyond[0]} is not there.", f"The rarest class allows {len(there)}: 0 to {there[-1]}."
+    def fit(self, run: Run[CovidConfig], data: Data) -> None:
+        """Stage 1 for every fold and learner, then stage 2.
+
+        `predictions/test.parquet` pools the test parts of all folds. `predictions/val.parquet` pools the stacking
+        parts, each predicted by an ensemble that was trained on the rest of it.
+
+        Raises:
+            ConfigError: `folds` names one that there is not.
+        """
+        config, folder = run.config, run.folder
+        there = fold_numbers(data.records)
+        chosen = there if config.folds is None else config.folds
+        beyond = [k for k in chosen if k not in there]
+        if beyond:
+            raise ConfigError(
+                f"folds: {beyond[0]} is not there.", f"The rarest class allows {len(there)}: 0 to {there[-1]}."
+            )
+        earlier = earlier_runs(config)
+        base = {
+            fold: [base_predictions(run, data, fold, name, earlier) for name in config.chosen_learners]
+            for fold in chosen
+        }
+        if run.world.main:
+            tables: dict[str, list[pd.DataFrame]] = {"val": [], "test": []}
+            points = []
+            for fold in chosen:
+                log.info(f"fold {fold}: stage 2 on the predictions of {', '.join(config.chosen_learners)}")
+                validated, tested = _stage2(run, data, fold, base[fold])
+                own_points = choose_fold_points(validated, config, fold)
+                for path in [p for p in folder.networks() if p.name.startswith(f"fold_{fold}-")]:
+                    update_facts(path, {"operating_points": own_points})
+                points += own_points
+                tables["val"].append(validated)
+                tables["test"].append(tested)
+            for split, parts in tables.items():
+                folder.write_table(folder.predictions(split), pd.concat(parts, ignore_index=True))
+            write_json(folder.operating_points, plain(pooled_points(points)))
+            shortcuts.write_shortcuts(config, data, folder)
+        barrier(run.world)
+
+    def answer(self, run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.DataFrame:
+        """The mean over the folds' ensembles.
+
+        A patient of the run itself is predicted by the one fold that has not seen them; `fold` says which, else null.
+        """
+        rows = data.records
+        return pd.concat(
+            [rows[[c for c in ("id", "group", "label") if c in rows]], _answers(run, finished, data)], axis=1
         )
-    earlier = earlier_runs(config)
-    base = {
-        fold: [
-            base_predictions(study, config, data, folder, world, fold, learner, earlier)
-            for learner in config.chosen_learners
-        ]
-        for fold in chosen
-    }
-    if world.main:
-        tables: dict[str, list[pd.DataFrame]] = {"val": [], "test": []}
-        points = []
-        for fold in chosen:
-            log.info(f"fold {fold}: stage 2 on the predictions of {', '.join(config.chosen_learners)}")
-            validated, tested = _stage2(study, config, data, folder, fold, base[fold])
-            found = choose_fold_points(validated, config, fold)
-            for path in [p for p in folder.networks() if p.name.startswith(f"fold_{fold}-")]:
-                update_facts(path, {"operating_points": found})
-            points += found
-            tables["val"].append(validated)
-            tables["test"].append(tested)
-        for split, parts in tables.items():
-            folder.write_table(folder.predictions(split), pd.concat(parts, ignore_index=True))
-        write_json(folder.operating_points, plain(pooled_points(points)))
-        shortcuts.write_shortcuts(config, data, folder)
-    barrier(world)
 
 
 def _stage2(
-    study: Study, config: CovidConfig, data: Data, folder: RunFolder, fold: int, base: list[pd.DataFrame]
+    run: Run[CovidConfig], data: Data, fold: int, base: list[pd.DataFrame]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train the combinations of one fold on its stacking part; returns the tables of that part and of the test part."""
+    config = run.config
     parts = roles(data.records, fold, config)
     at = {split: np.flatnonzero(parts[role]) for split, role in (("val", "stack"), ("test", "test"))}
     p = {split: stacked(base, data.records["id"].to_numpy()[rows], role)
          for (split, rows), role in zip(at.items(), ("stack", "test"), strict=True)}  # fmt: skip
-    answers = study.targets(data.records)[at["val"]].astype(int)
+    answers = answers_of(data.records)[at["val"]].astype(int)
     inner = inner_folds(data.records.iloc[at["val"]], config.seed)
     methods = {split: methods_without_training(p[split], config.chosen_learners) for split in p}
     weights: dict[str, np.ndarray] = {}
@@ -103,14 +117,19 @@ def _stage2(
             weights["val"] = np.empty((len(answers), len(base)))
             for k, part in unseen.items():
                 weights["val"][inner == k] = weights_of(part, p["val"][inner == k])
-        _save(study, config, data, folder, fold, kind, final, seed)
+        name, about = (
+            name_of(fold, kind),
+            {"learners": config.chosen_learners, "ensemble": config.ensemble.model_dump()},
+        )
+        learner = BaseLearner(config)
+        save_network(run.folder.network(name), final, describe(run, learner, final, data, name, seed) | about)
     best = best_learner(p["val"], answers, config.chosen_learners)
     found = []
     for split, rows in at.items():
         records = data.records.iloc[rows].reset_index(drop=True)
         columns = prediction_columns(methods[split], weights[split], config.chosen_learners)
         about = records[["id", "group"]].assign(fold=fold, best_base=best)
-        found.append(pd.concat([about, study.target_columns(records), columns], axis=1))
+        found.append(pd.concat([about, records[["label"]], columns], axis=1))
     return found[0], found[1]
 
 
@@ -158,61 +177,31 @@ def _start(kind: str, config: CovidConfig, seed: int) -> nn.Module:
     return Flannel(count, len(CLASSES), config.ensemble.weights)
 
 
-def _save(
-    study: Study,
-    config: CovidConfig,
-    data: Data,
-    folder: RunFolder,
-    fold: int,
-    kind: str,
-    network: nn.Module,
-    seed: int,
-) -> None:
-    name = name_of(fold, kind)
-    facts: dict[str, Any] = {
-        "study": study.name,
-        "name": name,
-        "version": pipelines.__version__,
-        "architecture": study.architecture(network),
-        "learners": config.chosen_learners,
-        "ensemble": config.ensemble.model_dump(),
-        "classes": study.classes,
-        "preprocessing": study.prepare_settings(config),
-        "seed": seed,
-        "trained_on": {"source": data.flow["source"], "split_fingerprint": data.flow["split_fingerprint"]},
-        "operating_points": [],
-    }
-    save_network(folder.network(name), network, facts)
-
-
 # --- a finished run on other pictures ---
 
 
-def combine(
-    study: Study, config: CovidConfig, networks: list[Path], dataset: PreparedDataset, rows: pd.DataFrame, world: World
-) -> pd.DataFrame:
-    """The prediction columns of pictures: the mean over the folds' ensembles.
-
-    A patient of the run itself is predicted by the one fold that has not seen them; `fold` says which, else null.
-    """
-    chosen = sorted({int(p.name.split("-")[0].removeprefix("fold_")) for p in networks})
+def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.DataFrame:
+    """The prediction columns of pictures, in their order."""
+    config, rows = run.config, data.records
+    chosen = sorted({int(name.split("-")[0].removeprefix("fold_")) for name in finished.models})
     learners = config.chosen_learners
-    own = _own_fold(config, rows, chosen)
+    own = _own_fold(run, finished, rows, chosen)
     names = [*learners, "average", "voting", *COMBINATIONS]
     totals = {name: np.zeros((len(rows), len(CLASSES))) for name in names}
     weights = np.zeros((len(rows), len(learners)))
     answered = np.zeros(len(rows))
-    folder = networks[0].parent
+    learner = BaseLearner(config)
+    place = finished.folder.network
     for fold in chosen:
         at = np.flatnonzero(np.isnan(own) | (own == fold))
         if len(at) == 0:
             continue
-        part = PreparedDataset(dataset.prepared.take(at), [dataset.ids[i] for i in at], dataset.targets[at])
-        loaded = [load_network(study, folder / name_of(fold, name)).to(world.device) for name in learners]
-        p = np.stack([softmax(network_outputs(n, part, config, world, f"Predicting, fold {fold}")) for n in loaded], 1)
+        part = PreparedDataset(data.prepared.take(at), rows["id"].iloc[at].tolist(), np.zeros((len(at), 1)))
+        loaded = [load_network(run, learner, place(name_of(fold, name))) for name in learners]
+        p = np.stack([softmax(network_outputs(run, n, part, f"Predicting, fold {fold}")) for n in loaded], 1)
         methods = methods_without_training(p, learners)
         for kind in COMBINATIONS:
-            network = load_network(study, folder / name_of(fold, kind)).eval()
+            network = load_network(run, learner, place(name_of(fold, kind))).cpu().eval()
             methods[kind] = combined(network, p)
             if kind == "flannel":
                 weights[at] += weights_of(network, p)
@@ -224,18 +213,21 @@ def combine(
     return columns.assign(fold=pd.array([None if np.isnan(k) else int(k) for k in own], dtype="Int64"))
 
 
-def _own_fold(config: CovidConfig, rows: pd.DataFrame, chosen: list[int]) -> np.ndarray:
+def _own_fold(
+    run: Run[CovidConfig], finished: FinishedRun, rows: pd.DataFrame, chosen: list[int]
+) -> np.ndarray:  # fmt: skip
     """The test fold (rows,) of pictures or patients that belong to the run's own cross-validation; NaN for others."""
-    if "group" not in rows or config.run is None:
+    if "group" not in rows:
         return np.full(len(rows), np.nan)
-    run = RunFolder(Path(config.run).expanduser())
-    records = run.read_table(run.records)
+    records = finished.folder.read_table(finished.folder.records)
     tested = records[records["fold"].isin(chosen)]
     by_picture = dict(zip(tested["fingerprint"], tested["fold"], strict=True))
     own = rows["fingerprint"].map(by_picture).to_numpy(float)
     by_group = dict(zip(tested["group"], tested["fold"], strict=True))
     by_group |= dict(zip(tested["source_group"], tested["fold"], strict=True))
-    if read_json(run.flow)["source"] != config.data.name:  # a patient's name means the same only within one source
+    if (
+        read_json(finished.folder.flow)["source"] != run.config.data.name
+    ):  # a patient's name means the same only within one source
         return own
     same = rows["group"].map(by_group).to_numpy(float)
     return np.where(np.isnan(own), same, own)

@@ -1,0 +1,138 @@
+"""The base learners: timm backbones with a softmax over the four classes, each with its own input size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from pipelines.covid_flannel.config import CLASSES, CovidConfig, LearnerSection
+from pipelines.covid_flannel.flannel import ConstantWeights, Flannel
+from pipelines.covid_flannel.metrics import predict_columns
+from pipelines.shared.augment import image_augment
+from pipelines.shared.backbones import Architecture, ImageNetwork, build_image_network
+from pipelines.shared.dataset import Augment
+from pipelines.shared.learner import Learner
+from pipelines.shared.losses import class_weights, weighted_cross_entropy
+from pipelines.shared.stats.confusion import accuracy, confusion_matrix, macro_f1
+from pipelines.shared.stats.probabilities import softmax
+from pipelines.shared.study import Data
+from pipelines.shared.trainer import Loss
+
+
+class CroppedNetwork(nn.Module):
+    """An image network that scales whole pictures to `resize` pixels and looks at the middle `crop` of them.
+
+    Input: uint8 (batch, side, side, 1). Pictures of `crop` pixels, as augmentation makes them, are taken as they are.
+    """
+
+    def __init__(self, network: ImageNetwork, resize: int | None, crop: int) -> None:
+        super().__init__()
+        self.network, self.resize, self.crop = network, resize, crop
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits, (batch, classes)."""
+        side = pictures.shape[1]
+        if side != self.crop:
+            if self.resize not in (None, side):
+                whole = pictures.permute(0, 3, 1, 2).float()
+                scaled = nn.functional.interpolate(whole, self.resize, mode="bilinear", antialias=True)
+                pictures = scaled.permute(0, 2, 3, 1)
+            first = (pictures.shape[1] - self.crop) // 2
+            pictures = pictures[:, first : first + self.crop, first : first + self.crop]
+        return self.network(pictures)
+
+
+class BaseLearner(Learner[CovidConfig]):
+    """One of the five: cross-entropy over the classes, weighted by how rare they are."""
+
+    classes = CLASSES
+    targets_shown = ("label",)
+    probabilities = staticmethod(softmax)
+    columns = staticmethod(predict_columns)
+
+    def __init__(
+        self, config: CovidConfig, section: LearnerSection | None = None, counts: np.ndarray | None = None
+    ) -> None:
+        """`section`: of `base_learners`, by default the first; `counts`: training images of each class."""
+        super().__init__(config)
+        self.section = section or next(iter(config.base_learners.values()))
+        self.counts = np.ones(len(CLASSES)) if counts is None else counts
+
+    @classmethod
+    def from_data(cls, config: CovidConfig, data: Data) -> Self:
+        """The first base learner, with the classes' counts in the training part."""
+        answers = answers_of(data.records.iloc[data.positions("train")])
+        return cls(config, None, np.bincount(answers.astype(int), minlength=len(CLASSES)))
+
+    def build(self) -> nn.Module:
+        """The network with its starting weights."""
+        own = {"backbone": self.section.backbone, "weights": self.section.weights}
+        section = self.config.model.model_copy(update={k: v for k, v in own.items() if v is not None})
+        network = build_image_network(section, len(CLASSES))
+        return CroppedNetwork(network, self.section.resize, self.section.crop)
+
+    def architecture(self, network: nn.Module) -> dict[str, Any]:
+        """What `rebuild` needs, for model.json, of a base learner or a combination."""
+        if isinstance(network, Flannel):
+            return {"kind": "flannel", "learners": network.linear.out_features, "weights": network.kind}
+        if isinstance(network, ConstantWeights):
+            return {"kind": "constant", "learners": len(network.weight)}
+        assert isinstance(network, CroppedNetwork)
+        own = {"kind": "image", "resize": network.resize, "crop": network.crop}
+        return own | network.network.architecture.to_dict()
+
+    @staticmethod
+    def rebuild(model: dict[str, Any]) -> nn.Module:
+        """The network that a model.json describes, without weights."""
+        parts = dict(model["architecture"])
+        kind = parts.pop("kind")
+        if kind == "flannel":
+            return Flannel(parts["learners"], len(CLASSES), parts["weights"]).double()
+        if kind == "constant":
+            return ConstantWeights(parts["learners"]).double()
+        resize, crop = parts.pop("resize"), parts.pop("crop")
+        return CroppedNetwork(ImageNetwork(Architecture(**parts)), resize, crop)
+
+    def targets(self, records: pd.DataFrame) -> np.ndarray:
+        """float32 (records,): the number of each record's class."""
+        return answers_of(records)
+
+    def augment(self) -> Augment:
+        """Random changes of a prepared picture, then a random square of the learner's size."""
+        steps = image_augment(self.config.augment)
+        return partial(random_crop, steps=steps, resize=self.section.resize, crop=self.section.crop)
+
+    def loss(self) -> Loss:
+        """Cross-entropy; a class weighs (1 / its training images) ** class_balance, on average over images 1."""
+        weights = class_weights(self.counts, self.config.loss.class_balance)
+        return partial(weighted_cross_entropy, weights=weights)
+
+    def measure(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """`val_accuracy` and `val_macro_f1`."""
+        matrix = confusion_matrix(targets.astype(int), outputs.argmax(axis=1), range(outputs.shape[1]))
+        return {"val_accuracy": float(accuracy(matrix)), "val_macro_f1": float(macro_f1(matrix))}
+
+
+def answers_of(records: pd.DataFrame) -> np.ndarray:
+    """float32 (records,): the number of each record's class."""
+    return np.array([CLASSES.index(label) for label in records["label"]], np.float32)
+
+
+def random_crop(
+    picture: np.ndarray, seed: int, steps: Callable[[np.ndarray, int], np.ndarray], resize: int | None, crop: int
+) -> np.ndarray:
+    """uint8 (side, side, 1) -> (crop, crop, 1), a function of the seed."""
+    changed = steps(picture, seed)
+    if resize not in (None, changed.shape[0]):
+        changed = cv2.resize(changed, (resize, resize), interpolation=cv2.INTER_AREA)
+    changed = changed.reshape(*changed.shape[:2], 1)
+    free = changed.shape[0] - crop
+    top, left = np.random.default_rng(seed).integers(0, free + 1, 2)
+    return np.ascontiguousarray(changed[top : top + crop, left : left + crop])

@@ -1,0 +1,20 @@
+"""An ensemble of equals, and saliency of its first network's errors."""
+
+from __future__ import annotations
+
+from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.retinopathy.explain import explain
+from pipelines.retinopathy.learner import RetinopathyLearner
+from pipelines.shared.method import Ensemble, first_network
+from pipelines.shared.run import Run
+from pipelines.shared.study import Data
+
+
+class RetinopathyMethod(Ensemble[RetinopathyConfig]):
+    """Networks that differ by their seed, their probabilities averaged linearly."""
+
+    learner = RetinopathyLearner
+
+    def explain(self, run: Run[RetinopathyConfig], data: Data) -> None:
+        """Saliency of the most confident errors."""
+        explain(run, data, first_network(run, RetinopathyLearner))

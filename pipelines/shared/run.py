@@ -1,0 +1,87 @@
+"""A run that is being made, and one that is finished. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic
+
+from pipelines.shared.errors import RunError
+from pipelines.shared.run_folder import RunFolder, read_json
+from pipelines.shared.study import C, Study
+
+if TYPE_CHECKING:
+    from pipelines.shared.distributed import World
+
+MODEL_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Run(Generic[C]):
+    """What every function of a run needs: the study, its configuration, the run's folder, the processes."""
+
+    study: Study[C]
+    config: C
+    folder: RunFolder
+    world: World
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose networks can answer: its folder, its networks' model.json by name, its frozen thresholds."""
+
+    folder: RunFolder
+    models: dict[str, dict[str, Any]]
+    operating_points: list[dict[str, Any]]
+
+    @property
+    def networks(self) -> list[Path]:
+        """The networks' folders, in order of their names."""
+        return [self.folder.network(name) for name in self.models]
+
+
+def open_finished(study: Study[Any], path: str | Path | None) -> FinishedRun:
+    """A finished run of this study, checked.
+
+    Raises:
+        RunError: no network or no operating points, or of another study, schema or with other classes.
+    """
+    folder = RunFolder(Path(str(path)))
+    networks = folder.networks()
+    if not networks or not folder.operating_points.exists():
+        raise RunError(f"run={folder.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
+    models = {place.name: read_model(place, study.name) for place in networks}
+    first = next(iter(models.values()))
+    for place in networks[1:]:
+        read_model(place, study.name, first["classes"])
+    return FinishedRun(folder, models, read_json(folder.operating_points))
+
+
+def read_model(folder: Path, study: str, classes: list[str] | None = None) -> dict[str, Any]:
+    """model.json, checked to be of this study and of these classes in this order (None: any).
+
+    Raises:
+        RunError: missing or damaged, of another study, schema or other classes.
+    """
+    file = folder / "model.json"
+    try:
+        model: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        raise RunError(f"{file} cannot be read: {failure}", "Copy the whole run folder again.") from failure
+    if model.get("schema") != MODEL_SCHEMA:
+        raise RunError(
+            f"{file} has schema {model.get('schema')}, this version reads {MODEL_SCHEMA}.",
+            "Use the version that wrote it.",
+        )
+    if model.get("study") != study:
+        raise RunError(
+            f"{folder} is a network of the study '{model.get('study')}', not of '{study}'.",
+            f"Use python -m pipelines.{model.get('study')}, or give a run of {study}.",
+        )
+    if classes is not None and model.get("classes") != classes:
+        raise RunError(
+            f"{folder} answers {model.get('classes')}, the study asks for {classes}.",
+            "Give a run with the same classes in the same order.",
+        )
+    return model

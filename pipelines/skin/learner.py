@@ -1,0 +1,101 @@
+"""One backbone with a softmax over the training classes, which are found in the training records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from pipelines.shared.augment import image_augment
+from pipelines.shared.backbones import Architecture, ImageNetwork
+from pipelines.shared.dataset import Augment
+from pipelines.shared.learner import ImageLearner
+from pipelines.shared.losses import class_weights, weighted_cross_entropy
+from pipelines.shared.stats.confusion import accuracy, balanced_accuracy, confusion_matrix
+from pipelines.shared.stats.probabilities import softmax
+from pipelines.shared.study import Data
+from pipelines.shared.trainer import Loss
+from pipelines.skin.config import SkinConfig
+from pipelines.skin.labels import BINARY, LEVELS
+from pipelines.skin.metrics import predict_columns
+from pipelines.skin.training_classes import class_numbers, training_classes
+
+
+class FlippedNetwork(ImageNetwork):
+    """The network as it is used once it is finished: its probabilities are averaged over the picture's four flips."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logarithms of the averaged probabilities, (batch, classes): their softmax is the average."""
+        flips = [pictures, pictures.flip(1), pictures.flip(2), pictures.flip(1, 2)]
+        return torch.stack([super(FlippedNetwork, self).forward(f).softmax(dim=1) for f in flips]).mean(dim=0).log()
+
+
+class SkinLearner(ImageLearner[SkinConfig]):
+    """Cross-entropy over classes that the partitioning algorithm found, each a path of nodes joined by "/"."""
+
+    targets_shown = ("lineage", *LEVELS, *BINARY)
+    probabilities = staticmethod(softmax)
+
+    def __init__(self, config: SkinConfig, classes: Sequence[str], counts: np.ndarray | None = None) -> None:
+        """`counts`: training images of each class, for the loss; None for a network that is finished."""
+        super().__init__(config)
+        self.classes = list(classes)
+        self.counts = np.ones(len(classes)) if counts is None else counts
+
+    @classmethod
+    def from_data(cls, config: SkinConfig, data: Data) -> Self:
+        """The classes of the training part.
+
+        Raises:
+            DataError: all training images fall into one class.
+        """
+        lineages = data.records.loc[data.records["split"] == "train", "lineage"].tolist()
+        classes = training_classes(lineages, config)
+        return cls(config, classes, np.bincount(class_numbers(lineages, classes).astype(int), minlength=len(classes)))
+
+    @classmethod
+    def from_model(cls, config: SkinConfig, model: dict[str, Any]) -> Self:
+        """The classes of a finished network."""
+        return cls(config, model["classes"])
+
+    def architecture(self, network: nn.Module) -> dict[str, Any]:
+        """What `rebuild` needs, for model.json."""
+        return super().architecture(network) | {"test_time_flips": self.config.model.test_time_flips}
+
+    @staticmethod
+    def rebuild(model: dict[str, Any]) -> nn.Module:
+        """The network that a model.json describes, without weights."""
+        parts = dict(model["architecture"])
+        flips = parts.pop("test_time_flips")
+        return (FlippedNetwork if flips else ImageNetwork)(Architecture(**parts))
+
+    def targets(self, records: pd.DataFrame) -> np.ndarray:
+        """float32 (records,): the number of each record's training class; NaN where its disease lies in none."""
+        return class_numbers(records["lineage"], self.classes)
+
+    def augment(self) -> Augment:
+        """Random changes of a prepared picture."""
+        return image_augment(self.config.augment, inscribed=self.config.augment.inscribed)
+
+    def loss(self) -> Loss:
+        """Cross-entropy; a class weighs (1 / its training images) ** class_balance, on average over images 1."""
+        section = self.config.loss
+        weights = class_weights(self.counts, section.class_balance)
+        return partial(weighted_cross_entropy, weights=weights, label_smoothing=section.label_smoothing)
+
+    def measure(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """`val_accuracy` and `val_balanced_accuracy` over the training classes; NaN where no class is known."""
+        known = ~np.isnan(targets)
+        if not known.any():
+            return {"val_accuracy": float("nan"), "val_balanced_accuracy": float("nan")}
+        matrix = confusion_matrix(targets[known].astype(int), outputs[known].argmax(axis=1), range(outputs.shape[1]))
+        return {"val_accuracy": float(accuracy(matrix)), "val_balanced_accuracy": float(balanced_accuracy(matrix))}
+
+    def columns(self, probabilities: np.ndarray, /) -> pd.DataFrame:
+        """Probabilities of the classes and, by the inference algorithm, of the nodes above them."""
+        return predict_columns(probabilities, self.classes)

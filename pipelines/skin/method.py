@@ -1,0 +1,20 @@
+"""An ensemble of equals; then saliency of its first network's errors and the map of its last hidden layer."""
+
+from __future__ import annotations
+
+from pipelines.shared.method import Ensemble, first_network
+from pipelines.shared.run import Run
+from pipelines.shared.study import Data
+from pipelines.skin.config import SkinConfig
+from pipelines.skin.explain import explain
+from pipelines.skin.learner import SkinLearner
+
+
+class SkinMethod(Ensemble[SkinConfig]):
+    """Networks that differ by their seed, their probabilities averaged linearly."""
+
+    learner = SkinLearner
+
+    def explain(self, run: Run[SkinConfig], data: Data) -> None:
+        """Saliency of the most confident errors, and the last hidden layer of every test picture."""
+        explain(run, data, first_network(run, SkinLearner))
