@@ -159,3 +159,13 @@ def smoke_run(request, tmp_path_factory):
     done = run_study(request.param, *smoke(request.param), f"run_dir={folder}")
     assert done.returncode == 0, done.stderr
     return request.param, folder, done
+
+
+def run_on_cpu(study, config, folder):
+    """A run of one process, for the functions that make one."""
+    import torch
+
+    from pipelines.shared.distributed import World
+    from pipelines.shared.run import Run
+
+    return Run(study, config, folder, World(0, 1, torch.device("cpu")))

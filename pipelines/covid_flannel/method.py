@@ -117,12 +117,10 @@ def _stage2(
             weights["val"] = np.empty((len(answers), len(base)))
             for k, part in unseen.items():
                 weights["val"][inner == k] = weights_of(part, p["val"][inner == k])
-        name, about = (
-            name_of(fold, kind),
-            {"learners": config.chosen_learners, "ensemble": config.ensemble.model_dump()},
-        )
-        learner = BaseLearner(config)
-        save_network(run.folder.network(name), final, describe(run, learner, final, data, name, seed) | about)
+        name = name_of(fold, kind)
+        model = describe(run, BaseLearner(config), final, data, name, seed)
+        model |= {"learners": config.chosen_learners, "ensemble": config.ensemble.model_dump()}
+        save_network(run.folder.network(name), final, model)
     best = best_learner(p["val"], answers, config.chosen_learners)
     found = []
     for split, rows in at.items():

@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 from measure import ROUNDS, Row, command_peak_mb, seconds
 
+from pipelines.camelyon.learner import PatchLearner
+
 from conftest import compose  # isort: skip
-from pipelines.camelyon import model
 from pipelines.camelyon.heatmap import grid, score_slide
 from pipelines.camelyon.patches import PatchReader
 from pipelines.camelyon.phantom import PhantomSettings, make_slide, write_pyramid
@@ -71,7 +72,7 @@ def _inference(file: Path) -> Row:
     """From the slide to the heatmap, against the network alone on resident tensors of the regions that it sees."""
     config = compose("camelyon", "model.weights=none")
     torch.manual_seed(0)
-    network = model.build(config).eval()
+    network = PatchLearner(config).build().eval()
     slide, device = Slide(file), torch.device("cpu")
     everywhere = Tissue(np.ones((50, 50), bool), (slide.facts.width / 50, slide.facts.height / 50))
     step, halo = config.heatmap.stride, config.heatmap.halo
@@ -108,14 +109,14 @@ def _memory(folder: Path) -> Row:
         "from pathlib import Path\n"
         "sys.path[:0] = ['.', 'tests']\n"
         "from conftest import compose\n"
-        "from pipelines.camelyon import model\n"
+        "from pipelines.camelyon.learner import PatchLearner\n"
         "from pipelines.camelyon.heatmap import score_slide\n"
         "from pipelines.camelyon.slides import Slide\n"
         "from pipelines.camelyon.tissue import Tissue\n"
         "config = compose('camelyon', 'model.weights=none')\n"
         "slide = Slide(Path(sys.argv[1]))\n"
         "tissue = Tissue(np.ones((9, 9), bool), (slide.facts.width / 9, slide.facts.height / 9))\n"
-        "score_slide(slide, tissue, model.build(config), 1.0, config.heatmap, torch.device('cpu'))\n"
+        "score_slide(slide, tissue, PatchLearner(config).build(), 1.0, config.heatmap, torch.device('cpu'))\n"
     )
     peaks = []
     for side in (8192, 16384):

@@ -12,7 +12,7 @@ from measure import REPOSITORY, Row, seconds, training_data_of, training_row
 
 from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.flannel import Flannel, fit_combination
-from pipelines.covid_flannel.model import for_learner
+from pipelines.covid_flannel.learner import BaseLearner
 from pipelines.covid_flannel.protocol import roles
 from pipelines.covid_flannel.study import STUDY
 from pipelines.shared.assemble import training_data
@@ -30,13 +30,13 @@ def rows() -> list[Row]:
     train = roles(data.records, 0, config)["train"]
     data = replace(data, records=data.records.assign(split=np.where(train, "train", "")))
     batch, found = config.trainer.batch_size, []
-    for name, learner in config.base_learners.items():
-        study = for_learner(STUDY, learner, np.ones(len(CLASSES)))
-        pictures = torch.randn(batch, 3, learner.crop, learner.crop).to(memory_format=torch.channels_last)
+    for name, section in config.base_learners.items():
+        learner = BaseLearner(config, section)
+        pictures = torch.randn(batch, 3, section.crop, section.crop).to(memory_format=torch.channels_last)
         answers = torch.randint(0, len(CLASSES), (batch,)).float()
-        what = f"covid_flannel: {name}, {learner.crop} px, batch {batch}, training"
-        dataset = training_data_of(study, data, config)
-        found.append(training_row(what, study, config, dataset, pictures, answers, _scaled_already))
+        what = f"covid_flannel: {name}, {section.crop} px, batch {batch}, training"
+        dataset = training_data_of(learner, data)
+        found.append(training_row(what, learner, dataset, pictures, answers, _scaled_already))
     return [*found, _stage2()]
 
 

@@ -13,10 +13,11 @@ from measure import REPOSITORY, Row, loader_row, training_data_of, training_row
 from pipelines.ecg import signals
 from pipelines.ecg.data import prepare_settings
 from pipelines.ecg.labels import STEP
-from pipelines.ecg.metrics import probabilities
+from pipelines.ecg.learner import EcgLearner
 from pipelines.ecg.predicting import label_recording
 from pipelines.ecg.study import STUDY
 from pipelines.shared.assemble import training_data
+from pipelines.shared.stats.probabilities import softmax
 
 HOURS = 24
 RATE = 360  # Hz, so that the day is resampled too
@@ -26,26 +27,28 @@ BATCH = 64
 def rows() -> list[Row]:
     """All rows of this study."""
     config = compose("ecg", f"cache.dir={REPOSITORY / '.cache'}", "trainer.max_steps=6", "trainer.device=cpu")
-    dataset, batch = training_data_of(STUDY, training_data(STUDY, config), config), config.trainer.batch_size
+    data = training_data(STUDY, config)
+    learner = EcgLearner.from_data(config, data)
+    dataset, batch = training_data_of(learner, data), config.trainer.batch_size
     inputs = torch.randn(batch, config.preprocess.steps * STEP)
     answers = torch.from_numpy(dataset.targets[:batch])
     what = f"ECG, {config.model.filters} filters, batch {batch}, training"
     return [
-        training_row(what, STUDY, config, dataset, inputs, answers),
-        loader_row("ECG windows", STUDY, config, dataset),
+        training_row(what, learner, dataset, inputs, answers),
+        loader_row("ECG windows", STUDY, learner, dataset),
         _day_row(config),
     ]
 
 
 def _day_row(config: Any) -> Row:
     """Hours of signal per second: a day at 360 Hz read, resampled and labelled, against the network alone."""
-    network = STUDY.build(config).eval()
+    network = EcgLearner(config).build().eval()
     day = np.cumsum(np.random.default_rng(0).standard_normal(HOURS * 3600 * RATE, dtype=np.float32))
     recording = signals.Recording(RATE, len(day), "II", "mV", REPOSITORY, lambda a, b: day[a:b].astype(np.float64))
 
     def answer(windows: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return probabilities(network(torch.from_numpy(windows)).numpy())
+            return softmax(network(torch.from_numpy(windows)).numpy())
 
     settings = prepare_settings(config)
     answer(np.zeros((BATCH, config.preprocess.steps * STEP), np.float32))

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from measure import REPOSITORY, ROUNDS, Row, seconds, training_data_of, training_row
 
+from pipelines.head_ct.learner import HeadCtLearner
+
 from conftest import compose  # isort: skip
 from pipelines.head_ct.data import grid_of, prepare_settings
 from pipelines.head_ct.dicom import Names
@@ -64,7 +66,7 @@ def _series_rows(config: Any) -> list[Row]:
     grid = grid_of(prepare_settings(config))
     began = time.perf_counter()
     torch.manual_seed(0)
-    scorer = Scorer([STUDY.build(config)], torch.device("cpu"))
+    scorer = Scorer([HeadCtLearner(config).build()], torch.device("cpu"))
     made = time.perf_counter() - began
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as place:
@@ -111,11 +113,12 @@ def _training(config: Any) -> Row:
     """Trainer over bare loop; the bare one is fed with scaled pictures of all slices, on the device already."""
     data = training_data(STUDY, config)
     batch, size = config.trainer.batch_size, config.preprocess.size
-    dataset = training_data_of(STUDY, data, config)
+    learner = HeadCtLearner(config)
+    dataset = training_data_of(learner, data)
     shown = np.mean([(a != -32768).any(axis=(1, 2)).sum() for a in (dataset.prepared.array(i) for i in range(40))])
     count = round(batch * float(shown))  # slices that the trainer's batches show to the backbone, on average
     pictures = torch.randn(count, 3, size, size).to(memory_format=torch.channels_last)
-    answers = torch.randint(0, 2, (batch, len(STUDY.classes))).float()
+    answers = torch.randint(0, 2, (batch, len(learner.classes))).float()
     known = torch.zeros(batch * config.preprocess.slices, dtype=torch.bool)
     known[torch.randperm(len(known))[:count]] = True
     mask = known.view(batch, config.preprocess.slices)
@@ -124,7 +127,7 @@ def _training(config: Any) -> Row:
         return network.judge(network.maps(inputs), mask, batch, config.preprocess.slices)
 
     what = f"head_ct: {config.model.backbone}, {config.preprocess.slices} slices of {size} px, batch {batch}, training"
-    return training_row(what, STUDY, config, dataset, pictures, answers, forward)
+    return training_row(what, learner, dataset, pictures, answers, forward)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from conftest import compose
 from measure import REPOSITORY, Row, command_peak_mb, loader_row, training_data_of, training_row
 
+from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.retinopathy.study import STUDY
 from pipelines.shared.assemble import training_data
 
@@ -37,12 +38,13 @@ def rows() -> list[Row]:
             f"cache.dir={REPOSITORY / '.cache'}", f"trainer.max_steps={steps}", "trainer.device=cpu",
             "trainer.precision=fp32",
         )  # fmt: skip
-        dataset, batch = training_data_of(STUDY, training_data(STUDY, config), config), config.trainer.batch_size
+        learner, batch = RetinopathyLearner(config), config.trainer.batch_size
+        dataset = training_data_of(learner, training_data(STUDY, config))
         pictures = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
-        answers = torch.randint(0, 2, (batch, len(STUDY.classes))).float()
+        answers = torch.randint(0, 2, (batch, len(learner.classes))).float()
         what = f"{backbone} {size} px, batch {batch}, training"
-        found.append(training_row(what, STUDY, config, dataset, pictures, answers, _scaled_already))
-        found.append(loader_row(f"fundus pictures, {size} px", STUDY, config, dataset))
+        found.append(training_row(what, learner, dataset, pictures, answers, _scaled_already))
+        found.append(loader_row(f"fundus pictures, {size} px", STUDY, learner, dataset))
     found.append(_memory_row())
     return found
 

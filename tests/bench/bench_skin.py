@@ -9,6 +9,7 @@ from conftest import compose
 from measure import REPOSITORY, Row, training_data_of, training_row
 
 from pipelines.shared.assemble import training_data
+from pipelines.skin.learner import SkinLearner
 from pipelines.skin.study import STUDY
 
 
@@ -19,15 +20,12 @@ def rows() -> list[Row]:
         "trainer.precision=fp32",
     )  # fmt: skip
     data = training_data(STUDY, config)
-    assert STUDY.for_training is not None
-    study = STUDY.for_training(STUDY, config, data.records)
+    learner = SkinLearner.from_data(config, data)
     batch, size = config.trainer.batch_size, config.preprocess.size
     pictures = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
-    answers = torch.randint(0, len(study.classes), (batch,)).float()
+    answers = torch.randint(0, len(learner.classes), (batch,)).float()
     what = f"skin: {config.model.backbone} {size} px, batch {batch}, training"
-    return [
-        training_row(what, study, config, training_data_of(study, data, config), pictures, answers, _scaled_already)
-    ]
+    return [training_row(what, learner, training_data_of(learner, data), pictures, answers, _scaled_already)]
 
 
 def _scaled_already(network: Any, pictures: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipelines.shared.learner import Learner
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
@@ -58,17 +60,16 @@ def command_peak_mb(command: Sequence[str]) -> float:
     return int(done.stdout) / 1024
 
 
-def training_data_of(study: Study, data: Data, config: Any) -> PreparedDataset:
+def training_data_of(learner: Learner[Any], data: Data) -> PreparedDataset:
     """The augmented training records."""
     at = data.positions("train")
-    ids, targets = data.records["id"].to_numpy()[at], study.targets(data.records)[at]
-    return PreparedDataset(data.prepared.take(at), ids, targets, study.augment(config), 0)
+    ids, targets = data.records["id"].to_numpy()[at], learner.targets(data.records)[at]
+    return PreparedDataset(data.prepared.take(at), ids, targets, learner.augment(), 0)
 
 
 def training_row(
     what: str,
-    study: Study,
-    config: Any,
+    learner: Learner[Any],
     dataset: PreparedDataset,
     inputs: torch.Tensor,
     answers: torch.Tensor,
@@ -78,14 +79,13 @@ def training_row(
 
     Args:
         what: of the row.
-        study: whose network and loss are used.
-        config: the recipe; `trainer.max_steps` steps a round.
+        learner: whose network and loss are used; its configuration is the recipe, `trainer.max_steps` steps a round.
         dataset: the training records, augmented.
         inputs: one batch as the network's first layer takes it: resident, random, scaled already.
         answers: its targets.
         forward: how the bare loop calls the network on these.
     """
-    network, loss = study.build(config), study.loss(config)
+    config, network, loss = learner.config, learner.build(), learner.loss()
     file = Path(tempfile.mkdtemp()) / "never.pt"
     run = _Training(network, loss, dataset, config.trainer, "bench", 0, WORLD, file, {})
     steps = run.batches
@@ -94,7 +94,7 @@ def training_row(
         run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
         run.train_epoch()
 
-    bare_network: nn.Module = study.build(config)
+    bare_network: nn.Module = learner.build()
     optimizer = torch.optim.AdamW(bare_network.parameters(), lr=1e-3)
 
     def bare() -> None:
@@ -112,14 +112,15 @@ def training_row(
         "ratio": statistics.median(b / p for b, p in pairs),
         "ours": f"{records / statistics.median(p for _, p in pairs):.1f} records/s",
         "reference": f"bare loop {records / statistics.median(b for b, _ in pairs):.1f} records/s",
-        "note": f"{study.name} trains with " + ", ".join(f"{k} {v}" for k, v in config.augment if v),
+        "note": f"{config.study} trains with " + ", ".join(f"{k} {v}" for k, v in config.augment if v),
     }
 
 
-def loader_row(what: str, study: Study, config: Any, cached: PreparedDataset) -> Row:
+def loader_row(what: str, study: Study[Any], learner: Learner[Any], cached: PreparedDataset) -> Row:
     """Records per second of the loader alone, augmenting, in one process: prepared cache over cache=off."""
+    config = learner.config
     off = config.model_copy(update={"cache": config.cache.model_copy(update={"enabled": False})})
-    streamed = training_data_of(study, training_data(study, off), off)
+    streamed = training_data_of(learner, training_data(study, off))
     with_cache, without = (_loader_speed(d, config.trainer.batch_size) for d in (cached, streamed))
     return {
         "what": f"{what}, loader alone",

@@ -9,19 +9,21 @@ from conftest import compose, toy_prepared
 
 from pipelines.camelyon import model
 from pipelines.camelyon.heatmap import Heatmap, is_dense, overlay, read_heatmap, score_slide, write_heatmap
-from pipelines.camelyon.metrics import choose_points, predict_columns, probabilities, scored_again
+from pipelines.camelyon.learner import PatchLearner
+from pipelines.camelyon.metrics import choose_points, predict_columns, scored_again
 from pipelines.camelyon.patches import read_patch
 from pipelines.camelyon.phantom import PhantomSettings, make_slide, write_pyramid
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue, find_tissue
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.stats.probabilities import sigmoid
 
 CPU = torch.device("cpu")
 
 
 def network(*changes):
     torch.manual_seed(0)
-    net = model.build(compose("camelyon", "model.weights=none", "model.channels=16", *changes))
+    net = PatchLearner(compose("camelyon", "model.weights=none", "model.channels=16", *changes)).build()
     net.train()
     with torch.no_grad():  # running statistics of something like tissue, so that outputs differ
         for seed in range(3):
@@ -136,7 +138,7 @@ def one_step(net, config):
         np.random.default_rng(0).integers(0, 255, (2, config.patches.size, config.patches.size, 3), np.uint8)
     )
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    value = model.loss(config)(net(x), torch.tensor([[0.0], [1.0]]))
+    value = PatchLearner(config).loss()(net(x), torch.tensor([[0.0], [1.0]]))
     value.backward()
     optimizer.step()
     return value.item()
@@ -149,7 +151,7 @@ def test_the_winners_recipe_composes_and_learns_a_step(trainer_section):
     config = compose("camelyon", "experiment=wang2016")
     assert (config.patches.size, config.patches.crop, config.patches.mpp) == (256, 224, 0.25)
     torch.manual_seed(0)
-    net = model.build(config)
+    net = PatchLearner(config).build()
     assert net.reduction == 32
     assert is_dense(net, config.heatmap)
     optimizer = make_optimizer(net, config.trainer)
@@ -157,13 +159,13 @@ def test_the_winners_recipe_composes_and_learns_a_step(trainer_section):
     before = net.head.weight.detach().clone()
     assert np.isfinite(one_step(net.train(), config))
     assert not torch.equal(before, net.head.weight)
-    again = model.rebuild({"architecture": model.architecture(net)})
+    again = PatchLearner.rebuild({"architecture": PatchLearner(config).architecture(net)})
     again.load_state_dict(net.state_dict())
 
 
 def test_augmented_patches_are_a_function_of_the_seed():
     config = compose("camelyon")
-    augment = model.augment(config)
+    augment = PatchLearner(config).augment()
     patch = np.random.default_rng(0).integers(0, 255, (72, 72, 3), np.uint8)
     first = augment(patch, 5)
     assert first.shape == (64, 64, 3)
@@ -176,7 +178,7 @@ def test_augmented_patches_are_a_function_of_the_seed():
 def test_probabilities_and_points():
     import pandas as pd
 
-    columns = predict_columns(probabilities(np.array([[-100.0], [0.0], [100.0]])))
+    columns = predict_columns(sigmoid(np.array([[-100.0], [0.0], [100.0]])))
     assert columns["p_tumor"].tolist() == pytest.approx([0, 0.5, 1])
     rows = pd.DataFrame({"tumor": [0, 0, 1, 1.0], "p_tumor": [0.1, 0.4, 0.3, 0.9]})
     points = choose_points(rows, compose("camelyon"))

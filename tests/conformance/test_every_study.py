@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, STUDIES, compose, predicted_records
+from conftest import REPOSITORY, STUDIES, compose, predicted_records, toy_prepared
 
 from pipelines.shared.assemble import card_name
 from pipelines.shared.cards import load_card
@@ -76,20 +76,22 @@ def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tm
     import torch
 
     from pipelines.shared.dataset import collate
+    from pipelines.shared.study import Data
 
     part = study_of(study)
     config = compose(study, f"cache.dir={REPOSITORY / '.cache'}", "model.drop_rate=0")
     source = part.sources["phantom"](config)
     settings = part.prepare_settings(config)
     records = source.records.assign(split="train")
-    part = part.for_training(part, config, records) if part.for_training else part
-    targets = part.targets(records)
+    prepared = toy_prepared(np.zeros((len(records), 256), np.float32))  # what a learner may want to know of the signals
+    learner = part.method(config).learner.from_data(config, Data(source, records, prepared, {}))
+    targets = learner.targets(records)
     known = np.flatnonzero(~np.isnan(targets).reshape(len(targets), -1).any(axis=1))
     step = max(1, len(known) // 8)
     rows = known[::step][:8]
     arrays = [part.prepare(records.iloc[i].to_dict(), source.root, settings)[0] for i in rows]
     torch.manual_seed(0)
-    network, loss = part.build(config), part.loss(config)
+    network, loss = learner.build(), learner.loss()
     x, y, _ = collate([(a, targets[i].astype(np.float32), int(i)) for a, i in zip(arrays, rows, strict=True)])
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     network.train()
@@ -102,7 +104,7 @@ def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tm
         values.append(value.item())
     assert math.isfinite(values[0])
     assert values[-1] < 0.1 * values[0]
-    columns = part.predict_columns(part.probabilities(network(x).detach().numpy()))
+    columns = learner.columns(learner.probabilities(network(x).detach().numpy()))
     probabilities = columns[[c for c in columns if c.startswith("p_")]].to_numpy()
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from pipelines.covid_flannel import model
 from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.flannel import (
     ConstantWeights,
@@ -21,6 +20,7 @@ from pipelines.covid_flannel.flannel import (
     focal_loss,
     vote,
 )
+from pipelines.covid_flannel.learner import BaseLearner
 from pipelines.covid_flannel.sections import BOUND
 
 
@@ -128,9 +128,9 @@ def test_ties_of_a_vote_go_to_the_higher_mean():
 def test_a_learner_sees_the_middle_and_learns_from_random_squares():
     config = compose("covid_flannel", "preprocess.size=80", "base_learners.mobilenet.resize=72")
     learner = config.base_learners["mobilenet"]
-    network = model.build(config, learner).eval()
+    network = BaseLearner(config, learner).build().eval()
     picture = np.random.default_rng(0).integers(0, 255, (80, 80, 1)).astype(np.uint8)
-    steps = model.augment(config, learner)
+    steps = BaseLearner(config, learner).augment()
     squares = [steps(picture, seed) for seed in (1, 1, 2)]
     assert squares[0].shape == (64, 64, 1)
     assert (squares[0] == squares[1]).all()
@@ -141,7 +141,7 @@ def test_a_learner_sees_the_middle_and_learns_from_random_squares():
         outputs = [network(torch.from_numpy(x)[None]) for x in (picture, changed)]
     assert outputs[0].shape == (1, len(CLASSES))
     assert torch.equal(*outputs)
-    rebuilt = model.rebuild({"architecture": model.architecture(network)})
+    rebuilt = BaseLearner.rebuild({"architecture": BaseLearner(config).architecture(network)})
     rebuilt.load_state_dict(network.state_dict())
     with torch.inference_mode():
         assert torch.equal(rebuilt.eval()(torch.from_numpy(picture)[None]), outputs[0])
@@ -153,8 +153,8 @@ def test_the_papers_five_take_a_step(name):
     config = compose("covid_flannel", "experiment=qiao2020", f"base_learners.{name}.weights=none")
     assert list(config.base_learners) == ["inception_v3", "vgg19_bn", "resnext101", "resnet152", "densenet161"]
     learner = config.base_learners[name]
-    network = model.build(config, learner).train()
-    loss, steps = model.loss(config), model.augment(config, learner)
+    network = BaseLearner(config, learner).build().train()
+    loss, steps = BaseLearner(config).loss(), BaseLearner(config, learner).augment()
     side = config.preprocess.size
     pictures = np.random.default_rng(0).integers(0, 255, (2, side, side, 1)).astype(np.uint8)
     batch = torch.from_numpy(np.stack([steps(p, i) for i, p in enumerate(pictures)]))

@@ -9,15 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from conftest import compose, toy_prepared
+from conftest import compose, run_on_cpu, toy_prepared
+from pipelines.covid_flannel.method import stacked
 from safetensors.numpy import load_file
 
 from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.protocol import FIXED, divide, fold_numbers, roles
 from pipelines.covid_flannel.study import STUDY
-from pipelines.covid_flannel.training import fit_and_predict, stacked
-from pipelines.shared.distributed import World
 from pipelines.shared.errors import DataError, RunError
 from pipelines.shared.records import Source
 from pipelines.shared.run_folder import RunFolder
@@ -114,7 +112,7 @@ def run(tmp_path, name, data, *overrides):
     folder = RunFolder(tmp_path / name)
     folder.path.mkdir()
     config = compose("covid_flannel", *TINY, f"cache.dir={tmp_path}", *overrides)
-    fit_and_predict(STUDY, config, data, folder, World(0, 1, torch.device("cpu")))
+    STUDY.method(config).fit(run_on_cpu(STUDY, config, folder), data)
     return folder
 
 
@@ -198,7 +196,7 @@ def test_a_changed_stage_two_retrains_nothing_and_parts_are_collected(tmp_path, 
     original = stage1.fit_network
 
     def counting(*arguments):
-        trained.append(arguments[6])
+        trained.append(arguments[3])
         original(*arguments)
 
     monkeypatch.setattr(stage1, "fit_network", counting)
@@ -240,7 +238,7 @@ def test_an_interrupted_stage_one_goes_on_where_it_stopped(tmp_path, monkeypatch
     original, names = stage1.fit_network, []
 
     def failing(*arguments):
-        names.append(arguments[6])
+        names.append(arguments[3])
         if len(names) == 3:
             raise KeyboardInterrupt
         original(*arguments)
@@ -250,7 +248,7 @@ def test_an_interrupted_stage_one_goes_on_where_it_stopped(tmp_path, monkeypatch
         run(tmp_path, "cut", data)
     folder = RunFolder(tmp_path / "cut")
     full = compose("covid_flannel", *TINY, f"cache.dir={tmp_path}")
-    fit_and_predict(STUDY, full, data, folder, World(0, 1, torch.device("cpu")))
+    STUDY.method(full).fit(run_on_cpu(STUDY, full, folder), data)
     assert names == [f"fold_{k}-mobilenet" for k in (0, 1, 2, 2, 3, 4)]
     tables = [pd.read_parquet(f.predictions("test")) for f in (whole, folder)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)

@@ -15,6 +15,8 @@ from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import SOURCES, prepare, prepare_settings
 from pipelines.ecg.evaluation import _warnings
 from pipelines.ecg.labels import NOTES, RATE, STEP, Episode, unpack
+from pipelines.ecg.learner import EcgLearner
+from pipelines.ecg.metrics import prediction_table
 from pipelines.ecg.study import STUDY
 from pipelines.shared.assemble import training_data
 from pipelines.shared.errors import BadFile, ConfigError, DataError, UnusableRecord
@@ -182,11 +184,11 @@ def test_a_short_record_is_padded_and_its_padding_has_no_label(tmp_path):
     config = compose("ecg", "data=wfdb", f"data.root={tmp_path}")
     found = source("wfdb", tmp_path)
     assert found.records["rhythms"].tolist() == ["SINUS:7"]
-    assert STUDY.targets(found.records)[0].tolist() == [CLASSES.index("SINUS")] * 7 + [-3] * 16 + [-1]
+    assert EcgLearner(config).targets(found.records)[0].tolist() == [CLASSES.index("SINUS")] * 7 + [-3] * 16 + [-1]
     array, _ = prepared(config, found)[0]
     assert not array[7 * STEP :].any()
     assert any("10" not in note and "1.0 s at the ends" in note for note in found.notes)
-    table = STUDY.prediction_table(found.records, np.full((1, 23, 12), 1 / 12))
+    table = prediction_table(found.records, np.full((1, 23, 12), 1 / 12))
     assert table["step"].tolist() == list(range(7))
 
 

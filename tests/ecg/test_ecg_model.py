@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import compose
+from conftest import compose, run_on_cpu
 from torch import nn
 
-from pipelines.ecg import model, training
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import CODES, record_words
-from pipelines.ecg.metrics import probabilities
+from pipelines.ecg.learner import EcgLearner, repeats, trained_labels
 from pipelines.ecg.model import Architecture, EcgNetwork
 from pipelines.shared.errors import ConfigError, WeightsError
+from pipelines.shared.stats.probabilities import softmax
 
 RECORD = {name: i for i, name in enumerate(record_words(compose("ecg").labels))}
 
@@ -61,7 +61,7 @@ def codes(steps, label=-1):
 def test_masked_and_padded_steps_count_in_no_loss():
     torch.manual_seed(1)
     scores = torch.randn(1, 4, 12, requires_grad=True)
-    loss = model.loss(compose("ecg"))
+    loss = EcgLearner(compose("ecg")).loss()
     value = loss(scores, codes(["AF", "?", "VT", "."]))
     log_p = torch.log_softmax(scores, -1)[0]
     assert value.item() == pytest.approx(-(log_p[0, 0] + log_p[2, CODES["VT"]]).item() / 2, abs=1e-6)
@@ -75,7 +75,7 @@ def test_masked_and_padded_steps_count_in_no_loss():
 def test_a_recordings_label_is_that_of_the_mean_probability_of_its_classes():
     torch.manual_seed(2)
     scores = torch.randn(1, 4, 12)
-    loss = model.loss(compose("ecg"))
+    loss = EcgLearner(compose("ecg")).loss()
     p = torch.softmax(scores, -1)[0]
     real = p[:3].mean(dim=0)  # the fourth step is padding
     af = loss(scores, codes(["-", "-", "-", "."], RECORD["A"])).item()
@@ -88,7 +88,7 @@ def test_a_recordings_label_is_that_of_the_mean_probability_of_its_classes():
 def test_labels_of_steps_and_of_recordings_are_weighed_by_their_steps():
     torch.manual_seed(3)
     scores = torch.randn(2, 3, 12)
-    loss = model.loss(compose("ecg"))
+    loss = EcgLearner(compose("ecg")).loss()
     first, second = codes(["AF", "AF", "?"]), codes(["-", "-", "-"], RECORD["N"])
     one, two = loss(scores[:1], first).item(), loss(scores[1:], second).item()
     both = loss(scores, torch.cat([first, second])).item()
@@ -99,19 +99,19 @@ def test_a_class_that_training_never_saw_has_no_probability():
     seen = [c for c in CLASSES if c not in ("VT", "EAR")]
     part = network(trained=seen, classes=seen).eval()
     with torch.inference_mode():
-        p = probabilities(part(torch.randn(1, 512)).numpy())
+        p = softmax(part(torch.randn(1, 512)).numpy())
     assert p[..., [CODES["VT"], CODES["EAR"]]].max() == 0
     assert p.sum(axis=-1) == pytest.approx(1)
     config = compose("ecg")
-    built = model.build(config, trained=["N", "A", "O", "~"]).architecture
+    built = EcgLearner(config, trained=["N", "A", "O", "~"]).build().architecture
     assert built.classes == CLASSES, "the classes within O are answered, as parts of a sum"
     assert built.trained == ["N", "A", "O", "~"]
 
 
 def test_a_network_is_rebuilt_from_its_description(tmp_path):
     first = network(mean=0.3, std=2.0).eval()
-    facts = json.loads(json.dumps({"architecture": model.architecture(first)}))
-    second = model.rebuild(facts).eval()
+    facts = json.loads(json.dumps({"architecture": EcgLearner(compose("ecg")).architecture(first)}))
+    second = EcgLearner.rebuild(facts).eval()
     second.load_state_dict(first.state_dict())
     x = torch.randn(2, 512)
     assert torch.equal(first(x), second(x))
@@ -119,29 +119,29 @@ def test_a_network_is_rebuilt_from_its_description(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="Allowed: resnet1d_33"):
-        model.build(compose("ecg", "model.backbone=resnet18"))
+        EcgLearner(compose("ecg", "model.backbone=resnet18")).build()
     with pytest.raises(WeightsError, match="cannot be used"):
-        model.build(compose("ecg", f"model.weights={tmp_path / 'none.safetensors'}"))
+        EcgLearner(compose("ecg", f"model.weights={tmp_path / 'none.safetensors'}")).build()
 
 
 def test_augmentation_is_a_function_of_its_seed_and_leaves_time_alone():
-    change = model.augment(compose("ecg"))
+    change = EcgLearner(compose("ecg")).augment()
     window = np.sin(np.arange(5888) / 20).astype(np.float32)
     assert np.array_equal(change(window, 7), change(window, 7))
     assert not np.array_equal(change(window, 7), change(window, 8))
     assert abs(np.corrcoef(window, change(window, 7))[0, 1]) > 0.9
-    quiet = model.augment(compose("ecg", "augment={gain: 0.0, noise: 0.0, wander: 0.0, flip: 0.0}"))
+    quiet = EcgLearner(compose("ecg", "augment={gain: 0.0, noise: 0.0, wander: 0.0, flip: 0.0}")).augment()
     assert np.allclose(quiet(window, 7), window, atol=1e-6)
 
 
 def test_rare_rhythms_are_repeated():
     texts = ["SINUS:23"] * 64 + ["AF:23"] * 16 + ["VT:23"] * 4
     table = pd.DataFrame({"rhythms": texts, "record_label": None})
-    shown = training.repeats(table, 8)
+    shown = repeats(table, 8)
     assert set(shown[:80]) == {1}
     assert set(shown[80:]) == {2}, "a quarter as many windows as the median rhythm has: twice, the root"
-    assert set(training.repeats(table, 1)) == {1}
-    assert training.trained_labels(pd.DataFrame({"rhythms": ["VT:3 ?:1", "-:4"], "record_label": [None, "O"]})) == [
+    assert set(repeats(table, 1)) == {1}
+    assert trained_labels(pd.DataFrame({"rhythms": ["VT:3 ?:1", "-:4"], "record_label": [None, "O"]})) == [
         "VT",
         "O",
     ]
@@ -162,7 +162,6 @@ def test_the_recipe_is_the_papers():
 def test_it_trains_one_step(tmp_path):
     from pipelines.ecg.study import STUDY
     from pipelines.shared.assemble import training_data
-    from pipelines.shared.distributed import World
     from pipelines.shared.run_folder import RunFolder
 
     config = compose(
@@ -171,7 +170,7 @@ def test_it_trains_one_step(tmp_path):
         "split.val=0.2", "split.test=0.2",
     )  # fmt: skip
     data, folder = training_data(STUDY, config), RunFolder(tmp_path / "run")
-    training.fit_and_predict(STUDY, config, data, folder, World(0, 1, torch.device("cpu")))
+    STUDY.method(config).fit(run_on_cpu(STUDY, config, folder), data)
     facts = json.loads((folder.network("network") / "model.json").read_text())["architecture"]
     arrays = np.stack([data.prepared.array(int(i)) for i in data.positions("train")]).astype(np.float64)
     assert facts["mean"] == pytest.approx(arrays.mean(), abs=1e-6)

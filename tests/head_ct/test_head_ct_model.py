@@ -11,12 +11,15 @@ from conftest import compose
 from pipelines.head_ct import model
 from pipelines.head_ct.anatomy import Finding, draw_head, hounsfield
 from pipelines.head_ct.dicom import Names
-from pipelines.head_ct.metrics import choose_points, gap_metrics, labeller_metrics, predict_columns, probabilities
+from pipelines.head_ct.learner import HeadCtLearner
+from pipelines.head_ct.metrics import choose_points, gap_metrics, labeller_metrics, predict_columns
 from pipelines.head_ct.phantom import PhantomSettings, make_study, read_mask
 from pipelines.head_ct.scoring import Scorer
 from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.volumes import NO_DATA, load
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.losses import masked_binary_cross_entropy
+from pipelines.shared.stats.probabilities import sigmoid
 
 SMALL = ["preprocess.size=32", "preprocess.slices=6", "model.channels=8"]
 
@@ -27,7 +30,7 @@ def volumes(n=2, slices=6, size=32, seed=0):
 
 def network(*changes):
     torch.manual_seed(0)
-    return model.build(compose("head_ct", *SMALL, *changes)).eval()
+    return HeadCtLearner(compose("head_ct", *SMALL, *changes)).build().eval()
 
 
 @torch.inference_mode()
@@ -94,7 +97,8 @@ def test_titano2018_composes_and_trains_one_step():
     )
     assert config.model.backbone == "resnet50"
     assert config.model.kind == "volume"
-    net, loss = model.build(config), model.loss(config)
+    learner = HeadCtLearner(config)
+    net, loss = learner.build(), learner.loss()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     before = net.head.weight.detach().clone()
     value = loss(net(torch.from_numpy(volumes(2, 8, 64))), torch.tensor([[1.0, 0, 0], [0, 0, float("nan")]]))
@@ -103,16 +107,16 @@ def test_titano2018_composes_and_trains_one_step():
     assert torch.isfinite(value)
     assert not torch.equal(before, net.head.weight)
     assert all(p.grad is not None for p in net.parameters())
-    again = model.rebuild({"architecture": model.architecture(net)})
+    again = learner.rebuild({"architecture": learner.architecture(net)})
     again.load_state_dict(net.state_dict())
 
 
 def test_every_parameter_of_the_default_is_trained():
     net = network().train()
-    model.loss(None)(net(torch.from_numpy(volumes())), torch.ones(2, 3)).backward()
+    masked_binary_cross_entropy(net(torch.from_numpy(volumes())), torch.ones(2, 3)).backward()
     assert all(p.grad is not None for p in net.parameters())
     frozen = network("model.freeze=true").train()
-    model.loss(None)(frozen(torch.from_numpy(volumes())), torch.ones(2, 3)).backward()
+    masked_binary_cross_entropy(frozen(torch.from_numpy(volumes())), torch.ones(2, 3)).backward()
     assert all(p.grad is None for p in frozen.backbone.parameters())
     assert not frozen.backbone.training
 
@@ -135,7 +139,7 @@ def test_importance_of_slices_is_what_leaving_them_out_does():
 
 
 def test_augmentation_is_a_function_of_its_seed_and_keeps_the_gaps():
-    change = model.augment(compose("head_ct", *SMALL))
+    change = HeadCtLearner(compose("head_ct", *SMALL)).augment()
     volume = volumes(1)[0]
     volume[5] = NO_DATA
     a, b, c = change(volume, 1), change(volume, 1), change(volume, 2)
@@ -144,8 +148,8 @@ def test_augmentation_is_a_function_of_its_seed_and_keeps_the_gaps():
     assert (a[5] == NO_DATA).all()
     assert a.dtype == np.int16
     none = [f"augment.{k}=0" for k in ("mirror", "shift", "rotate", "noise", "offset", "lost_slices")]
-    assert np.array_equal(model.augment(compose("head_ct", *SMALL, *none))(volume, 5), volume)
-    always = model.augment(compose("head_ct", *SMALL, *none, "augment.lost_slices=0.99"))
+    assert np.array_equal(HeadCtLearner(compose("head_ct", *SMALL, *none)).augment()(volume, 5), volume)
+    always = HeadCtLearner(compose("head_ct", *SMALL, *none, "augment.lost_slices=0.99")).augment()
     assert (always(volume, 3) != NO_DATA).any()
 
 
@@ -153,7 +157,7 @@ def test_targets_are_silver_and_gold_where_there_is_no_report():
     records = pd.DataFrame(
         {"silver_4": [1, np.nan], "silver_8": [0, np.nan], "silver_10": [0, np.nan], "critical": [0, 1]}
     )
-    found = model.targets(records)
+    found = HeadCtLearner(compose("head_ct")).targets(records)
     assert found[0].tolist() == [1, 0, 0]
     assert found[1][0] == 1
     assert np.isnan(found[1][1:]).all()
@@ -168,7 +172,7 @@ def test_points_are_chosen_on_silver_and_gaps_are_differences():
     silver = rng.integers(0, 2, n).astype(float)
     gold = np.where(rng.random(n) < 0.2, 1 - silver, silver)
     logits = np.stack([silver * 2 + rng.normal(size=n)] * 3, axis=1)
-    table = predict_columns(probabilities(logits)).assign(
+    table = predict_columns(sigmoid(logits)).assign(
         group=[str(i) for i in range(n)], critical=gold, silver_4=silver, silver_8=silver, silver_10=0.0
     )
     config = compose("head_ct")

@@ -9,12 +9,10 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import compose
+from conftest import compose, run_on_cpu
 
 from pipelines.retinopathy.study import STUDY
 from pipelines.shared.assemble import training_data
-from pipelines.shared.distributed import World
-from pipelines.shared.fitting import fit_and_predict
 from pipelines.shared.run_folder import RunFolder
 
 
@@ -42,7 +40,7 @@ def test_it_trains_one_step(tmp_path):
     data = training_data(STUDY, config)
     keep = data.records.groupby("split").head(12).index.to_numpy()
     data = type(data)(data.source, data.records.loc[keep].reset_index(drop=True), data.prepared.take(keep), data.flow)
-    fit_and_predict(STUDY, config, data, folder, World(0, 1, torch.device("cpu")))
+    STUDY.method(config).fit(run_on_cpu(STUDY, config, folder), data)
     assert [p.name for p in folder.networks()] == ["network_00", "network_01"]
     facts = [json.loads((p / "model.json").read_text()) for p in folder.networks()]
     assert facts[0]["architecture"]["backbone"] == "inception_v3"

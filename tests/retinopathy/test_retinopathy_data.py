@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from conftest import compose
 from PIL import Image
-from pipelines.retinopathy.model import measure, targets
 
 from pipelines.retinopathy import data, public_sets
 from pipelines.retinopathy.config import LabelRules
+from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.retinopathy.study import STUDY
 from pipelines.shared.assemble import training_data
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord
@@ -275,7 +275,7 @@ def test_several_graders(tmp_path):
     few = data.multi_grader(root, RULES, 1, 0).records
     assert few["grade"].tolist() == [0, 3, 2], "the reference stays the whole panel's"
     few["split"] = ["train", "val", "test"]
-    values = targets(few)
+    values = RetinopathyLearner(compose("retinopathy")).targets(few)
     assert values[1:, 1].tolist() == [1, 1]
     assert values[0, 0] == float(few["grade_few"].iloc[0] >= 1)
 
@@ -292,10 +292,11 @@ def test_several_graders_bad_rows(tmp_path):
 
 
 def test_measure_masks_and_survives_one_class():
+    learner = RetinopathyLearner(compose("retinopathy"))
     truth = np.full((4, 6), np.nan, np.float32)
     truth[:3, 1] = [0, 1, 1]
     outputs = np.zeros((4, 6))
     outputs[:, 1] = [0.1, 0.2, 0.3, -5]
-    assert measure(truth, outputs)["val_auroc"] == 1.0
+    assert learner.measure(truth, outputs)["val_auroc"] == 1.0
     truth[0, 1] = 1
-    assert np.isnan(measure(truth, outputs)["val_auroc"])
+    assert np.isnan(learner.measure(truth, outputs)["val_auroc"])

@@ -13,11 +13,11 @@ from pipelines.retinopathy.metrics import (
     grade_metrics,
     headline_task,
     predict_columns,
-    sigmoid,
     task_metrics,
 )
 from pipelines.shared.evaluator import age_bands, calls
 from pipelines.shared.stats.operating_points import point_estimates
+from pipelines.shared.stats.probabilities import sigmoid
 
 BOOTSTRAP = {"resamples": 200, "seed": 0, "level": 0.95}
 

@@ -13,7 +13,8 @@ import torch
 from pipelines.shared.backbones import Architecture, ImageNetwork, build_image_network
 from pipelines.shared.config import ModelSection
 from pipelines.shared.errors import ConfigError, RunError, WeightsError
-from pipelines.shared.model_files import load_weights, read_facts, save_network, update_facts
+from pipelines.shared.model_files import load_weights, save_network, update_facts
+from pipelines.shared.run import read_model
 
 
 def section(**changes) -> ModelSection:
@@ -102,21 +103,21 @@ def test_saved_networks_load_again_or_say_why_not(tmp_path):
     facts = {"study": "retinopathy", "classes": ["a", "b"], "architecture": network.architecture.to_dict()}
     save_network(tmp_path, network, facts | {"threshold": np.float64(0.5)})
     assert json.loads((tmp_path / "model.json").read_text())["threshold"] == 0.5
-    read = read_facts(tmp_path, "retinopathy", ["a", "b"])
+    read = read_model(tmp_path, "retinopathy", ["a", "b"])
     again = load_weights(tmp_path, ImageNetwork(Architecture(**read["architecture"]))).eval()
     picture = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.equal(network(picture), again(picture))
     update_facts(tmp_path, {"operating_points": [1]})
-    assert read_facts(tmp_path, "retinopathy", ["a", "b"])["operating_points"] == [1]
+    assert read_model(tmp_path, "retinopathy", ["a", "b"])["operating_points"] == [1]
     with pytest.raises(RunError, match="study 'retinopathy'"):
-        read_facts(tmp_path, "skin", ["a", "b"])
+        read_model(tmp_path, "skin", ["a", "b"])
     with pytest.raises(RunError, match="asks for"):
-        read_facts(tmp_path, "retinopathy", ["b", "a"])
+        read_model(tmp_path, "retinopathy", ["b", "a"])
     with pytest.raises(RunError, match="cannot be loaded"):
         load_weights(tmp_path, ImageNetwork(Architecture("resnet18", 2, 0.0, [0.5] * 3, [0.5] * 3)))
     (tmp_path / "weights.safetensors").unlink()
     with pytest.raises(RunError, match="cannot be loaded"):
         load_weights(tmp_path, again)
     with pytest.raises(RunError, match="cannot be read"):
-        read_facts(tmp_path / "nowhere", "retinopathy", [])
+        read_model(tmp_path / "nowhere", "retinopathy", [])

@@ -43,7 +43,8 @@ def test_nothing_is_attributed_outside_the_region():
 
 def test_the_headline_score_is_the_log_odds_of_referable():
     from pipelines.retinopathy.explain import _score
-    from pipelines.retinopathy.metrics import HEADS, predict_columns, sigmoid
+    from pipelines.retinopathy.metrics import HEADS, predict_columns
+    from pipelines.shared.stats.probabilities import sigmoid
 
     outputs = torch.randn(50, len(HEADS), dtype=torch.float64)
     referable = predict_columns(sigmoid(outputs.numpy()))["p_referable"].to_numpy()

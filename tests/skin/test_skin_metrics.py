@@ -8,7 +8,9 @@ import pytest
 from conftest import compose
 
 from pipelines.shared.stats.operating_points import point_estimates
+from pipelines.shared.stats.probabilities import softmax
 from pipelines.skin.labels import BINARY, add_levels, binary_scores, decision
+from pipelines.skin.learner import SkinLearner
 from pipelines.skin.metrics import (
     OTHER,
     answer_level,
@@ -18,8 +20,6 @@ from pipelines.skin.metrics import (
     level_paths,
     predict_columns,
     reference_metrics,
-    softmax,
-    target_columns,
 )
 from pipelines.skin.training_classes import find_classes
 from pipelines.skin.trees import read_tree
@@ -52,7 +52,8 @@ def toy(
         shared = [len(nodes & set(lineage.split("/"))) for nodes in last]
         logits[row] += skill * (np.array(shared) == max(shared))
     table = pd.concat(
-        [records[["id", "group"]], target_columns(records), predict_columns(softmax(logits), classes)], axis=1
+        [records[["id", "group"]], records[list(SkinLearner.targets_shown)], predict_columns(softmax(logits), classes)],
+        axis=1,
     )
     return table, classes
 

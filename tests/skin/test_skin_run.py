@@ -13,13 +13,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import REPOSITORY, compose, real_samples
+from conftest import REPOSITORY, compose, real_samples, run_on_cpu
 from PIL import Image
 
 from pipelines.shared.assemble import training_data
-from pipelines.shared.distributed import World
-from pipelines.shared.fitting import fit_and_predict
 from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.study import Data
+from pipelines.skin.learner import SkinLearner
 from pipelines.skin.metrics import level_metrics, level_paths
 from pipelines.skin.study import STUDY
 
@@ -180,15 +180,17 @@ def test_a_partition_of_one_class_is_refused():
     from pipelines.shared.errors import DataError
 
     config = compose("skin", "data.max_class_size=100000")
-    records = pd.DataFrame({"split": "train", "lineage": ["benign/b/x", "malignant/m/y"] * 3})
+    lineages = ["benign/b/x", "malignant/m/y"] * 20
+    groups = [str(i) for i in range(40)]
+    records = pd.DataFrame({"id": groups, "group": groups, "split": None, "stratum": lineages, "lineage": lineages})
     with pytest.raises(DataError, match="fall into 1 class"):
-        STUDY.for_training(STUDY, config, records)
+        STUDY.split(records, config)
 
 
 def test_flips_are_averaged_once_a_network_is_finished():
     from pipelines.shared.backbones import Architecture, ImageNetwork
-    from pipelines.skin.metrics import softmax
-    from pipelines.skin.model import FlippedNetwork
+    from pipelines.shared.stats.probabilities import softmax
+    from pipelines.skin.learner import FlippedNetwork
 
     torch.manual_seed(0)
     facts = Architecture("test_efficientnet", 5, 0.0, [0.5] * 3, [0.5] * 3)
@@ -205,10 +207,10 @@ def test_flips_are_averaged_once_a_network_is_finished():
 def test_class_weights_even_out_the_classes():
     config = compose("skin", "loss.class_balance=1.0")
     records = pd.DataFrame({"split": "train", "lineage": ["benign/b/c/x"] * 90 + ["malignant/m/n/y"] * 10})
-    study = STUDY.for_training(STUDY, config, records)
-    weights = study.loss(config).keywords["weights"]
+    learner = SkinLearner.from_data(config, Data(None, records, None, {}))  # type: ignore[arg-type]
+    weights = learner.loss().keywords["weights"]
     assert (weights * torch.tensor([90.0, 10.0])).tolist() == pytest.approx([50, 50])
-    assert study.classes == ["benign/b/c/x", "malignant"], "30 images and more are tried further, down to the leaf"
+    assert learner.classes == ["benign/b/c/x", "malignant"], "30 images and more are tried further, down to the leaf"
 
 
 def test_the_recipe_is_the_papers():
@@ -238,14 +240,13 @@ def test_the_papers_recipe_trains_one_step(tmp_path):
     )  # fmt: skip
     folder = RunFolder(tmp_path / "run")
     data = training_data(STUDY, config)
-    study = STUDY.for_training(STUDY, config, data.records)
     keep = data.records.groupby("split").head(6).index.to_numpy()
     data = type(data)(data.source, data.records.loc[keep].reset_index(drop=True), data.prepared.take(keep), data.flow)
-    fit_and_predict(study, config, data, folder, World(0, 1, torch.device("cpu")))
+    STUDY.method(config).fit(run_on_cpu(STUDY, config, folder), data)
     facts = json.loads((folder.networks()[0] / "model.json").read_text())
     assert facts["architecture"]["backbone"] == "inception_v3"
     assert facts["preprocessing"]["size"] == 299
-    assert facts["classes"] == study.classes
+    assert facts["classes"] == SkinLearner.from_data(config, data).classes
     table = pd.read_parquet(folder.predictions("test"))
     assert len(table) == 6
     assert table[["p_benign", "p_malignant", "p_non_neoplastic"]].sum(axis=1).to_numpy() == pytest.approx(1)
