@@ -1,7 +1,7 @@
 """WFDB annotation files (`.atr`, `.reva`, …): rhythm changes as they are written there, and the steps they label.
 
-The format: https://physionet.org/physiotools/wag/annot-5.htm. It is read here and not by `wfdb.rdann`, which loops for
-ever on some comments and overlooks a time resolution that is not the first annotation of the file.
+The format is annot(5) of the WFDB Applications Guide. It is read here and not by `wfdb.rdann`, which loops for ever on
+some comments and overlooks a time resolution that is not the first annotation of the file.
 """
 
 from __future__ import annotations
