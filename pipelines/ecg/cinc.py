@@ -11,9 +11,9 @@ from typing import Any
 
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import UNLABELLED
-from pipelines.ecg.rows import BLANKS, beyond, finish, open_or_none, rest_note, text_lines, window_rows
+from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, text_lines, window_rows
 from pipelines.shared.errors import DataError, counted
-from pipelines.shared.records import Source, dataset_folder, raise_problems
+from pipelines.shared.records import BLANKS, Source, dataset_folder, raise_problems
 from pipelines.shared.screen import track
 
 CINC_RATE = 300  # Hz

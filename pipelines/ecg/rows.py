@@ -14,8 +14,7 @@ from pipelines.ecg import signals
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import RATE, STEP, record_words, strata, window_labels, windows
 from pipelines.shared.errors import BadFile, DataError
-
-BLANKS = " \t\r\n\u00a0\u200b\ufeff"
+from pipelines.shared.records import BLANKS
 
 
 def window_rows(
