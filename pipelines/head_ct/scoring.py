@@ -13,7 +13,7 @@ from torch import nn
 
 from pipelines.head_ct.metrics import probabilities
 from pipelines.head_ct.model import SliceNetwork
-from pipelines.head_ct.series import Stack
+from pipelines.head_ct.stacks import Stack
 from pipelines.head_ct.volumes import NO_DATA, Grid, onto_grid, windowed
 
 KEY_SLICES, KEY_SIZE = 3, 224  # pixels
