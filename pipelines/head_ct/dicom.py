@@ -41,8 +41,8 @@ TAGS = [
     "AccessionNumber", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient",
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "SliceThickness", "GantryDetectorTilt",
-    "ConvolutionKernel", "Manufacturer", "InstanceNumber", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime",
-    "ContrastBolusAgent",
+    "ConvolutionKernel", "Manufacturer", "InstanceNumber", "AcquisitionNumber", "AcquisitionTime",
+    "AcquisitionDateTime", "ContrastBolusAgent",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SeriesDescription",
     "PatientAge", "PatientSex", "BodyPartExamined",
 ]  # fmt: skip
