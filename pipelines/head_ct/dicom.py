@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.head_ct.elements import number_of, numbers_of, seconds_of, text_of, whole_of, words_of
 from pipelines.head_ct.pseudonyms import Names
-from pipelines.shared.dicom_files import is_dicom, read_dicom
+from pipelines.shared.dicom_files import looks_like_dicom, read_dicom
 from pipelines.shared.errors import BadFile
 from pipelines.shared.images import keep_pydicom_quiet
 
@@ -103,7 +103,7 @@ def _header(path: Path, size: int, tags: Sequence[str] | None = TAGS) -> tuple[D
     """All before the pixels, and whether the transfer syntax had to be assumed."""
     keep_pydicom_quiet()
     start = first_bytes(path)
-    if not is_dicom(start):
+    if not looks_like_dicom(start):
         raise NotASlice("is not a DICOM file")
     if DEFLATED.encode() in start:
         _check_inflated(path, size)

@@ -22,7 +22,7 @@ LONGEST = 1024  # bytes that the first element of a data set may hold
 UNDEFINED = b"\xff\xff\xff\xff"  # the length of pixel data that are compressed
 
 
-def is_dicom(start: bytes) -> bool:
+def looks_like_dicom(start: bytes) -> bool:
     """Whether a file that begins with these bytes (at least 132) is DICOM, whatever its name.
 
     With "DICM" after 128 bytes, or with an element of group 0002 or 0008, with which every data set begins.
