@@ -2,52 +2,79 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import UNLABELLED
-from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, window_rows
-from pipelines.shared.errors import DataError
-from pipelines.shared.records import Source, dataset_folder, raise_problems
+from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, text_lines, window_rows
+from pipelines.shared.errors import DataError, counted
+from pipelines.shared.records import BLANKS, Source, dataset_folder, raise_problems
 from pipelines.shared.screen import track
 
 CINC_RATE = 300  # Hz
+# REFERENCE.csv, REFERENCE-v3.csv, REFERENCE-original.csv; a browser calls a second copy "REFERENCE-v3 (1).csv".
+REFERENCE = re.compile(
+    r"reference(?:[-_ ]?(?:v(?P<version>\d+(?:\.\d+)*)|(?P<first>original)))?(?: \(\d+\))?\.csv", re.I
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One file of labels.
+
+    Attributes:
+        file: relative to the dataset's folder.
+        version: as numbers, (3,) of v3; one without a version is older than v1, one that is called original the oldest.
+        labels: record -> label.
+    """
+
+    file: Path
+    version: tuple[int, ...]
+    labels: dict[str, str]
+
+    def rank(self, record: Path) -> tuple[tuple[int, ...], int]:
+        """How much it has to say of a recording: the newest version first, then the folder nearest above it."""
+        near = record.is_relative_to(self.file.parent)
+        return self.version, len(self.file.parent.parts) if near else -1
 
 
 def cinc2017(config: EcgConfig, root: str | None = None) -> Source:
     """The PhysioNet/CinC Challenge 2017: REFERENCE-v3.csv (record, label) and WFDB records in any subfolder.
 
-    Where a folder of validation records (named validation, or below sample2017) lies beside the training records, it
-    is the test part. Those 300 records are training records too: the leakage gate finds them by their signal.
+    Of several references the newest version that names a recording has its label, wherever it lies. Where a folder of
+    validation records (named validation, or below sample2017) lies beside the training records, it is the test part.
+    Those 300 records are training records too: the leakage gate finds them by their signal.
 
     Raises:
-        DataError: no reference, every row that is no label or names no file.
+        DataError: no reference, every row that is no label or names no file, two references of one version that differ.
     """
     folder = dataset_folder(root or config.data.root, "cinc2017")
-    references = sorted(folder.rglob("REFERENCE*.csv"), reverse=True)  # v3 before v2 before the first
-    if not references:
-        raise DataError(
-            f"{folder} holds no REFERENCE-v3.csv.", "It lists one record and its label (N, A, O, ~) per line."
-        )
+    references, notes, problems = read_references(folder, list(config.labels.record))
     stems = sorted({f.with_suffix("") for kind in ("mat", "hea") for f in folder.rglob(f"*.{kind}")})
     validation = [s for s in stems if _of_validation(s.relative_to(folder))]
     both = 0 < len(validation) < len(stems)
-    label_of, problems = _cinc_labels(references, folder, list(config.labels.record))
     rows: list[dict[str, Any]] = []
     without, rest = [], 0
-    used: set[str] = set()
+    used: Counter[str] = Counter()
+    differing: Counter[str] = Counter()
     for stem in track(stems, "Reading headers of cinc2017", len(stems)):
-        record = str(stem.relative_to(folder))
-        # A folder's own reference first, then any other that knows the name.
-        near = [labels for parent, labels in label_of if stem.is_relative_to(parent)]
-        known = [labels for labels in [*near, *(labels for _, labels in label_of)] if stem.name in labels]
-        label = known[0][stem.name] if known else None
-        if label is None:
+        path = stem.relative_to(folder)
+        record = str(path)
+        known = sorted((r for r in references if stem.name in r.labels), key=lambda r: r.rank(path), reverse=True)
+        if not known:
             without.append(record)
             continue
-        used.add(stem.name)
+        chosen, label = known[0], known[0].labels[stem.name]
+        used[str(chosen.file)] += 1
+        for other in (r for r in known[1:] if r.labels[stem.name] != label):
+            differing[str(other.file)] += 1
+            if other.rank(path) == chosen.rank(path):
+                problems.append(f"{record}: {label} in {chosen.file}, but {other.labels[stem.name]} in {other.file}")
         header = stem.with_suffix(".hea")
         recording = open_or_none(header, config)
         steps = recording.steps if recording else 0
@@ -62,11 +89,13 @@ def cinc2017(config: EcgConfig, root: str | None = None) -> Source:
             "split": ("test" if stem in validation else "train") if both else None,
         }
         rows += window_rows(place, steps, config.preprocess.steps, [UNLABELLED] * steps)
-    named = {name for _, labels in label_of for name in labels}
-    missing = sorted(named - {s.name for s in stems})
-    problems += [f"{name}: no such recording below {folder}" for name in missing]
+    problems += _without_recording(references, {s.name for s in stems}, folder)
     raise_problems(problems, str(folder), "Correct the reference, or copy the missing files.")
-    notes = rest_note(rest, len(used))
+    if not rows:
+        raise DataError(
+            f"No recording below {folder} has a label.", "Copy the .mat and .hea files that REFERENCE names."
+        )
+    notes = [*_used(references, used, differing), *notes, *rest_note(rest, used.total())]
     notes.append("One label per recording: it is learned through the mean of the step probabilities of each window.")
     if without:
         notes.append(f"{len(without)} recordings have no label and are not used: {', '.join(without[:5])}.")
@@ -78,28 +107,72 @@ def _of_validation(path: Path) -> bool:
     return any(part.lower().startswith(("validation", "sample")) for part in path.parts[:-1])
 
 
-def _cinc_labels(
-    references: Sequence[Path], folder: Path, allowed: Sequence[str]
-) -> tuple[list[tuple[Path, dict[str, str]]], list[str]]:
-    """Labels by reference file (the folder it speaks of, name -> label), the newest version of each folder first."""
-    found: list[tuple[Path, dict[str, str]]] = []
+def read_references(folder: Path, allowed: Sequence[str]) -> tuple[list[Reference], list[str], list[str]]:
+    """All references below a folder; notes on files that are none; problems.
+
+    Raises:
+        DataError: there is none.
+    """
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name.lower().startswith("reference"))
+    references: list[Reference] = []
+    others: list[str] = []
     problems: list[str] = []
-    done: set[Path] = set()
-    for file in references:
-        if file.parent in done:
+    for file in (f.relative_to(folder) for f in files if f.suffix.lower() == ".csv"):
+        name = REFERENCE.fullmatch(file.name)
+        if name is None:
+            others.append(str(file))
             continue
-        done.add(file.parent)
-        labels: dict[str, str] = {}
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            name, _, label = (part.strip().strip('"') for part in line.partition(","))
-            if not line.strip() or (number == 1 and label not in allowed and not name[-1:].isdigit()):
-                continue  # an empty line, or a header
-            where = f"{file.relative_to(folder)} line {number}"
-            if label not in allowed:
-                problems.append(f"{where}: label '{label}' of {name}, allowed: {', '.join(allowed)}")
-            elif name in labels and labels[name] != label:
-                problems.append(f"{where}: {name} has two labels, {labels[name]} and {label}")
-            else:
-                labels[name] = label
-        found.append((file.parent, labels))
-    return sorted(found, key=lambda item: -len(item[0].parts)), problems
+        version = (-1,) if name["first"] else tuple(int(part) for part in (name["version"] or "0.1").split("."))
+        labels, found = _labels(folder / file, str(file), allowed)
+        references.append(Reference(file, version, labels))
+        problems += found
+    if not references:
+        shown = f"; found: {', '.join(others)}" if others else ""
+        raise DataError(
+            f"{folder} holds no REFERENCE-v3.csv{shown}.", "It lists one record and its label (N, A, O, ~) per line."
+        )
+    notes = [f"Not read, for their names say no version: {', '.join(others)}."] if others else []
+    return references, notes, problems
+
+
+def _labels(path: Path, name: str, allowed: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The labels of one reference, and what is wrong with it."""
+    labels: dict[str, str] = {}
+    problems: list[str] = []
+    lines = text_lines(path)
+    if not any("," in line for _, line in lines):
+        return {}, [
+            f"{name}: no line is a record and a label with a comma between them; it begins with {lines[0][1]!r}"
+        ]
+    for number, line in lines:
+        record, _, label = (part.strip(BLANKS).strip('"').strip(BLANKS) for part in line.partition(","))
+        if number == lines[0][0] and label not in allowed and not record[-1:].isdigit():
+            continue  # a header
+        where = f"{name} line {number}"
+        if label not in allowed:
+            problems.append(f"{where}: label '{label}' of {record}, allowed: {', '.join(allowed)}")
+        elif labels.setdefault(record, label) != label:
+            problems.append(f"{where}: {record} has two labels, {labels[record]} and {label}")
+    if not labels and not problems:
+        problems.append(f"{name}: a header and no label")
+    return labels, problems
+
+
+def _without_recording(references: Sequence[Reference], stems: set[str], folder: Path) -> list[str]:
+    """Names of the newest references that have no recording; that an older one knows more of them is no mistake."""
+    newest = max(reference.version for reference in references)
+    named = {name for r in references if r.version == newest for name in r.labels}
+    return [f"{name}: no such recording below {folder}" for name in sorted(named - stems)]
+
+
+def _used(references: Sequence[Reference], used: Counter[str], differing: Counter[str]) -> list[str]:
+    """Which files the labels are from, and how many labels are others in those that are older."""
+    notes = [f"Labels are from {', '.join(f'{file} ({count:,})' for file, count in used.most_common())}."]
+    for reference in references:
+        file = str(reference.file)
+        if differing[file]:
+            count = counted(differing[file], "recording")
+            notes.append(f"{file} has another label for {count}: the newest version counts, then the nearest file.")
+        elif not used[file]:
+            notes.append(f"{file} adds nothing.")
+    return notes

@@ -18,15 +18,17 @@ import numpy as np
 import pandas as pd
 
 from pipelines.ecg import signals
+from pipelines.ecg.annotations import Labels, wfdb_labels
 from pipelines.ecg.cinc import cinc2017
 from pipelines.ecg.config import EcgConfig
-from pipelines.ecg.databases import wfdb_database, wfdb_labels
+from pipelines.ecg.databases import label_notes, wfdb_database
 from pipelines.ecg.irhythm import read_irhythm
 from pipelines.ecg.labels import MASKED, STEP, UNLABELLED, carried, record_words, strata, window_labels, windows
+from pipelines.ecg.patients import read_patients
 from pipelines.ecg.phantom import PhantomSettings, ensure_phantom
 from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, window_rows
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord, listed, nearest
-from pipelines.shared.records import Source, Target, check_ids, dataset_folder, raise_problems, read_csv, read_table
+from pipelines.shared.records import Source, Target, dataset_folder, raise_problems, read_csv, read_table
 
 PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
 SUFFIXES = (".hea", ".ecg", ".csv", ".npy")
@@ -92,25 +94,22 @@ def scaled(values: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
 
 def mitdb(config: EcgConfig, root: str | None = None) -> Source:
     """`data=mitdb`, and as one of `data.also`."""
-    if config.data.name == "mitdb" and root is None:
-        return wfdb(config)
-    folder = dataset_folder(root, "mitdb")
-    return wfdb_database(folder, config, "mitdb", same_patient=[["201", "202"]])
+    return _wfdb(config, "mitdb", root, known=[["201", "202"]])  # the database's own description
 
 
 def wfdb(config: EcgConfig, root: str | None = None) -> Source:
-    """`data=wfdb` (and mitdb, with its own keys); in `data.also` every recording is its own patient."""
+    """`data=wfdb`; in `data.also` every recording is its own patient."""
+    return _wfdb(config, "wfdb", root)
+
+
+def _wfdb(config: EcgConfig, name: str, root: str | None, known: Sequence[Sequence[str]] = ()) -> Source:
     keys = config.data
-    if root is not None:
-        return wfdb_database(dataset_folder(root, "wfdb"), config, "wfdb")
+    if root is not None:  # one of data.also
+        return wfdb_database(dataset_folder(root, name), config, name, known=known)
     assert keys.name in ("mitdb", "wfdb")
-    folder = dataset_folder(keys.root, keys.name)
-    patients = None
-    listing = getattr(keys, "patients", None)
-    if listing is not None:
-        patients = read_csv(Path(listing).expanduser(), ["record", "patient"])
-        raise_problems(check_ids(patients["record"], Path(listing)), listing, "Name each record once.")
-    return wfdb_database(folder, config, keys.name, patients, getattr(keys, "same_patient", []))
+    folder = dataset_folder(keys.root, name)
+    patients = None if keys.patients is None else read_patients(Path(keys.patients).expanduser())
+    return wfdb_database(folder, config, name, patients, keys.same_patient, known)
 
 
 def phantom(config: EcgConfig) -> Source:
@@ -168,31 +167,33 @@ def table(config: EcgConfig) -> Source:
     source = read_table(keys, [Target("rhythm", range(len(words)))])
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    rest = 0
+    found: dict[str, Labels] = {}
+    rest, opened = 0, False
     for record in source.records.to_dict("records"):
         file = source.root / str(record["path"])
         recording = open_or_none(file, config)
-        steps, rate = (recording.steps, recording.rate) if recording else (0, 0.0)
-        rest += beyond(recording)
+        steps = recording.steps if recording else 0
+        rest, opened = rest + beyond(recording), opened or recording is not None
         code = record.pop("rhythm")
         place: dict[str, Any] = {"record": record.pop("id")} | {str(k): v for k, v in record.items()}
         labels = [UNLABELLED if code == code else MASKED] * steps
         if code == code:
             place["record_label"] = words[int(code)]
         elif file.with_suffix(".atr").is_file() and file.suffix in (".hea", ".dat", ".mat"):
-            labels, _, wrong = wfdb_labels(file.with_suffix(""), "atr", steps, rate, config.labels.wfdb)
-            problems += [f"{file.with_suffix('.atr').name}: {p}" for p in wrong]
+            found[str(place["record"])] = read = wfdb_labels(file.with_suffix(""), "atr", steps, config.labels.wfdb)
+            problems += [f"{file.with_suffix('.atr').name}: {p}" for p in read.problems]
+            labels = read.steps
         rows += window_rows(place, steps, config.preprocess.steps, labels)
     raise_problems(problems, str(source.root), "Correct the files, or name the rhythm in labels.wfdb.")
     records = finish(rows, config)
-    if config.mode in ("train", "resume") and not any(carried(records)):
+    if opened and not any(carried(records)):
         raise DataError(
-            "data.targets names no column for rhythm, and no WFDB record has rhythm annotations beside it.",
+            "No record of the table carries a rhythm of the twelve classes: data.targets names no column for rhythm or "
+            "its cells are empty, and no WFDB record has rhythm annotations beside it. " + " ".join(label_notes(found)),
             f"Give one, such as 'data.targets={{rhythm: diagnosis}}'; its words: {', '.join(words)}.",
         )
-    return Source(
-        "table", False, source.root, records, source.group_key, notes=[*source.notes, *rest_note(rest, len(rows))]
-    )
+    notes = [*source.notes, *rest_note(rest, len(rows)), *label_notes(found)]
+    return Source("table", False, source.root, records, source.group_key, notes=notes)
 
 
 # --- several sources at once ---

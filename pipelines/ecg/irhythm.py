@@ -92,16 +92,18 @@ def read_episodes(file: Path, samples: int, known: Mapping[str, str]) -> tuple[l
     """
     nothing = [MASKED] * (samples // STEP)
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
         found = [(int(e["onset"]), int(e["offset"]), str(e["rhythm_name"])) for e in content["episodes"]]
         reviewer = content.get("reviewer_id")
-    except (OSError, ValueError, TypeError, KeyError) as failure:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as failure:
         return nothing, "", [f"cannot be read as episodes: {type(failure).__name__} {failure}"]
     if not found:
         return nothing, "", ["it has no episodes"]
     if reviewer is None:  # then by the file's own number: rev0 to rev5
         reviewer = file.name.split(".")[0].rpartition("_")[2]
-    problems = []
+    problems: list[str] = []
+    onsets: list[int] = []
+    rhythms: list[str] = []
     last = 0
     found.sort()
     for onset, offset, name in found:
@@ -115,7 +117,9 @@ def read_episodes(file: Path, samples: int, known: Mapping[str, str]) -> tuple[l
         if offset > samples:
             problems.append(f"{what} ends beyond the record's {samples} samples")
         last = max(last, offset)
-    labels = step_labels(
-        [onset - 1 for onset, _, _ in found], [known.get(n, MASKED) for _, _, n in found], last // STEP
-    )
+        onsets += [onset - 1, offset]  # what lies between two episodes was labelled by nobody
+        rhythms += [known.get(name, MASKED), MASKED]
+    if problems:
+        return nothing, str(reviewer), problems
+    labels = step_labels(onsets, rhythms, last // STEP)
     return (labels + nothing)[: len(nothing)], str(reviewer), problems

@@ -58,12 +58,15 @@ def step_labels(onsets: Sequence[int], rhythms: Sequence[str], steps: int) -> li
     Args:
         onsets: first samples of the episodes at 200 Hz, from 0, ascending.
         rhythms: their labels.
-        steps: of the recording; later labels are cut off, steps before the first onset are `MASKED`.
+        steps: of the recording; what lies outside is cut off, steps before the first onset are `MASKED`.
+
+    Returns:
+        Exactly `steps` labels.
     """
     labels = [MASKED] * steps
-    bounds = [min(nearest_step(onset), steps) for onset in onsets] + [steps]
+    bounds = [min(max(nearest_step(onset), 0), steps) for onset in onsets] + [steps]
     for begin, end, rhythm in zip(bounds, bounds[1:], rhythms, strict=False):
-        labels[begin:end] = [rhythm] * (end - begin)
+        labels[begin:end] = [rhythm] * max(0, end - begin)
     return labels
 
 

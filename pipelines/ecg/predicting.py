@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.ecg import signals
+from pipelines.ecg.annotations import write_rhythms
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.data import SUFFIXES, prepare_settings, scaled
 from pipelines.ecg.drawing import Strip, strips
@@ -214,7 +215,7 @@ def _write_annotations(folder: Path, file: str, labels: list[str], rate: float) 
     """`annotations/<folder of the file>/<record>.rhy`: rhythm changes in aux_note, samples at the file's own rate."""
     place = folder / Path(file).parent
     place.mkdir(parents=True, exist_ok=True)
-    signals.write_rhythms(place / _plain(Path(file).stem), "rhy", episodes(labels), NOTES, rate)
+    write_rhythms(place / _plain(Path(file).stem), "rhy", episodes(labels), NOTES, rate)
 
 
 def _strips(recording: signals.Recording, labels: list[str], p: np.ndarray) -> list[Strip]:

@@ -13,7 +13,8 @@ import pandas as pd
 from pipelines.ecg import signals
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import RATE, STEP, record_words, strata, window_labels, windows
-from pipelines.shared.errors import BadFile
+from pipelines.shared.errors import BadFile, DataError
+from pipelines.shared.records import BLANKS
 
 
 def window_rows(
@@ -64,3 +65,22 @@ def rest_note(samples: int, recordings: int) -> list[str]:
         f"Only whole steps of {STEP / RATE:g} s are used: {samples / RATE:,.1f} s at the ends of {recordings:,} "
         "recordings are left out."
     ]
+
+
+def text_lines(file: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not empty, without blanks around them, and their numbers from 1.
+
+    Raises:
+        DataError: not UTF-8, or nothing in it.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{file} is not UTF-8 text.", "Save it as UTF-8, or copy it again.") from None
+    except OSError as failure:
+        raise DataError(f"{file} cannot be read: {failure.strerror}.", "Copy it again.") from None
+    lines = [(number, line.strip(BLANKS)) for number, line in enumerate(text.splitlines(), start=1)]
+    lines = [(number, line) for number, line in lines if line]
+    if not lines:
+        raise DataError(f"{file} is empty.", "Copy it again, or remove it.")
+    return lines

@@ -1,4 +1,4 @@
-"""Reading signals: WFDB, the irhythm set's raw files, CSV and NPY, resampled to 200 Hz. The only module with wfdb."""
+"""Reading signals: WFDB, the irhythm set's raw files, CSV and NPY, resampled to 200 Hz."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.signal import resample_poly
 
-from pipelines.ecg.labels import RATE, STEP, Episode
+from pipelines.ecg.labels import RATE, STEP
 from pipelines.shared.errors import BadFile
 
 SLOWEST, FASTEST = 50, 20_000  # Hz; what a header may say
@@ -247,38 +247,7 @@ def _reason(failure: Exception) -> str:
     return (str(failure) or type(failure).__name__).splitlines()[0]
 
 
-# --- rhythm annotations in WFDB ---
-
-
-def read_rhythms(stem: Path, extension: str) -> tuple[np.ndarray, list[str], float]:
-    """The rhythm changes of an annotation file: first samples (from 0), their notes, and the sampling rate.
-
-    Rhythm changes are the annotations whose `aux_note` begins with "("; others (beats, comments) are passed over.
-
-    Raises:
-        BadFile: missing or unreadable.
-    """
-    import wfdb
-
-    try:
-        # Anything but `label_store` makes wfdb translate every annotation through pandas, four times slower.
-        found = wfdb.rdann(str(stem.resolve()), extension, return_label_elements=["label_store"])
-    except FileNotFoundError:
-        raise BadFile(f"{stem.name}.{extension} does not exist") from None
-    except Exception as failure:  # wfdb raises many types for damaged files
-        raise BadFile(f"{stem.name}.{extension} cannot be read: {_reason(failure)}") from None
-    notes = [str(note).rstrip("\0 ") for note in found.aux_note]
-    at = [i for i, note in enumerate(notes) if note.startswith("(")]
-    return np.asarray(found.sample)[at], [notes[i] for i in at], float(found.fs or 0)
-
-
-def write_rhythms(stem: Path, extension: str, episodes: Sequence[Episode], notes: dict[str, str], rate: float) -> None:
-    """Write episodes as rhythm changes (symbol "+", the note in `aux_note`) beside the recording `stem`."""
-    import wfdb
-
-    samples = np.array([round(e.start * rate / RATE) for e in episodes], dtype=np.int64)
-    text = [notes[e.rhythm] for e in episodes]
-    wfdb.wrann(stem.name, extension, samples, ["+"] * len(episodes), aux_note=text, fs=rate, write_dir=str(stem.parent))
+# --- writing ---
 
 
 def write_record(stem: Path, digital: np.ndarray, lead: str, gain: float, comments: Sequence[str]) -> None:

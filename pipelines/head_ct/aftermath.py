@@ -20,7 +20,8 @@ from pipelines.head_ct.metrics import SCORES, headline_task, known
 from pipelines.head_ct.page import concepts_page
 from pipelines.head_ct.phantom import PhantomSettings, ensure_phantom
 from pipelines.head_ct.scoring import Scorer, key_slices, score_study
-from pipelines.head_ct.series import Kernels, Stack, choose, read_file
+from pipelines.head_ct.series import Kernels, choose, read_file
+from pipelines.head_ct.stacks import Stack
 from pipelines.shared.errors import BadFile
 from pipelines.shared.records import read_csv
 from pipelines.shared.run import Run

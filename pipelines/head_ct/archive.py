@@ -19,8 +19,9 @@ from typing import Any
 import pandas as pd
 
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.head_ct.dicom import Names, salt_of
-from pipelines.head_ct.series import Fault, Kernels, Stack, Study, choose, scan
+from pipelines.head_ct.pseudonyms import Names, salt_of
+from pipelines.head_ct.series import Kernels, Study, choose, scan
+from pipelines.head_ct.stacks import Fault, Stack
 from pipelines.shared.errors import BadFile, DataError, listed
 from pipelines.shared.run_folder import write_atomically
 

@@ -30,10 +30,10 @@ from pipelines.head_ct.archive import (
     write_if_changed,
 )
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.head_ct.dicom import Names
 from pipelines.head_ct.labeller import THRESHOLDS, critical_counts, label_reports, silver_columns
 from pipelines.head_ct.phantom import PhantomSettings, ensure_phantom
-from pipelines.head_ct.series import Stack
+from pipelines.head_ct.pseudonyms import Names
+from pipelines.head_ct.stacks import Stack
 from pipelines.shared.errors import BadFile, DataError, listed
 from pipelines.shared.images import read_image
 from pipelines.shared.records import (

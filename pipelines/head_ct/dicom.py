@@ -4,33 +4,29 @@ Headers are read here, pixels in `pixels`. Nothing is guessed: a slice needs its
 rescale in its own header (or in the functional groups of an enhanced multi-frame file).
 
 What identifies people stays here: patient, study, series, accession and file names leave this module as salted hashes
-(`Names`), reasons quote no text from a header but numbers and the names of DICOM's own classes.
+(`pseudonyms`), reasons quote no text from a header but numbers and the names of DICOM's own classes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import math
-import os
-import secrets
-import stat
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.head_ct.elements import number_of, numbers_of, seconds_of, text_of, whole_of, words_of
+from pipelines.head_ct.pseudonyms import Names
+from pipelines.shared.dicom_files import looks_like_dicom, read_dicom
 from pipelines.shared.errors import BadFile
 from pipelines.shared.images import keep_pydicom_quiet
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-READER_VERSION = 2  # raise it whenever the same file gives another row
+READER_VERSION = 3  # raise it whenever the same file gives another row
 CT, ENHANCED_CT, LEGACY_CT = (
     "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2",
 )  # fmt: skip
@@ -45,7 +41,8 @@ TAGS = [
     "AccessionNumber", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient",
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "SliceThickness", "GantryDetectorTilt",
-    "ConvolutionKernel", "Manufacturer", "InstanceNumber", "AcquisitionNumber", "ContrastBolusAgent",
+    "ConvolutionKernel", "Manufacturer", "InstanceNumber", "AcquisitionNumber", "AcquisitionTime",
+    "AcquisitionDateTime", "ContrastBolusAgent",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SeriesDescription",
     "PatientAge", "PatientSex", "BodyPartExamined",
 ]  # fmt: skip
@@ -53,58 +50,6 @@ TAGS = [
 
 class NotASlice(BadFile):
     """A file that is in order but no CT slice: a report, a localiser, another modality, no DICOM at all."""
-
-
-# --- names that identify nobody ---
-
-
-@dataclass(frozen=True)
-class Names:
-    """Keyed hashes in place of identifiers: the same identifier gives the same name under the same salt."""
-
-    salt: str
-
-    def of(self, kind: str, value: object) -> str:
-        """`<kind>-<12 hex digits>`."""
-        message = f"{kind}\0{str(value).strip()}".encode()
-        return f"{kind}-{hmac.new(self.salt.encode(), message, hashlib.sha256).hexdigest()[:12]}"
-
-
-def salt_of(file: Path) -> str:
-    """The salt in a file, made at random if there is none. Whoever has it can test a guessed identifier."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        with suppress(FileExistsError):  # another process was faster
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as text:
-                text.write(secrets.token_hex(16))
-    return file.read_text().strip()
-
-
-# --- finding files ---
-
-
-def find_files(root: Path) -> list[str]:
-    """All regular files below a folder (or the one file), relative to it, sorted; links are followed, once each."""
-    if root.is_file():
-        return [root.name]
-    found, seen = [], set()
-    for folder, inside, files in os.walk(root, followlinks=True):
-        mark = Path(folder).stat()
-        if (mark.st_dev, mark.st_ino) in seen:
-            inside.clear()
-            continue
-        seen.add((mark.st_dev, mark.st_ino))
-        inside.sort()
-        for name in files:
-            path = Path(folder, name)
-            with suppress(OSError):
-                if stat.S_ISREG(path.stat().st_mode):  # no pipes, which would wait for ever
-                    found.append(os.path.relpath(path, root))
-                    continue
-            if not path.exists():
-                found.append(os.path.relpath(path, root))  # a broken link: its reason comes when it is read
-    return sorted(found)
 
 
 # --- one file's header ---
@@ -119,8 +64,8 @@ def read_rows(path: Path, names: Names) -> list[dict[str, Any]]:
     """
     size = _checked_size(path)
     try:
-        header = _header(path, size)
-        return _rows(header, path, size, names)
+        header, assumed = _header(path, size)
+        return [row | {"syntax_assumed": assumed} for row in _rows(header, path, size, names)]
     except (BadFile, MemoryError):
         raise
     except RecursionError:
@@ -154,22 +99,18 @@ def first_bytes(path: Path) -> bytes:
         raise BadFile(f"cannot be opened: {failure.strerror or 'input/output error'}") from None
 
 
-def _header(path: Path, size: int, tags: Sequence[str] | None = TAGS) -> Dataset:
-    from pydicom import dcmread
-
+def _header(path: Path, size: int, tags: Sequence[str] | None = TAGS) -> tuple[Dataset, bool]:
+    """All before the pixels, and whether the transfer syntax had to be assumed."""
     keep_pydicom_quiet()
-
     start = first_bytes(path)
-    # Without the preamble a data set begins with group 0002 or 0008, in either byte order.
-    bare = start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08") and start[128:132] != b"DICM"
-    if start[128:132] != b"DICM" and not bare:
+    if not looks_like_dicom(start):
         raise NotASlice("is not a DICOM file")
     if DEFLATED.encode() in start:
         _check_inflated(path, size)
-    dataset = dcmread(path, stop_before_pixels=True, force=bare, specific_tags=None if tags is None else list(tags))
-    if bare and "SOPClassUID" not in dataset and "Modality" not in dataset:
+    dataset, assumed = read_dicom(path, stop_before_pixels=True, specific_tags=tags)
+    if start[128:132] != b"DICM" and "SOPClassUID" not in dataset and "Modality" not in dataset:
         raise NotASlice("is not a DICOM file")
-    return dataset
+    return dataset, assumed
 
 
 def _check_inflated(path: Path, size: int) -> None:
@@ -192,23 +133,20 @@ def _check_inflated(path: Path, size: int) -> None:
 
 
 def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str, Any]]:
-    from pydicom.dataset import FileMetaDataset
-
-    kind = _text(header, "SOPClassUID") or str(getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
-    modality = _text(header, "Modality")
+    kind = text_of(header, "SOPClassUID") or str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+    modality = text_of(header, "Modality")
     if kind not in (CT, ENHANCED_CT, LEGACY_CT):
         raise _not_ct(kind, modality)
     if modality not in ("", "CT"):
         raise NotASlice("calls itself a CT image but its modality is not CT")
-    kinds = [word.upper() for word in _words(header, "ImageType")]
+    kinds = [word.upper() for word in words_of(header, "ImageType")]
     if "LOCALIZER" in kinds or "SCOUT" in kinds or "TOPOGRAM" in kinds:
         raise NotASlice("is a localiser")
     problems: list[str] = []
-    header.file_meta = getattr(header, "file_meta", None) or FileMetaDataset()
     for tag in ("StudyInstanceUID", "SeriesInstanceUID"):
-        if not _text(header, tag):
+        if not text_of(header, tag):
             problems.append(f"{tag} is missing")
-    rows, columns = _whole(header, "Rows", problems), _whole(header, "Columns", problems)
+    rows, columns = whole_of(header, "Rows", problems), whole_of(header, "Columns", problems)
     frames = int(number_of(header, "NumberOfFrames") or 1)
     if rows and columns:
         if min(rows, columns) < MIN_SIDE:
@@ -220,24 +158,25 @@ def _rows(header: Dataset, path: Path, size: int, names: Names) -> list[dict[str
     problems += _pixel_problems(header)
     problems += _syntax_problems(header, rows, columns, frames, size)
     common = {
-        "study": names.of("ct", _text(header, "StudyInstanceUID")),
-        "series": names.of("se", _text(header, "SeriesInstanceUID")),
-        "instance": names.of("in", _text(header, "SOPInstanceUID") or path.name),
+        "study": names.of("ct", text_of(header, "StudyInstanceUID")),
+        "series": names.of("se", text_of(header, "SeriesInstanceUID")),
+        "instance": names.of("in", text_of(header, "SOPInstanceUID") or path.name),
         "group": _group(header, names),
-        "accession": names.of("ac", _text(header, "AccessionNumber")) if _text(header, "AccessionNumber") else None,
+        "accession": names.of("ac", text_of(header, "AccessionNumber")) if text_of(header, "AccessionNumber") else None,
         "rows": rows or 0,
         "columns": columns or 0,
         "original": bool(kinds[:1] == ["ORIGINAL"] and kinds[1:2] != ["SECONDARY"]),
         "kernel": _kernel(header),
-        "maker": _maker(_text(header, "Manufacturer")),
-        "elsewhere": _elsewhere(_text(header, "BodyPartExamined")),
-        "bone": "bone" in _text(header, "SeriesDescription").lower(),
-        "contrast": bool(_text(header, "ContrastBolusAgent")),
+        "maker": _maker(text_of(header, "Manufacturer")),
+        "elsewhere": _elsewhere(text_of(header, "BodyPartExamined")),
+        "bone": "bone" in text_of(header, "SeriesDescription").lower(),
+        "contrast": bool(text_of(header, "ContrastBolusAgent")),
         "compressed": _compressed(header),
         "acquisition": int(number_of(header, "AcquisitionNumber") or 0),
+        "time": seconds_of(header),
         "tilt": float(number_of(header, "GantryDetectorTilt") or 0.0),
-        "age": _age(_text(header, "PatientAge")),
-        "sex": {"F": "F", "M": "M"}.get(_text(header, "PatientSex").upper()),
+        "age": _age(text_of(header, "PatientAge")),
+        "sex": {"F": "F", "M": "M"}.get(text_of(header, "PatientSex").upper()),
     }
     places = _places(header, path, size, frames, kind, problems)
     if problems:
@@ -265,14 +204,12 @@ def _places(
         if frames > 1:
             problems.append(f"it holds {frames} frames, but a CT image of this class holds one")
         return [_place(header, header, header, header, header, problems)]
-    whole = _header(path, size, None)  # functional groups are nested: all tags are needed
+    whole, _ = _header(path, size, None)  # functional groups are nested: all tags are needed
     shared = (whole.get("SharedFunctionalGroupsSequence") or [{}])[0]
     per_frame = whole.get("PerFrameFunctionalGroupsSequence") or []
     if len(per_frame) != frames:
         problems.append(f"it declares {frames} frames but describes {len(per_frame)}")
         return []
-    if any("LOCALIZER" in [str(w).upper() for w in _words(whole, "ImageType")] for _ in [0]):
-        raise NotASlice("is a localiser")
     found = []
     for number, own in enumerate(per_frame, start=1):
         mine: list[str] = []
@@ -285,6 +222,7 @@ def _places(
                 part("PlanePositionSequence"), part("PlaneOrientationSequence"), part("PixelMeasuresSequence"),
                 part("PixelValueTransformationSequence"), part("CTAcquisitionDetailsSequence"), mine,
             )
+            | _acquisition(part("FrameContentSequence"))
         )  # fmt: skip
         problems += [f"frame {number}: {p}" for p in mine]
         if len(problems) > 5:
@@ -293,9 +231,9 @@ def _places(
 
 
 def _place(position: Any, orientation: Any, measures: Any, rescale: Any, details: Any, problems: list[str]) -> dict:
-    where = _numbers(position, "ImagePositionPatient", 3, problems)
-    axes = _numbers(orientation, "ImageOrientationPatient", 6, problems)
-    spacing = _numbers(measures, "PixelSpacing", 2, problems)
+    where = numbers_of(position, "ImagePositionPatient", 3, problems)
+    axes = numbers_of(orientation, "ImageOrientationPatient", 6, problems)
+    spacing = numbers_of(measures, "PixelSpacing", 2, problems)
     if axes:
         row, column = np.array(axes[:3]), np.array(axes[3:])
         if abs(np.linalg.norm(row) - 1) > 0.02 or abs(np.linalg.norm(column) - 1) > 0.02 or abs(row @ column) > 0.02:
@@ -305,7 +243,7 @@ def _place(position: Any, orientation: Any, measures: Any, rescale: Any, details
     if where and max(map(abs, where)) > 1e5:
         problems.append("ImagePositionPatient is further than 100 m from the origin")
     for tag in ("RescaleSlope", "RescaleIntercept"):
-        _numbers(rescale, tag, 1, problems)
+        numbers_of(rescale, tag, 1, problems)
     slope = number_of(rescale, "RescaleSlope")
     if slope is not None and (slope == 0 or abs(slope) > 1000):
         problems.append(f"RescaleSlope {slope:g} cannot be")
@@ -316,10 +254,16 @@ def _place(position: Any, orientation: Any, measures: Any, rescale: Any, details
     return place | ({"tilt": tilt} if tilt is not None else {})
 
 
+def _acquisition(content: Any) -> dict[str, Any]:
+    """When a frame of an enhanced file was acquired, as far as it says so itself."""
+    number, time = number_of(content, "FrameAcquisitionNumber"), seconds_of(content)
+    return ({} if number is None else {"acquisition": int(number)}) | ({} if time is None else {"time": time})
+
+
 def _pixel_problems(header: Dataset) -> list[str]:
     problems = []
     samples = int(number_of(header, "SamplesPerPixel") or 1)
-    photometric = _text(header, "PhotometricInterpretation")
+    photometric = text_of(header, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         if not photometric:
             problems.append("PhotometricInterpretation is missing")
@@ -341,10 +285,7 @@ def _pixel_problems(header: Dataset) -> list[str]:
 def _syntax_problems(header: Dataset, rows: int | None, columns: int | None, frames: int, size: int) -> list[str]:
     from pydicom.uid import AllTransferSyntaxes
 
-    meta = getattr(header, "file_meta", None)
-    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
-    if syntax is None:
-        return ["it names no transfer syntax, so how its pixels are stored is not known"]
+    syntax = header.file_meta.TransferSyntaxUID
     if syntax not in AllTransferSyntaxes:
         return ["its transfer syntax is unknown"]
     allocated = number_of(header, "BitsAllocated") or 0
@@ -356,73 +297,18 @@ def _syntax_problems(header: Dataset, rows: int | None, columns: int | None, fra
 
 
 def _compressed(header: Dataset) -> bool:
-    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-    return bool(syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed)
-
-
-def _text(header: Any, tag: str) -> str:
-    value = header.get(tag)
-    if value is None:
-        return ""
-    if not isinstance(value, str) and isinstance(value, Sequence):
-        value = value[0] if len(value) else ""
-    return str(value).strip().strip("\0")
-
-
-def _words(header: Any, tag: str) -> list[str]:
-    value = header.get(tag)
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [str(v) for v in value]
-
-
-def number_of(header: Any, tag: str) -> float | None:
-    """The (first) finite number of a tag; None if there is none."""
-    value = header.get(tag)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, (str, int, float)):
-        with suppress(TypeError, IndexError, KeyError):
-            value = value[0]
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _numbers(header: Any, tag: str, count: int, problems: list[str]) -> list[float] | None:
-    value = header.get(tag)
-    if value is None or value == "" or (hasattr(value, "__len__") and not isinstance(value, str) and len(value) == 0):
-        problems.append(f"{tag} is missing")
-        return None
-    values = [value] if isinstance(value, (str, int, float)) or not hasattr(value, "__len__") else list(value)
-    try:
-        numbers = [float(v) for v in values]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        problems.append(f"{tag} is not {count} number{'s' if count > 1 else ''}")
-        return None
-    return numbers
-
-
-def _whole(header: Dataset, tag: str, problems: list[str]) -> int | None:
-    value = number_of(header, tag)
-    if value is None or value < 1:
-        problems.append(f"{tag} is missing")
-        return None
-    return int(value)
+    syntax = header.file_meta.TransferSyntaxUID
+    return bool(syntax.is_transfer_syntax and syntax.is_compressed)
 
 
 def _group(header: Dataset, names: Names) -> str:
-    patient = _text(header, "PatientID")
-    return names.of("pt", patient) if patient else names.of("pt", "study " + _text(header, "StudyInstanceUID"))
+    patient = text_of(header, "PatientID")
+    return names.of("pt", patient) if patient else names.of("pt", "study " + text_of(header, "StudyInstanceUID"))
 
 
 def _kernel(header: Dataset) -> str:
     """The convolution kernel's name, its letters, digits and signs only (free text could say anything)."""
-    word = _text(header, "ConvolutionKernel")
+    word = text_of(header, "ConvolutionKernel")
     return "".join(c for c in word if c.isalnum() or c in "+-_/ ")[:16].strip()
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.head_ct.dicom import first_bytes, number_of
+from pipelines.head_ct.dicom import first_bytes
+from pipelines.head_ct.elements import number_of
+from pipelines.shared.dicom_files import read_dicom
 from pipelines.shared.errors import BadFile
 from pipelines.shared.images import keep_pydicom_quiet
 
@@ -32,12 +34,10 @@ def read_hu(path: Path, frames: Sequence[int] | None = None) -> Iterator[tuple[i
     Raises:
         BadFile: pixels that are missing, truncated or cannot be decoded.
     """
-    from pydicom import dcmread
-
     keep_pydicom_quiet()
+    first_bytes(path)
     try:
-        start = first_bytes(path)
-        dataset = dcmread(path, force=start[128:132] != b"DICM")
+        dataset, _ = read_dicom(path)
         total = int(number_of(dataset, "NumberOfFrames") or 1)
         wanted = range(total) if frames is None else frames
         if "PixelData" not in dataset:

@@ -17,11 +17,11 @@ import pandas as pd
 from pipelines.head_ct.archive import Archive, file_name, names_of, open_archive
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.data import grid_of, prepare_settings
-from pipelines.head_ct.dicom import Names
 from pipelines.head_ct.labeller import critical_counts, label_reports, silver_columns
 from pipelines.head_ct.metrics import SCORE, predict_columns
 from pipelines.head_ct.page import concepts_page, worklist_page
-from pipelines.head_ct.series import Fault, Stack
+from pipelines.head_ct.pseudonyms import Names
+from pipelines.head_ct.stacks import Fault, Stack
 from pipelines.shared.environment import stage, start
 from pipelines.shared.errors import BadFile, ConfigError, DataError, nearest
 from pipelines.shared.log import log

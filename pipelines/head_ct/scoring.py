@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipelines.head_ct.model import SliceNetwork
-from pipelines.head_ct.series import Stack
+from pipelines.head_ct.stacks import Stack
 from pipelines.head_ct.volumes import NO_DATA, Grid, onto_grid, windowed
 from pipelines.shared.stats.probabilities import sigmoid
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from pipelines.head_ct.pixels import read_hu
-from pipelines.head_ct.series import MISSING, Fault, Stack, gaps
+from pipelines.head_ct.stacks import MISSING, Fault, Stack, gaps
 from pipelines.shared.errors import BadFile
 
 NO_DATA = -32768  # in a prepared volume: no slice, padding, or outside the field of view
@@ -146,10 +146,11 @@ def onto_grid(stack: Stack, root: Path, grid: Grid) -> tuple[np.ndarray, dict[st
     }
     warnings = []
     if faults:
-        warnings.append(f"{len(faults)} slices cannot be read ({'; '.join(sorted({f.reason for f in faults})[:2])})")
+        reasons = sorted({f.reason for f in faults})
+        warnings.append(f"slices cannot be read: {len(faults)} ({'; '.join(reasons[:2])})")
     lowest = float(np.percentile(volume[known], 1)) if known.any() else 0.0
     if known.any() and lowest > -500 and grid.field > 180:
-        warnings.append(f"no air around the head (lowest values at {lowest:.0f} HU): is the rescale intercept right?")
+        warnings.append(f"no air around the head, is the rescale intercept right?: lowest values at {lowest:.0f} HU")
     return volume, facts | {"warnings": warnings, "lowest": lowest}
 
 

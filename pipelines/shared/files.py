@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from pipelines.shared.dicom_files import looks_like_dicom
+
 LITTER = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"}
 LONGEST = 150  # bytes of an output's name, so that a suffix fits into the 255 that file systems allow
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff]')  # what some file system refuses
@@ -54,10 +56,10 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file says that it is DICOM (PS3.10 7.1: `DICM` after 128 bytes), whatever its name."""
+    """Whether a file is DICOM by its content, whatever its name."""
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return looks_like_dicom(file.read(132))
     except OSError:
         return False
 

@@ -16,8 +16,8 @@ from pipelines.head_ct.learner import HeadCtLearner
 
 from conftest import compose  # isort: skip
 from pipelines.head_ct.data import grid_of, prepare_settings
-from pipelines.head_ct.dicom import Names
 from pipelines.head_ct.model import SliceNetwork
+from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.scoring import Scorer, score_study
 from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.study import STUDY

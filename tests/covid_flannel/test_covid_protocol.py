@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import compose, run_on_cpu, toy_prepared
-from pipelines.covid_flannel.method import stacked
 from safetensors.numpy import load_file
 
 from pipelines.covid_flannel.config import CLASSES
+from pipelines.covid_flannel.method import stacked
 from pipelines.covid_flannel.protocol import FIXED, divide, fold_numbers, roles
 from pipelines.covid_flannel.study import STUDY
 from pipelines.shared.errors import DataError, RunError

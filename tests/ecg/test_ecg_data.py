@@ -11,6 +11,7 @@ import pytest
 from conftest import compose
 
 from pipelines.ecg import signals
+from pipelines.ecg.annotations import write_rhythms
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import SOURCES, prepare, prepare_settings
 from pipelines.ecg.evaluation import _warnings
@@ -33,7 +34,7 @@ def wfdb_record(folder, name, found=(("SINUS", 0),), seconds=30, seed=0, end=Non
     signals.write_record(folder / name, sine(seconds, seed), "MLII", 200.0, [])
     starts = [s for _, s in found] + [end or seconds * RATE]
     course = [Episode(a, b, r) for (r, a), b in zip(found, starts[1:], strict=False)]
-    signals.write_rhythms(folder / name, "atr", course, NOTES | {"odd": "(ODD", "(P": "(P"}, RATE)
+    write_rhythms(folder / name, "atr", course, NOTES | {"odd": "(ODD", "(P": "(P"}, RATE)
 
 
 def source(name, root, *more):
@@ -164,7 +165,7 @@ def test_unmapped_rhythms_are_masked_and_counted_and_unknown_ones_refused(tmp_pa
 
 def test_a_rhythm_beyond_the_end_is_refused(tmp_path):
     wfdb_record(tmp_path, "r1", [("SINUS", 0), ("AF", 9000)], end=9500)
-    with pytest.raises(DataError, match=r"a rhythm begins at 45.0 s, beyond the end"):
+    with pytest.raises(DataError, match=r"r1.atr: beyond the end of the recording: \(AFIB at 45.0 s"):
         source("wfdb", tmp_path)
 
 

@@ -159,6 +159,32 @@ def test_the_order_of_episodes_in_the_file_does_not_matter(folder):
     assert source.records["rhythms"].iloc[0] == "AF:12 SINUS:11"
 
 
+def test_what_lies_between_two_episodes_is_labelled_by_nobody(folder):
+    write(folder, "aa_0001", "grp0", [(1, 2560, "AFIB"), (3841, 6000, "NSR")])
+    source = irhythm(compose("ecg", "data=irhythm", f"data.root={folder}"))
+    assert source.records["rhythms"].iloc[0] == "AF:10 ?:5 SINUS:8"
+
+
+@pytest.mark.parametrize("onset", ["1e400", "-1e400", "NaN", "9" * 5000, "null", "[1]", '"x"'])
+def test_numbers_beyond_reason_are_problems(folder, onset):
+    text = f'{{"reviewer_id": 1, "episodes": [{{"onset": {onset}, "offset": 6000, "rhythm_name": "NSR"}}]}}'
+    (folder / "aa_0001_grp0.episodes.json").write_text(text)
+    assert "aa_0001_grp0.episodes.json: cannot be read as episodes" in problems(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe{", b"[" * 100_000, b"[]", b"null", b'{"episodes": 5}', b'"episodes"']
+)
+def test_json_that_is_no_list_of_episodes_is_a_problem(folder, content):
+    (folder / "aa_0001_grp0.episodes.json").write_bytes(content)
+    assert "aa_0001_grp0.episodes.json: cannot be read as episodes" in problems(folder)
+
+
+def test_an_offset_beyond_reason_takes_no_memory(folder):
+    write(folder, "aa_0001", "grp0", [(1, 10**15, "NSR")])
+    assert "ends beyond the record's 6000 samples" in problems(folder)
+
+
 def test_a_truncated_signal_is_said(folder):
     content = (folder / "aa_0001.ecg").read_bytes()
     (folder / "aa_0001.ecg").write_bytes(content[:8000])

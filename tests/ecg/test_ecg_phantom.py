@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from conftest import compose
 
+from pipelines.ecg.annotations import read_rhythms
 from pipelines.ecg.beats import draw_heart
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import phantom
-from pipelines.ecg.labels import NOTES, RATE, unpack
+from pipelines.ecg.labels import NOTES, unpack
 from pipelines.ecg.phantom import (
     READERS,
     SAMPLES,
@@ -25,7 +26,6 @@ from pipelines.ecg.phantom import (
     read_course,
 )
 from pipelines.ecg.rhythms import MISTAKEN, NEIGHBOURS, RHYTHMS, _fibrillation, _flutter
-from pipelines.ecg.signals import read_rhythms
 
 SMALL = PhantomSettings(patients=12)
 
@@ -63,10 +63,9 @@ def test_files_are_those_of_a_wfdb_database_and_say_that_they_are_synthetic(made
         for kind in ("hea", "dat", "atr", *READERS):
             assert (made / f"{name}.{kind}").is_file()
         assert "synthetic" in (made / f"{name}.hea").read_text()
-        samples, notes, rate = read_rhythms(made / name, "atr")
-        assert samples[0] == 0
-        assert rate == RATE
-        assert set(notes) <= set(NOTES.values())
+        found = read_rhythms(made / name, "atr")
+        assert found.seconds[0] == 0
+        assert set(found.notes) <= set(NOTES.values())
     assert "synthetic" in (made / "SYNTHETIC.txt").read_text()
     main = pd.read_csv(made / "truth" / "truth.csv")["main"]
     assert set(main) == set(CLASSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -10,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from bare_dicom import bare
 
 from pipelines.head_ct import dicom, volumes
-from pipelines.head_ct.dicom import Names, NotASlice, read_rows
+from pipelines.head_ct.dicom import NotASlice, read_rows
 from pipelines.head_ct.pixels import read_hu
+from pipelines.head_ct.pseudonyms import Names, salt_of
 from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.volumes import NO_DATA, Grid, load, onto_grid
 from pipelines.head_ct.writing import Header, write_enhanced, write_slices
+from pipelines.shared.dicom_files import ASSUMED
 from pipelines.shared.errors import BadFile
+from pipelines.shared.files import find_files
 
 NAMES = Names("salt")
 KERNELS = Kernels(["H3\\d.*", "STANDARD"], ["H[67]\\d.*", "BONE"])
@@ -195,7 +200,7 @@ def test_flipped_and_turned_pictures_come_out_alike(tmp_path):
 def test_a_gap_is_found_and_stays_empty(tmp_path):
     write(tmp_path, keep=lambda i: i not in (10, 11, 12))
     (study,), _ = study_of(tmp_path)
-    assert "slices are missing in 1 place" in study.warnings
+    assert "slices are missing: 1 gap" in study.warnings
     volume, _ = onto_grid(study.stack, tmp_path, Grid(20, 5.0, 32, 160.0))
     empty = (volume == NO_DATA).all(axis=(1, 2))
     assert 2 <= empty[2:-3].sum() <= 3
@@ -419,8 +424,6 @@ def test_what_is_no_dicom_or_cannot_be_opened(tmp_path):
     (tmp_path / "broken.dcm").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "preamble.dcm").write_bytes(b"\0" * 128 + b"DICM")
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     slices, faults = scan(tmp_path, NAMES)
     assert slices == []
@@ -429,6 +432,34 @@ def test_what_is_no_dicom_or_cannot_be_opened(tmp_path):
     assert found["empty"] == "is empty (0 bytes)"
     assert found["text.dcm"] == "is not a DICOM file"
     assert "broken link" in found["broken.dcm"]
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_files_without_preamble_and_suffix_are_read_and_it_is_told(tmp_path, implicit):
+    """As an old scanner or a network node leaves them: the data set alone."""
+    write(tmp_path / "whole")
+    for file in (tmp_path / "whole").iterdir():
+        for name in (file.name, f"{file.name}.IMA"):
+            (tmp_path / "bare").mkdir(exist_ok=True)
+            (tmp_path / "bare" / name).write_bytes(bare(pydicom.dcmread(file), implicit))
+    (whole,), _ = study_of(tmp_path / "whole")
+    (study,), left = study_of(tmp_path / "bare")
+    assert [f.reason for f in left] == ["is a copy of another file (same SOPInstanceUID)"] * 20
+    assert ASSUMED in study.warnings
+    assert ASSUMED not in whole.warnings
+    grid = Grid(12, 8.0, 32, 160.0)
+    expected, found = (onto_grid(s.stack, tmp_path / n, grid)[0] for s, n in ((whole, "whole"), (study, "bare")))
+    assert np.array_equal(found, expected)
+
+
+def test_a_name_may_be_any_bytes(tmp_path):
+    write(tmp_path / "in")
+    (tmp_path / "in" / "f003").rename(tmp_path / "in" / os.fsdecode(b"f\xe9\xff"))
+    (study,), left = study_of(tmp_path / "in")
+    assert left == []
+    assert len(study.stack.files) == 20
+    onto_grid(study.stack, tmp_path / "in", Grid(12, 8.0, 32, 160.0))
+    assert NAMES.of("f", "a") != NAMES.of("f", "a ")
 
 
 def test_unreadable_slices_are_missing_slices_and_too_many_are_a_reason(tmp_path):
@@ -440,7 +471,7 @@ def test_unreadable_slices_are_missing_slices_and_too_many_are_a_reason(tmp_path
             (study,), _ = study_of(tmp_path)
             volume, facts = onto_grid(study.stack, tmp_path, Grid(12, 10.0, 32, 160.0))
             assert len(facts["faults"]) == 2
-            assert "2 slices cannot be read" in facts["warnings"][0]
+            assert facts["warnings"][0].startswith("slices cannot be read: 2 (")
             assert (volume != NO_DATA).any()
     (study,), _ = study_of(tmp_path)
     with pytest.raises(BadFile, match="8 of 20 slices cannot be read"):
@@ -459,17 +490,17 @@ def test_a_wrong_intercept_is_noticed(tmp_path):
 
 def test_pydicoms_own_odd_files_are_used_or_named():
     used, reasons = [], {}
-    for file in dicom.find_files(DATA):
+    for file in find_files(DATA):
         try:
             rows = read_rows(DATA / file, NAMES)
             assert rows
             for _, hu in read_hu(DATA / file):
                 assert hu.ndim == 2
-            used.append(file)
+            used.append(str(file))
         except NotASlice as reason:
-            reasons[file] = str(reason)
+            reasons[str(file)] = str(reason)
         except BadFile as reason:
-            reasons[file] = str(reason)
+            reasons[str(file)] = str(reason)
     assert len(used) == 12
     assert "test_files/CT_small.dcm" in used
     assert "test_files/693_J2KI.dcm" in used
@@ -525,8 +556,8 @@ def test_names_are_keyed_hashes_and_reasons_quote_nobody(tmp_path):
 
 
 def test_the_salt_is_made_once_and_kept_from_others(tmp_path):
-    first = dicom.salt_of(tmp_path / "deep" / "salt")
-    assert dicom.salt_of(tmp_path / "deep" / "salt") == first
+    first = salt_of(tmp_path / "deep" / "salt")
+    assert salt_of(tmp_path / "deep" / "salt") == first
     assert len(first) == 32
     assert (tmp_path / "deep" / "salt").stat().st_mode & 0o077 == 0
 

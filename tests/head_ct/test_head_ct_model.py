@@ -10,10 +10,10 @@ from conftest import compose
 
 from pipelines.head_ct import model
 from pipelines.head_ct.anatomy import Finding, draw_head, hounsfield
-from pipelines.head_ct.dicom import Names
 from pipelines.head_ct.learner import HeadCtLearner
 from pipelines.head_ct.metrics import choose_points, gap_metrics, labeller_metrics, predict_columns
 from pipelines.head_ct.phantom import PhantomSettings, make_study, read_mask
+from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.scoring import Scorer
 from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.volumes import NO_DATA, load
