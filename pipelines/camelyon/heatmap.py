@@ -61,7 +61,7 @@ def grid(slide: Slide, tissue: Tissue, mpp: float, settings: HeatmapSection) -> 
     stride = settings.stride * mpp / slide.facts.mpp[0]
     rows, columns = (int(np.ceil(side / stride)) for side in (slide.facts.height, slide.facts.width))
     x, y = (np.arange(columns) + 0.5) * stride, (np.arange(rows) + 0.5) * stride
-    wanted = tissue.at(np.broadcast_to(x, (rows, columns)), np.broadcast_to(y[:, None], (rows, columns)))
+    wanted = tissue.at(x, y[:, None])
     side = max(1, settings.block // settings.stride)
     blocks = [
         Block(r, c, wanted[r : r + side, c : c + side]) for r in range(0, rows, side) for c in range(0, columns, side)
