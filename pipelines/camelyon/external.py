@@ -37,12 +37,13 @@ def external_predictions(
         chosen = [final_network(run, networks)] if (run.path / "heatmaps").exists() else networks
         return fitting.external_predictions(study, config, data, chosen, world)
     network = final_network(run, networks)
+    forest = scoring.forest_of(config, run)
     make_masks(config, data, folder, world)
     make_heatmaps(study, config, data, data.records["id"].tolist(), network.name, folder, world, network)
     predictions = pd.DataFrame()
     if world.main:
         places = dict.fromkeys(data.records["id"], network.name)
         scoring.score_training(config, data, folder, places, before=None)
-        predictions = scoring.slide_predictions(config, data.records, folder, run)
+        predictions = scoring.slide_predictions(data.records, folder, forest)
     barrier(world)
     return predictions

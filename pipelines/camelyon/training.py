@@ -6,7 +6,7 @@
     models/fold_<k>-first, fold_<k>-second    the same without the slides of fold k
     patches/<name>-hard.parquet               hard negatives that joined the second model's training
     heatmaps/<name>/<slide>.tif               of the network <name>
-    detections.parquet, lesions.parquet, slide_features.parquet, predictions/
+    detections.parquet, lesions.parquet, slide_features.parquet, models/forest.npz, predictions/
 
 Training slides' features come from heatmaps of the fold's model that has not seen them.
 """
@@ -64,7 +64,7 @@ def fit_and_predict(study: Study, config: CamelyonConfig, data: Data, folder: Ru
     if world.main:
         places = {name: f"fold_{k}-{final}" for name, k in fold.items()} | dict.fromkeys(scored, final)
         scoring.score_training(config, data, folder, places, before=None if final == "first" else "first")
-        predictions = scoring.slide_predictions(config, data.records, folder, folder)
+        predictions = scoring.slide_predictions(data.records, folder, scoring.train_forest(config, folder))
         for split in ("val", "test"):
             mine = predictions["id"].isin(data.records.loc[data.records["split"] == split, "id"])
             folder.write_table(folder.predictions(split), predictions[mine].reset_index(drop=True))
