@@ -18,6 +18,7 @@ from pipelines.shared.config import (
 )
 
 MODES = ["froc"]
+PREDICT_KEYS = ["data.mpp"]
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
