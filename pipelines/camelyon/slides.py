@@ -24,6 +24,7 @@ MIB = 2**20
 OPEN_SLIDES = 12  # handles that one process keeps open
 NO_MPP = "does not say its microns per pixel; give them with data.mpp=<microns>"
 OTHER_MPP = "data.mpp counts, not the scale that the file states"
+COARSE = "it is enlarged, because its pixels are coarser than the network's"
 LONGEST = 210  # mm, a little more than the longest glass that is scanned (6 x 8 inches)
 AT_ONCE = 2**24  # pixels of a level that are held in memory at once, 64 MiB; larger regions are read in strips
 LARGEST_TILE = 2**26  # pixels; OpenSlide decodes whole tiles
@@ -115,6 +116,10 @@ class Slide:
                 )
         return SlideFacts(width, height, (x, y), downsamples, str(properties.get("openslide.vendor", "unknown")))
 
+    def warned(self, mpp: float) -> list[str]:
+        """What the user should know of a slide that is looked at with so many microns per pixel."""
+        return [*self.warnings, *([COARSE] if self.facts.mpp[0] > 1.5 * mpp else [])]
+
     def read(self, x: float, y: float, width: int, height: int, mpp: float) -> np.ndarray:
         """A region at a wanted scale, from the level next finer, reduced by area.
 
@@ -146,14 +151,16 @@ class Slide:
         return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if reducing else cv2.INTER_LINEAR)
 
     def _in_strips(self, x: float, y: float, level: int, size: tuple[int, int], width: int, height: int) -> np.ndarray:
-        """A region of `size` pixels of a level, reduced by area as `read` does, in memory that does not grow with it."""
+        """A region of `size` pixels of a level, reduced by area as `read` does, in memory that is bounded."""
         found = np.empty((height, width, 3), np.uint8)
         step = size[1] / height  # rows of the level per row of the result
         count = max(1, min(256, int(AT_ONCE / 2 / size[0] / step)))
         for first in range(0, height, count):
             last = min(first + count, height)
             top, bottom = int(first * step), min(size[1], math.ceil(last * step))
-            strip = self._region(round(x), round(y + top * self.facts.downsamples[level]), level, (size[0], bottom - top))
+            strip = self._region(
+                round(x), round(y + top * self.facts.downsamples[level]), level, (size[0], bottom - top)
+            )
             narrow = cv2.resize(strip.astype(np.float32), (width, bottom - top), interpolation=cv2.INTER_AREA)
             # What of each row of the strip lies in each row of the result.
             row, source = np.arange(first, last)[:, None], np.arange(top, bottom)

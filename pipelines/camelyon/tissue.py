@@ -105,13 +105,18 @@ def require_tissue(slide: Slide, settings: TissueSection) -> float:
 
 
 def write_tissue(folder: Path, name: str, tissue: Tissue, slide: Slide) -> None:
-    """`<name>-mask.png` (0 and 255, a pixel per cell) and `<name>.png`, the slide with the tissue's outline."""
+    """`masks/<name>.png` (0 and 255, a pixel per cell) and `<name>.png`, the slide with the tissue's outline."""
     mpp = max(slide.facts.width, slide.facts.height) * slide.facts.mpp[0] / PICTURE
     width, height = slide.at(mpp)
     picture = slide.read(0, 0, width, height, mpp)
     large = cv2.resize(tissue.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    _write(folder / f"{name}-mask.png", tissue.mask.astype(np.uint8) * 255)
     _write(folder / f"{name}.png", outlined(picture, large, (20, 140, 50)))
+    _write(mask_file(folder, name), tissue.mask.astype(np.uint8) * 255)
+
+
+def mask_file(folder: Path, name: str) -> Path:
+    """Where `write_tissue` puts the mask, the last of its files."""
+    return folder / "masks" / f"{name}.png"
 
 
 def _write(file: Path, array: np.ndarray) -> None:
@@ -124,7 +129,7 @@ def read_tissue(folder: Path, name: str, slide: Slide, settings: TissueSection) 
     Raises:
         BadFile: it is of another size than the slide.
     """
-    with Image.open(folder / f"{name}-mask.png") as file:
+    with Image.open(mask_file(folder, name)) as file:
         mask = np.asarray(file) > 127
     width, height = slide.at(settings.mpp)
     if mask.shape != (height, width):

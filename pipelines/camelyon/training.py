@@ -1,6 +1,6 @@
 """From slides to slide scores, stage by stage; each leaves files, and a run that was cut off goes on behind the last.
 
-    tissue/<slide>-mask.png, <slide>.png      masks and their pictures
+    tissue/masks/<slide>.png, <slide>.png     masks and their pictures
     patches/patches.parquet                   where the patches lie
     models/first, models/second               before and after hard negatives, on all training slides
     models/fold_<k>-first, fold_<k>-second    the same without the slides of fold k
@@ -14,6 +14,7 @@ Training slides' features come from heatmaps of the fold's model that has not se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.model import PatchNetwork
 from pipelines.camelyon.patches import annotation_of, normal_tissue, patch_data, rows_of, sample_patches, with_slide
 from pipelines.camelyon.slides import opened
-from pipelines.camelyon.tissue import find_tissue, read_tissue, write_tissue
+from pipelines.camelyon.tissue import find_tissue, mask_file, read_tissue, write_tissue
 from pipelines.shared import fitting, preemption
 from pipelines.shared.dataset import PreparedDataset
 from pipelines.shared.distributed import World, agree, barrier, main_first
-from pipelines.shared.errors import BadFile, DataError, StatisticsError
+from pipelines.shared.errors import BadFile, DataError, StatisticsError, reason_of
 from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.log import log
 from pipelines.shared.model_files import update_facts
@@ -102,8 +103,10 @@ def per_slide(
     for name in track(todo[world.rank :: world.size], what, len(todo[world.rank :: world.size])):
         try:
             work(name)
-        except BadFile as reason:
-            raise DataError(f"{name}: {reason}.", "Replace the slide, then go on with mode=resume.") from None
+        except (BadFile, MemoryError) as failure:
+            raise DataError(
+                f"{name}: {reason_of(failure)}.", "Replace the slide, then go on with mode=resume."
+            ) from None
         if preemption.requested() and world.size == 1:
             raise SystemExit(EXIT_RESUME_ME)
     _, stop = agree(0.0, preemption.requested(), world)  # also: all are finished
@@ -120,7 +123,7 @@ def make_masks(config: CamelyonConfig, data: Data, folder: RunFolder, world: Wor
         slide = opened(data.source.root / paths[name], config.slide_mpp)
         write_tissue(place, name, find_tissue(slide, config.tissue), slide)
 
-    per_slide(list(paths), lambda name: place / f"{name}.png", work, "Finding tissue", world)
+    per_slide(list(paths), partial(mask_file, place), work, "Finding tissue", world)
 
 
 def all_patches(config: CamelyonConfig, data: Data, folder: RunFolder, world: World) -> pd.DataFrame:

@@ -20,7 +20,15 @@ import yaml
 
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, nearest
-from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_RESUME_ME, Job, config_model, predict_keys, study_modes
+from pipelines.shared.job import (
+    EXIT_INTERRUPTED,
+    EXIT_MISTAKE,
+    EXIT_RESUME_ME,
+    Job,
+    config_model,
+    predict_keys,
+    study_modes,
+)
 from pipelines.shared.launch import launch, processes, requeued, slurm_job
 
 if TYPE_CHECKING:

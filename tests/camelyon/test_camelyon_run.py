@@ -36,7 +36,7 @@ def test_a_run_leaves_all_its_stages(finished):
     patches = pd.read_parquet(finished / "patches" / "patches.parquet")
     assert set(patches["kind"]) == {"tumor", "normal"}
     for name in records["id"]:
-        assert (finished / "tissue" / f"{name}-mask.png").is_file()
+        assert (finished / "tissue" / "masks" / f"{name}.png").is_file()
     second = {p.stem for p in (finished / "heatmaps" / "second").iterdir()}
     assert second == set(records.loc[records["split"] != "train", "id"])
     # A training slide's features come from a model that was trained without it.

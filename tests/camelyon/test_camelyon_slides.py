@@ -209,7 +209,7 @@ def stained(tint=None, frame=False):
     y, x = np.ogrid[:250, :500]
     noise = np.random.default_rng(7).integers(-25, 25, (250, 500, 1))
     inside = ((y - 125) / 75) ** 2 + ((x - 156) / 103) ** 2 < 1
-    picture = np.where(inside[..., None], np.clip([205, 120, 175] + noise, 0, 255), 244).astype(np.uint8)
+    picture = np.where(inside[..., None], (noise + np.array([205, 120, 175])).clip(0, 255), 244).astype(np.uint8)
     if tint is not None:
         border = (x < 15) | (x > 484) | (y < 15) | (y > 234) if frame else (x > 300) & (y >= 0)
         picture[border] = tint
