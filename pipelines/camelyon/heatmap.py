@@ -21,6 +21,7 @@ from pipelines.camelyon.model import PatchNetwork
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.files import output_name
 from pipelines.shared.run_folder import write_atomically
 
 BATCH = 64  # patches at a time where each is scored by itself
@@ -162,6 +163,11 @@ def _score_patches(network: PatchNetwork, region: torch.Tensor, block: Block, se
 
 
 # --- files ---
+
+
+def heatmap_file(run: Path, network: str, slide: str) -> Path:
+    """heatmaps/<network>/<slide>.tif of a training run."""
+    return run / "heatmaps" / network / f"{output_name(slide)}.tif"
 
 
 def write_heatmap(file: Path, heatmap: Heatmap) -> None:

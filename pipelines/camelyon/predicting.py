@@ -96,7 +96,7 @@ class SlideScorer:
             slide = Slide(root / file, self.config.slide_mpp)
             try:
                 row["warnings"] = WARNINGS_BETWEEN.join(slide.warned(self.config.patches.mpp)) or None
-                return row | self.score(slide, output_name(file))
+                return row | self.score(slide, file)
             finally:
                 slide.close()
         except UserError:
@@ -104,18 +104,18 @@ class SlideScorer:
         except Exception as failure:
             return row | {"reason": reason_of(failure)}
 
-    def score(self, slide: Slide, name: str) -> Row:
+    def score(self, slide: Slide, file: str) -> Row:
         """Write all files of one slide; its scores, and what else is told of it."""
         from pipelines.camelyon.heatmap import overlay, score_slide, write_heatmap
         from pipelines.camelyon.scoring import detections_of
         from pipelines.camelyon.slide_features import baseline, slide_features
         from pipelines.camelyon.training import uses_bf16
 
-        config, folder, facts = self.config, self.folder, slide.facts
+        config, folder, facts, name = self.config, self.folder, slide.facts, output_name(file)
         tissue = find_tissue(slide, config.tissue)
         if not tissue.mask.any():
             raise BadFile(NONE)
-        write_tissue(folder / "tissue", name, tissue, slide)
+        write_tissue(folder / "tissue", file, tissue, slide)
         device, bf16 = self.world.device, uses_bf16(config, self.world)
         heatmap = score_slide(slide, tissue, self.network, config.patches.mpp, config.heatmap, device, bf16)
         write_heatmap(folder / "heatmaps" / f"{name}.tif", heatmap)

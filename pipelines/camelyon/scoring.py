@@ -15,7 +15,7 @@ from pipelines.camelyon import lesions
 from pipelines.camelyon.config import CamelyonConfig, LesionSection
 from pipelines.camelyon.forest import Forest, fit_forest, forest_file, read_forest, write_forest
 from pipelines.camelyon.froc import froc_score, score_detections
-from pipelines.camelyon.heatmap import Heatmap, overlay, read_heatmap
+from pipelines.camelyon.heatmap import Heatmap, heatmap_file, overlay, read_heatmap
 from pipelines.camelyon.masks import MPP, LesionMap, lesion_map
 from pipelines.camelyon.metrics import TASK, empty_lesions
 from pipelines.camelyon.patches import annotation_of, rows_of
@@ -23,6 +23,7 @@ from pipelines.camelyon.slide_features import baseline, slide_features
 from pipelines.camelyon.slides import opened
 from pipelines.camelyon.tissue import read_tissue
 from pipelines.shared.errors import RunError
+from pipelines.shared.files import output_name
 from pipelines.shared.log import log
 from pipelines.shared.run_folder import RunFolder, write_atomically, write_json
 from pipelines.shared.screen import track
@@ -64,12 +65,12 @@ def score_training(
         places: slide -> the network whose heatmap counts.
         before: the network without hard negatives, judged beside it; None: there is none.
     """
-    heatmaps = {slide: folder.path / "heatmaps" / network / f"{slide}.tif" for slide, network in places.items()}
+    heatmaps = {slide: heatmap_file(folder.path, network, slide) for slide, network in places.items()}
     write_features(data.records, heatmaps, folder)
     test = data.records[data.records["split"] == "test"]
     runs = {"": {s: heatmaps[s] for s in test["id"]}}
     if before is not None:
-        runs["before"] = {s: folder.path / "heatmaps" / before / f"{s}.tif" for s in test["id"]}
+        runs["before"] = {s: heatmap_file(folder.path, before, s) for s in test["id"]}
     score_lesions(config, data, test, runs, folder)
 
 
@@ -157,7 +158,7 @@ def score_lesions(
             parts.append(_scored(names, pd.concat(tables, ignore_index=True), maps, method, network))
             if not network and method == config.lesions.method:
                 for name, table in zip(names, tables, strict=True):
-                    lesions.write_detections(folder.path / "detections" / f"{name}.csv", table)
+                    lesions.write_detections(folder.path / "detections" / f"{output_name(name)}.csv", table)
     if "truth_lesions" in slides:
         parts.append(_scored(names, oracle_detections(slides), maps, "oracle", ""))
     folder.write_table(folder.path / "detections.parquet", pd.concat(parts, ignore_index=True))
@@ -228,5 +229,5 @@ def _draw(config: CamelyonConfig, data: Data, record: Mapping[str, Any], heatmap
     mpp = max(facts.width, facts.height) * facts.mpp[0] / PICTURE
     picture = slide.read(0, 0, *slide.at(mpp), mpp)
     shown = overlay(picture, heatmap, (facts.width, facts.height))
-    file = folder.path / "overlays" / f"{record['id']}.png"
+    file = folder.path / "overlays" / f"{output_name(record['id'])}.png"
     write_atomically(file, lambda aside: Image.fromarray(shown).save(aside, format="PNG"))

@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines.camelyon.config import TissueSection
 from pipelines.camelyon.slides import Slide
 from pipelines.shared.errors import BadFile, UnusableRecord
+from pipelines.shared.files import output_name
 from pipelines.shared.run_folder import write_atomically
 
 NONE = "no tissue found"
@@ -105,18 +106,18 @@ def require_tissue(slide: Slide, settings: TissueSection) -> float:
 
 
 def write_tissue(folder: Path, name: str, tissue: Tissue, slide: Slide) -> None:
-    """`masks/<name>.png` (0 and 255, a pixel per cell) and `<name>.png`, the slide with the tissue's outline."""
+    """`masks/<slide>.png` (0 and 255, a pixel per cell) and `<slide>.png`, the slide with the tissue's outline."""
     mpp = max(slide.facts.width, slide.facts.height) * slide.facts.mpp[0] / PICTURE
     width, height = slide.at(mpp)
     picture = slide.read(0, 0, width, height, mpp)
     large = cv2.resize(tissue.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    _write(folder / f"{name}.png", outlined(picture, large, (20, 140, 50)))
+    _write(folder / f"{output_name(name)}.png", outlined(picture, large, (20, 140, 50)))
     _write(mask_file(folder, name), tissue.mask.astype(np.uint8) * 255)
 
 
 def mask_file(folder: Path, name: str) -> Path:
     """Where `write_tissue` puts the mask, the last of its files."""
-    return folder / "masks" / f"{name}.png"
+    return folder / "masks" / f"{output_name(name)}.png"
 
 
 def _write(file: Path, array: np.ndarray) -> None:

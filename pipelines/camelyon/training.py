@@ -23,7 +23,7 @@ import pandas as pd
 
 from pipelines.camelyon import scoring
 from pipelines.camelyon.config import CamelyonConfig
-from pipelines.camelyon.heatmap import Heatmap, read_heatmap, score_slide, write_heatmap
+from pipelines.camelyon.heatmap import Heatmap, heatmap_file, read_heatmap, score_slide, write_heatmap
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.model import PatchNetwork
 from pipelines.camelyon.patches import annotation_of, normal_tissue, patch_data, rows_of, sample_patches, with_slide
@@ -208,14 +208,9 @@ def _mine(config: CamelyonConfig, data: Data, folder: RunFolder, slides: list[st
     return pd.concat(parts, ignore_index=True)
 
 
-def heatmap_file(folder: RunFolder, network: str, slide: str) -> Path:
-    """heatmaps/<network>/<slide>.tif."""
-    return folder.path / "heatmaps" / network / f"{slide}.tif"
-
-
 def heatmap_of(folder: RunFolder, network: str, slide: str) -> Heatmap:
     """A heatmap of the run."""
-    return read_heatmap(heatmap_file(folder, network, slide))
+    return read_heatmap(heatmap_file(folder.path, network, slide))
 
 
 def make_heatmaps(
@@ -235,9 +230,9 @@ def make_heatmaps(
         tissue = read_tissue(folder.path / "tissue", slide_id, slide, config.tissue)
         bf16 = uses_bf16(config, world)
         heatmap = score_slide(slide, tissue, loaded[0], config.patches.mpp, config.heatmap, world.device, bf16)
-        write_heatmap(heatmap_file(folder, name, slide_id), heatmap)
+        write_heatmap(heatmap_file(folder.path, name, slide_id), heatmap)
 
-    per_slide(slides, lambda s: heatmap_file(folder, name, s), work, f"Heatmaps of {name}", world)
+    per_slide(slides, partial(heatmap_file, folder.path, name), work, f"Heatmaps of {name}", world)
 
 
 def uses_bf16(config: CamelyonConfig, world: World) -> bool:

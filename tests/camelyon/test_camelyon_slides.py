@@ -12,10 +12,11 @@ from conftest import compose
 
 from pipelines.camelyon import data, pcam, slides
 from pipelines.camelyon.annotations import read_annotation
+from pipelines.camelyon.heatmap import heatmap_file
 from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.patches import PatchReader, normal_tissue, read_patch, sample_slide, with_slide
 from pipelines.camelyon.phantom import PhantomSettings, make_slide, slide_names, write_annotation, write_pyramid
-from pipelines.camelyon.slides import NO_MPP, OTHER_MPP, Slide, fingerprint
+from pipelines.camelyon.slides import COARSE, NO_MPP, OTHER_MPP, Slide, fingerprint
 from pipelines.camelyon.tissue import Tissue, find_tissue, read_tissue, tissue_mask, write_tissue
 from pipelines.shared.errors import BadFile, ConfigError, DataError, UnusableRecord
 
@@ -188,6 +189,20 @@ def test_tissue_is_found_and_glass_is_not(folder, tmp_path):
         read_tissue(tmp_path, "a", Slide(tmp_path / "other.tif"), settings)
 
 
+def test_files_of_slides_with_names_alike_stay_apart_and_below_the_folder(folder, tmp_path):
+    slide = Slide(folder / "training/normal/Normal_001.tif")
+    names = ["a", "a-mask", "masks/a", "x/a.svs", "x__a.svs", "../a", "切片.tif"]
+    masks = [Tissue(np.random.default_rng(i).random(slide.at(8.0)[::-1]) > 0.5, (1.0, 1.0)) for i in range(len(names))]
+    place = tmp_path / "run" / "tissue"
+    for name, tissue in zip(names, masks, strict=True):
+        write_tissue(place, name, tissue, slide)
+    for name, tissue in zip(names, masks, strict=True):
+        assert (read_tissue(place, name, slide, tissue_settings()).mask == tissue.mask).all(), name
+    assert len(list(place.glob("*.png"))) == len(names)
+    assert len({heatmap_file(tmp_path, "first", name) for name in names}) == len(names)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
 def test_small_parts_and_holes_are_cleaned():
     picture = np.full((400, 400, 3), 245, np.uint8)
     picture[100:300, 100:300] = (190, 90, 170)
@@ -352,6 +367,13 @@ def test_a_prepared_slide_is_its_overview_and_facts(folder):
     assert facts["mpp"] in (0.243, 0.226)
     assert 0 < facts["tissue_mm2"] < 0.2
     assert len(facts["fingerprint"]) == 64
+
+
+def test_what_is_odd_about_a_slides_scale_is_told(folder):
+    slide = "training/normal/Normal_001.tif"
+    assert not prepared(folder, slide)[1]["warnings"]
+    assert prepared(folder, slide, mpp=0.5)[1]["warnings"] == [OTHER_MPP]
+    assert prepared(folder, slide, mpp=2)[1]["warnings"] == [OTHER_MPP, COARSE]
 
 
 @pytest.mark.parametrize(
