@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipelines.ecg.config import CLASSES, EcgConfig
-from pipelines.ecg.labels import CODES, RATE, STEP, UNLABELLED, membership, step_codes
+from pipelines.ecg.labels import CODES, RATE, STEP, UNLABELLED, known_codes, membership
 from pipelines.shared.dataset import Augment
 from pipelines.shared.errors import ConfigError, WeightsError
 from pipelines.shared.trainer import Loss
@@ -189,8 +189,7 @@ def rebuild(facts: dict[str, Any]) -> nn.Module:
 
 def targets(records: pd.DataFrame) -> np.ndarray:
     """float32 (windows, steps + 1): the code of every step (see `labels.CODES`), then that of the recording's label."""
-    steps = int(records["steps"].max())
-    return np.column_stack([step_codes(list(records["rhythms"]), steps), records["record_code"]]).astype(np.float32)
+    return np.column_stack([known_codes(records), records["record_code"]]).astype(np.float32)
 
 
 def loss(config: EcgConfig) -> Loss:

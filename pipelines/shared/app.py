@@ -279,7 +279,8 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
             values[section] = now[section]
     for key in free:
         section, _, name = key.partition(".")
-        if name and name in values[section]:
+        kept = key in own and key not in keys and now[section].get(name) is not None  # a choice that has a default
+        if name and name in values[section] and not kept:
             values[section][name] = now[section][name]
     if config.mode in ("resume", "report"):
         values["run_dir"] = config.run

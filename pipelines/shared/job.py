@@ -48,6 +48,7 @@ def predict_keys(study: str) -> list[str]:
     """Keys that say what files to be scored do not say themselves (`PREDICT_KEYS` of a study's config.py).
 
     They describe those files, not the finished run: its own values, of its own data, never count for others' files.
+    Only a choice that has a default (the leads) stays the run's where it is not given.
     """
     return list(getattr(importlib.import_module(f"pipelines.{study}.config"), "PREDICT_KEYS", []))
 
