@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pipelines.covid_flannel import data, evaluation, metrics, model, protocol, training
 from pipelines.covid_flannel.config import CLASSES
+from pipelines.shared.images import SUFFIXES
 from pipelines.shared.study import Study
 
 STUDY = Study(
@@ -20,7 +21,7 @@ STUDY = Study(
     prepare=data.prepare,
     prepare_settings=data.prepare_settings,
     prepare_reads=["view"],
-    suffixes=data.SUFFIXES,
+    suffixes=SUFFIXES,
     labels=["label"],
     stratify="stratum",
     # Every patient is tested once, in one of five folds.

@@ -9,6 +9,7 @@ Read from top to bottom this is the study's Method section.
 from __future__ import annotations
 
 from pipelines.retinopathy import data, evaluation, explain, metrics, model
+from pipelines.shared.images import SUFFIXES
 from pipelines.shared.study import Study
 
 STUDY = Study(
@@ -18,7 +19,7 @@ STUDY = Study(
     sources=data.SOURCES,
     prepare=data.prepare,
     prepare_settings=data.prepare_settings,
-    suffixes=data.SUFFIXES,
+    suffixes=SUFFIXES,
     labels=["grade", "dme", "gradable"],
     stratify="grade",
     # One backbone, six sigmoid heads; unknown targets are masked out of the loss.

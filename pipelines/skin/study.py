@@ -7,6 +7,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
+from pipelines.shared.images import SUFFIXES
 from pipelines.shared.study import Study
 from pipelines.skin import data, evaluation, explain, metrics, model
 
@@ -17,7 +18,7 @@ STUDY = Study(
     sources=data.SOURCES,
     prepare=data.prepare,
     prepare_settings=data.prepare_settings,
-    suffixes=data.SUFFIXES,
+    suffixes=SUFFIXES,
     labels=["label"],
     stratify="stratum",
     # The partitioning algorithm finds the training classes; one backbone, softmax cross-entropy over them.
