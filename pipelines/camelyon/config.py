@@ -18,20 +18,25 @@ from pipelines.shared.config import (
 )
 
 MODES = ["froc"]
+PREDICT_KEYS = ["data.mpp"]
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Chance = Annotated[float, Field(ge=0, le=1)]
 
+PLAUSIBLE_MPP = (0.05, 10.0)  # microns per level-0 pixel, from an oil objective to a picture of the whole glass
+Mpp = Annotated[float, Field(ge=PLAUSIBLE_MPP[0], le=PLAUSIBLE_MPP[1])]
+
 
 class CamelyonData(DataSection):
     """Keys of all sources of slides.
 
-    `mpp`: microns per level-0 pixel for slides that do not say it; null: such a slide is an error.
+    `mpp`: microns per level-0 pixel of all slides, whatever they say themselves (where that differs, it is said); null:
+    what each slide says, and one that does not is an error.
     `strict_outlines`: refuse outlines that cross themselves, as the official ones sometimes do.
     """
 
-    mpp: Positive | None
+    mpp: Mpp | None
     strict_outlines: bool
 
 
@@ -215,7 +220,7 @@ class CamelyonConfig(StudyConfig):
 
     @property
     def slide_mpp(self) -> float | None:
-        """Microns per level-0 pixel of slides that do not say it."""
+        """Microns per level-0 pixel of all slides; None: as each slide says."""
         return None if self.data.name == "pcam" else self.data.mpp
 
 

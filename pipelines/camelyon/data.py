@@ -27,7 +27,7 @@ from pipelines.shared.records import Source, Target, dataset_folder, raise_probl
 
 __all__ = ["PREPARE_READS", "SOURCES", "SUFFIXES", "prepare", "prepare_settings"]
 
-PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays
 OVERVIEW = 128  # pixels
 PREPARE_READS = ("annotation", "outlines", "row")  # columns that `prepare` looks at, or that stand for a file it reads
 SLIDE_NAME = re.compile(r"(normal|tumor|test)_?(\d+)$", re.IGNORECASE)
@@ -86,6 +86,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
             "levels": len(facts.downsamples),
             "vendor": facts.vendor,
             "tissue_mm2": round(area, 4),
+            "warnings": slide.warned(settings["mpp"]),
         }
     finally:
         slide.close()

@@ -21,6 +21,7 @@ from pipelines.camelyon.model import PatchNetwork
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.files import output_name
 from pipelines.shared.run_folder import write_atomically
 
 BATCH = 64  # patches at a time where each is scored by itself
@@ -61,7 +62,7 @@ def grid(slide: Slide, tissue: Tissue, mpp: float, settings: HeatmapSection) -> 
     stride = settings.stride * mpp / slide.facts.mpp[0]
     rows, columns = (int(np.ceil(side / stride)) for side in (slide.facts.height, slide.facts.width))
     x, y = (np.arange(columns) + 0.5) * stride, (np.arange(rows) + 0.5) * stride
-    wanted = tissue.at(np.broadcast_to(x, (rows, columns)), np.broadcast_to(y[:, None], (rows, columns)))
+    wanted = tissue.at(x, y[:, None])
     side = max(1, settings.block // settings.stride)
     blocks = [
         Block(r, c, wanted[r : r + side, c : c + side]) for r in range(0, rows, side) for c in range(0, columns, side)
@@ -162,6 +163,11 @@ def _score_patches(network: PatchNetwork, region: torch.Tensor, block: Block, se
 
 
 # --- files ---
+
+
+def heatmap_file(run: Path, network: str, slide: str) -> Path:
+    """heatmaps/<network>/<slide>.tif of a training run."""
+    return run / "heatmaps" / network / f"{output_name(slide)}.tif"
 
 
 def write_heatmap(file: Path, heatmap: Heatmap) -> None:

@@ -68,7 +68,7 @@ class SlideMethod(Method[CamelyonConfig]):
         if run.world.main:
             places = {name: f"fold_{k}-{final}" for name, k in fold.items()} | dict.fromkeys(scored, final)
             scoring.score_training(config, data, folder, places, before=None if final == "first" else "first")
-            predictions = scoring.slide_predictions(config, data.records, folder, folder)
+            predictions = scoring.slide_predictions(data.records, folder, scoring.train_forest(config, folder))
             for split in ("val", "test"):
                 of_split = predictions["id"].isin(data.records.loc[data.records["split"] == split, "id"])
                 folder.write_table(folder.predictions(split), predictions[of_split].reset_index(drop=True))
@@ -79,13 +79,14 @@ class SlideMethod(Method[CamelyonConfig]):
     def answer(self, run: Run[CamelyonConfig], finished: FinishedRun, data: Data) -> pd.DataFrame:
         """The prediction table of other slides; detections, lesions and overlays are left in the run folder."""
         network = final_network(finished)
+        forest = scoring.forest_of(run.config, finished.folder)
         stages.make_masks(run, data)
         stages.make_heatmaps(run, data, data.records["id"].tolist(), network, finished.folder.network(network))
         predictions = pd.DataFrame()
         if run.world.main:
             places = dict.fromkeys(data.records["id"], network)
             scoring.score_training(run.config, data, run.folder, places, before=None)
-            predictions = scoring.slide_predictions(run.config, data.records, run.folder, finished.folder)
+            predictions = scoring.slide_predictions(data.records, run.folder, forest)
         barrier(run.world)
         return predictions
 

@@ -1,12 +1,15 @@
 """`mode=predict`: heatmap, detections, overlay and GeoJSON of slides, at the model's microns per pixel.
 
 The run folder gets, per slide, `heatmaps/<slide>.tif`, `detections/<slide>.csv`, `overlays/<slide>.png`,
-`geojson/<slide>.geojson` (drag it onto the slide in QuPath), and one row in predictions.csv. A slide that cannot be
-scored is a row with its reason.
+`geojson/<slide>.geojson` (drag it onto the slide in QuPath), where <slide> is its whole path below `input`, and one row
+in predictions.csv. Whatever goes wrong with a slide is the reason in its row, and the others go on. A run that was cut
+off goes on behind the last slide that was scored (mode=resume).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +23,23 @@ from pipelines.camelyon.lesions import outlines, write_detections
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.slides import SUFFIXES, Slide
 from pipelines.camelyon.tissue import NONE, find_tissue, write_tissue
+from pipelines.shared.cache import WARNINGS_BETWEEN
 from pipelines.shared.environment import stage, start
-from pipelines.shared.errors import BadFile
+from pipelines.shared.errors import BadFile, UserError, reason_of
 from pipelines.shared.evaluator import calls
-from pipelines.shared.inputs import input_files
+from pipelines.shared.files import output_name, shown_name
+from pipelines.shared.inputs import input_files, score_in_parts
 from pipelines.shared.log import log
 from pipelines.shared.run import open_finished
-from pipelines.shared.run_folder import RunFolder, read_json, write_atomically
-from pipelines.shared.screen import track
+from pipelines.shared.run_folder import write_atomically
 
 if TYPE_CHECKING:
+    from pipelines.camelyon.forest import Forest
     from pipelines.shared.job import Job
     from pipelines.shared.study import Study
+
+Row = dict[str, Any]
+TEXT, SCORES, FACTS = ["file", "reason", "warnings"], [f"p_{TASK}", "p_maximum"], ["tissue_mm2", "mpp"]
 
 
 def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
@@ -39,85 +47,97 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     from pipelines.camelyon.learner import PatchLearner
     from pipelines.camelyon.method import final_network
     from pipelines.camelyon.model import PatchNetwork
+    from pipelines.camelyon.scoring import forest_of
     from pipelines.shared.distributed import gather
     from pipelines.shared.method import load_network
 
     config: Any = job.config
     finished = open_finished(study, config.run)
-    name = final_network(finished)
+    final = final_network(finished)
     inputs = input_files(Path(config.input).expanduser(), SUFFIXES)
-    root, files = inputs.root, inputs.files
     run = start(study, job)
     world, folder = run.world, run.folder
-    network = load_network(run, PatchLearner(run.config), finished.folder.network(name))
+    forest = forest_of(config, finished.folder)
+    network = load_network(run, PatchLearner(run.config), finished.folder.network(final))
     assert isinstance(network, PatchNetwork)
-    rows = []
+
+    scorer = SlideScorer(config, network, forest, world, folder.path)
+
+    def score(files: list[str]) -> pd.DataFrame:
+        """A slide for each process."""
+        rows = [scorer.row(inputs.root, file) for file in files[world.rank :: world.size]]
+        return table_of([row for part in gather(rows, world) for row in part], finished.operating_points)
+
     with stage(run, "predict"):
-        for file in track(files[world.rank :: world.size], "Scoring slides"):
-            try:
-                rows.append({"file": file, "reason": None} | _score(config, root / file, file, network, world, folder))
-            except BadFile as reason:
-                rows.append({"file": file, "reason": str(reason)})
-        rows = [row for part in gather(rows, world) for row in part]
+        table = score_in_parts(folder, inputs.files, score, world, size=world.size)
     if not world.main:
         return
-    table = _table(config, finished.folder, pd.DataFrame(rows).set_index("file").loc[files].reset_index())
     out = folder.path / "predictions.csv"
     write_atomically(out, lambda aside: table.to_csv(aside, index=False))
     log.info(inputs.closing(int(table["reason"].isna().sum())))
     print(out)
 
 
-def _score(config: Any, path: Path, file: str, network: Any, world: Any, folder: RunFolder) -> dict[str, Any]:
-    """All files of one slide, and its features."""
-    from pipelines.camelyon.heatmap import overlay, score_slide, write_heatmap
-    from pipelines.camelyon.scoring import detections_of
-    from pipelines.camelyon.slide_features import slide_features
-    from pipelines.shared.trainer import uses_bf16
+@dataclass(frozen=True)
+class SlideScorer:
+    """A finished run, ready for slides, and the folder where their files go."""
 
-    name = Path(file).with_suffix("").as_posix().replace("/", "__")
-    slide = Slide(path, config.slide_mpp)
-    try:
+    config: Any
+    network: Any
+    forest: Forest
+    world: Any
+    folder: Path
+
+    def row(self, root: Path, file: str) -> Row:
+        """A slide's row, whatever happens to it; what concerns all slides (no space is left) is raised."""
+        row: Row = {"file": shown_name(file), "reason": None, "warnings": None}
+        try:
+            slide = Slide(root / file, self.config.slide_mpp)
+            try:
+                row["warnings"] = WARNINGS_BETWEEN.join(slide.warned(self.config.patches.mpp)) or None
+                return row | self.score(slide, file)
+            finally:
+                slide.close()
+        except UserError:
+            raise
+        except Exception as failure:
+            return row | {"reason": reason_of(failure)}
+
+    def score(self, slide: Slide, file: str) -> Row:
+        """Write all files of one slide; its scores, and what else is told of it."""
+        from pipelines.camelyon.heatmap import overlay, score_slide, write_heatmap
+        from pipelines.camelyon.scoring import detections_of
+        from pipelines.camelyon.slide_features import baseline, slide_features
+        from pipelines.shared.trainer import uses_bf16
+
+        config, folder, facts, name = self.config, self.folder, slide.facts, output_name(file)
         tissue = find_tissue(slide, config.tissue)
         if not tissue.mask.any():
             raise BadFile(NONE)
-        write_tissue(folder.path / "tissue", name, tissue, slide)
-        heatmap = score_slide(
-            slide, tissue, network, config.patches.mpp, config.heatmap, world.device, uses_bf16(config.trainer, world)
-        )
-        facts = slide.facts
-        write_heatmap(folder.path / "heatmaps" / f"{name}.tif", heatmap)
+        write_tissue(folder / "tissue", file, tissue, slide)
+        device, bf16 = self.world.device, uses_bf16(config.trainer, self.world)
+        heatmap = score_slide(slide, tissue, self.network, config.patches.mpp, config.heatmap, device, bf16)
+        write_heatmap(folder / "heatmaps" / f"{name}.tif", heatmap)
         found = detections_of(heatmap, config.lesions, config.lesions.method)
-        write_detections(folder.path / "detections" / f"{name}.csv", found)
+        write_detections(folder / "detections" / f"{name}.csv", found)
         regions = outlines(np.nan_to_num(heatmap.values) >= config.lesions.threshold, (0.0, 0.0), heatmap.stride)
-        write_geojson(folder.path / "geojson" / f"{name}.geojson", regions=regions, detections=found)
+        write_geojson(folder / "geojson" / f"{name}.geojson", regions=regions, detections=found)
         mpp = max(facts.width, facts.height) * facts.mpp[0] / 1024
         shown = overlay(slide.read(0, 0, *slide.at(mpp), mpp), heatmap, (facts.width, facts.height))
-        target = folder.path / "overlays" / f"{name}.png"
+        target = folder / "overlays" / f"{name}.png"
         write_atomically(target, lambda aside: Image.fromarray(shown).save(aside, format="PNG"))
-        features = slide_features(heatmap.values, heatmap.tissue, heatmap.stride * heatmap.mpp)
-        area = float(tissue.mask.sum()) * (config.tissue.mpp / 1000) ** 2
-        return {"detections": len(found), "tissue_mm2": round(area, 4), "mpp": facts.mpp[0]} | features
-    finally:
-        slide.close()
+        features = pd.DataFrame([slide_features(heatmap.values, heatmap.tissue, heatmap.stride * heatmap.mpp)])
+        return {
+            f"p_{TASK}": self.forest.probabilities(features)[0],
+            "p_maximum": baseline(features)[0],
+            "detections": len(found),
+            "tissue_mm2": round(float(tissue.mask.sum()) * (config.tissue.mpp / 1000) ** 2, 4),
+            "mpp": facts.mpp[0],
+        }
 
 
-def _table(config: Any, finished: RunFolder, rows: pd.DataFrame) -> pd.DataFrame:
-    """predictions.csv: the forest's score, the heatmap's maximum, and the calls at the frozen thresholds."""
-    from pipelines.camelyon.scoring import forest_scores
-    from pipelines.camelyon.slide_features import FEATURES
-
-    good = rows["reason"].isna()
-    table = rows[["file", "reason"]].copy()
-    if good.any():
-        scored = rows[good]
-        columns = pd.DataFrame(
-            {f"p_{TASK}": forest_scores(config, finished, scored[FEATURES]), "p_maximum": scored["maximum"].to_numpy()},
-            index=scored.index,
-        )
-        about = scored[["detections", "tissue_mm2", "mpp"]].astype({"detections": "Int64"})
-        points = read_json(finished.operating_points)
-        table = table.join(
-            pd.concat([columns, calls(columns, points), about], axis=1).convert_dtypes(convert_floating=False)
-        )
-    return table
+def table_of(rows: Sequence[Row], points: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of predictions.csv: what a slide without scores lacks is empty, also its calls at the frozen thresholds."""
+    table = pd.DataFrame(rows, columns=[*TEXT, *SCORES, "detections", *FACTS])
+    table = table.astype(dict.fromkeys(SCORES + FACTS, float) | {"detections": "Int64"})
+    return pd.concat([table[TEXT + SCORES], calls(table, points), table[["detections", *FACTS]]], axis=1)

@@ -13,14 +13,18 @@ from PIL import Image
 
 from pipelines.camelyon import lesions
 from pipelines.camelyon.config import CamelyonConfig, LesionSection
+from pipelines.camelyon.forest import Forest, fit_forest, forest_file, read_forest, write_forest
 from pipelines.camelyon.froc import froc_score, score_detections
-from pipelines.camelyon.heatmap import Heatmap, overlay, read_heatmap
+from pipelines.camelyon.heatmap import Heatmap, heatmap_file, overlay, read_heatmap
 from pipelines.camelyon.masks import MPP, LesionMap, lesion_map
 from pipelines.camelyon.metrics import TASK, empty_lesions
 from pipelines.camelyon.patches import annotation_of, rows_of
-from pipelines.camelyon.slide_features import baseline, forest_probabilities, slide_features
+from pipelines.camelyon.slide_features import baseline, slide_features
 from pipelines.camelyon.slides import opened
 from pipelines.camelyon.tissue import read_tissue
+from pipelines.shared.errors import RunError
+from pipelines.shared.files import output_name
+from pipelines.shared.log import log
 from pipelines.shared.run_folder import RunFolder, write_atomically, write_json
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
@@ -61,12 +65,12 @@ def score_training(
         places: slide -> the network whose heatmap counts.
         before: the network without hard negatives, judged beside it; None: there is none.
     """
-    heatmaps = {slide: folder.path / "heatmaps" / network / f"{slide}.tif" for slide, network in places.items()}
+    heatmaps = {slide: heatmap_file(folder.path, network, slide) for slide, network in places.items()}
     write_features(data.records, heatmaps, folder)
     test = data.records[data.records["split"] == "test"]
     runs = {"": {s: heatmaps[s] for s in test["id"]}}
     if before is not None:
-        runs["before"] = {s: folder.path / "heatmaps" / before / f"{s}.tif" for s in test["id"]}
+        runs["before"] = {s: heatmap_file(folder.path, before, s) for s in test["id"]}
     score_lesions(config, data, test, runs, folder)
 
 
@@ -80,30 +84,58 @@ def write_features(records: pd.DataFrame, heatmaps: Mapping[str, Path], folder: 
     folder.write_table(folder.path / "slide_features.parquet", pd.DataFrame(rows))
 
 
-def slide_predictions(
-    config: CamelyonConfig, records: pd.DataFrame, folder: RunFolder, trained: RunFolder
-) -> pd.DataFrame:
+def slide_predictions(records: pd.DataFrame, folder: RunFolder, forest: Forest) -> pd.DataFrame:
     """id, group, tumor, p_tumor (the forest), p_maximum (the heatmap's), of the slides of this run.
 
     Args:
-        config: of the run.
         records: its slides.
         folder: the run, with the features of these slides.
-        trained: the run whose training slides make the forest.
+        forest: of this run, or of the finished one that is applied.
     """
     features = pd.read_parquet(folder.path / "slide_features.parquet").set_index("id").loc[records["id"]].reset_index()
-    p = forest_scores(config, trained, features)
     table = records[["id", "group", TASK]].reset_index(drop=True)
-    return table.assign(p_tumor=p, p_maximum=baseline(features))
+    return table.assign(p_tumor=forest.probabilities(features), p_maximum=baseline(features))
 
 
-def forest_scores(config: CamelyonConfig, trained: RunFolder, features: pd.DataFrame) -> np.ndarray:
-    """(slides,) probability of metastases by the forest of a run's training slides, made again from its features."""
-    training = pd.read_parquet(trained.path / "slide_features.parquet")
-    training = training[training["split"] == "train"]
-    labels = training[TASK].to_numpy(int)
+def train_forest(config: CamelyonConfig, folder: RunFolder) -> Forest:
+    """The forest of a run's training slides, from slide_features.parquet; kept in models/forest.npz."""
+    forest = _fitted(config, folder)
+    write_forest(forest_file(folder), forest)
+    return forest
+
+
+def _fitted(config: CamelyonConfig, folder: RunFolder) -> Forest:
+    features = folder.read_table(folder.path / "slide_features.parquet")
+    training = features[features["split"] == "train"]
     seed = seed_of(config.seed, "forest") % 2**32
-    return forest_probabilities(training, labels, features, seed, config.slide_scores.trees)
+    return fit_forest(training, training[TASK].to_numpy(int), seed, config.slide_scores.trees)
+
+
+def forest_of(config: CamelyonConfig, finished: RunFolder) -> Forest:
+    """The forest of a finished run, which its thresholds were chosen for.
+
+    Runs of earlier versions do not hold it: there it is fitted again, and must give the run's own predictions.
+
+    Raises:
+        RunError: the file is damaged, or what is fitted again is another forest.
+    """
+    if forest_file(finished).exists():
+        return read_forest(forest_file(finished))
+    forest = _fitted(config, finished)
+    predictions = finished.read_table(finished.predictions("test"))
+    again = slide_predictions(predictions, finished, forest)
+    apart = float((again["p_tumor"] - predictions["p_tumor"]).abs().max())
+    if not apart <= 1e-6:
+        raise RunError(
+            f"run={finished.path} does not hold its forest (models/forest.npz), and fitted again from its features it "
+            f"gives other probabilities than the run's own (by up to {apart:.2g}).",
+            "Install the version of scikit-learn that its environment.json names, or train again.",
+        )
+    log.warning(
+        f"{finished.path.name} does not hold its forest, as runs of earlier versions do not: it was fitted again from "
+        "the features of the training slides, and gives the run's own test predictions."
+    )
+    return forest
 
 
 def score_lesions(
@@ -126,7 +158,7 @@ def score_lesions(
             parts.append(_scored(names, pd.concat(tables, ignore_index=True), maps, method, network))
             if not network and method == config.lesions.method:
                 for name, table in zip(names, tables, strict=True):
-                    lesions.write_detections(folder.path / "detections" / f"{name}.csv", table)
+                    lesions.write_detections(folder.path / "detections" / f"{output_name(name)}.csv", table)
     if "truth_lesions" in slides:
         parts.append(_scored(names, oracle_detections(slides), maps, "oracle", ""))
     folder.write_table(folder.path / "detections.parquet", pd.concat(parts, ignore_index=True))
@@ -197,5 +229,5 @@ def _draw(config: CamelyonConfig, data: Data, record: Mapping[str, Any], heatmap
     mpp = max(facts.width, facts.height) * facts.mpp[0] / PICTURE
     picture = slide.read(0, 0, *slide.at(mpp), mpp)
     shown = overlay(picture, heatmap, (facts.width, facts.height))
-    file = folder.path / "overlays" / f"{record['id']}.png"
+    file = folder.path / "overlays" / f"{output_name(record['id'])}.png"
     write_atomically(file, lambda aside: Image.fromarray(shown).save(aside, format="PNG"))

@@ -16,6 +16,7 @@ from pipelines.camelyon.froc_report import froc_figure
 from pipelines.camelyon.metrics import TASK
 from pipelines.shared import figures
 from pipelines.shared.figures import Subgroup
+from pipelines.shared.files import output_name
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
 from pipelines.shared.stats.estimate import Estimate
@@ -231,11 +232,11 @@ def picture_sections(evidence: Evidence, scored: Scored, note: str) -> list[Sect
         kind = "tumour" if scored.tumour[i] else "normal"
         lesions = int((scored.lesion_slide == i).sum())
         title = f"{name}: {kind}, {lesions} lesions, {missed[i]} missed, {false[i]} false positives"
-        pictures = [_square(folder / place / f"{name}.png") for place in ("tissue", "overlays")]
+        pictures = [_square(_picture(folder / place, name)) for place in ("tissue", "overlays")]
         rows.append((title, pictures))
     drawing.rows_of_slides(evidence.folder.figures / "slides.png", rows, ["Slide and tissue", "Heatmap"], note=note)
     names = evidence.records["id"].tolist()[:MASKS]
-    sheet = [(name, _square(folder / "tissue" / f"{name}.png", 220)) for name in names]
+    sheet = [(name, _square(_picture(folder / "tissue", name), 220)) for name in names]
     drawing.mask_sheet(evidence.folder.figures / "masks.png", sheet, note=note)
     more = len(evidence.records) - len(sheet)
     rest = f" {more} more are in tissue/." if more else ""
@@ -249,6 +250,12 @@ def picture_sections(evidence: Evidence, scored: Scored, note: str) -> list[Sect
             ],
         )
     ]  # fmt: skip
+
+
+def _picture(place: Path, slide: str) -> Path:
+    """A slide's picture; runs of earlier versions named it by the id as it is."""
+    file = place / f"{output_name(slide)}.png"
+    return file if file.exists() else place / f"{slide}.png"
 
 
 def _square(file: Path, side: int = 480) -> np.ndarray:

@@ -1,18 +1,12 @@
-"""From a heatmap to a slide's score (Wang et al. 2016, slide-based classification; JAMA 2017, supplement).
-
-Features of the heatmap go into a random forest. The forest is never stored: from the training slides' features and a
-seed it is made again, the same to the last bit.
-"""
+"""From a heatmap to its features, which make a slide's score (Wang et al. 2016, slide-based classification; JAMA 2017,
+supplement); the forest that takes them is in forest.py."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import RandomForestClassifier
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 REGION_THRESHOLD = 0.5
@@ -29,8 +23,6 @@ FEATURES = [
     *(f"region{k}_{shape}" for k in range(1, REGIONS + 1) for shape in SHAPES),
     "maximum",
 ]
-
-TREES = 500
 
 
 def slide_features(heatmap: np.ndarray, tissue: np.ndarray, cell: float) -> dict[str, float]:
@@ -85,34 +77,6 @@ def _shapes(region: Any, cell: float) -> dict[str, float]:
         "mean_intensity": region.intensity_mean,
         "min_intensity": region.intensity_min,
     }
-
-
-def fit_forest(features: pd.DataFrame, labels: np.ndarray, seed: int, trees: int = TREES) -> RandomForestClassifier:
-    """A random forest of training slides.
-
-    Args:
-        features: one row per slide, with the columns `FEATURES`.
-        labels: (slides,) 0 or 1, both present.
-        seed: of the forest.
-        trees: how many.
-
-    Raises:
-        ValueError: the labels are not both there.
-    """
-    from sklearn.ensemble import RandomForestClassifier
-
-    if set(np.unique(labels)) != {0, 1}:
-        raise ValueError(f"a forest needs slides of both labels, found {np.unique(labels).tolist()}")
-    forest = RandomForestClassifier(trees, class_weight="balanced", random_state=seed, n_jobs=1)
-    return forest.fit(features[FEATURES].to_numpy(np.float64), np.asarray(labels, int))
-
-
-def forest_probabilities(
-    training: pd.DataFrame, labels: np.ndarray, features: pd.DataFrame, seed: int, trees: int = TREES
-) -> np.ndarray:
-    """(slides,) probability of metastases of each row of `features`, by the forest of `training` and `labels`."""
-    forest = fit_forest(training, labels, seed, trees)
-    return forest.predict_proba(features[FEATURES].to_numpy(np.float64))[:, 1]
 
 
 def baseline(features: pd.DataFrame) -> np.ndarray:

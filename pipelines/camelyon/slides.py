@@ -6,6 +6,7 @@ The only module that knows OpenSlide. Positions are level-0 pixels, x to the rig
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,12 +16,18 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pipelines.camelyon.config import PLAUSIBLE_MPP
 from pipelines.shared.errors import BadFile
 
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 MIB = 2**20
 OPEN_SLIDES = 12  # handles that one process keeps open
 NO_MPP = "does not say its microns per pixel; give them with data.mpp=<microns>"
+OTHER_MPP = "data.mpp counts, not the scale that the file states"
+COARSE = "it is enlarged, because its pixels are coarser than the network's"
+LONGEST = 210  # mm, a little more than the longest glass that is scanned (6 x 8 inches)
+AT_ONCE = 2**24  # pixels of a level that are held in memory at once, 64 MiB; larger regions are read in strips
+LARGEST_TILE = 2**26  # pixels; OpenSlide decodes whole tiles
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Slide:
     Attributes:
         path: the file.
         facts: size, microns per pixel, levels.
+        warnings: what the user should know about how it was read.
     """
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
@@ -47,10 +55,10 @@ class Slide:
 
         Args:
             path: the file.
-            mpp: microns per level-0 pixel where the slide does not say it; what the slide says counts more.
+            mpp: microns per level-0 pixel; counts more than what the slide says of itself. None: it must say it.
 
         Raises:
-            BadFile: missing, empty, no slide, or without a scale; the reason, without the file's name.
+            BadFile: missing, empty, no slide, or without a scale that can be; the reason, without the file's name.
         """
         import openslide
 
@@ -66,17 +74,51 @@ class Slide:
             raise BadFile("is no slide that OpenSlide can open") from None
         except (openslide.OpenSlideError, OSError) as failure:
             raise BadFile(f"cannot be opened: {_short(failure)}") from None
+        try:
+            self.warnings: list[str] = []
+            self.facts = self._facts(mpp)
+        except BaseException:
+            self.close()
+            raise
+
+    def _facts(self, given: float | None) -> SlideFacts:
+        """Size and scale, found plausible: a false scale would ask for regions of any size."""
         properties = self._slide.properties
-        found = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
-        x, y = (value if value is not None else mpp for value in found)
+        stated = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+        x, y = stated if given is None else (given, given)
         if x is None or y is None:
             raise BadFile(NO_MPP)
+        if any(s is not None and abs(s / m - 1) > 0.02 for s, m in zip(stated, (x, y), strict=True)):
+            self.warnings.append(OTHER_MPP)
+        low, high = PLAUSIBLE_MPP
+        for value in (x, y):
+            if not low <= value <= high:
+                raise BadFile(
+                    f"says {value:.4g} microns per pixel, which cannot be a slide's scale ({low:g} to {high:g}); give "
+                    "the right one with data.mpp=<microns>"
+                )
         if abs(x / y - 1) > 0.02:
             raise BadFile(f"has pixels that are not square ({x:g} x {y:g} microns), which is not supported")
-        width, height = self._slide.dimensions
+        width, height = (int(side) for side in self._slide.dimensions)
+        longest = max(width * x, height * y) / 1000
+        if longest > LONGEST:
+            raise BadFile(
+                f"would be {longest:.0f} mm long with {x:.4g} microns per pixel, and no slide is longer than {LONGEST} "
+                "mm; give the right scale with data.mpp=<microns>"
+            )
         downsamples = tuple(float(d) for d in self._slide.level_downsamples)
-        vendor = str(properties.get("openslide.vendor", "unknown"))
-        self.facts = SlideFacts(int(width), int(height), (x, y), downsamples, vendor)
+        for level in range(len(downsamples)):
+            tile = [_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height")]
+            if tile[0] and tile[1] and tile[0] * tile[1] > LARGEST_TILE:
+                raise BadFile(
+                    f"is stored in tiles of {tile[0]:.0f} x {tile[1]:.0f} pixels, too large to be read in parts; "
+                    "convert it to a tiled pyramid"
+                )
+        return SlideFacts(width, height, (x, y), downsamples, str(properties.get("openslide.vendor", "unknown")))
+
+    def warned(self, mpp: float) -> list[str]:
+        """What the user should know of a slide that is looked at with so many microns per pixel."""
+        return [*self.warnings, *([COARSE] if self.facts.mpp[0] > 1.5 * mpp else [])]
 
     def read(self, x: float, y: float, width: int, height: int, mpp: float) -> np.ndarray:
         """A region at a wanted scale, from the level next finer, reduced by area.
@@ -100,11 +142,33 @@ class Slide:
         level = max(levels, key=lambda i: facts.downsamples[i], default=0)
         d = facts.downsamples[level]
         size = max(1, round(width * step[0] / d)), max(1, round(height * step[1] / d))
+        reducing = size[0] >= width and size[1] >= height
+        if reducing and size[0] * size[1] > AT_ONCE:
+            return self._in_strips(x, y, level, size, width, height)
         picture = self._region(round(x), round(y), level, size)
         if size == (width, height):
             return picture
-        reducing = size[0] >= width and size[1] >= height
         return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if reducing else cv2.INTER_LINEAR)
+
+    def _in_strips(self, x: float, y: float, level: int, size: tuple[int, int], width: int, height: int) -> np.ndarray:
+        """A region of `size` pixels of a level, reduced by area as `read` does, in memory that is bounded."""
+        found = np.empty((height, width, 3), np.uint8)
+        step = size[1] / height  # rows of the level per row of the result
+        count = max(1, min(256, int(AT_ONCE / 2 / size[0] / step)))
+        for first in range(0, height, count):
+            last = min(first + count, height)
+            top, bottom = int(first * step), min(size[1], math.ceil(last * step))
+            strip = self._region(
+                round(x), round(y + top * self.facts.downsamples[level]), level, (size[0], bottom - top)
+            )
+            narrow = cv2.resize(strip.astype(np.float32), (width, bottom - top), interpolation=cv2.INTER_AREA)
+            # What of each row of the strip lies in each row of the result.
+            row, source = np.arange(first, last)[:, None], np.arange(top, bottom)
+            share = np.minimum((row + 1) * step, source + 1) - np.maximum(row * step, source)
+            share = (share.clip(0) / step).astype(np.float32)
+            reduced = share @ narrow.reshape(bottom - top, -1)
+            found[first:last] = reduced.round().clip(0, 255).reshape(last - first, width, 3)
+        return found
 
     def _region(self, x: int, y: int, level: int, size: tuple[int, int]) -> np.ndarray:
         import openslide
@@ -113,11 +177,12 @@ class Slide:
             found = np.asarray(self._slide.read_region((x, y), level, size))
         except openslide.OpenSlideError as failure:
             raise BadFile(f"cannot be read at x {x}, y {y}, level {level}: {_short(failure)}") from None
-        alpha = found[..., 3]
-        if alpha.min() == 255:
-            return np.ascontiguousarray(found[..., :3])
-        share = alpha[..., None].astype(np.float32) / 255
-        return (found[..., :3] * share + 255 * (1 - share)).round().astype(np.uint8)
+        picture = np.ascontiguousarray(found[..., :3])
+        clear = found[..., 3] < 255
+        if clear.any():
+            share = found[clear, 3:].astype(np.float32) / 255
+            picture[clear] = (picture[clear] * share + 255 * (1 - share)).round()
+        return picture
 
     def overview(self, side: int) -> np.ndarray:
         """The whole slide, centred in a white square: uint8 (side, side, 3)."""
@@ -150,11 +215,12 @@ class Slide:
 
 
 def _number(text: str | None) -> float | None:
+    """A property as a number; None where there is none, or no number."""
     try:
-        value = float(text) if text else None
+        value = float(text) if text else math.nan
     except ValueError:
         return None
-    return value if value is not None and 0 < value < 1000 else None
+    return value if math.isfinite(value) else None
 
 
 def _short(failure: Exception) -> str:

@@ -1,7 +1,7 @@
 """The stages from slides to scored patches and heatmaps; each leaves files, and a run that was cut off goes on behind
 the last.
 
-    tissue/<slide>-mask.png, <slide>.png      masks and their pictures
+    tissue/masks/<slide>.png, <slide>.png     masks and their pictures
     patches/patches.parquet                   where the patches lie
     models/first, models/second               before and after hard negatives, on all training slides
     models/fold_<k>-first, fold_<k>-second    the same without the slides of fold k
@@ -12,23 +12,24 @@ the last.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipelines.camelyon.config import CamelyonConfig
-from pipelines.camelyon.heatmap import Heatmap, read_heatmap, score_slide, write_heatmap
+from pipelines.camelyon.heatmap import Heatmap, heatmap_file, read_heatmap, score_slide, write_heatmap
 from pipelines.camelyon.learner import PatchLearner
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.model import PatchNetwork
 from pipelines.camelyon.patches import annotation_of, normal_tissue, patch_data, rows_of, sample_patches, with_slide
 from pipelines.camelyon.slides import opened
-from pipelines.camelyon.tissue import find_tissue, read_tissue, write_tissue
+from pipelines.camelyon.tissue import find_tissue, mask_file, read_tissue, write_tissue
 from pipelines.shared import preemption
 from pipelines.shared.dataset import PreparedDataset
 from pipelines.shared.distributed import World, agree, barrier, main_first
-from pipelines.shared.errors import BadFile, DataError
+from pipelines.shared.errors import BadFile, DataError, reason_of
 from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.log import log
 from pipelines.shared.method import fit_network, load_network, network_outputs
@@ -57,8 +58,10 @@ def per_slide(
     for name in track(todo[world.rank :: world.size], what, len(todo[world.rank :: world.size])):
         try:
             work(name)
-        except BadFile as reason:
-            raise DataError(f"{name}: {reason}.", "Replace the slide, then go on with mode=resume.") from None
+        except (BadFile, MemoryError) as failure:
+            raise DataError(
+                f"{name}: {reason_of(failure)}.", "Replace the slide, then go on with mode=resume."
+            ) from None
         if preemption.requested() and world.size == 1:
             raise SystemExit(EXIT_RESUME_ME)
     _, stop = agree(0.0, preemption.requested(), world)  # also: all are finished
@@ -75,7 +78,7 @@ def make_masks(run: Run[CamelyonConfig], data: Data) -> None:
         slide = opened(data.source.root / paths[name], run.config.slide_mpp)
         write_tissue(place, name, find_tissue(slide, run.config.tissue), slide)
 
-    per_slide(list(paths), lambda name: place / f"{name}.png", work, "Finding tissue", run.world)
+    per_slide(list(paths), partial(mask_file, place), work, "Finding tissue", run.world)
 
 
 def all_patches(run: Run[CamelyonConfig], data: Data) -> pd.DataFrame:
@@ -151,14 +154,9 @@ def _false_alarms(config: CamelyonConfig, data: Data, folder: RunFolder, slides:
     return pd.concat(parts, ignore_index=True)
 
 
-def heatmap_file(folder: RunFolder, network: str, slide: str) -> Path:
-    """heatmaps/<network>/<slide>.tif."""
-    return folder.path / "heatmaps" / network / f"{slide}.tif"
-
-
 def heatmap_of(folder: RunFolder, network: str, slide: str) -> Heatmap:
     """A heatmap of the run."""
-    return read_heatmap(heatmap_file(folder, network, slide))
+    return read_heatmap(heatmap_file(folder.path, network, slide))
 
 
 def make_heatmaps(
@@ -178,9 +176,9 @@ def make_heatmaps(
         tissue = read_tissue(folder.path / "tissue", slide_id, slide, config.tissue)
         bf16 = uses_bf16(config.trainer, world)
         heatmap = score_slide(slide, tissue, loaded[0], config.patches.mpp, config.heatmap, world.device, bf16)
-        write_heatmap(heatmap_file(folder, name, slide_id), heatmap)
+        write_heatmap(heatmap_file(folder.path, name, slide_id), heatmap)
 
-    per_slide(slides, lambda s: heatmap_file(folder, name, s), work, f"Heatmaps of {name}", world)
+    per_slide(slides, partial(heatmap_file, folder.path, name), work, f"Heatmaps of {name}", world)
 
 
 def score_patches(run: Run[CamelyonConfig], data: Data, patches: pd.DataFrame, names: list[str]) -> None:

@@ -15,10 +15,13 @@ from PIL import Image
 from pipelines.camelyon.config import TissueSection
 from pipelines.camelyon.slides import Slide
 from pipelines.shared.errors import BadFile, UnusableRecord
+from pipelines.shared.files import output_name
 from pipelines.shared.run_folder import write_atomically
 
 NONE = "no tissue found"
 PICTURE = 640  # longest side of a mask's picture
+NEARLY_BLACK = 40  # of 255, mean of the three colours: darker than any stained tissue at a low magnification
+EDGE = 3  # pixels beside a black area that are mixed with it, by the median and by the slide's own levels
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,13 @@ class Tissue:
     cell: tuple[float, float]
 
     def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Whether level-0 positions lie in tissue; outside the slide nothing does."""
+        """Whether level-0 positions lie in tissue; outside the slide nothing does. x and y are broadcast: of a grid, a
+        row of x and a column of y are enough."""
         column = np.floor(np.asarray(x) / self.cell[0]).astype(int)
         row = np.floor(np.asarray(y) / self.cell[1]).astype(int)
-        inside = (row >= 0) & (column >= 0) & (row < self.mask.shape[0]) & (column < self.mask.shape[1])
-        found = np.zeros(inside.shape, bool)
-        found[inside] = self.mask[row[inside], column[inside]]
-        return found
+        rows, columns = self.mask.shape
+        inside = (row >= 0) & (row < rows) & ((column >= 0) & (column < columns))
+        return inside & self.mask[row.clip(0, rows - 1), column.clip(0, columns - 1)]
 
 
 def find_tissue(slide: Slide, settings: TissueSection) -> Tissue:
@@ -47,18 +50,36 @@ def find_tissue(slide: Slide, settings: TissueSection) -> Tissue:
 
 def tissue_mask(picture: np.ndarray, settings: TissueSection) -> np.ndarray:
     """Tissue in a picture (rows, columns, 3) of `settings.mpp`: (rows, columns) bool."""
+    pixel = (settings.mpp / 1000) ** 2  # mm2
     smooth = cv2.medianBlur(picture, 5)
+    scanned = ~_black(smooth, settings.smallest / pixel)
     saturation = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
-    threshold, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     # Otsu always divides, also a slide of glass alone: what is all but grey is never tissue.
-    mask = saturation > max(threshold, settings.min_saturation)
+    mask = scanned & (saturation > max(_otsu(saturation[scanned]), settings.min_saturation))
     if settings.grey:
         grey = cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY)
-        threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-        mask &= grey <= threshold  # Otsu puts the threshold itself into the lower part
-    pixel = (settings.mpp / 1000) ** 2  # mm2
+        mask &= grey <= _otsu(grey[scanned])  # Otsu puts the threshold itself into the lower part
     mask = _without_small(mask, settings.smallest / pixel)
     return ~_without_small(~mask, settings.largest_hole / pixel)
+
+
+def _black(smooth: np.ndarray, pixels: float) -> np.ndarray:
+    """What a scanner filled because it never scanned it, and its edge: (rows, columns) bool.
+
+    Black with any tint, of which compression leaves some, is of high saturation: it would count as tissue, and Otsu's
+    threshold would part it from everything else.
+    """
+    # A sum with weights: numpy would make doubles of the whole picture.
+    mean = cv2.transform(smooth, np.full((1, 3), 1 / 3, np.float32))
+    black = _without_small(mean < NEARLY_BLACK, pixels)
+    if not black.any():
+        return black
+    return cv2.dilate(black.astype(np.uint8), np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)) > 0
+
+
+def _otsu(values: np.ndarray) -> float:
+    """Otsu's threshold of uint8 values (n,)."""
+    return cv2.threshold(values.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0] if values.size else 0.0
 
 
 def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:
@@ -85,13 +106,18 @@ def require_tissue(slide: Slide, settings: TissueSection) -> float:
 
 
 def write_tissue(folder: Path, name: str, tissue: Tissue, slide: Slide) -> None:
-    """`<name>-mask.png` (0 and 255, a pixel per cell) and `<name>.png`, the slide with the tissue's outline."""
+    """`masks/<slide>.png` (0 and 255, a pixel per cell) and `<slide>.png`, the slide with the tissue's outline."""
     mpp = max(slide.facts.width, slide.facts.height) * slide.facts.mpp[0] / PICTURE
     width, height = slide.at(mpp)
     picture = slide.read(0, 0, width, height, mpp)
     large = cv2.resize(tissue.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    _write(folder / f"{name}-mask.png", tissue.mask.astype(np.uint8) * 255)
-    _write(folder / f"{name}.png", outlined(picture, large, (20, 140, 50)))
+    _write(folder / f"{output_name(name)}.png", outlined(picture, large, (20, 140, 50)))
+    _write(mask_file(folder, name), tissue.mask.astype(np.uint8) * 255)
+
+
+def mask_file(folder: Path, name: str) -> Path:
+    """Where `write_tissue` puts the mask, the last of its files."""
+    return folder / "masks" / f"{output_name(name)}.png"
 
 
 def _write(file: Path, array: np.ndarray) -> None:
@@ -104,7 +130,7 @@ def read_tissue(folder: Path, name: str, slide: Slide, settings: TissueSection) 
     Raises:
         BadFile: it is of another size than the slide.
     """
-    with Image.open(folder / f"{name}-mask.png") as file:
+    with Image.open(mask_file(folder, name)) as file:
         mask = np.asarray(file) > 127
     width, height = slide.at(settings.mpp)
     if mask.shape != (height, width):

@@ -16,7 +16,7 @@ from pipelines.covid_flannel.phantom import PhantomSettings, drawn, ensure_phant
 from pipelines.covid_flannel.rules import Rules, file_name, finding, finding_words, read_rules, view
 from pipelines.shared.duplicates import describe
 from pipelines.shared.errors import DataError, listed, nearest
-from pipelines.shared.images import read_image
+from pipelines.shared.images import SUFFIXES, read_picture
 from pipelines.shared.records import (
     Source,
     Target,
@@ -29,8 +29,7 @@ from pipelines.shared.records import (
 )
 from pipelines.shared.seeds import seed_of
 
-PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts
 PARTS = ("train", "val", "test")
 KINDS = ("NORMAL", "PNEUMONIA")
 OLDEST = 120  # years
@@ -55,7 +54,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     Raises:
         BadFile: the file cannot be read.
     """
-    image = read_image(root / record["path"])
+    image, warnings = read_picture(root / record["path"])
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     size = settings["size"]
     how = cv2.INTER_AREA if min(grey.shape) >= size else cv2.INTER_CUBIC
@@ -66,7 +65,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     if settings["pa_to_ap"] and record.get("view") == "PA":
         noise = np.random.default_rng(seed_of("pa_to_ap", record["id"])).normal(0, PA_NOISE, square.shape)
         square = np.clip(np.rint(square[:, ::-1] + noise), 0, 255).astype(np.uint8)
-    return square[..., None], facts | {"width": image.shape[1], "height": image.shape[0]}
+    return square[..., None], facts | {"width": image.shape[1], "height": image.shape[0], "warnings": warnings}
 
 
 # --- sources ---

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipelines.covid_flannel import data, evaluation, metrics, protocol
 from pipelines.covid_flannel.config import CovidConfig
+from pipelines.shared.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class CovidFlannel(Study[CovidConfig]):
 
     # Frontal chest X-rays as grey squares; groups are patients.
     sources = data.SOURCES
-    suffixes = data.SUFFIXES
+    suffixes = SUFFIXES
     labels = ("label",)
     stratify = "stratum"
     prepare = staticmethod(data.prepare)

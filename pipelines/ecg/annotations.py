@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.ecg.labels import MASKED, RATE, STEP, Episode, step_labels
+from pipelines.ecg.wfdb_files import beside, read_header
 from pipelines.shared.errors import BadFile
 
 # Codes of the format (ecgcodes.h): what an annotation is, and words that belong to the annotation before them.
@@ -180,15 +181,10 @@ def _header_rate(stem: Path) -> float:
     Raises:
         BadFile: there is none that can be read.
     """
-    import wfdb
-
     try:
-        rate = float(wfdb.rdheader(str(stem.resolve())).fs or 0)
-    except Exception:  # wfdb raises many types for damaged headers
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise BadFile("neither it nor its header names a time resolution")
-    return rate
+        return read_header(beside(stem, "hea")).rate
+    except BadFile as reason:
+        raise BadFile(f"neither it nor its header names a time resolution: {reason}") from None
 
 
 def _annotations(content: bytes) -> list[tuple[int, int, str]]:

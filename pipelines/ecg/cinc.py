@@ -12,7 +12,9 @@ from typing import Any
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import UNLABELLED
 from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, text_lines, window_rows
+from pipelines.ecg.wfdb_files import beside
 from pipelines.shared.errors import DataError, counted
+from pipelines.shared.files import find_files
 from pipelines.shared.records import BLANKS, Source, dataset_folder, raise_problems
 from pipelines.shared.screen import track
 
@@ -55,7 +57,7 @@ def cinc2017(config: EcgConfig, root: str | None = None) -> Source:
     """
     folder = dataset_folder(root or config.data.root, "cinc2017")
     references, notes, problems = read_references(folder, list(config.labels.record))
-    stems = sorted({f.with_suffix("") for kind in ("mat", "hea") for f in folder.rglob(f"*.{kind}")})
+    stems = sorted({folder / f.with_suffix("") for f in find_files(folder, {".mat", ".hea"})})
     validation = [s for s in stems if _of_validation(s.relative_to(folder))]
     both = 0 < len(validation) < len(stems)
     rows: list[dict[str, Any]] = []
@@ -75,7 +77,7 @@ def cinc2017(config: EcgConfig, root: str | None = None) -> Source:
             differing[str(other.file)] += 1
             if other.rank(path) == chosen.rank(path):
                 problems.append(f"{record}: {label} in {chosen.file}, but {other.labels[stem.name]} in {other.file}")
-        header = stem.with_suffix(".hea")
+        header = beside(stem, "hea")
         recording = open_or_none(header, config)
         steps = recording.steps if recording else 0
         rest += beyond(recording)
@@ -113,11 +115,11 @@ def read_references(folder: Path, allowed: Sequence[str]) -> tuple[list[Referenc
     Raises:
         DataError: there is none.
     """
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name.lower().startswith("reference"))
+    files = [f for f in find_files(folder) if f.name.lower().startswith("reference")]
     references: list[Reference] = []
     others: list[str] = []
     problems: list[str] = []
-    for file in (f.relative_to(folder) for f in files if f.suffix.lower() == ".csv"):
+    for file in (f for f in files if f.suffix.lower() == ".csv"):
         name = REFERENCE.fullmatch(file.name)
         if name is None:
             others.append(str(file))

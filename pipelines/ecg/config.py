@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection
 
 MODES = ["readers"]
+PREDICT_KEYS = ["data.leads", "data.sampling_rate"]
 
 # The twelve outputs, in the order of the network's units (Hannun 2019, Table 1).
 CLASSES = [
@@ -27,9 +28,14 @@ class AlsoSource(Section):
 
 
 class EcgData(DataSection):
-    """Keys of all ECG sources. `leads`: of several leads the first of these that a recording has."""
+    """Keys of all ECG sources.
+
+    `leads`: of several leads the first of these that a recording has. `sampling_rate`: Hz, for files that do not say it
+    themselves.
+    """
 
     leads: list[str]
+    sampling_rate: Annotated[float, Field(ge=50, le=20_000)] | None
     also: list[AlsoSource]
 
 
@@ -77,10 +83,9 @@ class WfdbData(EcgData):
 
 
 class TableData(EcgData, TableSection):
-    """`data=table`. `sampling_rate` in Hz, for files that do not say it themselves."""
+    """`data=table`."""
 
     name: Literal["table"]
-    sampling_rate: Annotated[float, Field(gt=0)] | None
 
 
 class EcgModel(ModelSection):

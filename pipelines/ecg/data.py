@@ -27,10 +27,11 @@ from pipelines.ecg.labels import MASKED, STEP, UNLABELLED, carried, record_words
 from pipelines.ecg.patients import read_patients
 from pipelines.ecg.phantom import PhantomSettings, ensure_phantom
 from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, window_rows
+from pipelines.ecg.wfdb_files import beside
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord, listed, nearest
 from pipelines.shared.records import Source, Target, dataset_folder, raise_problems, read_csv, read_table
 
-PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays
 SUFFIXES = (".hea", ".ecg", ".csv", ".npy")
 
 
@@ -45,7 +46,7 @@ def prepare_settings(config: EcgConfig) -> dict[str, Any]:
         "steps": config.preprocess.steps,
         "scale": config.preprocess.scale,
         "leads": config.data.leads,
-        "sampling_rate": getattr(config.data, "sampling_rate", None),
+        "sampling_rate": config.data.sampling_rate,
     }
 
 
@@ -53,8 +54,8 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     """One window: float32 (steps * 256,) at 200 Hz, and its facts.
 
     Raises:
-        BadFile: the file cannot be read, or holds samples that are no numbers.
-        UnusableRecord: a flat line.
+        BadFile: the file cannot be read, or holds infinite samples.
+        UnusableRecord: a flat line, or every step has a gap.
     """
     header = record.get("header")
     file = root / (header if isinstance(header, str) else record["path"])
@@ -64,28 +65,47 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
         raise BadFile(f"its header says {recording.rate:g} Hz; recordings of this set have {expected:g} Hz")
     start = int(record.get("start", 0)) * STEP
     stop = min(start + settings["steps"] * STEP, recording.steps * STEP)
-    mark, clipped = signals.fingerprint(recording, start, stop)
+    quality = signals.quality(recording, start, stop)
     values = signals.read_stretch(recording, start, stop)
-    return scaled(values, settings), {"fingerprint": mark, "clipped": clipped, "lead": recording.lead}
+    array = scaled(values, settings)
+    lost = np.flatnonzero(signals.lost_steps(values))
+    facts = {
+        "fingerprint": quality.fingerprint,
+        "clipped": quality.clipped,
+        "lead": recording.lead,
+        "missing": quality.missing,
+        "lost_steps": " ".join(map(str, lost)) or None,
+    }
+    if quality.missing:
+        facts["warnings"] = [signals.MISSING]
+    return array, facts
 
 
 def scaled(values: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     """Samples (n,) as the network takes them: scaled, and padded to a whole window, float32 (steps * 256,).
 
+    NaN, a gap, becomes a straight line; mean and standard deviation are those of the rest.
+
     Raises:
-        BadFile: samples that are no numbers.
-        UnusableRecord: a flat line.
+        UnusableRecord: a flat line, or every step has a gap.
+        BadFile: values beyond what can be computed with.
     """
-    missing = int(np.isnan(values).sum())
-    if missing:
-        raise BadFile(f"{missing:,} of {len(values):,} samples are no numbers")
-    deviation = float(values.std())
-    if deviation <= 1e-9 * max(1.0, float(np.abs(values).max())):
+    if signals.lost_steps(values).all():
+        raise UnusableRecord("no step is without a gap")
+    known = ~np.isnan(values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation, level = float(values[known].std()), float(values[known].mean())
+    if not np.isfinite([deviation, level]).all():
+        raise BadFile(f"values of up to {np.nanmax(np.abs(values)):.3g} are no signal")
+    if deviation <= 1e-9 * max(1.0, float(np.abs(values[known]).max())):
         raise UnusableRecord("flat line: the signal does not change")
-    level = float(values.mean())
+    at = np.arange(len(values))
+    values = np.interp(at, at[known], values[known])
     values = np.concatenate([values, np.full(settings["steps"] * STEP - len(values), level)])
     if settings["scale"] == "window":
         values = (values - level) / deviation
+    if np.abs(values).max() > np.finfo(np.float32).max:
+        raise BadFile(f"values of up to {np.abs(values).max():.3g} are no signal")
     return values.astype(np.float32)
 
 
@@ -170,16 +190,22 @@ def table(config: EcgConfig) -> Source:
     found: dict[str, Labels] = {}
     rest, opened = 0, False
     for record in source.records.to_dict("records"):
-        file = source.root / str(record["path"])
+        file = signals.signal_file(source.root / str(record["path"]))
         recording = open_or_none(file, config)
         steps = recording.steps if recording else 0
         rest, opened = rest + beyond(recording), opened or recording is not None
         code = record.pop("rhythm")
         place: dict[str, Any] = {"record": record.pop("id")} | {str(k): v for k, v in record.items()}
+        is_wfdb = file.suffix.lower() in (".hea", ".dat", ".mat")
+        if is_wfdb and recording:
+            place |= {
+                "path": str(recording.file.relative_to(source.root)),
+                "header": str(file.with_suffix(".hea").relative_to(source.root)),
+            }
         labels = [UNLABELLED if code == code else MASKED] * steps
         if code == code:
             place["record_label"] = words[int(code)]
-        elif file.with_suffix(".atr").is_file() and file.suffix in (".hea", ".dat", ".mat"):
+        elif is_wfdb and beside(file.with_suffix(""), "atr").is_file():
             found[str(place["record"])] = read = wfdb_labels(file.with_suffix(""), "atr", steps, config.labels.wfdb)
             problems += [f"{file.with_suffix('.atr').name}: {p}" for p in read.problems]
             labels = read.steps

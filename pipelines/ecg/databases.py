@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pandas as pd
@@ -14,9 +15,13 @@ from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import RATE, STEP, carried, window_labels, windows
 from pipelines.ecg.patients import about_recordings
 from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, text_lines, window_rows
+from pipelines.ecg.wfdb_files import beside
 from pipelines.shared.errors import DataError, counted
-from pipelines.shared.records import Source, raise_problems
+from pipelines.shared.files import find_files
+from pipelines.shared.records import Source, inside, raise_problems
 from pipelines.shared.screen import track
+
+READERS = [f".rev{letter}" for letter in ascii_lowercase]
 
 
 def wfdb_database(
@@ -48,15 +53,15 @@ def wfdb_database(
     stems, unannotated = _wfdb_stems(root)
     about = about_recordings([_record(s, root) for s in [*stems, *unannotated]], patients, same_patient, known, root)
     readers_of: dict[Path, list[str]] = {}
-    for file in root.rglob("*.rev[a-z]"):
-        readers_of.setdefault(file.with_suffix(""), []).append(file.suffix[1:])
+    for file in find_files(root, READERS):
+        readers_of.setdefault(root / file.with_suffix(""), []).append(file.suffix[1:])
     rows: list[dict[str, Any]] = []
     readings: list[dict[str, Any]] = []
     problems: list[str] = []
     found: dict[str, Labels] = {}
     rest = 0
     for stem in track(stems, f"Reading annotations of {name}", len(stems)):
-        header = stem.with_suffix(".hea")
+        header = beside(stem, "hea")
         recording = open_or_none(header, config)
         steps = recording.steps if recording else 0
         rest += beyond(recording)
@@ -122,10 +127,13 @@ def _wfdb_stems(root: Path) -> tuple[list[Path], list[Path]]:
     """The records of a database without their suffix, and those that are passed over for want of annotations."""
     listing = root / "RECORDS"
     if listing.is_file():
-        stems = [root / name for _, name in text_lines(listing)]
+        names = [name.removesuffix(".hea") for _, name in text_lines(listing)]
+        outside = [f"{name} leaves the folder" for name in names if not inside(name)]
+        raise_problems(outside, str(listing), "Correct these lines.")
+        stems = [root / name for name in dict.fromkeys(names)]
     else:
-        stems = sorted({f.with_suffix("") for kind in ("hea", "atr") for f in root.rglob(f"*.{kind}")})
-    annotated = [stem for stem in stems if stem.with_suffix(".atr").is_file()]
+        stems = list(dict.fromkeys(root / f.with_suffix("") for f in find_files(root, {".hea", ".atr"})))
+    annotated = [stem for stem in stems if beside(stem, "atr").is_file()]
     if not annotated:
         raise DataError(
             f"{root} holds no WFDB record with an .atr file.",

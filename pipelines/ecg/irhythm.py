@@ -18,6 +18,7 @@ from typing import Any
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import MASKED, RATE, STEP, step_labels
 from pipelines.shared.errors import DataError
+from pipelines.shared.files import is_litter
 from pipelines.shared.records import raise_problems
 
 
@@ -41,7 +42,7 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
     Raises:
         DataError: no records, or everything that is wrong with any of the files.
     """
-    records = sorted(f.stem for f in folder.glob("*.ecg"))
+    records = sorted(f.stem for f in folder.glob("*.ecg") if not is_litter(f.name))
     if not records:
         raise DataError(f"{folder} holds no .ecg file.", "Give the folder with <id>.ecg and <id>_*.episodes.json.")
     known = {name: name for name in CLASSES} | dict(names)

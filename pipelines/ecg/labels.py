@@ -90,6 +90,16 @@ def step_codes(texts: Sequence[str], steps: int) -> np.ndarray:
     return table
 
 
+def known_codes(records: pd.DataFrame) -> np.ndarray:
+    """`step_codes` of a record table; steps whose signal has a gap (`lost_steps`, from `data.prepare`) are masked."""
+    table = step_codes(list(records["rhythms"]), int(records["steps"].max()))
+    for row, lost in zip(table, records.get("lost_steps", [None] * len(records)), strict=True):
+        if isinstance(lost, str):
+            at = [int(step) for step in lost.split()]
+            row[at] = np.where(row[at] == CODES[ABSENT], CODES[ABSENT], CODES[MASKED])
+    return table
+
+
 def episodes(labels: Sequence[str]) -> list[Episode]:
     """Runs of equal labels as episodes."""
     found, at = [], 0

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pipelines.ecg import metrics
 from pipelines.ecg.config import CLASSES, EcgConfig
-from pipelines.ecg.labels import CODES, RATE, UNLABELLED, carried, membership, step_codes
+from pipelines.ecg.labels import CODES, RATE, UNLABELLED, carried, known_codes, membership
 from pipelines.ecg.model import BACKBONE, Architecture, EcgNetwork
 from pipelines.shared.dataset import Augment
 from pipelines.shared.errors import ConfigError, WeightsError
@@ -87,9 +87,7 @@ class EcgLearner(Learner[EcgConfig]):
 
     def targets(self, records: pd.DataFrame) -> np.ndarray:
         """float32 (windows, steps + 1): the code of every step (`labels.CODES`), then that of the recording's label."""
-        steps = int(records["steps"].max())
-        codes = step_codes(list(records["rhythms"]), steps)
-        return np.column_stack([codes, records["record_code"]]).astype(np.float32)
+        return np.column_stack([known_codes(records), records["record_code"]]).astype(np.float32)
 
     def loss(self) -> Loss:
         """Cross-entropy of every labelled step; of a recording's label, that of the mean probability of its classes.

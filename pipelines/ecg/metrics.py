@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.ecg.config import CLASSES, LabelSection
-from pipelines.ecg.labels import ABSENT, CODES, membership, record_words, step_codes
+from pipelines.ecg.labels import ABSENT, CODES, known_codes, membership, record_words
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import auroc, auroc_statistic
 from pipelines.shared.stats.bootstrap import bootstrap_estimates, divide
@@ -42,7 +42,7 @@ def target_columns(records: pd.DataFrame) -> pd.DataFrame:
     Steps that are padding, or that the window before has counted, are rows too, with the step -1.
     """
     size = int(records["steps"].max())
-    codes = step_codes(list(records["rhythms"]), size)
+    codes = known_codes(records)
     at = records["start"].to_numpy()[:, None] + np.arange(size)
     names = np.array([*CLASSES, None], dtype=object)
     return pd.DataFrame(

@@ -32,7 +32,7 @@ from pipelines.ecg.beats import Heart, draw_heart, render
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import NOTES, RATE, STEP, Episode, pack, step_labels
 from pipelines.ecg.rhythms import MISTAKEN, NEIGHBOURS, RHYTHMS
-from pipelines.ecg.signals import write_record
+from pipelines.ecg.wfdb_files import write_record
 from pipelines.shared.phantoms import ensure_folder, write_notice
 from pipelines.shared.screen import parallel_map
 

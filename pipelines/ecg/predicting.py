@@ -1,13 +1,15 @@
 """`mode=predict`: recordings of any length, window by window with overlap, in bounded memory.
 
 Leaves predictions.csv (one row per file), episodes.csv, steps.parquet, and per file a WFDB annotation file
-`annotations/<record>.rhy` and a picture of strips.
+`annotations/<file>.rhy` and a picture of strips `figures/<file>.png`, where <file> is the whole relative path.
 """
 
 from __future__ import annotations
 
-import re
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +23,15 @@ from pipelines.ecg.data import SUFFIXES, prepare_settings, scaled
 from pipelines.ecg.drawing import Strip, strips
 from pipelines.ecg.labels import MASKED, NOTES, RATE, STEP, episodes
 from pipelines.ecg.metrics import SCORES
+from pipelines.ecg.recording import Recording
+from pipelines.ecg.wfdb_files import beside, read_header
 from pipelines.shared.environment import stage, start
-from pipelines.shared.errors import BadFile
-from pipelines.shared.inputs import input_files
+from pipelines.shared.errors import BadFile, UnusableRecord, counted, reason_of
+from pipelines.shared.files import output_name, shown_name
+from pipelines.shared.inputs import Inputs, input_files, score_in_parts
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
-from pipelines.shared.run_folder import write_atomically
+from pipelines.shared.run_folder import RunFolder, write_atomically
 from pipelines.shared.screen import track
 
 if TYPE_CHECKING:
@@ -56,33 +61,36 @@ def plan(steps: int, size: int, overlap: int) -> list[tuple[int, int, int]]:
 
 
 def label_recording(
-    recording: signals.Recording, answer: Answer, settings: dict[str, Any], overlap: int, at_once: int, what: str
+    recording: Recording, answer: Answer, settings: dict[str, Any], overlap: int, at_once: int, what: str
 ) -> np.ndarray:
-    """Probabilities of every step, float64 (steps, 12); NaN where the signal is flat or has no numbers.
+    """Probabilities of every step, float64 (steps, 12); NaN where the signal is a flat line or has a gap.
 
     At most `at_once` windows of signal are in memory, whatever the recording's length.
 
     Raises:
-        BadFile: the file turns out to be truncated or damaged.
+        BadFile: the file turns out to be truncated or damaged, or holds infinite samples.
     """
     size = settings["steps"]
     windows = plan(recording.steps, size, overlap)
     result = np.full((recording.steps, len(CLASSES)), np.nan)
+    lost, flat = np.zeros(recording.steps, bool), np.zeros(recording.steps, bool)
     groups = [windows[i : i + at_once] for i in range(0, len(windows), at_once)]
     for group in track(groups, what, len(groups)):
         begin, end = group[0][0] * STEP, min(group[-1][0] + size, recording.steps) * STEP
         signal = signals.read_stretch(recording, begin, end)
         arrays, places = [], []
         for first, kept, last in group:
-            piece = signal[first * STEP - begin : first * STEP - begin + size * STEP]
+            of_its_own = signal[kept * STEP - begin : last * STEP - begin]
+            lost[kept:last], flat[kept:last] = signals.lost_steps(of_its_own), signals.flat_steps(of_its_own)
             try:
-                arrays.append(scaled(piece, settings))
-            except BadFile:  # a flat line or a gap: these steps stay without an answer
+                arrays.append(scaled(signal[first * STEP - begin :][: size * STEP], settings))
+            except UnusableRecord:  # nothing but a flat line or gaps
                 continue
             places.append((first, kept, last))
         if arrays:
             for p, (first, kept, last) in zip(answer(np.stack(arrays)), places, strict=True):
                 result[kept:last] = p[kept - first : last - first]
+    result[lost | signals.flat_lines(flat)] = np.nan
     return result
 
 
@@ -114,54 +122,90 @@ def episode_table(file: str, labels: list[str], probabilities: np.ndarray) -> pd
 
 
 def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
-    """Label recordings. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
+    """Label recordings. Every file is a row of predictions.csv; one that cannot be read has its reason there.
+
+    What is known of each file is kept as soon as it is labelled: a run that was cut off goes on after it (mode=resume).
+    """
     config: Any = job.config
     finished = open_finished(study, config.run)
-    path = Path(config.input).expanduser()
-    record = path.with_name(f"{path.name}.hea")  # WFDB names a record without its suffix
-    inputs = input_files(record if not path.exists() and record.is_file() else path, SUFFIXES)
-    root, files = inputs.root, inputs.files
-    files = [f for f in files if Path(f).suffix != ".csv" or not Path(root, f).with_suffix(".hea").is_file()]
+    inputs, segments = whole_records(input_files(signals.signal_file(Path(config.input).expanduser()), SUFFIXES))
     run = start(study, job)
     folder = run.folder
     if not run.world.main:
         return  # a recording is labelled in its order, by one process
     answer = _answer(run, finished)
-    settings = prepare_settings(config)
-    rows: list[dict[str, Any]] = []
-    found: list[pd.DataFrame] = []
-    tables: list[pd.DataFrame] = []
     with stage(run, "predict"):
-        for file in files:
-            row: dict[str, Any] = {"file": file, "reason": None}
-            rows.append(row)
-            try:
-                recording = signals.open_recording(root / file, settings["leads"], settings["sampling_rate"])
-                what = f"Labelling {file}"
-                p = label_recording(recording, answer, settings, config.predict.overlap, config.predict.windows, what)
-                if np.isnan(p).all():
-                    raise BadFile("flat line, or no sample is a number")
-            except BadFile as reason:
-                row["reason"] = str(reason)
-                continue
-            labels = named(p)
-            mine = episode_table(file, labels, p)
-            found.append(mine)
-            tables.append(pd.DataFrame(p, columns=SCORES).assign(file=file, step=range(len(p)), rhythm=labels))
-            row |= _summary(recording, labels, p, mine)
-            _write_annotations(folder.path / "annotations", file, labels, recording.rate)
-            picture = folder.figures / f"{_plain(file)}.png"
-            strips(picture, _strips(recording, labels, p))
-    columns = ["file", "reason", *dict.fromkeys(k for row in rows for k in row if k not in ("file", "reason"))]
-    file_ = folder.path / "predictions.csv"
+        score = partial(_rows, config=config, root=inputs.root, answer=answer, folder=folder)
+        table = score_in_parts(folder, inputs.files, score, run.world, size=1)
+        labelled = [(str(file), np.reshape(np.stack(p), (-1, len(CLASSES))))
+                    for file, p in zip(table["file"], table.pop("steps_p"), strict=True) if p is not None]  # fmt: skip
+        _write_steps(folder, labelled)
+        file = folder.path / "predictions.csv"
+        _write(file, table)
+    more = f"; {counted(segments, 'segment')} read with their records" if segments else ""
+    log.info(inputs.closing(int(table["reason"].isna().sum())) + more)
+    print(file)
+
+
+def whole_records(inputs: Inputs) -> tuple[Inputs, int]:
+    """The inputs as recordings: what belongs to a WFDB record is no file of its own. And how many segments do."""
+    headers = {f for f in inputs.files if Path(f).suffix == ".hea"}
+    stems = {str(Path(f).with_suffix("")) for f in headers}
+    belonging: set[str] = set()
+    for file in headers:
+        try:
+            header = read_header(inputs.root / file)
+        except BadFile:
+            continue  # its row will say why
+        names = [signal.file for signal in header.signals]
+        names += [beside(Path(name), "hea").name for name, _ in header.segments or ()]
+        belonging.update(str(Path(file).with_name(name)) for name in names)
+    tables = [f for f in inputs.files if Path(f).suffix == ".csv" and str(Path(f).with_suffix("")) in stems]
+    files = [f for f in inputs.files if f not in belonging and f not in tables]
+    others = [f for f in inputs.others if str(f) not in belonging and str(f.with_suffix("")) not in stems]
+    whole = replace(inputs, files=files, others=[*others, *map(Path, tables)])
+    return whole, len(headers & belonging)
+
+
+def _rows(files: list[str], config: Any, root: Path, answer: Answer, folder: RunFolder) -> pd.DataFrame:
+    """What is known of each file: its row of predictions.csv, and `steps_p`, its probabilities, step after step."""
+    return pd.DataFrame([_row(file, config, root, answer, folder) for file in files]).convert_dtypes(
+        infer_objects=False, convert_string=False, convert_floating=False
+    )
+
+
+def _row(file: str, config: Any, root: Path, answer: Answer, folder: RunFolder) -> dict[str, Any]:
+    """Label one recording, and write its annotations and picture."""
+    name, settings = shown_name(file), prepare_settings(config)
+    row: dict[str, Any] = {"file": name, "reason": None, "warnings": None, "steps_p": None}
+    try:
+        recording = signals.open_recording(root / file, settings["leads"], settings["sampling_rate"])
+        what = f"Labelling {name}"
+        p = label_recording(recording, answer, settings, config.predict.overlap, config.predict.windows, what)
+        if np.isnan(p).all():
+            raise BadFile("nothing but flat lines and gaps")
+        labels = named(p)
+        row |= _summary(recording, labels, p)
+        shown = _strips(recording, labels, p)
+    except Exception as failure:  # whatever one file does, every other gets its row
+        return row | {"reason": reason_of(failure)}
+    _write_annotations(folder.path / "annotations", output_name(file), labels, recording)
+    strips(folder.figures / f"{output_name(file)}.png", shown)
+    return row | {"steps_p": p.ravel()}
+
+
+def _write_steps(folder: RunFolder, labelled: list[tuple[str, np.ndarray]]) -> None:
+    """episodes.csv and steps.parquet of all recordings that have an answer."""
+    courses = [(file, named(p), p) for file, p in labelled]
+    found = [episode_table(*course) for course in courses]
     _write(folder.path / "episodes.csv", pd.concat(found) if found else pd.DataFrame())
+    tables = [
+        pd.DataFrame(p, columns=SCORES).assign(file=file, step=range(len(p)), rhythm=labels)
+        for file, labels, p in courses
+    ]
     if tables:
         every = pd.concat(tables, ignore_index=True)[["file", "step", "rhythm", *SCORES]]
         folder.write_table(folder.path / "steps.parquet", every)
-    _write(file_, pd.DataFrame(rows, columns=columns))
-    good = sum(row["reason"] is None for row in rows)
-    log.info(f"{good} of {len(rows)} files labelled" + ("" if good == len(rows) else "; the others say why not"))
-    print(file_)
 
 
 def _answer(run: Run[EcgConfig], finished: FinishedRun) -> Answer:
@@ -185,40 +229,46 @@ def _answer(run: Run[EcgConfig], finished: FinishedRun) -> Answer:
     return answer
 
 
-def _summary(recording: signals.Recording, labels: list[str], p: np.ndarray, mine: pd.DataFrame) -> dict[str, Any]:
+def _summary(recording: Recording, labels: list[str], p: np.ndarray) -> dict[str, Any]:
     """What predictions.csv says of one file. `p_<class>` is the mean over its steps."""
     beyond = recording.samples - recording.steps * STEP
     means = np.nanmean(p, axis=0)
+    clipped, missing = _quality(recording)
     return {
+        "warnings": signals.MISSING if missing else None,
         "lead": recording.lead,
         "seconds": round(recording.length / recording.rate, 2),
         "steps": len(labels),
         "unlabelled_s": round((labels.count(MASKED) * STEP + beyond) / RATE, 2),
-        "clipped": round(_clipped(recording), 4),
-        "episodes": len(mine),
+        "missing_samples": missing,
+        "clipped": round(clipped, 4),
+        "episodes": len(episodes(labels)),
         "rhythms": " ".join(name for name in CLASSES if name in labels),
         **{name: float(value) for name, value in zip(SCORES, means, strict=True)},
     }
 
 
-def _clipped(recording: signals.Recording) -> float:
-    """The largest share of clipped samples in any stretch of ten minutes."""
+def _quality(recording: Recording) -> tuple[float, int]:
+    """The largest share of clipped samples in any stretch of ten minutes, and how many samples are missing."""
     length = int(600 * recording.rate)
-    shares = (
-        signals.clipped_share(recording.read(a, min(a + length, recording.length)))
-        for a in range(0, recording.length, length)
-    )
-    return max(shares, default=0.0)
+    shares, missing = [0.0], 0
+    for begin in range(0, recording.length, length):
+        values = recording.read(begin, min(begin + length, recording.length))
+        shares.append(signals.clipped_share(values))
+        missing += int(np.isnan(values).sum())
+    return max(shares), missing
 
 
-def _write_annotations(folder: Path, file: str, labels: list[str], rate: float) -> None:
-    """`annotations/<folder of the file>/<record>.rhy`: rhythm changes in aux_note, samples at the file's own rate."""
-    place = folder / Path(file).parent
-    place.mkdir(parents=True, exist_ok=True)
-    write_rhythms(place / _plain(Path(file).stem), "rhy", episodes(labels), NOTES, rate)
+def _write_annotations(folder: Path, name: str, labels: list[str], recording: Recording) -> None:
+    """`<name>.rhy`: rhythm changes in aux_note, counted in the frames of the recording's own file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:  # wfdb takes no names with points
+        stem = Path(aside) / "record"
+        write_rhythms(stem, "rhy", episodes(labels), NOTES, recording.frame_rate or recording.rate)
+        beside(stem, "rhy").replace(folder / f"{name}.rhy")
 
 
-def _strips(recording: signals.Recording, labels: list[str], p: np.ndarray) -> list[Strip]:
+def _strips(recording: Recording, labels: list[str], p: np.ndarray) -> list[Strip]:
     """The longest episode of every rhythm around its middle, the most frequent rhythms first; one row after the other
     for a recording that is short enough."""
     if len(labels) <= SHOWN * STRIPS:
@@ -247,11 +297,6 @@ def _strips(recording: signals.Recording, labels: list[str], p: np.ndarray) -> l
 def _clock(sample: int) -> str:
     seconds = sample // RATE
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-def _plain(name: str) -> str:
-    """A name that WFDB and every file system take."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", str(Path(name).with_suffix("")))
 
 
 def _write(file: Path, table: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ from pipelines.retinopathy.labels import add_grade_targets, either, few_graders,
 from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom
 from pipelines.shared.duplicates import describe, pixel_hash
 from pipelines.shared.errors import DataError, UnusableRecord
-from pipelines.shared.images import read_image
+from pipelines.shared.images import read_picture
 from pipelines.shared.records import (
     Source,
     Target,
@@ -29,8 +29,7 @@ from pipelines.shared.records import (
 )
 
 TARGETS = [Target("grade", range(5)), Target("dme", (0, 1)), Target("gradable", (0, 1))]
-PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts
 
 
 # --- one file ---
@@ -53,7 +52,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
         BadFile: the file cannot be read.
         UnusableRecord: no fundus circle can be found, so the photograph counts as ungradable.
     """
-    image = read_image(root / record["path"])
+    image, warnings = read_picture(root / record["path"])
     circle = fundus.find_circle(image)
     if circle is None:
         raise UnusableRecord("ungradable: no fundus circle found", {"fingerprint": pixel_hash(image)})
@@ -67,7 +66,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
         "height": image.shape[0],
     }
     edge = round(settings["size"] * (1 - 0.5**0.5) / 2)  # the square inside the circle: all discs share their rim
-    return array, describe(image, array[edge:-edge, edge:-edge]) | place
+    return array, describe(image, array[edge:-edge, edge:-edge]) | place | {"warnings": warnings}
 
 
 # --- sources ---

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipelines.retinopathy import data, evaluation, metrics
 from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.shared.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Retinopathy(Study[RetinopathyConfig]):
 
     # Photographs, graded by one or several graders; groups are patients.
     sources = data.SOURCES
-    suffixes = data.SUFFIXES
+    suffixes = SUFFIXES
     labels = ("grade", "dme", "gradable")
     stratify = "grade"
     prepare = staticmethod(data.prepare)

@@ -20,7 +20,15 @@ import yaml
 
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, nearest
-from pipelines.shared.job import EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_RESUME_ME, Job, config_model, study_modes
+from pipelines.shared.job import (
+    EXIT_INTERRUPTED,
+    EXIT_MISTAKE,
+    EXIT_RESUME_ME,
+    Job,
+    config_model,
+    predict_keys,
+    study_modes,
+)
 from pipelines.shared.launch import launch, processes, requeued, slurm_job
 
 if TYPE_CHECKING:
@@ -248,7 +256,8 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
             "mode=evaluate needs data=<source>: the dataset to judge the run on.",
             "A run's own test set is in its report already.",
         )
-    free = ["mode", "run", *FREE_WITH_RUN[config.mode]]
+    own = predict_keys(study) if config.mode == "predict" else []
+    free = ["mode", "run", *FREE_WITH_RUN[config.mode], *own]
     for key in keys:
         if not any(key == f or key.startswith(f + ".") for f in free):
             raise ConfigError(
@@ -270,7 +279,8 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
             values[section] = now[section]
     for key in free:
         section, _, name = key.partition(".")
-        if name:
+        kept = key in own and key not in keys and now[section].get(name) is not None  # a choice that has a default
+        if name and name in values[section] and not kept:
             values[section][name] = now[section][name]
     if config.mode in ("resume", "report"):
         values["run_dir"] = config.run

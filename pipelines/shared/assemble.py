@@ -45,7 +45,7 @@ class Flow:
         """Sentences that count the warnings of files by kind, for the top of the report; which files is listed."""
         kinds: dict[str, list[str]] = {}
         for record, warnings in zip(records["id"], records["warnings"], strict=True):
-            for kind in warnings.split(WARNINGS_BETWEEN) if warnings else []:
+            for kind in warnings.split(WARNINGS_BETWEEN) if isinstance(warnings, str) else []:
                 kinds.setdefault(kind, []).append(str(record))
         self.lists |= {f"Warning: {kind}": ids for kind, ids in kinds.items()}
         return [f"{counted(len(ids), 'record')} of {len(records):,}: {kind}." for kind, ids in sorted(kinds.items())]

@@ -77,11 +77,16 @@ def bootstrap_settings(config: Any) -> dict[str, Any]:
 
 
 def calls(predictions: pd.DataFrame, points: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The decision at each operating point, 0 or 1, as columns `<task>@<point>`, with the index of the predictions."""
-    return pd.DataFrame(
-        {f"{p['task']}@{p['name']}": is_positive(predictions[p["score"]], p["threshold"]).astype(int) for p in points},
-        index=predictions.index,
-    )
+    """The decision at each operating point, 0 or 1, as columns `<task>@<point>`; empty where there is no score.
+
+    The rows keep the index of `predictions`: whoever joins the two tables joins them by it.
+    """
+    table = pd.DataFrame(index=predictions.index)
+    for point in points:
+        score = predictions[point["score"]]
+        decision = pd.Series(is_positive(score, point["threshold"]).astype(int), index=score.index, dtype="Int64")
+        table[f"{point['task']}@{point['name']}"] = decision.mask(score.isna())
+    return table
 
 
 def metrics_file(study: Study, evidence: Evidence, results: Results, environment: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def output_name(relative: str | Path) -> str:
     """
     path = str(relative)
     name = UNSAFE.sub("_", path.replace("/", "__"))
-    if "__" not in path and name == path.replace("/", "__") and len(name.encode()) <= LONGEST and name.strip(". "):
+    plain = name == path.replace("/", "__") and not any(pair in path for pair in ("__", "_/", "/_"))
+    if plain and len(name.encode()) <= LONGEST and name.strip(". "):
         return name
     whole = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
     return f"{name.encode()[:LONGEST].decode('utf-8', 'ignore')}-{whole}"

@@ -44,6 +44,15 @@ def study_modes(study: str) -> list[str]:
     return COMMON_MODES + list(getattr(importlib.import_module(f"pipelines.{study}.config"), "MODES", []))
 
 
+def predict_keys(study: str) -> list[str]:
+    """Keys that say what files to be scored do not say themselves (`PREDICT_KEYS` of a study's config.py).
+
+    They describe those files, not the finished run: its own values, of its own data, never count for others' files.
+    Only a choice that has a default (the leads) stays the run's where it is not given.
+    """
+    return list(getattr(importlib.import_module(f"pipelines.{study}.config"), "PREDICT_KEYS", []))
+
+
 def exit_with_words(command: Callable[[], object]) -> None:
     """Run a command; a user's mistake is two lines on standard error and its exit status."""
     try:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipelines.shared.duplicates import describe
 from pipelines.shared.errors import DataError, listed
-from pipelines.shared.images import read_image
+from pipelines.shared.images import SUFFIXES, read_picture
 from pipelines.shared.records import (
     Source,
     Target,
@@ -30,8 +30,7 @@ from pipelines.skin.phantom import PhantomSettings, ensure_phantom, oracle_colum
 from pipelines.skin.taxonomy import Taxonomy
 from pipelines.skin.trees import read_tree
 
-PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts
 OLDEST = 120  # years
 REMEDY = "Correct these; nothing was guessed or left out."
 PARTS = {"training": "train", "validation": "val", "test": "test"}  # of ISIC 2018 -> our splits
@@ -51,12 +50,12 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     Raises:
         BadFile: the file cannot be read.
     """
-    image = read_image(root / record["path"])
+    image, warnings = read_picture(root / record["path"])
     array = centre_square(image, settings["size"])
     # Dermatoscopes leave a dark frame around a disc; only the square inside it tells two pictures apart.
     edge = round(settings["size"] * (1 - 0.5**0.5) / 2)
     facts = describe(image, np.ascontiguousarray(array[edge:-edge, edge:-edge]))
-    return array, facts | {"width": image.shape[1], "height": image.shape[0]}
+    return array, facts | {"width": image.shape[1], "height": image.shape[0], "warnings": warnings}
 
 
 def centre_square(image: np.ndarray, size: int) -> np.ndarray:

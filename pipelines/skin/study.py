@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pipelines.shared.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
 from pipelines.skin import data, evaluation, metrics
 from pipelines.skin.config import SkinConfig
@@ -28,7 +29,7 @@ class Skin(Study[SkinConfig]):
 
     # Pictures with a diagnosis that is a leaf of a tree; groups are lesions.
     sources = data.SOURCES
-    suffixes = data.SUFFIXES
+    suffixes = SUFFIXES
     labels = ("label",)
     stratify = "stratum"
     prepare = staticmethod(data.prepare)

@@ -36,7 +36,7 @@ def test_a_run_leaves_all_its_stages(finished):
     patches = pd.read_parquet(finished / "patches" / "patches.parquet")
     assert set(patches["kind"]) == {"tumor", "normal"}
     for name in records["id"]:
-        assert (finished / "tissue" / f"{name}-mask.png").is_file()
+        assert (finished / "tissue" / "masks" / f"{name}.png").is_file()
     second = {p.stem for p in (finished / "heatmaps" / "second").iterdir()}
     assert second == set(records.loc[records["split"] != "train", "id"])
     # A training slide's features come from a model that was trained without it.
@@ -128,13 +128,60 @@ def test_a_real_slide_is_scored_and_bad_files_have_their_reason(finished, tmp_pa
     }  # fmt: skip
     assert "no tissue" in table.loc["glass.tif", "reason"]
     assert 0 <= table.loc["real.svs", "p_tumor"] <= 1
-    heatmap = read_heatmap(out / "heatmaps" / "real.tif")
+    heatmap = read_heatmap(out / "heatmaps" / "real.svs.tif")
     assert heatmap.tissue.any()
     assert heatmap.stride == pytest.approx(16 / 0.499, rel=0.01)
-    read_detections(out / "detections" / "real.csv")
-    assert (out / "overlays" / "real.png").stat().st_size > 1000
-    shapes = json.loads((out / "geojson" / "real.geojson").read_text())
+    read_detections(out / "detections" / "real.svs.csv")
+    assert (out / "overlays" / "real.svs.png").stat().st_size > 1000
+    shapes = json.loads((out / "geojson" / "real.svs.geojson").read_text())
     assert shapes["type"] == "FeatureCollection"
+
+
+def test_slides_between_bad_files_are_scored_as_alone_and_never_twice(finished, folder_of_slides, tmp_path):
+    out, output = tmp_path / "out", tmp_path / "output.txt"
+    words = ["mode=predict", f"run={finished}", f"input={folder_of_slides}", f"run_dir={out}"]
+    assert cutting.run("camelyon", words, output, ("writing a heatmap", 3)) == -9, output.read_text()
+    kept = {p: p.stat().st_mtime_ns for place in ("heatmaps", "overlays") for p in (out / place).glob("[!.]*")}
+    assert len(kept) == 4, "two slides are whole"
+    assert cutting.run("camelyon", ["mode=resume", f"run={out}"], output) == 0, output.read_text()
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in kept.items()), "a slide was scored again"
+    table = pd.read_csv(out / "predictions.csv").set_index("file")
+    good = ["2024.01.15.tif", "2024.01.16.tif", "same.svs", "same.tif", "病理/切片.tif"]
+    assert table.index[table["reason"].isna()].tolist() == good
+    assert len(table) == 8
+    assert "cannot be a slide's scale" in table.loc["2024.01.15b.tif", "reason"]
+    assert "1 .txt" in output.read_text()
+    for place in ("heatmaps", "overlays", "detections", "geojson"):
+        assert len(list((out / place).iterdir())) == len(good)
+    single = tmp_path / "alone"
+    alone = cutting.answer("camelyon", "mode=predict", f"run={finished}", f"run_dir={single}", "data.mpp=0.5",
+                           f"input={folder_of_slides / 'same.svs'}")  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    row = pd.read_csv(single / "predictions.csv").set_index("file").loc["same.svs"]
+    pd.testing.assert_series_equal(row, table.loc["same.svs"], check_dtype=False)
+    points = json.loads((finished / "operating_points.json").read_text())
+    for point in points:
+        column = table[f"{point['task']}@{point['name']}"]
+        assert column.isna().tolist() == table["p_tumor"].isna().tolist()
+        assert (column.dropna() == (table["p_tumor"].dropna() >= point["threshold"])).all()
+
+
+@pytest.fixture
+def folder_of_slides(tmp_path):
+    """Slides whose names are alike, with a file in between that cannot be scored; one is a link."""
+    place, rng = tmp_path / "in", np.random.default_rng(0)
+    (place / "病理").mkdir(parents=True)
+    y, x = np.ogrid[:300, :400]
+    tissue = ((y - 150) / 90) ** 2 + ((x - 200) / 130) ** 2 < 1
+    for name in ("2024.01.15.tif", "2024.01.16.tif", "same.svs", "same.tif", "病理/切片.tif"):
+        stained = (rng.integers(-25, 25, (300, 400, 1)) + np.array([205, 120, 175])).clip(0, 255)
+        write_pyramid(place / name, np.where(tissue[..., None], stained, 244).astype(np.uint8), 0.5)
+    write_pyramid(place / "2024.01.15b.tif", np.full((300, 400, 3), 244, np.uint8), 352.8)
+    (place / "2024.01.16b.tif").write_bytes(b"II*\0" + bytes(100))
+    (place / "same.tiff").symlink_to("nowhere")
+    (place / "._same.tif").touch()
+    (place / "notes.txt").touch()
+    return place
 
 
 def test_pcam_is_the_patch_task_alone(finished, tmp_path):

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from conftest import compose
 
-from pipelines.camelyon import data, pcam
+from pipelines.camelyon import data, pcam, slides
 from pipelines.camelyon.annotations import read_annotation
+from pipelines.camelyon.heatmap import heatmap_file
 from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.patches import PatchReader, normal_tissue, read_patch, sample_slide, with_slide
 from pipelines.camelyon.phantom import PhantomSettings, make_slide, slide_names, write_annotation, write_pyramid
-from pipelines.camelyon.slides import NO_MPP, Slide, fingerprint
+from pipelines.camelyon.slides import COARSE, NO_MPP, OTHER_MPP, Slide, fingerprint
 from pipelines.camelyon.tissue import Tissue, find_tissue, read_tissue, tissue_mask, write_tissue
 from pipelines.shared.errors import BadFile, ConfigError, DataError, UnusableRecord
 
@@ -102,6 +103,64 @@ def test_a_slide_without_scale_is_an_error_with_its_remedy(tmp_path):
     assert Slide(tmp_path / "a.tif", 0.5).facts.mpp == (0.5, 0.5)
 
 
+def one_level(file, picture, per_cm, **more):
+    from tifffile import imwrite
+
+    imwrite(file, picture, **{"tile": (256, 256), "photometric": "rgb", "metadata": None} | more,
+            resolution=(per_cm, per_cm), resolutionunit="CENTIMETER")  # fmt: skip
+
+
+@pytest.mark.parametrize("dpi", [72, 96, 300, 1_000_000])
+def test_a_scale_that_cannot_be_is_the_slides_own_reason(tmp_path, dpi):
+    one_level(tmp_path / "a.tif", pattern(), dpi / 2.54)
+    with pytest.raises(BadFile, match=r"cannot be a slide's scale.*data\.mpp"):
+        Slide(tmp_path / "a.tif")
+    assert Slide(tmp_path / "a.tif", 0.5).facts.mpp == (0.5, 0.5)
+
+
+def test_a_slide_longer_than_any_glass_is_refused(tmp_path):
+    one_level(tmp_path / "a.tif", np.zeros((256, 32768, 3), np.uint8), 1e4 / 8, compression="zlib")
+    with pytest.raises(BadFile, match="would be 262 mm long"):
+        Slide(tmp_path / "a.tif")
+    assert Slide(tmp_path / "a.tif", 0.5).facts.width == 32768
+
+
+def test_the_scale_that_is_given_counts_and_says_so(tmp_path):
+    one_level(tmp_path / "a.tif", pattern(), 40_000)
+    stated, same, other = (Slide(tmp_path / "a.tif", mpp) for mpp in (None, 0.25, 0.5))
+    assert [slide.facts.mpp[0] for slide in (stated, same, other)] == pytest.approx([0.25, 0.25, 0.5])
+    assert not stated.warnings
+    assert not same.warnings
+    assert other.warnings == [OTHER_MPP]
+    for impossible in (0, 0.001, 352.8):
+        with pytest.raises(ConfigError, match=r"data\.mpp"):
+            compose("camelyon", f"data.mpp={impossible}")
+
+
+def test_a_large_region_is_read_in_strips_and_is_the_same(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    one_level(tmp_path / "a.tif", rng.integers(0, 256, (1300, 1100, 3), np.uint8), 40_000, compression="zlib")
+    slide = Slide(tmp_path / "a.tif")
+    places = [(0, 0, *slide.at(mpp), mpp) for mpp in (0.25, 0.333, 0.5, 2.0, 7.7)] + [(-333, 777, 200, 150, 1.0)]
+    whole = [slide.read(*place) for place in places]
+    most = []
+    region = slide._region
+    monkeypatch.setattr(slide, "_region", lambda x, y, level, size: most.append(size) or region(x, y, level, size))
+    monkeypatch.setattr(slides, "AT_ONCE", 100_000)
+    for place, expected in zip(places, whole, strict=True):
+        found = slide.read(*place).astype(int)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1, place
+    assert max(width * height for width, height in most) <= 100_000
+
+
+def test_tiles_too_large_to_decode_are_refused(tmp_path, monkeypatch):
+    one_level(tmp_path / "a.tif", pattern(), 40_000, tile=(512, 640))
+    monkeypatch.setattr(slides, "LARGEST_TILE", 300_000)
+    with pytest.raises(BadFile, match="tiles of 640 x 512"):
+        Slide(tmp_path / "a.tif")
+
+
 def test_a_fingerprint_sees_both_ends_and_the_size(tmp_path):
     file = tmp_path / "a"
     content = bytearray(np.random.default_rng(0).bytes(3 * 2**20))
@@ -130,6 +189,20 @@ def test_tissue_is_found_and_glass_is_not(folder, tmp_path):
         read_tissue(tmp_path, "a", Slide(tmp_path / "other.tif"), settings)
 
 
+def test_files_of_slides_with_names_alike_stay_apart_and_below_the_folder(folder, tmp_path):
+    slide = Slide(folder / "training/normal/Normal_001.tif")
+    names = ["a", "a-mask", "masks/a", "x/a.svs", "x__a.svs", "../a", "切片.tif"]
+    masks = [Tissue(np.random.default_rng(i).random(slide.at(8.0)[::-1]) > 0.5, (1.0, 1.0)) for i in range(len(names))]
+    place = tmp_path / "run" / "tissue"
+    for name, tissue in zip(names, masks, strict=True):
+        write_tissue(place, name, tissue, slide)
+    for name, tissue in zip(names, masks, strict=True):
+        assert (read_tissue(place, name, slide, tissue_settings()).mask == tissue.mask).all(), name
+    assert len(list(place.glob("*.png"))) == len(names)
+    assert len({heatmap_file(tmp_path, "first", name) for name in names}) == len(names)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
 def test_small_parts_and_holes_are_cleaned():
     picture = np.full((400, 400, 3), 245, np.uint8)
     picture[100:300, 100:300] = (190, 90, 170)
@@ -144,6 +217,49 @@ def test_small_parts_and_holes_are_cleaned():
     grey = tissue_mask(picture, tissue_settings(grey=True))
     assert (grey <= mask).all()
     assert grey[150, 150]
+
+
+def stained(tint=None, frame=False):
+    """A stained ellipse on glass, at 8 microns per pixel; what was not scanned is of a tint: a half, or a frame."""
+    y, x = np.ogrid[:250, :500]
+    noise = np.random.default_rng(7).integers(-25, 25, (250, 500, 1))
+    inside = ((y - 125) / 75) ** 2 + ((x - 156) / 103) ** 2 < 1
+    picture = np.where(inside[..., None], (noise + np.array([205, 120, 175])).clip(0, 255), 244).astype(np.uint8)
+    if tint is not None:
+        border = (x < 15) | (x > 484) | (y < 15) | (y > 234) if frame else (x > 300) & (y >= 0)
+        picture[border] = tint
+    return cv2.blur(picture, (3, 3))  # levels mix what lies side by side
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("frame", [False, True])
+@pytest.mark.parametrize("tint", [(0, 0, 0), (4, 0, 2), (0, 9, 0), (0, 40, 12), (3, 8, 40), (20, 30, 60), (30, 30, 33)])
+def test_what_was_never_scanned_is_no_tissue_whatever_its_tint(tint, frame, grey):
+    settings = tissue_settings(grey=grey)
+    clean, dark = (tissue_mask(stained(t, frame), settings) for t in (None, tint))
+    assert 0.15 < clean.mean() < 0.25
+    assert (clean ^ dark).sum() < 0.02 * clean.sum()
+
+
+def test_a_slide_that_is_black_everywhere_holds_no_tissue():
+    assert not tissue_mask(np.full((200, 200, 3), (4, 0, 2), np.uint8), tissue_settings()).any()
+
+
+def test_dark_nuclei_stay_tissue():
+    picture = stained()
+    picture[100:110, 100:110] = (30, 15, 40)  # smaller than any tissue that counts
+    assert tissue_mask(picture, tissue_settings())[105, 105]
+
+
+def test_tissue_is_asked_for_on_a_grid_as_at_single_places():
+    mask = np.random.default_rng(0).random((7, 9)) > 0.5
+    tissue = Tissue(mask, (10.0, 12.0))
+    x, y = np.arange(-25, 120, 7.0), np.arange(-25, 110, 5.0)
+    grid = tissue.at(x, y[:, None])
+    assert grid.shape == (len(y), len(x))
+    for r, c in np.ndindex(grid.shape):
+        inside = 0 <= x[c] < 90 and 0 <= y[r] < 84
+        assert grid[r, c] == (inside and mask[int(y[r] // 12), int(x[c] // 10)])
 
 
 # --- patches ---
@@ -251,6 +367,13 @@ def test_a_prepared_slide_is_its_overview_and_facts(folder):
     assert facts["mpp"] in (0.243, 0.226)
     assert 0 < facts["tissue_mm2"] < 0.2
     assert len(facts["fingerprint"]) == 64
+
+
+def test_what_is_odd_about_a_slides_scale_is_told(folder):
+    slide = "training/normal/Normal_001.tif"
+    assert not prepared(folder, slide)[1]["warnings"]
+    assert prepared(folder, slide, mpp=0.5)[1]["warnings"] == [OTHER_MPP]
+    assert prepared(folder, slide, mpp=2)[1]["warnings"] == [OTHER_MPP, COARSE]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from conftest import compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.ecg import signals
 from pipelines.ecg.annotations import read_rhythms, wfdb_labels
 from pipelines.ecg.data import SOURCES
 from pipelines.ecg.labels import STEP, unpack
+from pipelines.ecg.wfdb_files import write_record
 from pipelines.shared.errors import BadFile, DataError
 
 CLASSES = {"(N": "SINUS", "(AFIB": "AF", "(VT": "VT", "(P": None}
@@ -30,7 +30,7 @@ def recording(folder, name, notes=("(N",), at=(0,), **more):
     """A recording of 50 s at 200 Hz with its annotations; `at` in ticks."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(sum(map(ord, name)))
-    signals.write_record(folder / name, rng.integers(-300, 300, SECONDS * 200), "MLII", 200.0, [])
+    write_record(folder / name, rng.integers(-300, 300, SECONDS * 200), "MLII", 200.0, [])
     annotate(folder, name, list(notes), at, **more)
 
 
@@ -58,7 +58,7 @@ END = b"\0\0"
 
 
 def written(folder, content, name="r"):
-    signals.write_record(folder / name, np.zeros(SECONDS * 200), "MLII", 200.0, [])
+    write_record(folder / name, np.zeros(SECONDS * 200), "MLII", 200.0, [])
     (folder / f"{name}.atr").write_bytes(content)
     return folder / name
 
@@ -71,7 +71,7 @@ def written(folder, content, name="r"):
 def test_what_wfdb_writes_is_read_as_wfdb_reads_it(tmp_path_factory, entries):
     folder = tmp_path_factory.mktemp("annotations")
     entries = [(0, "(N"), *sorted(entries, key=lambda entry: entry[0])]
-    signals.write_record(folder / "r", np.zeros(400), "MLII", 200.0, [])
+    write_record(folder / "r", np.zeros(400), "MLII", 200.0, [])
     annotate(folder, "r", [n for _, n in entries], [t for t, _ in entries])
     expected = wfdb.rdann(str(folder / "r"), "atr")
     rhythm = [(s / 200, n) for s, n in zip(expected.sample, expected.aux_note, strict=True) if n]

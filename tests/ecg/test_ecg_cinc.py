@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import compose
 
-from pipelines.ecg import signals
 from pipelines.ecg.data import SOURCES
+from pipelines.ecg.wfdb_files import write_record
 from pipelines.shared.errors import DataError
 
 
@@ -17,7 +17,7 @@ def folder(tmp_path):
     for k, name in enumerate(("training2017/A1", "training2017/A2", "training2017/A3", "validation/A3")):
         stem = tmp_path / name
         stem.parent.mkdir(exist_ok=True)
-        signals.write_record(stem, np.random.default_rng(k).integers(-300, 300, 6000), "ECG", 200.0, [])
+        write_record(stem, np.random.default_rng(k).integers(-300, 300, 6000), "ECG", 200.0, [])
         stem.with_suffix(".dat").rename(stem.with_suffix(".mat"))
         header = stem.with_suffix(".hea")
         header.write_text(header.read_text().replace(".dat", ".mat"))

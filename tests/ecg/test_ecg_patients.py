@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import compose
 
-from pipelines.ecg import signals
 from pipelines.ecg.annotations import write_rhythms
 from pipelines.ecg.data import SOURCES
 from pipelines.ecg.labels import NOTES, Episode
+from pipelines.ecg.wfdb_files import write_record
 from pipelines.shared.errors import DataError
 
 
@@ -19,7 +19,7 @@ def database(tmp_path):
     for k, name in enumerate(("a", "b", "more/c", "more/d")):
         stem = tmp_path / "set" / name
         stem.parent.mkdir(parents=True, exist_ok=True)
-        signals.write_record(stem, np.random.default_rng(k).integers(-300, 300, 6000), "MLII", 200.0, [])
+        write_record(stem, np.random.default_rng(k).integers(-300, 300, 6000), "MLII", 200.0, [])
         write_rhythms(stem, "atr", [Episode(0, 6000, "SINUS")], NOTES, 200)
     return tmp_path / "set"
 

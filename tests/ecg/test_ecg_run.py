@@ -131,12 +131,12 @@ def test_the_real_half_hour_and_bad_files(finished, real_sample, tmp_path):
     assert table["steps"].tolist() == [1410]
     assert table[[f"p_{c}" for c in CLASSES]].sum(axis=1).tolist() == pytest.approx([1.0])
     found = pd.read_csv(tmp_path / "one" / "episodes.csv")
-    notes = wfdb.rdann(str(tmp_path / "one" / "annotations" / "119"), "rhy")
+    notes = wfdb.rdann(str(tmp_path / "one" / "annotations" / "119.hea"), "rhy")
     assert [n.rstrip("\0") for n in notes.aux_note] == [NOTES[r] for r in found["rhythm"]]
     assert notes.sample / 360 == pytest.approx(found["start_s"], abs=0.01)
     steps = pd.read_parquet(tmp_path / "one" / "steps.parquet")
     assert len(steps) == found["steps"].sum() == 1410
-    assert (tmp_path / "one" / "figures" / "119.png").stat().st_size > 10_000
+    assert (tmp_path / "one" / "figures" / "119.hea.png").stat().st_size > 10_000
 
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_the_real_half_hour_and_bad_files(finished, real_sample, tmp_path):
     assert pd.isna(good["reason"])
     assert good["steps"] == 23
     assert "promises 650,000 samples" in table.loc["cut.hea", "reason"]
-    assert "flat line" in table.loc["flat.ecg", "reason"]
+    assert "flat lines" in table.loc["flat.ecg", "reason"]
     assert "no sampling rate" in table.loc["norate.npy", "reason"]
 
 

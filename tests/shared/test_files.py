@@ -42,6 +42,7 @@ def test_names_of_outputs_keep_any_script_and_the_suffix():
     assert output_name("2024.01.15.svs") == "2024.01.15.svs"
     assert output_name("病人/切片.tif") == "病人__切片.tif"
     assert len({output_name(n) for n in ("a/b.png", "a__b.png", "a_/_b.png", "a/_/b.png", "a:b.png", "a?b.png")}) == 6
+    assert output_name("a_/b.png") != output_name("a/_b.png")
     assert output_name("..").strip(".") != ""
     assert len(output_name("x" * 400).encode()) < 200
     assert shown_name(os.fsdecode(b"caf\xe9.png")) == "caf\\xe9.png"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from pipelines.shared.errors import BadFile
-from pipelines.shared.images import read_image
+from pipelines.shared.images import NARROW, SUFFIXES, read_image, read_picture
 
 # pytest undoes the filter that the module sets; that nothing leaks is tested in a process of its own.
 pytestmark = pytest.mark.filterwarnings(
@@ -306,7 +306,7 @@ def test_unreadable(tmp_path: Path) -> None:
     assert "Permission denied" in refused(path)
 
 
-@pytest.mark.parametrize("text", [b"this is no picture\n", b"\x89PN", b"GIF89a" + bytes(200), bytes(500)])
+@pytest.mark.parametrize("text", [b"this is no picture\n", b"\x89PN", b"%PDF-1.7" + bytes(200), bytes(500)])
 def test_something_else_named_png(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "a.png").write_bytes(text)
     assert "is not a JPEG, PNG" in refused(tmp_path / "a.png")
@@ -445,7 +445,7 @@ def test_nothing_leaks_to_the_screen(tmp_path: Path) -> None:
     script = f"""
         import warnings
         from pathlib import Path
-        from pipelines.shared.images import read_image
+        from pipelines.shared.images import NARROW, SUFFIXES, read_image, read_picture
         for name in ("a.jpg", "b.png", "c.tif", "d.dcm"):
             try:
                 read_image(Path({str(tmp_path)!r}) / name)
@@ -687,3 +687,82 @@ def test_dicom_with_jpeg_inside(tmp_path: Path) -> None:
     content = (tmp_path / "b.dcm").read_bytes()
     (tmp_path / "b.dcm").write_bytes(content[: len(content) - len(buffer.getvalue()) // 3])
     refused(tmp_path / "b.dcm")
+
+
+# --- what a reader should know about a picture that is read ---
+
+
+def notes_of(path: Path) -> list[str]:
+    return read_picture(path)[1]
+
+
+def test_few_grey_levels_of_many_bits_are_worth_a_word(tmp_path: Path) -> None:
+    narrow = GREY.astype(np.uint16) * 16  # 12 bits in 16
+    assert notes_of(write(tmp_path, "a.png", Image.fromarray(narrow))) == [NARROW]
+    tifffile.imwrite(tmp_path / "a.tif", narrow)
+    assert notes_of(tmp_path / "a.tif") == [NARROW]
+    assert notes_of(write(tmp_path, "b.png", Image.fromarray(narrow * 16))) == []
+    assert notes_of(write(tmp_path, "c.png", Image.fromarray(GREY // 16))) == [], "8 bits are what they are"
+    assert notes_of(dicom(tmp_path / "a.dcm", narrow)) == [NARROW]
+    assert notes_of(dicom(tmp_path / "b.dcm", narrow, WindowCenter=2048, WindowWidth=4096)) == []
+
+
+def test_a_tiff_may_say_its_largest_value(tmp_path: Path) -> None:
+    narrow = GREY.astype(np.uint16) * 16
+    tifffile.imwrite(tmp_path / "a.tif", narrow, extratags=[(281, "H", 1, 4095, True)])
+    pixels, notes = read_picture(tmp_path / "a.tif")
+    assert notes == []
+    np.testing.assert_array_equal(pixels[..., 0], np.rint(narrow / 4095 * 255))
+
+
+@pytest.mark.parametrize("name", ["plain.dcm", "plain"])
+def test_dicom_without_file_meta_is_read_in_the_standards_default(tmp_path: Path, name: str) -> None:
+    from pydicom import dcmread
+
+    whole, bare = dicom(tmp_path / "whole.dcm", GREY.astype(np.uint16) * 16, BitsStored=12), tmp_path / name
+    dataset = dcmread(whole)
+    del dataset.file_meta, dataset.preamble
+    dataset.save_as(bare, implicit_vr=True, little_endian=True)
+    assert bare.read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(read_image(bare), read_image(whole))
+    assert [n for n in notes_of(bare) if "without file meta" in n]
+    assert notes_of(whole) == []
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("a.gif", {}), ("a.jp2", {}), ("a.j2k", {}), ("a.pgm", {}), ("a.jfif", {}), ("a.avif", {"quality": 100}),
+])  # fmt: skip
+def test_what_pillow_reads_is_read(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    path = tmp_path / name
+    Image.fromarray(GREY).save(path, format="JPEG" if name == "a.jfif" else None, **options)
+    assert path.suffix in SUFFIXES
+    assert np.abs(read_image(path)[..., 0].astype(int) - GREY).max() <= 12
+
+
+def test_an_animated_gif_is_refused(tmp_path: Path) -> None:
+    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert "2 frames" in refused(tmp_path / "a.gif")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grey16", "float", "rgba"])
+def test_memory_is_a_few_times_the_pixels(tmp_path: Path, kind: str) -> None:
+    side = 5000
+    values = np.linspace(0, 1, side * side, dtype=np.float32).reshape(side, side)
+    if kind == "grey16":
+        Image.fromarray((values * 65535).astype(np.uint16)).save(tmp_path / "a.png", compress_level=1)
+    elif kind == "float":
+        tifffile.imwrite(tmp_path / "a.tif", values)
+    else:
+        rgba = np.repeat((values * 255).astype(np.uint8)[..., None], 4, axis=2)
+        Image.fromarray(rgba).save(tmp_path / "a.png", compress_level=1)
+    code = (
+        "import resource, sys; from pathlib import Path; from pipelines.shared.images import read_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "read_image(Path(sys.argv[1]))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)"
+    )
+    file = next(tmp_path.iterdir())
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 13 * side * side

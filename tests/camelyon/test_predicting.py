@@ -1,0 +1,143 @@
+"""Rows of predictions.csv: each is its own slide's, whatever happens to the others."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import compose
+
+from pipelines.camelyon import predicting
+from pipelines.camelyon.predicting import SlideScorer, table_of
+from pipelines.shared import app
+from pipelines.shared.errors import BadFile, RunError
+from pipelines.shared.evaluator import calls
+from pipelines.shared.inputs import score_in_parts
+from pipelines.shared.run_folder import RunFolder
+
+POINTS = [
+    {"task": "tumor", "name": "specific", "score": "p_tumor", "threshold": 0.5},
+    {"task": "tumor", "name": "sensitive", "score": "p_tumor", "threshold": 0.2},
+]
+SLIDES = {"a.tif": 0.1, "b.tif": 0.9, "c.tif": 0.3, "d.tif": 0.6, "病理/切片.tif": 0.7, "caf\udce9.tif": 0.25}
+
+
+class ToySlide:
+    """A slide that cannot be opened if its name is among the bad ones."""
+
+    bad: frozenset[str] = frozenset()
+
+    def __init__(self, path, mpp):
+        self.name = str(path.relative_to("/"))
+        if self.name in self.bad:
+            raise BadFile("is no slide")
+
+    def warned(self, mpp):
+        return ["it is odd"] if self.name == "c.tif" else []
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def scorer(monkeypatch, tmp_path):
+    def score(self, slide, name):
+        p = SLIDES[slide.name]
+        return {"p_tumor": p, "p_maximum": p / 2, "detections": 3, "tissue_mm2": 1.5, "mpp": 0.5}
+
+    monkeypatch.setattr(predicting, "Slide", ToySlide)
+    monkeypatch.setattr(SlideScorer, "score", score)
+    return SlideScorer(compose("camelyon"), None, None, None, tmp_path)
+
+
+def predicted(scorer, folder, files, seen=None):
+    from pathlib import Path
+
+    def score(part):
+        (seen if seen is not None else []).extend(part)
+        return table_of([scorer.row(Path("/"), file) for file in part], POINTS)
+
+    world = SimpleNamespace(main=True, size=1, rank=0)
+    return score_in_parts(RunFolder(folder), files, score, world, size=1)
+
+
+def test_a_row_does_not_depend_on_which_other_slides_fail(scorer, monkeypatch, tmp_path):
+    alone = {file: predicted(scorer, tmp_path / f"alone-{i}", [file]) for i, file in enumerate(SLIDES)}
+    for number, bad in enumerate(itertools.chain.from_iterable(itertools.combinations(SLIDES, k) for k in range(7))):
+        monkeypatch.setattr(ToySlide, "bad", frozenset(bad))
+        files = list(SLIDES)[:: -1 if number % 2 else 1]
+        table = predicted(scorer, tmp_path / f"run-{number}", files)
+        assert len(table) == len(files)
+        for i, file in enumerate(files):
+            row = table.iloc[i : i + 1].reset_index(drop=True)
+            if file in bad:
+                assert row["reason"][0] == "is no slide"
+                assert row.drop(columns=["file", "reason"]).isna().all(axis=None)
+            else:
+                pd.testing.assert_frame_equal(row, alone[file], check_dtype=False)
+    assert alone["c.tif"].iloc[0].to_dict() == {
+        "file": "c.tif", "reason": None, "warnings": "it is odd", "p_tumor": 0.3, "p_maximum": 0.15,
+        "tumor@specific": 0, "tumor@sensitive": 1, "detections": 3, "tissue_mm2": 1.5, "mpp": 0.5,
+    }  # fmt: skip
+
+
+def test_calls_keep_the_index_and_are_empty_without_a_score():
+    scores = pd.DataFrame({"p_tumor": [0.3, np.nan, 0.7]}, index=[7, 2, 5])
+    found = calls(scores, POINTS)
+    assert found.index.tolist() == [7, 2, 5]
+    assert found["tumor@specific"].astype(object).where(found["tumor@specific"].notna(), None).tolist() == [0, None, 1]
+    assert calls(scores, []).index.tolist() == [7, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("failure", "word"),
+    [
+        (MemoryError(), "memory"),
+        (RuntimeError("odd"), "odd"),
+        (ValueError("odder"), "odder"),
+        (OSError(5, "Input/output error"), "output"),
+    ],
+)
+def test_whatever_a_slide_raises_is_its_reason(scorer, monkeypatch, tmp_path, failure, word):
+    whole = SlideScorer.score
+
+    def score(self, slide, name):
+        if slide.name == "b.tif":
+            raise failure
+        return whole(self, slide, name)
+
+    monkeypatch.setattr(SlideScorer, "score", score)
+    table = predicted(scorer, tmp_path / "run", list(SLIDES)).set_index("file")
+    assert word in table.loc["b.tif", "reason"]
+    assert table["reason"].notna().sum() == 1
+
+
+def test_what_concerns_all_slides_ends_the_run_and_what_was_scored_is_kept(scorer, monkeypatch, tmp_path):
+    whole, full = SlideScorer.score, True
+
+    def score(self, slide, name):
+        if slide.name == "c.tif" and full:
+            raise RunError("No space left.", "Free some.")
+        return whole(self, slide, name)
+
+    monkeypatch.setattr(SlideScorer, "score", score)
+    with pytest.raises(RunError, match="No space"):
+        predicted(scorer, tmp_path / "run", list(SLIDES))
+    full, seen = False, []
+    table = predicted(scorer, tmp_path / "run", list(SLIDES), seen)
+    assert seen == list(SLIDES)[2:], "a slide that was scored is not scored again"
+    assert table["reason"].isna().all()
+
+
+def test_the_scale_of_slides_is_said_at_prediction_and_never_that_of_the_runs_own(tmp_path):
+    trained = compose("camelyon", "data=table", "data.mpp=0.25")
+    RunFolder(tmp_path).write_config(trained.model_dump())
+    words = ["mode=predict", f"run={tmp_path}", "input=x"]
+    for given, expected in (([], None), (["data.mpp=0.5"], 0.5)):
+        now = compose("camelyon", *words, *given)
+        merged = app._with_finished_run("camelyon", now, [w.partition("=")[0] for w in [*words, *given]])
+        assert merged.data.name == "table"
+        assert merged.slide_mpp == expected
