@@ -13,10 +13,10 @@ from test_ecg_data import sine, wfdb_record
 from pipelines.ecg import signals
 from pipelines.ecg.data import SOURCES, prepare, prepare_settings, scaled
 from pipelines.ecg.labels import CODES, RATE, STEP
+from pipelines.ecg.learner import EcgLearner
 from pipelines.ecg.metrics import target_columns
 from pipelines.ecg.predicting import label_recording
 from pipelines.ecg.recording import Recording
-from pipelines.ecg.study import STUDY
 from pipelines.ecg.wfdb_files import LONGEST_LINE, read_header, write_record
 from pipelines.shared.errors import BadFile, UnusableRecord
 
@@ -270,7 +270,7 @@ def test_training_masks_the_steps_that_are_lost_and_tells_their_place(tmp_path):
     assert np.isfinite(array).all()
     assert (facts["missing"], facts["lost_steps"], facts["warnings"]) == (301, "10 11", [signals.MISSING])
     records = found.records.assign(lost_steps=facts["lost_steps"])
-    codes = STUDY.targets(records)[0]
+    codes = EcgLearner(config).targets(records)[0]
     assert np.flatnonzero(codes[:23] == CODES["?"]).tolist() == [10, 11]
     assert target_columns(records)["target"].isna().sum() == 2
     x[:] = -32768
