@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from pipelines.ecg import data, evaluation, metrics, predicting, readers
+from pipelines.ecg import data, evaluation, labels, metrics, predicting, readers
 from pipelines.ecg.config import EcgConfig
 from pipelines.shared.study import Evidence, Results, Study
 
@@ -34,6 +35,10 @@ class Ecg(Study[EcgConfig]):
     prepare = staticmethod(data.prepare)
     prepare_settings = staticmethod(data.prepare_settings)
     reads = ("header", "expected_rate", "start")
+
+    def labelled(self, records: pd.DataFrame) -> np.ndarray:
+        """A window with a step of a known rhythm, or of a recording with a label."""
+        return labels.labelled(records)
 
     def method(self, config: EcgConfig) -> Method[EcgConfig]:
         """33 convolutions with shortcuts; a step that nobody labelled counts nowhere; a recording's one label is that

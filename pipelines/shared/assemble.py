@@ -162,7 +162,7 @@ def check_labels(study: Study[Any], data: Data, splits: Sequence[str] = ("train"
     """
     for split in splits:
         rows = data.records.iloc[data.positions(split)]
-        if len(rows) and not rows[list(study.labels)].notna().to_numpy().any():
+        if len(rows) and not study.labelled(rows).any():
             raise DataError(
                 f"None of the {counted(len(rows), 'record')} of {data.source.name} in {split} has a label: "
                 f"{', '.join(study.labels)}.",
