@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.head_ct.data import SILVER
-from pipelines.head_ct.metrics import CLASSES
+from pipelines.head_ct.metrics import CLASSES, SILVER
 from pipelines.head_ct.volumes import AIR, NO_DATA
 from pipelines.shared.backbones import build_image_network
 from pipelines.shared.dataset import Augment

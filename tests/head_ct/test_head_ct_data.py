@@ -14,7 +14,9 @@ from test_head_ct_dicom import HEADER, change, head
 
 from pipelines.head_ct import data
 from pipelines.head_ct.archive import read_index
+from pipelines.head_ct.study import STUDY
 from pipelines.head_ct.writing import write_slices
+from pipelines.shared.assemble import UNREADABLE, UNREADABLE_PARTS, Flow, prepared_records
 from pipelines.shared.errors import BadFile, DataError
 
 REPORTS = [
@@ -46,6 +48,12 @@ def table(file, rows):
 
 def config_of(tmp_path, source, *more):
     return compose("head_ct", f"data={source}", f"cache.dir={tmp_path / 'cache'}", *more)
+
+
+def used(config):
+    """The records as training and verify use them, what happened on the way, and the source."""
+    source, flow = data.SOURCES[config.data.name](config), Flow()
+    return prepared_records(STUDY, config, source, flow)[0], flow, source
 
 
 @pytest.fixture
@@ -109,18 +117,19 @@ def test_faulty_files_are_named_at_once_without_names(tmp_path, reported):
     victims[1].write_bytes(victims[1].read_bytes()[:2000])
     keys = ["data=reports", f"data.root={root}", f"data.reports={file}"]
     with pytest.raises(DataError) as failure:
-        data.reports(config_of(tmp_path, "reports", *keys[1:]))
+        used(config_of(tmp_path, "reports", *keys[1:]))
     text = str(failure.value)
-    assert "2 of 48 files cannot be used" in text
+    assert "2 files of reports" in text
     assert "PixelSpacing is missing" in text
     assert "truncated" in text
     assert "DOE" not in text
     lookup = next((tmp_path / "cache" / "head_ct").glob("index-*/files.csv")).read_text()
     for line in (line.strip() for line in text.splitlines() if line.startswith("  f-")):
         assert line.split(":")[0] in lookup
-    source = data.reports(config_of(tmp_path, "reports", *keys[1:], "data.on_bad_file=skip"))
-    assert len(source.records) == 4
-    assert any("2 files" in n or "2 of 48 files are faulty" in n for n in source.notes)
+    records, flow, source = used(config_of(tmp_path, "reports", *keys[1:], "data.on_bad_file=skip"))
+    assert len(records) == 4
+    assert len(flow.lists[UNREADABLE_PARTS]) == 2
+    assert any("2 of 48 files are faulty" in n for n in source.notes)
 
 
 def test_prepared_volumes_and_their_faults(tmp_path, reported):
@@ -135,10 +144,10 @@ def test_prepared_volumes_and_their_faults(tmp_path, reported):
     index = read_index(source.root / source.records["path"].iloc[0])
     victim = root / index["stack"]["files"][3]
     victim.unlink()
-    with pytest.raises(BadFile, match="1 of its slices"):
-        data.prepare(source.records.iloc[0].to_dict(), source.root, settings)
-    _, facts = data.prepare(source.records.iloc[0].to_dict(), source.root, settings | {"strict": False})
+    _, facts = data.prepare(source.records.iloc[0].to_dict(), source.root, settings)
     assert facts["unreadable_slices"] == 1
+    assert facts["bad_files"][0].startswith("f-")
+    assert facts["warnings"] == ["slices cannot be read"]
     with pytest.raises(BadFile, match="index in the cache"):
         data.prepare({"path": "gone.json"}, source.root, settings)
 
@@ -226,8 +235,12 @@ def test_a_table_of_folders_files_and_pictures(tmp_path):
     assert shapes[1] == shapes[2] == 1 / 16
     table(file, [*rows, ["nothing", "blood", "D"]])
     (root / "nothing").mkdir()
-    with pytest.raises(DataError, match="row 5: No CT slice among the 0 files"):
-        data.table(config_of(tmp_path, "table", *keys))
+    with pytest.raises(DataError, match=r"1 of 4 files of table(.|\n)*: No CT slice among the 0 files"):
+        used(config_of(tmp_path, "table", *keys))
+    records, flow, source = used(config_of(tmp_path, "table", *keys, "data.on_bad_file=skip"))
+    assert len(records) == 3
+    name = flow.lists[UNREADABLE][0].split(".json")[0]
+    assert f"{name},nothing\n" in source.lookup.read_text()
 
 
 def test_folders_that_cannot_be_used_say_why(tmp_path):
