@@ -296,12 +296,17 @@ def table(config: HeadCtConfig) -> Source:
     for record in track(source.records.to_dict("records"), "Reading studies", len(source.records)):
         name, path = names.of("ct", record["id"]), str(record["path"])
         real[name] = path
+
+        def hashed(file: str, path: str = path) -> str:  # files of two rows may have the same name in their folders
+            whole = f"{path}/{file}"
+            real[file_name(names, whole)] = whole
+            return file_name(names, whole)
+
         index, facts, faults = _row(source.root / path, config, names)
-        write_if_changed(folder / f"{name}.json", index)
-        for fault in faults:
-            hashed = file_name(names, f"{path}/{fault.file}")
-            real[hashed] = f"{path}/{fault.file}"
-            bad_files.append(f"{name}, {hashed}: {fault.reason}")
+        for entry in index.get("files", []):
+            entry[1] = hashed(entry[0])
+        write_if_changed(folder / f"{name}.json", json.dumps(index, indent=1))
+        bad_files += [f"{name}, {hashed(fault.file)}: {fault.reason}" for fault in faults]
         own = {str(k): v for k, v in record.items()} | {"id": name, "group": names.of("pt", record["group"])}
         of_the_series = {k: facts.pop(k) for k in ("warnings", "details") if k in facts}
         rows.append({**facts, **own, **of_the_series, "path": f"{name}.json"})
@@ -310,29 +315,29 @@ def table(config: HeadCtConfig) -> Source:
     return replace(source, root=folder, records=records, bad_files=bad_files, lookup=folder / "files.csv")
 
 
-def _row(path: Path, config: HeadCtConfig, names: Names) -> tuple[str, dict[str, Any], list[Fault]]:
-    """What a path of the table holds: text of its index, what is known of its series, and its faulty files."""
+def _row(path: Path, config: HeadCtConfig, names: Names) -> tuple[dict[str, Any], dict[str, Any], list[Fault]]:
+    """What a path of the table holds: its index (`read_index`), what is known of its series, and its faulty files."""
     if path.suffix.lower() in PICTURES:
         return _picture_index(path, config), {}, []
     try:
         archive = open_archive(path, config, names)
     except DataError as failure:
-        return json.dumps({"bad": failure.problem}), {}, []
+        return {"bad": failure.problem}, {}, []
     if len(archive.studies) != 1:
         why = {f"it holds {len(archive.studies)} studies with a usable series, not one": None}
         why |= dict.fromkeys(str(study.reason) for study in archive.without)
-        return json.dumps({"bad": "; ".join(why)}), {}, archive.faulty()
+        return {"bad": "; ".join(why)}, {}, archive.faulty()
     facts = archive.studies.iloc[0].to_dict()
-    index = (archive.folder / facts["path"]).read_text(encoding="utf-8")
+    index = read_index(archive.folder / facts["path"])
     return index, {k: facts[k] for k in COLUMNS if k not in ("accession", "path")}, archive.faulty()
 
 
-def _picture_index(path: Path, config: HeadCtConfig) -> str:
+def _picture_index(path: Path, config: HeadCtConfig) -> dict[str, Any]:
     assert config.data.name == "table"
     status = path.stat() if path.exists() else None
     stamp = [status.st_size, status.st_mtime_ns] if status else None
     content = {"picture": str(path.resolve()), "window": config.data.picture_window, "stamp": stamp}
-    return json.dumps(content | {"field": config.data.picture_field}, indent=1)
+    return content | {"field": config.data.picture_field}
 
 
 SOURCES: dict[str, Callable[[HeadCtConfig], Source]] = {

@@ -43,8 +43,9 @@ class Flow:
     def warned(self, records: pd.DataFrame) -> list[str]:
         """Sentences that count the warnings of files by kind, for the top of the report; which files is listed."""
         kinds: dict[str, list[str]] = {}
-        for record, warnings in zip(records["id"], records["warnings"], strict=True):
-            for kind in warnings.split(WARNINGS_BETWEEN) if warnings else []:
+        warned = records[records["warnings"].notna()]
+        for record, warnings in zip(warned["id"], warned["warnings"], strict=True):
+            for kind in warnings.split(WARNINGS_BETWEEN):
                 kinds.setdefault(kind, []).append(str(record))
         self.lists |= {f"Warning: {kind}": ids for kind, ids in kinds.items()}
         return [f"{counted(len(ids), 'record')} of {len(records):,}: {kind}." for kind, ids in sorted(kinds.items())]
@@ -162,7 +163,8 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
     own = prepared.facts.drop(columns=["bad", "unusable", "bad_files"], errors="ignore")
     if "warnings" in records:  # of the adapter, such as how a series was chosen
         both = zip(records["warnings"], own["warnings"], strict=True)
-        own["warnings"] = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
+        joined = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
+        own["warnings"] = np.array(joined, dtype=object)  # of a list pandas would make NaN of None
     return records.drop(columns=[c for c in own if c in records]).join(own), prepared
 
 
