@@ -110,9 +110,7 @@ class _Scoring:
         grid = self.grid
         self.scorer.score(np.zeros((grid.slices, grid.size, grid.size), np.int16))  # the first call also sets it up
         self.threshold = next((p["threshold"] for p in points if p.get("alarm")), None)
-        self.no_alarm = (
-            "" if points else "no alarm: the run's validation part lacked a class, so no threshold was chosen"
-        )
+        self.no_alarm = "" if points else "no alarm: the run has no threshold, as its validation part lacked a class"
         self.known = {row["id"]: row for row in archive.studies.to_dict("records")}
         self.archive, self.root, self.per_file = archive, root, per_file
 
