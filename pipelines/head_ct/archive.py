@@ -26,6 +26,7 @@ from pipelines.head_ct.series import Kernels, Study, choose, scan
 from pipelines.head_ct.stacks import Fault, Stack, kind_of
 from pipelines.shared.cache import WARNINGS_BETWEEN
 from pipelines.shared.errors import BadFile, DataError, counted, listed
+from pipelines.shared.files import shown_name
 from pipelines.shared.run_folder import write_atomically
 
 COLUMNS = [
@@ -144,10 +145,10 @@ def write_lookup(file: Path, real: Mapping[str, str]) -> None:
     """Which hashed name stands for which file: a table for whoever owns the data."""
 
     def write(aside: Path) -> None:
-        with aside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
+        with aside.open("w", newline="", encoding="utf-8") as text:
             writer = csv.writer(text)
             writer.writerow(["name", "file"])
-            writer.writerows(sorted(real.items()))
+            writer.writerows((name, shown_name(file)) for name, file in sorted(real.items()))
 
     write_atomically(file, write)
 

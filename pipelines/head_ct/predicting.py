@@ -171,7 +171,7 @@ def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _files(archive: Archive, unread: dict[str, str], names: Names) -> pd.DataFrame:
     """One row per file: its hashed name, whether it is used, and why not."""
-    every = pd.read_csv(archive.lookup, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+    every = pd.read_csv(archive.lookup, dtype=str, keep_default_na=False)
     why = {file_name(names, f.file): ("faulty" if f.faulty else "left out", f.reason) for f in archive.faults}
     why |= {name: ("faulty", reason) for name, reason in unread.items()}
     pairs = [why.get(n, ("used", "")) for n in every["name"]]
