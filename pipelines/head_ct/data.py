@@ -324,8 +324,8 @@ def _row(path: Path, config: HeadCtConfig, names: Names) -> tuple[dict[str, Any]
     except DataError as failure:
         return {"bad": failure.problem}, {}, []
     if len(archive.studies) != 1:
-        why = {f"it holds {len(archive.studies)} studies with a usable series, not one": None}
-        why |= dict.fromkeys(str(study.reason) for study in archive.without)
+        why = [f"it holds {len(archive.studies)} studies with a usable series, not one"]
+        why += sorted({str(study.reason) for study in archive.without})
         return {"bad": "; ".join(why)}, {}, archive.faulty()
     facts = archive.studies.iloc[0].to_dict()
     index = read_index(archive.folder / facts["path"])
