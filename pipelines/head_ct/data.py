@@ -292,7 +292,9 @@ def table(config: HeadCtConfig) -> Source:
         private_folder(config) / f"index-table-{hashlib.sha256(str(source.root.resolve()).encode()).hexdigest()[:12]}"
     )
     folder.mkdir(parents=True, exist_ok=True)
-    rows, bad_files, real = [], [], {}
+    rows: list[dict[str, Any]] = []
+    bad_files: list[str] = []
+    real: dict[str, str] = {}
     for record in track(source.records.to_dict("records"), "Reading studies", len(source.records)):
         name, path = names.of("ct", record["id"]), str(record["path"])
         real[name] = path
@@ -309,7 +311,7 @@ def table(config: HeadCtConfig) -> Source:
         bad_files += [f"{name}, {hashed(fault.file)}: {fault.reason}" for fault in faults]
         own = {str(k): v for k, v in record.items()} | {"id": name, "group": names.of("pt", record["group"])}
         of_the_series = {k: facts.pop(k) for k in ("warnings", "details") if k in facts}
-        rows.append({**facts, **own, **of_the_series, "path": f"{name}.json"})
+        rows.append(facts | own | of_the_series | {"path": f"{name}.json"})
     write_lookup(folder / "files.csv", real)
     records = finish(pd.DataFrame(rows))
     return replace(source, root=folder, records=records, bad_files=bad_files, lookup=folder / "files.csv")
