@@ -11,23 +11,27 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipelines.head_ct.config import HeadCtConfig
+from pipelines.head_ct.metrics import SILVER
 from pipelines.head_ct.pseudonyms import Names, salt_of
 from pipelines.head_ct.series import Kernels, Study, choose, scan
-from pipelines.head_ct.stacks import Fault, Stack
-from pipelines.shared.errors import BadFile, DataError, listed
+from pipelines.head_ct.stacks import Fault, Stack, kind_of
+from pipelines.shared.cache import WARNINGS_BETWEEN
+from pipelines.shared.errors import BadFile, DataError, counted, listed
+from pipelines.shared.files import shown_name
 from pipelines.shared.run_folder import write_atomically
 
 COLUMNS = [
     "id", "group", "path", "accession", "maker", "kernel", "slice_thickness", "slices", "tilt", "age", "sex", "series",
-    "warnings",
+    "warnings", "details",
 ]  # fmt: skip
 
 
@@ -76,7 +80,7 @@ def open_archive(root: Path, config: HeadCtConfig, names: Names, again: bool = F
     files = len({s["file"] for s in slices}) + len(faults)
     if not slices and not any(f.faulty for f in faults):
         kinds = Counter(f.reason for f in faults).most_common(3)
-        found = "; ".join(f"{n} files: {reason}" for reason, n in kinds) or "it is empty"
+        found = "; ".join(f"{counted(n, 'file')}: {reason}" for reason, n in kinds) or "it is empty"
         raise DataError(f"No CT slice among the {files} files there: {found}.", "Give a folder of DICOM files.")
     kernels = Kernels(config.series.soft_kernels, config.series.sharp_kernels)
     studies, left = choose(slices, faults, kernels, config.series.thickness)
@@ -89,10 +93,10 @@ def open_archive(root: Path, config: HeadCtConfig, names: Names, again: bool = F
     rows = []
     for study in studies:
         if study.stack is not None:
-            write_index(folder / f"{study.study}.json", base, study.stack)
+            write_index(folder / f"{study.study}.json", base, study.stack, names)
             rows.append(_row(study, study.stack))
     lookup = folder / "files.csv"
-    _write_lookup(lookup, names, [*{s["file"] for s in slices}, *(f.file for f in faults)])
+    write_lookup(lookup, {file_name(names, f): f for f in [*(s["file"] for s in slices), *(f.file for f in faults)]})
     table = pd.DataFrame(rows, columns=COLUMNS)
     return Archive(folder, table, [s for s in studies if s.stack is None], left, files, lookup)
 
@@ -102,17 +106,19 @@ def _row(study: Study, stack: Stack) -> dict[str, Any]:
         "id": study.study, "group": study.group, "path": f"{study.study}.json", "accession": stack.accession,
         "maker": stack.maker, "kernel": stack.kernel, "slice_thickness": round(stack.usual_thickness, 2),
         "slices": len(stack.files), "tilt": stack.tilt, "age": stack.age, "sex": stack.sex, "series": study.rule,
-        "warnings": "; ".join(study.warnings),
+        "warnings": WARNINGS_BETWEEN.join(dict.fromkeys(map(kind_of, study.warnings))),
+        "details": "; ".join(study.warnings),
     }  # fmt: skip
 
 
-def write_index(file: Path, base: Path, stack: Stack) -> None:
-    """The place and geometry of a stack, and its files' sizes and times, so that a changed file is prepared again."""
-    stamps = []
+def write_index(file: Path, base: Path, stack: Stack, names: Names) -> None:
+    """The place and geometry of a stack, and its files' hashed names, sizes and times, so that a changed file is
+    prepared again."""
+    files = []
     for name in sorted(set(stack.files)):
         status = (base / name).stat()
-        stamps.append([name, status.st_size, status.st_mtime_ns])
-    write_if_changed(file, json.dumps({"root": str(base), "stack": stack.to_json(), "stamps": stamps}, indent=1))
+        files.append([name, file_name(names, name), status.st_size, status.st_mtime_ns])
+    write_if_changed(file, json.dumps({"root": str(base), "stack": stack.to_json(), "files": files}, indent=1))
 
 
 def write_if_changed(file: Path, text: str) -> None:
@@ -123,7 +129,7 @@ def write_if_changed(file: Path, text: str) -> None:
 
 
 def read_index(file: Path) -> dict[str, Any]:
-    """What an index file holds: `root` and `stack`, or `picture`.
+    """What an index file holds: `root`, `stack` and `files`; or `picture`; or `bad`, why there is neither.
 
     Raises:
         BadFile: it is not there; the source must be read again.
@@ -135,32 +141,37 @@ def read_index(file: Path) -> dict[str, Any]:
     return content
 
 
-def _write_lookup(file: Path, names: Names, files: Sequence[str]) -> None:
-    rows = sorted((file_name(names, f), f) for f in files)
+def write_lookup(file: Path, real: Mapping[str, str]) -> None:
+    """Which hashed name stands for which file: a table for whoever owns the data."""
 
     def write(aside: Path) -> None:
-        with aside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
+        with aside.open("w", newline="", encoding="utf-8") as text:
             writer = csv.writer(text)
             writer.writerow(["name", "file"])
-            writer.writerows(rows)
+            writer.writerows((name, shown_name(file)) for name, file in sorted(real.items()))
 
     write_atomically(file, write)
 
 
-def refuse_faults(archive: Archive, names: Names, config: HeadCtConfig) -> None:
-    """Stop a run over files in which something is wrong, all of them named at once (`data.on_bad_file=error`).
+def studies_below(root: Path, config: HeadCtConfig, names: Names) -> Archive:
+    """The archive of a folder in which there is a usable series at least.
 
     Raises:
-        DataError: there are some.
+        DataError: there is none; the files in which something is wrong are listed.
     """
-    faulty = archive.faulty()
-    if faulty and config.data.on_bad_file == "error" and config.mode != "verify":
-        lines = [f"{file_name(names, f.file)}: {f.reason}" for f in faulty]
+    archive = open_archive(root, config, names)
+    if archive.studies.empty:
+        found = [*bad_files_of(archive, names), *(f"{s.study}: {s.reason}" for s in archive.without)]
         raise DataError(
-            f"{len(faulty)} of {archive.files} files cannot be used:\n{listed(lines, len(lines))}",
-            f"Their names are in {archive.lookup} (it may name people). Correct or remove them, or drop and report "
-            "them with data.on_bad_file=skip.",
+            f"None of the {archive.files} files there belongs to a usable series:\n{listed(found)}",
+            f"{archive.lookup} says which file is which (it may name people).",
         )
+    return archive
+
+
+def bad_files_of(archive: Archive, names: Names) -> list[str]:
+    """Files in which something is wrong, by their hashed names."""
+    return [f"{file_name(names, f.file)}: {f.reason}" for f in archive.faulty()]
 
 
 def notes_of(archive: Archive) -> list[str]:
@@ -169,29 +180,23 @@ def notes_of(archive: Archive) -> list[str]:
     for faulty, what in ((False, "in order but not used"), (True, "faulty and left out")):
         reasons = Counter(f.reason for f in archive.faults if f.faulty == faulty)
         if reasons:
-            shown = "; ".join(f"{n:,} {'files' if n > 1 else 'file'}: {reason}" for reason, n in reasons.most_common(8))
+            shown = "; ".join(f"{counted(n, 'file')}: {reason}" for reason, n in reasons.most_common())
             notes.append(f"{sum(reasons.values()):,} of {archive.files:,} files are {what}. {shown}.")
     if archive.without:
         reasons = Counter(str(s.reason) for s in archive.without)
         shown = "; ".join(f"{n}: {reason}" for reason, n in reasons.items())
         notes.append(f"{len(archive.without)} studies have no usable series ({shown}).")
-    table = archive.studies
-    if len(table):
-        kinds: Counter[str] = Counter()
-        for text in table["warnings"]:
-            kinds.update({_kind(w) for w in str(text).split("; ") if w})
-        if kinds:
-            notes.append(
-                "Warnings about the series used, by studies: "
-                + "; ".join(f"{name} {n}" for name, n in kinds.most_common(10))
-                + "."
-            )
     return notes
 
 
-def _kind(warning: str) -> str:
-    """A warning without its numbers."""
-    for begin in ("spacing uneven", "slices are missing", "slices shifted in their plane", "covers"):
-        if warning.startswith(begin):
-            return begin
-    return warning.split(":")[0][:60]
+def finish(table: pd.DataFrame) -> pd.DataFrame:
+    """The record table with every column of the module `data`'s docstring."""
+    table = table.drop(columns=["accession"], errors="ignore").reset_index(drop=True)
+    for column in ("critical", "concepts", *SILVER):
+        table[column] = pd.to_numeric(table[column]).astype(float) if column in table else np.nan
+    if "split" not in table:
+        table["split"] = None
+    table["split"] = table["split"].astype(object).where(table["split"].notna(), None)
+    first = table["silver_4"].where(table["silver_4"].notna(), table["critical"])
+    table["stratum"] = first + table["silver_8"].fillna(0)
+    return table

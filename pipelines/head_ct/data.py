@@ -8,7 +8,9 @@ Besides the columns that every study has: `critical` (0 or 1: what radiologists 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,38 +22,43 @@ from pipelines.head_ct import volumes
 from pipelines.head_ct.archive import (
     COLUMNS,
     Archive,
+    bad_files_of,
     file_name,
+    finish,
     names_of,
     notes_of,
     open_archive,
     private_folder,
     read_index,
-    refuse_faults,
+    studies_below,
     write_if_changed,
+    write_lookup,
 )
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.head_ct.labeller import THRESHOLDS, critical_counts, label_reports, silver_columns
+from pipelines.head_ct.labeller import critical_counts, label_reports, silver_columns
 from pipelines.head_ct.phantom import PhantomSettings, ensure_phantom
 from pipelines.head_ct.pseudonyms import Names
-from pipelines.head_ct.stacks import Stack
-from pipelines.shared.errors import BadFile, DataError, listed
+from pipelines.head_ct.public_sets import cq500, rsna_ich
+from pipelines.head_ct.stacks import Fault, Stack, kind_of
+from pipelines.shared.errors import BadFile, DataError
 from pipelines.shared.images import read_image
 from pipelines.shared.records import (
+    RowProblem,
     Source,
     Target,
     dataset_folder,
     parse_values,
-    raise_problems,
     read_csv,
     read_table,
+    without_bad_rows,
 )
 from pipelines.shared.run_folder import write_atomically
-from pipelines.shared.screen import cpu_count, parallel_map
+from pipelines.shared.screen import cpu_count, parallel_map, track
 
-PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays
 SUFFIXES = (".dcm",)
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-SILVER = [f"silver_{t}" for t in THRESHOLDS]
+CORRECT = "Correct these rows, or drop and report them with data.on_bad_row=skip."
 
 
 # --- one study ---
@@ -67,7 +74,6 @@ def prepare_settings(config: HeadCtConfig) -> dict[str, Any]:
         "thickness": grid.thickness,
         "size": grid.size,
         "field": grid.field,
-        "strict": config.data.on_bad_file == "error",
     }
 
 
@@ -79,38 +85,27 @@ def grid_of(settings: Mapping[str, Any]) -> volumes.Grid:
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
     """One study: int16 HU (slices, size, size) on the grid, `volumes.NO_DATA` where nothing is known, and its facts.
 
+    Slices that cannot be read are missing in it and named as `bad_files`.
+
     Raises:
-        BadFile: slices that cannot be read (one is enough with `data.on_bad_file=error`).
+        BadFile: too many of its slices cannot be read.
     """
     index = read_index(root / record["path"])
     grid = grid_of(settings)
+    if "bad" in index:
+        raise BadFile(index["bad"])
     if "picture" in index:
         grey = read_image(Path(index["picture"]))[..., 1]
         volume, facts = volumes.picture_onto_grid(grey, tuple(index["window"]), index["field"], grid)
     else:
         volume, facts = volumes.onto_grid(Stack.from_json(index["stack"]), Path(index["root"]), grid)
-    faults = facts.pop("faults")
-    if faults and settings["strict"]:
-        reasons = sorted({f.reason for f in faults})
-        raise BadFile(f"{len(faults)} of its slices cannot be read: {'; '.join(reasons)}")
-    facts["pixel_warnings"] = "; ".join(facts.pop("warnings"))
-    return volume, facts | {"unreadable_slices": len(faults)}
+    names = {file: name for file, name, *_ in index.get("files", [])}
+    facts["bad_files"] = sorted({f"{names[f.file]}: {f.reason}" for f in facts.pop("faults")})
+    facts["warnings"] = [kind_of(warning) for warning in facts["warnings"]]
+    return volume, facts | {"unreadable_slices": len(facts["bad_files"])}
 
 
-# --- what all sources share ---
-
-
-def finish(table: pd.DataFrame) -> pd.DataFrame:
-    """The record table with every column of this module's docstring."""
-    table = table.drop(columns=["accession"], errors="ignore").reset_index(drop=True)
-    for column in ("critical", "concepts", *SILVER):
-        table[column] = pd.to_numeric(table[column]).astype(float) if column in table else np.nan
-    if "split" not in table:
-        table["split"] = None
-    table["split"] = table["split"].astype(object).where(table["split"].notna(), None)
-    first = table["silver_4"].where(table["silver_4"].notna(), table["critical"])
-    table["stratum"] = first + table["silver_8"].fillna(0)
-    return table
+# --- reports ---
 
 
 def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFrame:
@@ -167,7 +162,7 @@ def reports(config: HeadCtConfig) -> Source:
     """`data=reports`: DICOM studies and a table of reports, joined by accession number or study UID.
 
     Raises:
-        DataError: tables that cannot be read; files that cannot (`data.on_bad_file=error`), all at once.
+        DataError: tables that cannot be read, or rows of them (`data.on_bad_row=error`), all at once.
     """
     data = config.data
     assert data.name == "reports"
@@ -181,8 +176,7 @@ def reports(config: HeadCtConfig) -> Source:
         given = getattr(data, name)
         if given is not None:
             tables[name] = read_csv(Path(given).expanduser(), [data.id_column, *needed])
-    archive = open_archive(root, config, names)
-    refuse_faults(archive, names, config)
+    archive = studies_below(root, config, names)
     keys = (data.id_column, data.text_column, data.join)
     return _joined("reports", False, archive, tables, keys, config, names, file)
 
@@ -204,13 +198,13 @@ def _joined(
 ) -> Source:  # fmt: skip
     id_column, text_column, join = keys
     notes = notes_of(archive)
-    table = tables["reports"]
-    problems = _row_problems(table[id_column], file)
+    problems = _row_problems(tables["reports"][id_column], file.name)
     if join == "accession":
         twice = archive.studies["accession"][archive.studies["accession"].duplicated(keep=False)].dropna()
         if len(twice):
             problems.append(f"{len(twice)} studies share {twice.nunique()} accession numbers; join them by study")
-    raise_problems(problems, str(file), "One row per report; several parts of a report belong into one row.")
+    remedy = f"One row per report; several parts of a report belong into one row. {CORRECT}"
+    table, left_out = without_bad_rows(tables["reports"], problems, config.data.on_bad_row, str(file), remedy)
     text = table[text_column].fillna("").astype(str).str.strip()
     ids = _ids_of(table[id_column], archive, names, join)
     lost = int(ids.isna().sum())
@@ -229,10 +223,10 @@ def _joined(
         studies[column] = np.where(studies["concepts"].isna(), np.nan, values)
     readers = None
     if "gold" in tables:
-        gold, wrong = _decisions(tables["gold"], id_column, "gold table")
-        raise_problems(wrong, "The table of reviewed studies", "critical is 0 or 1 in every row.")
-        of = pd.Series(gold, index=_ids_of(tables["gold"][id_column], archive, names, join))
-        of = of[of.index.notna() & ~of.index.duplicated()]
+        gold, skipped = _decisions(tables["gold"], id_column, "gold table", config)
+        left_out += skipped
+        of = gold["critical"].set_axis(_ids_of(gold[id_column], archive, names, join))
+        of = of[of.index.notna()]
         studies["critical"] = studies["id"].map(of)
         studies["split"] = ["test" if known else None for known in studies["critical"].notna()]
         if len(of) < len(gold):
@@ -243,189 +237,109 @@ def _joined(
         notes.append(f"{int(without.sum())} studies have neither report nor review and are left out: {shown}.")
         studies = studies[~without]
     if "readers" in tables:
-        called, wrong = _decisions(tables["readers"], id_column, "readers' table")
-        raise_problems(wrong, "The table of readers", "critical is 0 or 1 in every row.")
-        of_rows = _ids_of(tables["readers"][id_column], archive, names, join)
-        who = tables["readers"]["reader"].astype(str)
+        called, skipped = _decisions(tables["readers"], [id_column, "reader"], "readers' table", config)
+        left_out += skipped
+        of_rows = _ids_of(called[id_column], archive, names, join)
+        who = called["reader"].astype(str)
         labels = {r: r if synthetic else f"reader {i + 1}" for i, r in enumerate(sorted(who.unique()))}
-        readers = pd.DataFrame({"id": of_rows, "reader": who.map(labels), "critical": called})
+        readers = pd.DataFrame({"id": of_rows, "reader": who.map(labels), "critical": called["critical"]})
         readers = readers[readers["id"].isin(studies["id"])].reset_index(drop=True)
     if studies.empty:
         raise DataError("No study has a report or a review.", f"Do the tables' ids hold the {join}? data.join says so.")
     key = "patient (hashed PatientID)"
-    return Source(name, synthetic, archive.folder, finish(studies), key, readers, notes)
+    return Source(
+        name, synthetic, archive.folder, finish(studies), key, readers, notes, left_out,
+        bad_files_of(archive, names), archive.lookup,
+    )  # fmt: skip
 
 
-def _row_problems(ids: pd.Series, file: Path) -> list[str]:
+def _row_problems(ids: pd.Series, file: str) -> list[str]:
     """Empty and repeated ids, by row: the ids themselves are nobody's business."""
-    problems = [f"{file.name} row {i + 2}: empty {ids.name}" for i in np.flatnonzero(ids.isna())]
-    for _, rows in ids[ids.notna() & ids.duplicated(keep=False)].groupby(ids).groups.items():
-        problems.append(f"{file.name} rows {', '.join(str(int(r) + 2) for r in rows)}: the same {ids.name}")
+    problems: list[str] = [RowProblem(f"{file} row {i + 2}: empty {ids.name}", i) for i in ids.index[ids.isna()]]
+    for rows in ids[ids.notna() & ids.duplicated(keep=False)].groupby(ids).groups.values():
+        where = ", ".join(str(int(r) + 2) for r in rows)
+        problems.append(RowProblem(f"{file} rows {where}: the same {ids.name}", *rows))
     return problems
 
 
-def _decisions(table: pd.DataFrame, id_column: str, what: str) -> tuple[np.ndarray, list[str]]:
-    values, problems = parse_values(table["critical"], [0, 1], Path(what))
-    return values.to_numpy(), problems
+def _decisions(
+    table: pd.DataFrame, keys: str | list[str], file: str, config: HeadCtConfig
+) -> tuple[pd.DataFrame, list[str]]:
+    """A table of decisions whose `critical` is 0 or 1, one row per id (or id and reader), and the rows left out."""
+    values, problems = parse_values(table["critical"], [0, 1], Path(file))
+    for key in [keys] if isinstance(keys, str) else keys:
+        problems += [RowProblem(f"{file} row {i + 2}: empty {key}", i) for i in table.index[table[key].isna()]]
+    twice = table.index[table.duplicated(keys, keep=False)]
+    problems += [RowProblem(f"{file} row {i + 2}: decided more than once", i) for i in twice]
+    remedy = f"critical is 0 or 1, once for each. {CORRECT}"
+    return without_bad_rows(table.assign(critical=values), problems, config.data.on_bad_row, f"The {file}", remedy)
 
 
-# --- public sets ---
-
-
-def rsna_ich(config: HeadCtConfig) -> Source:
-    """RSNA 2019: `stage_2_train.csv` (ID_<sop>_<subtype>, Label) and the slices; a study has what a slice of it has.
-
-    Raises:
-        DataError: no table, rows of another form, contradicting rows.
-    """
-    root = dataset_folder(config.data.root, "rsna_ich")
-    file = next((root / n for n in ("stage_2_train.csv", "stage_1_train.csv") if (root / n).is_file()), None)
-    table = read_csv(file or root / "stage_2_train.csv", ["ID", "Label"], "rsna_ich")
-    assert file is not None
-    parts = table["ID"].astype(str).str.rsplit("_", n=1)
-    table = pd.DataFrame({"slice": parts.str[0], "subtype": parts.str[-1], "label": table["Label"]})
-    known = ["any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural"]
-    bad = ~table["subtype"].isin(known) | ~table["label"].isin(["0", "1"])
-    problems = [f"{file.name} row {i + 2}: not ID_<slice>_<subtype>,0 or 1" for i in np.flatnonzero(bad)]
-    raise_problems(problems[:200], str(file), "Copy the table again.")
-    table["label"] = table["label"].astype(int)
-    both = table.groupby(["slice", "subtype"])["label"].agg(["min", "max"])
-    contradicting = int((both["min"] != both["max"]).sum())
-    wide = both["max"].unstack()
-    names = names_of(config)
-    folder = next((root / n for n in ("stage_2_train", "stage_1_train") if (root / n).is_dir()), root)
-    archive = open_archive(folder, config, names)
-    refuse_faults(archive, names, config)
-    studies, notes = archive.studies, notes_of(archive)
-    stacks = {r: read_index(archive.folder / p)["stack"] for r, p in zip(studies["id"], studies["path"], strict=True)}
-    rows = []
-    for name, stack in stacks.items():
-        stems = [Path(f).stem for f in stack["files"]]
-        mine = wide.reindex(stems)
-        labels = {f"slice_{k}": mine[k].max() if k in mine else np.nan for k in known}
-        rows.append(
-            {"id": name, "critical": labels["slice_any"], "unlabelled_slices": int(mine["any"].isna().sum())} | labels
-        )
-    found = studies.merge(pd.DataFrame(rows), on="id")
-    without = found["critical"].isna()
-    if contradicting:
-        notes.append(f"{contradicting} slices are labelled twice with different labels; the positive one counts.")
-    if without.any():
-        notes.append(f"{int(without.sum())} studies have no labelled slice and are left out.")
-    key = "patient (hashed PatientID); studies of one patient overlap"
-    found = found[~without].rename(columns={f"slice_{k}": k for k in known})
-    if found.empty:
-        raise DataError(f"No study below {folder.name} has a slice in {file.name}.", "Slices are ID_<sop>.dcm.")
-    return Source("rsna_ich", False, archive.folder, finish(found), key, notes=notes)
-
-
-def cq500(config: HeadCtConfig) -> Source:
-    """CQ500: `reads.csv` with three readers per scan (`R1:ICH`, …); the majority is gold, the readers are kept.
-
-    Raises:
-        DataError: no table, other columns, cells that are not 0 or 1.
-    """
-    assert config.data.name == "cq500"
-    root = dataset_folder(config.data.root, "cq500")
-    file = next(iter(sorted(root.rglob("reads.csv"))), root / "reads.csv")
-    wanted = [f"R{r}:{f}" for r in (1, 2, 3) for f in config.data.findings]
-    table = read_csv(file, ["name", *wanted], "cq500")
-    values, problems = {}, []
-    for column in wanted:
-        values[column], wrong = parse_values(table[column], [0, 1], file)
-        problems += wrong
-    raise_problems(problems, str(file), "Copy the table again.")
-    reads = pd.DataFrame(values)
-    votes = {f: reads[[f"R{r}:{f}" for r in (1, 2, 3)]].sum(axis=1) >= 2 for f in config.data.findings}
-    called = {r: reads[[f"R{r}:{f}" for f in config.data.findings]].max(axis=1) for r in (1, 2, 3)}
-    keys = table["name"].map(_cq_key)
-    names = names_of(config)
-    archive = open_archive(root, config, names)
-    refuse_faults(archive, names, config)
-    studies, notes = archive.studies.copy(), notes_of(archive)
-    keys_of = [_cq_key(read_index(archive.folder / p)["stack"]["files"][0].split("/")[0]) for p in studies["path"]]
-    place = {k: i for i, k in enumerate(keys)}
-    at = np.array([place.get(k, -1) for k in keys_of], int)
-    missing = int((at < 0).sum())
-    if missing:
-        notes.append(f"{missing} scans are not in {file.name} and are left out.")
-    if len(set(keys) - set(keys_of)):
-        notes.append(f"{len(set(keys) - set(keys_of))} scans of {file.name} are not in the folder.")
-    studies, at = studies[at >= 0].reset_index(drop=True), at[at >= 0]
-    if studies.empty:
-        raise DataError(f"No scan's folder is named in {file.name}.", "Folders begin with CQ500CT<number>.")
-    studies["critical"] = np.column_stack(list(votes.values())).astype(float).max(axis=1)[at]
-    for finding, vote in votes.items():
-        studies[finding] = vote.to_numpy(float)[at]
-    rows = [
-        pd.DataFrame({"id": studies["id"], "reader": f"R{r}", "critical": called[r].to_numpy()[at]}) for r in (1, 2, 3)
-    ]
-    key = "patient (hashed PatientID)"
-    return Source("cq500", False, archive.folder, finish(studies), key, pd.concat(rows, ignore_index=True), notes)
-
-
-def _cq_key(name: object) -> str:
-    """ "CQ500-CT-12" and the folder "CQ500CT12 CQ500CT12" as the same word."""
-    return "".join(c for c in str(name).split(" ")[0].upper() if c.isalnum())
+# --- one's own table ---
 
 
 def table(config: HeadCtConfig) -> Source:
     """`data=table`: a folder of DICOM files, a DICOM file or a picture per row, with the target `critical`.
 
     Raises:
-        DataError: bad rows; paths that hold no series, or several studies.
+        DataError: bad rows. A path that holds no series, or several studies, is a bad record.
     """
     assert config.data.name == "table"
     names = names_of(config)
-    needed = config.mode in ("train", "resume")
+    needed = config.mode in ("train", "resume", "verify")
     source = read_table(config.data, [Target("critical", [0, 1], required=needed)])
     folder = (
         private_folder(config) / f"index-table-{hashlib.sha256(str(source.root.resolve()).encode()).hexdigest()[:12]}"
     )
     folder.mkdir(parents=True, exist_ok=True)
-    rows, problems = [], []
-    for place, record in enumerate(source.records.to_dict("records"), start=2):
-        path = source.root / str(record["path"])
-        name = names.of("ct", record["id"])
-        row = {str(k): v for k, v in record.items()} | {"id": name, "group": names.of("pt", record["group"])}
-        if path.suffix.lower() in PICTURES:
-            text = _picture_index(path, config)
-            write_if_changed(folder / f"{name}.json", text)
-            rows.append(row | {"path": f"{name}.json"})
-            continue
-        try:
-            archive = open_archive(path, config, names)
-        except DataError as failure:
-            problems.append(f"row {place}: {failure.problem}")
-            continue
-        faulty = archive.faulty()
-        if len(archive.studies) != 1 or (faulty and config.data.on_bad_file == "error"):
-            reasons = sorted({f"{file_name(names, f.file)}: {f.reason}" for f in faulty})
-            why = "; ".join(reasons[:5]) or f"it holds {len(archive.studies)} studies with a usable series, not one"
-            problems.append(f"row {place}: {why}")
-            continue
-        own = archive.studies.iloc[0].to_dict()
-        index = (archive.folder / own["path"]).read_text(encoding="utf-8")
-        write_if_changed(folder / f"{name}.json", index)
-        rows.append({**{k: own[k] for k in COLUMNS if k != "accession"}, **row, "path": f"{name}.json"})
-    if problems and config.data.on_bad_file == "error":
-        raise_problems(problems, str(config.data.table), "Correct them, or leave them out with data.on_bad_file=skip.")
-    notes = list(source.notes)
-    if problems:
-        notes.append(f"{len(problems)} rows are left out:\n{listed(problems)}")
-    if not rows:
-        raise DataError(f"{config.data.table}: no row can be used.", "; ".join(problems[:3]) + ".")
-    return Source("table", False, folder, finish(pd.DataFrame(rows)), source.group_key, notes=notes)
+    rows: list[dict[str, Any]] = []
+    bad_files: list[str] = []
+    real: dict[str, str] = {}
+    for record in track(source.records.to_dict("records"), "Reading studies", len(source.records)):
+        name, path = names.of("ct", record["id"]), str(record["path"])
+        real[name] = path
+
+        def hashed(file: str, path: str = path) -> str:  # files of two rows may have the same name in their folders
+            whole = f"{path}/{file}"
+            real[file_name(names, whole)] = whole
+            return file_name(names, whole)
+
+        index, facts, faults = _row(source.root / path, config, names)
+        for entry in index.get("files", []):
+            entry[1] = hashed(entry[0])
+        write_if_changed(folder / f"{name}.json", json.dumps(index, indent=1))
+        bad_files += [f"{name}, {hashed(fault.file)}: {fault.reason}" for fault in faults]
+        own = {str(k): v for k, v in record.items()} | {"id": name, "group": names.of("pt", record["group"])}
+        of_the_series = {k: facts.pop(k) for k in ("warnings", "details") if k in facts}
+        rows.append(facts | own | of_the_series | {"path": f"{name}.json"})
+    write_lookup(folder / "files.csv", real)
+    records = finish(pd.DataFrame(rows))
+    return replace(source, root=folder, records=records, bad_files=bad_files, lookup=folder / "files.csv")
 
 
-def _picture_index(path: Path, config: HeadCtConfig) -> str:
-    import json
+def _row(path: Path, config: HeadCtConfig, names: Names) -> tuple[dict[str, Any], dict[str, Any], list[Fault]]:
+    """What a path of the table holds: its index (`read_index`), what is known of its series, and its faulty files."""
+    if path.suffix.lower() in PICTURES:
+        return _picture_index(path, config), {}, []
+    try:
+        archive = open_archive(path, config, names)
+    except DataError as failure:
+        return {"bad": failure.problem}, {}, []
+    if len(archive.studies) != 1:
+        why = [f"it holds {len(archive.studies)} studies with a usable series, not one"]
+        why += sorted({str(study.reason) for study in archive.without})
+        return {"bad": "; ".join(why)}, {}, archive.faulty()
+    facts = archive.studies.iloc[0].to_dict()
+    index = read_index(archive.folder / facts["path"])
+    return index, {k: facts[k] for k in COLUMNS if k not in ("accession", "path")}, archive.faulty()
 
+
+def _picture_index(path: Path, config: HeadCtConfig) -> dict[str, Any]:
     assert config.data.name == "table"
     status = path.stat() if path.exists() else None
     stamp = [status.st_size, status.st_mtime_ns] if status else None
     content = {"picture": str(path.resolve()), "window": config.data.picture_window, "stamp": stamp}
-    return json.dumps(content | {"field": config.data.picture_field}, indent=1)
+    return content | {"field": config.data.picture_field}
 
 
 SOURCES: dict[str, Callable[[HeadCtConfig], Source]] = {

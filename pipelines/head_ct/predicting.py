@@ -1,11 +1,13 @@
 """`mode=predict`: any folder of DICOM files, one row per study, and a worklist; `mode=label`: reports without pictures.
 
 predict leaves predictions.csv (one row per study by falling score, then one per faulty file), files.csv (one row per
-file: used or why not) and worklist.html. Files and studies bear hashed names; which is which stands in the cache.
+file: used or why not) and worklist.html. Files and studies bear hashed names; which is which stands in the cache. Each
+study is written down as soon as it is scored, so a run that was cut off goes on after the last one.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,28 +15,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from pipelines.head_ct.archive import Archive, file_name, names_of, open_archive
+from pipelines.head_ct.archive import Archive, file_name, names_of, open_archive, read_index
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.data import grid_of, prepare_settings
 from pipelines.head_ct.labeller import critical_counts, label_reports, silver_columns
 from pipelines.head_ct.metrics import SCORE, predict_columns
 from pipelines.head_ct.page import concepts_page, worklist_page
 from pipelines.head_ct.pseudonyms import Names
-from pipelines.head_ct.stacks import Fault, Stack
+from pipelines.head_ct.stacks import Stack
+from pipelines.head_ct.volumes import onto_grid
 from pipelines.shared.environment import stage, start
-from pipelines.shared.errors import BadFile, ConfigError, DataError, nearest
+from pipelines.shared.errors import ConfigError, DataError, counted, nearest, reason_of
+from pipelines.shared.inputs import score_in_parts
 from pipelines.shared.log import log
 from pipelines.shared.records import read_csv
 from pipelines.shared.run import FinishedRun, Run, open_finished
-from pipelines.shared.run_folder import write_atomically
-from pipelines.shared.screen import track
+from pipelines.shared.run_folder import RunFolder, write_atomically
+from pipelines.shared.stats.operating_points import is_positive
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
     from pipelines.shared.study import Study
 
-SHOWN = 200  # studies with pictures on the worklist
+COLUMNS = [
+    "study", "file", "reason", SCORE, "p_at_least_8", "p_at_least_10", "alarm", "seconds", "slices", "series",
+    "compressed", "warnings",
+]  # fmt: skip
+SHOWN = 200  # studies with pictures on the worklist, those with the highest scores
 LABELLED = 500  # reports on the page
 
 
@@ -55,82 +64,117 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
         return  # a worklist is made by one process
     root = (path.parent if path.is_file() else path).resolve()
     with stage(run, "predict"):
-        rows, pictures, faults = _score_all(run, finished, archive, root, per_file)
-    left = [*archive.faults, *faults]
-    rows += [_failed("", s.study, s.reason or "no usable series") for s in archive.without]
-    rows += [_failed(file_name(names, f.file), "", f.reason) for f in archive.faulty()]
-    scored = [r for r in rows if r["reason"] is None]
-    scored.sort(key=lambda r: -r[SCORE])
-    rest = [r for r in rows if r["reason"] is not None]
-    order = ["study", "file", "reason", SCORE, "p_at_least_8", "p_at_least_10", "alarm", "seconds", "slices", "series",
-             "compressed", "warnings"]  # fmt: skip
-    table = pd.DataFrame([*scored, *rest], columns=order)
+        scorer = _Scoring(run, finished, archive, root, per_file)
+        studies = list(archive.studies["id"])
+        size = max(1, len(studies) // 100)  # so much at most is done again after a cut
+        table = score_in_parts(folder, studies, scorer.rows, run.world, size) if studies else scorer.rows([])
+        table = table.assign(file=None).astype({SCORE: float})
+        scored = table[table["reason"].isna()].sort_values(SCORE, ascending=False, kind="stable")
+        pictures = {name: scorer.pictures(name, folder) for name in scored["study"][:SHOWN]}
+    unread = dict(pair for text in table["unread"].dropna() for pair in json.loads(text))
+    failed = [{"study": s.study, "reason": s.reason or "no usable series"} for s in archive.without]
+    failed += [{"file": file_name(names, f.file), "reason": f.reason} for f in archive.faulty()]
+    rest = pd.concat([table[table["reason"].notna()], pd.DataFrame(failed, columns=["study", "file", "reason"])])
+    predictions = pd.concat([scored, rest])[COLUMNS]
     for column in ("alarm", "slices"):
-        table[column] = table[column].astype("Int64")
-    _write(folder.path / "predictions.csv", table)
-    _write(folder.path / "files.csv", _files(archive, left, names))
+        predictions[column] = predictions[column].astype("Int64")
+    _write(folder.path / "predictions.csv", predictions)
+    files = _files(archive, unread, names)
+    _write(folder.path / "files.csv", files)
     made_up = bool((archive.studies["maker"] == "Phantom").any())
-    worklist_page(folder.path / "worklist.html", scored, pictures, len(rest), made_up)
-    log.info(f"{len(scored)} studies scored, {len(rest)} rows that could not be; {archive.files} files")
-    for reason, count in Counter(f.reason for f in left).most_common(12):
-        log.info(f"  {count} {'file' if count == 1 else 'files'}: {reason}")
+    worklist_page(folder.path / "worklist.html", _plain(scored), pictures, len(rest), made_up)
+    for reason, count in Counter(files["reason"][files["what"] != "used"]).most_common():
+        log.info(f"  {counted(count, 'file')}: {reason}")
     log.info(f"which file is which (may name people): {archive.lookup}")
+    log.info(
+        f"{len(scored)} studies scored, {len(rest)} rows that could not be; {archive.files} files, all in files.csv"
+    )
     print(folder.path / "predictions.csv")
 
 
-def _score_all(
-    run: Run[HeadCtConfig], finished: FinishedRun, archive: Archive, root: Path, per_file: float
-) -> tuple[list[dict[str, Any]], dict[str, list[np.ndarray]], list[Fault]]:  # fmt: skip
-    from pipelines.head_ct.archive import read_index
-    from pipelines.head_ct.learner import HeadCtLearner
-    from pipelines.head_ct.scoring import Scorer, key_slices, score_study
-    from pipelines.shared.method import load_network
-    from pipelines.shared.trainer import uses_bf16
+class _Scoring:
+    """The networks of a finished run over the studies of an archive."""
 
-    learner = HeadCtLearner(run.config)
-    networks = [load_network(run, learner, path) for path in finished.networks]
-    scorer = Scorer(networks, run.world.device, uses_bf16(run.config.trainer, run.world))
-    grid = grid_of(prepare_settings(run.config))
-    scorer.score(np.zeros((grid.slices, grid.size, grid.size), np.int16))  # the first call also sets the network up
-    threshold = next((p["threshold"] for p in finished.operating_points if p.get("alarm")), None)
-    rows: list[dict[str, Any]] = []
-    pictures: dict[str, list[np.ndarray]] = {}
-    faults: list[Fault] = []
-    table = archive.studies.to_dict("records")
-    for place, known in enumerate(track(table, "Scoring studies", len(table))):
-        stack = Stack.from_json(read_index(archive.folder / known["path"])["stack"])
-        try:
-            volume, values, facts = score_study(stack, root, grid, scorer)
-            mine = dict(predict_columns(values[None]).iloc[0])
-            faults += facts["faults"]
-            warnings = [w for w in [known["warnings"], *facts["warnings"]] if w]
-            files = len(set(stack.files))
-            rows.append(
-                {
-                    "study": known["id"], "file": "", "reason": None, **mine,
-                    "alarm": None if threshold is None else int(mine[SCORE] >= threshold),
-                    "seconds": round(per_file * files + facts["volume_s"] + facts["network_s"], 4),
-                    "slices": len(stack.files), "series": known["series"], "compressed": stack.compressed,
-                    "warnings": "; ".join(warnings),
-                }
-            )  # fmt: skip
-            if place < SHOWN:
-                pictures[known["id"]] = key_slices(stack, root, grid, scorer.importance(volume))
-        except BadFile as reason:
-            rows.append(_failed("", known["id"], str(reason)))
-    return rows, pictures, faults
+    def __init__(
+        self, run: Run[HeadCtConfig], finished: FinishedRun, archive: Archive, root: Path, per_file: float
+    ) -> None:
+        from pipelines.head_ct.learner import HeadCtLearner
+        from pipelines.head_ct.scoring import Scorer
+        from pipelines.shared.method import load_network
+        from pipelines.shared.trainer import uses_bf16
+
+        learner = HeadCtLearner(run.config)
+        networks = [load_network(run, learner, path) for path in finished.networks]
+        self.scorer = Scorer(networks, run.world.device, uses_bf16(run.config.trainer, run.world))
+        self.grid = grid_of(prepare_settings(run.config))
+        points = finished.operating_points
+        grid = self.grid
+        self.scorer.score(np.zeros((grid.slices, grid.size, grid.size), np.int16))  # the first call also sets it up
+        self.threshold = next((p["threshold"] for p in points if p.get("alarm")), None)
+        self.no_alarm = "" if points else "no alarm: the run has no threshold, as its validation part lacked a class"
+        self.known = {row["id"]: row for row in archive.studies.to_dict("records")}
+        self.archive, self.root, self.per_file = archive, root, per_file
+
+    def _index(self, name: str) -> tuple[Stack, dict[str, str]]:
+        """A study's stack, and the hashed names of its files."""
+        index = read_index(self.archive.folder / self.known[name]["path"])
+        return Stack.from_json(index["stack"]), {file: hashed for file, hashed, *_ in index["files"]}
+
+    def rows(self, studies: list[str]) -> pd.DataFrame:
+        """A row per study; one that cannot be scored, whatever is wrong with it, has its reason."""
+        found = []
+        for name in studies:
+            try:
+                found.append(self._row(name))
+            except Exception as failure:  # one study never ends a batch
+                found.append({"study": name, "reason": reason_of(failure)})
+        table = pd.DataFrame(found, columns=[*COLUMNS, "unread"])
+        return table.assign(file=table["study"])
+
+    def _row(self, name: str) -> dict[str, Any]:
+        from pipelines.head_ct.scoring import score_study
+
+        known, (stack, names) = self.known[name], self._index(name)
+        _, values, facts = score_study(stack, self.root, self.grid, self.scorer)
+        scores = dict(predict_columns(values[None]).iloc[0])
+        alarm = None if self.threshold is None else int(is_positive(scores[SCORE], self.threshold))
+        seconds = self.per_file * len(names) + facts["volume_s"] + facts["network_s"]
+        return {
+            "study": name, "reason": None, **scores, "alarm": alarm, "seconds": round(seconds, 4),
+            "slices": len(stack.files), "series": known["series"], "compressed": stack.compressed,
+            "warnings": "; ".join(w for w in [known["details"], *facts["warnings"], self.no_alarm] if w),
+            "unread": json.dumps([[names[f.file], f.reason] for f in facts["faults"]]),
+        }  # fmt: skip
+
+    def pictures(self, name: str, folder: RunFolder) -> list[np.ndarray]:
+        """A study's key slices, from the run folder where they were made before."""
+        from pipelines.head_ct.scoring import KEY_SIZE, key_slices
+
+        file = folder.path / "key_slices" / f"{name}.png"
+        if not file.exists():
+            stack, _ = self._index(name)
+            try:
+                volume, _ = onto_grid(stack, self.root, self.grid)
+                slices = key_slices(stack, self.root, self.grid, self.scorer.importance(volume))
+            except Exception as failure:  # its score stands
+                log.info(f"no key slices of {name}: {reason_of(failure)}")
+                return []
+            picture = Image.fromarray(np.concatenate(slices, axis=1))
+            write_atomically(file, lambda aside: picture.save(aside, "PNG"))
+        with Image.open(file) as picture:
+            whole = np.asarray(picture)
+        return np.split(whole, whole.shape[1] // KEY_SIZE, axis=1)
 
 
-def _failed(file: str, study: str, reason: str) -> dict[str, Any]:
-    return {"study": study, "file": file, "reason": reason}
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.astype(object).where(table.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
-def _files(archive: Archive, left: list[Fault], names: Names) -> pd.DataFrame:
+def _files(archive: Archive, unread: dict[str, str], names: Names) -> pd.DataFrame:
     """One row per file: its hashed name, whether it is used, and why not."""
-    every = pd.read_csv(archive.lookup, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-    why = {}
-    for f in left:
-        why[file_name(names, f.file)] = ("faulty" if f.faulty else "left out", f.reason)
+    every = pd.read_csv(archive.lookup, dtype=str, keep_default_na=False)
+    why = {file_name(names, f.file): ("faulty" if f.faulty else "left out", f.reason) for f in archive.faults}
+    why |= {name: ("faulty", reason) for name, reason in unread.items()}
     pairs = [why.get(n, ("used", "")) for n in every["name"]]
     return pd.DataFrame({"file": every["name"], "what": [p[0] for p in pairs], "reason": [p[1] for p in pairs]})
 

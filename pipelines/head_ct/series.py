@@ -20,9 +20,9 @@ from typing import Any
 from pipelines.head_ct.dicom import READER_VERSION, NotASlice, read_rows
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.stacks import Fault, Stack, axial_cosine, stacks_of
-from pipelines.shared.errors import BadFile
+from pipelines.shared.errors import reason_of
 from pipelines.shared.files import walk
-from pipelines.shared.run_folder import write_json
+from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import cpu_count, parallel_map
 
 AXIAL = 0.7  # cosine between the slices' normal and the body's long axis; gantries tilt by up to 30 degrees
@@ -85,7 +85,8 @@ def scan(root: Path, names: Names, cache: Path | None = None) -> tuple[list[dict
         else:
             slices += [row | {"file": file} for row in found]
     if keeper is not None:
-        write_json(keeper, {"slices": slices, "faults": [asdict(f) for f in faults]})
+        text = json.dumps({"slices": slices, "faults": [asdict(f) for f in faults]})  # ASCII: names may be any bytes
+        write_atomically(keeper, lambda aside: aside.write_text(text, encoding="utf-8"))
     return slices, faults
 
 
@@ -108,8 +109,8 @@ def read_file(file: str, base: Path, names: Names) -> list[dict[str, Any]] | Fau
         return read_rows(base / file, names)
     except NotASlice as reason:
         return Fault(file, str(reason), False)
-    except BadFile as reason:
-        return Fault(file, str(reason), True)
+    except Exception as failure:  # whatever one file does, the others are read
+        return Fault(file, reason_of(failure), True)
 
 
 # --- one stack per study ---

@@ -99,6 +99,11 @@ class Stack:
         return cls(**(content | {"faults": [Fault(**f) for f in content["faults"]]}))
 
 
+def kind_of(warning: str) -> str:
+    """A warning without its details."""
+    return warning.split(":")[0]
+
+
 # --- from slices to stacks ---
 
 

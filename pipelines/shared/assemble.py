@@ -44,14 +44,16 @@ class Flow:
     def warned(self, records: pd.DataFrame) -> list[str]:
         """Sentences that count the warnings of files by kind, for the top of the report; which files is listed."""
         kinds: dict[str, list[str]] = {}
-        for record, warnings in zip(records["id"], records["warnings"], strict=True):
-            for kind in warnings.split(WARNINGS_BETWEEN) if isinstance(warnings, str) else []:
+        warned = records[records["warnings"].notna()]
+        for record, warnings in zip(warned["id"], warned["warnings"], strict=True):
+            for kind in warnings.split(WARNINGS_BETWEEN):
                 kinds.setdefault(kind, []).append(str(record))
         self.lists |= {f"Warning: {kind}": ids for kind, ids in kinds.items()}
         return [f"{counted(len(ids), 'record')} of {len(records):,}: {kind}." for kind, ids in sorted(kinds.items())]
 
 
 UNREADABLE = "Files that cannot be read"
+UNREADABLE_PARTS = "Files that cannot be read, without which their record is used"
 
 
 def training_data(study: Study[Any], config: StudyConfig, flow: Flow | None = None) -> Data:
@@ -124,21 +126,27 @@ def prepared_records(
     """
     prepared = prepare_all(study, config, source.records, source.root)
     facts, ids = prepared.facts, source.records["id"]
-    flow.kept(
-        f"Rows of {source.name}" if source.left_out else f"Records of {source.name}", len(ids) + len(source.left_out)
-    )
     if source.left_out:
+        flow.kept(f"Rows of {source.name}", len(ids) + len(source.left_out))
         flow.left_out("Rows that cannot be understood", source.left_out)
     flow.kept(f"Records of {source.name}", len(ids))
     bad, unusable = facts["bad"].notna().to_numpy(), facts["unusable"].notna().to_numpy()
     lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], facts["bad"][bad], strict=True)]
-    if lines and config.data.on_bad_file == "error":
+    parts = list(source.bad_files)
+    for found in facts.get("bad_files", []):
+        parts += found if isinstance(found, list) else []
+    if (lines or parts) and config.data.on_bad_file == "error":
+        number = f"{len(lines)} of {len(facts)} files" if not parts else counted(len(lines) + len(parts), "file")
+        names = f"{source.lookup} says which file is which (it may name people). " if source.lookup else ""
         raise DataError(
-            f"{len(lines)} of {len(facts)} files of {source.name} in {source.root} cannot be used:\n"
-            + listed(lines, len(lines)),
-            "Correct or remove them, or drop and report them with data.on_bad_file=skip.",
+            f"{number} of {source.name} in {source.root} cannot be used:\n"
+            + listed(lines + parts, len(lines) + len(parts)),
+            f"{names}Correct or remove them, or drop and report them with data.on_bad_file=skip.",
         )
     flow.left_out(UNREADABLE, lines)
+    if parts:
+        flow.lists[UNREADABLE_PARTS] = parts
+        log.info(f"{UNREADABLE_PARTS[:1].lower()}{UNREADABLE_PARTS[1:]}: {len(parts)}")
     for reason in sorted(set(facts["unusable"][unusable])):
         flow.left_out(reason[:1].upper() + reason[1:], list(ids[(facts["unusable"] == reason).to_numpy()]))
     keep = np.flatnonzero(~bad & ~unusable)
@@ -147,10 +155,11 @@ def prepared_records(
         raise DataError(f"None of the {len(facts)} records of {source.name} can be used.", "; ".join(reasons[:3]) + ".")
     prepared = prepared.take(keep)
     records = source.records.iloc[keep].reset_index(drop=True)
-    own = prepared.facts.drop(columns=["bad", "unusable"])
+    own = prepared.facts.drop(columns=["bad", "unusable", "bad_files"], errors="ignore")
     if "warnings" in records:  # of the adapter, such as how a series was chosen
         both = zip(records["warnings"], own["warnings"], strict=True)
-        own["warnings"] = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
+        joined = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
+        own["warnings"] = np.array(joined, dtype=object)  # of a list pandas would make NaN of None
     return records.drop(columns=[c for c in own if c in records]).join(own), prepared
 
 

@@ -36,7 +36,8 @@ WARNINGS_BETWEEN = "; "
 # One record (a row of the record table as a dict) and the source's root -> its array, and facts about it.
 # The fact `fingerprint` (str) is required; `hash` (uint64 (4,)) and `thumbnail` (uint8 (64, 64)) let
 # near-duplicates be found; `warnings` (a list of sentences, the same words for the same kind) are counted in verify,
-# flow and report; anything else becomes a column of the record table.
+# flow and report; `bad_files` (a list of "name: reason") are those of a record's files that cannot be read and without
+# which it can be used; anything else becomes a column of the record table.
 Prepare = Callable[[Mapping[str, Any], Path], tuple[np.ndarray, dict[str, Any]]]
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from pipelines.shared import preemption
 from pipelines.shared.assemble import (
     UNREADABLE,
+    UNREADABLE_PARTS,
     Flow,
     card_name,
     check_labels,
@@ -179,7 +180,7 @@ def verify(study: Study[Any], job: Job) -> None:
         data = training_data(study, config, flow)
         check_labels(study, data)
     finally:
-        bad = flow.lists.get(UNREADABLE, [])
+        bad = flow.lists.get(UNREADABLE, []) + flow.lists.get(UNREADABLE_PARTS, [])
         for label, lines in flow.lists.items():
             print(f"{label} ({len(lines)}):\n{listed(lines, len(lines))}")
     print("\n".join([*data.flow["gate"], *data.flow["warnings"], *data.flow["notes"]]))

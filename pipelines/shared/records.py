@@ -45,6 +45,9 @@ class Source:
         readers: individual readings, one row per record and reader (`id`, `reader`, the study's targets), or None.
         notes: what the reader of the report should know about how the source was read.
         left_out: rows of its tables that could not be understood (`data.on_bad_row=skip`), each with its reason.
+        bad_files: files with something wrong in them that are no record of their own (a slice of a series): "name:
+            reason" each. They are refused or passed over like bad records, `data.on_bad_file`.
+        lookup: where it is written which name stands for which file, if the names of files are hashed.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Source:
     readers: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    bad_files: list[str] = field(default_factory=list)
+    lookup: Path | None = None
 
 
 class RowProblem(str):

@@ -138,7 +138,7 @@ class Study(ABC, Generic[C]):
 
     def labelled(self, records: pd.DataFrame) -> np.ndarray:
         """Which records carry a label of the task, bool (records,)."""
-        return records[list(self.labels)].notna().to_numpy().any(axis=1)
+        return np.asarray(records[list(self.labels)].notna().any(axis=1))
 
     def split(self, records: pd.DataFrame, config: C) -> pd.DataFrame:
         """The records after the leakage gate with `split`: by group, stratified, `data.train_size` groups for training.

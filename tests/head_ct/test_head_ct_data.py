@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from conftest import compose
 from PIL import Image
@@ -14,7 +15,9 @@ from test_head_ct_dicom import HEADER, change, head
 
 from pipelines.head_ct import data
 from pipelines.head_ct.archive import read_index
+from pipelines.head_ct.study import STUDY
 from pipelines.head_ct.writing import write_slices
+from pipelines.shared.assemble import UNREADABLE, UNREADABLE_PARTS, Flow, prepared_records
 from pipelines.shared.errors import BadFile, DataError
 
 REPORTS = [
@@ -46,6 +49,12 @@ def table(file, rows):
 
 def config_of(tmp_path, source, *more):
     return compose("head_ct", f"data={source}", f"cache.dir={tmp_path / 'cache'}", *more)
+
+
+def used(config):
+    """The records as training and verify use them, what happened on the way, and the source."""
+    source, flow = data.SOURCES[config.data.name](config), Flow()
+    return prepared_records(STUDY, config, source, flow)[0], flow, source
 
 
 @pytest.fixture
@@ -109,18 +118,19 @@ def test_faulty_files_are_named_at_once_without_names(tmp_path, reported):
     victims[1].write_bytes(victims[1].read_bytes()[:2000])
     keys = ["data=reports", f"data.root={root}", f"data.reports={file}"]
     with pytest.raises(DataError) as failure:
-        data.reports(config_of(tmp_path, "reports", *keys[1:]))
+        used(config_of(tmp_path, "reports", *keys[1:]))
     text = str(failure.value)
-    assert "2 of 48 files cannot be used" in text
+    assert "2 files of reports" in text
     assert "PixelSpacing is missing" in text
     assert "truncated" in text
     assert "DOE" not in text
     lookup = next((tmp_path / "cache" / "head_ct").glob("index-*/files.csv")).read_text()
     for line in (line.strip() for line in text.splitlines() if line.startswith("  f-")):
         assert line.split(":")[0] in lookup
-    source = data.reports(config_of(tmp_path, "reports", *keys[1:], "data.on_bad_file=skip"))
-    assert len(source.records) == 4
-    assert any("2 files" in n or "2 of 48 files are faulty" in n for n in source.notes)
+    records, flow, source = used(config_of(tmp_path, "reports", *keys[1:], "data.on_bad_file=skip"))
+    assert len(records) == 4
+    assert len(flow.lists[UNREADABLE_PARTS]) == 2
+    assert any("2 of 48 files are faulty" in n for n in source.notes)
 
 
 def test_prepared_volumes_and_their_faults(tmp_path, reported):
@@ -135,10 +145,10 @@ def test_prepared_volumes_and_their_faults(tmp_path, reported):
     index = read_index(source.root / source.records["path"].iloc[0])
     victim = root / index["stack"]["files"][3]
     victim.unlink()
-    with pytest.raises(BadFile, match="1 of its slices"):
-        data.prepare(source.records.iloc[0].to_dict(), source.root, settings)
-    _, facts = data.prepare(source.records.iloc[0].to_dict(), source.root, settings | {"strict": False})
+    _, facts = data.prepare(source.records.iloc[0].to_dict(), source.root, settings)
     assert facts["unreadable_slices"] == 1
+    assert facts["bad_files"][0].startswith("f-")
+    assert facts["warnings"] == ["slices cannot be read"]
     with pytest.raises(BadFile, match="index in the cache"):
         data.prepare({"path": "gone.json"}, source.root, settings)
 
@@ -226,8 +236,12 @@ def test_a_table_of_folders_files_and_pictures(tmp_path):
     assert shapes[1] == shapes[2] == 1 / 16
     table(file, [*rows, ["nothing", "blood", "D"]])
     (root / "nothing").mkdir()
-    with pytest.raises(DataError, match="row 5: No CT slice among the 0 files"):
-        data.table(config_of(tmp_path, "table", *keys))
+    with pytest.raises(DataError, match=r"1 of 4 files of table(.|\n)*: No CT slice among the 0 files"):
+        used(config_of(tmp_path, "table", *keys))
+    records, flow, source = used(config_of(tmp_path, "table", *keys, "data.on_bad_file=skip"))
+    assert len(records) == 3
+    name = flow.lists[UNREADABLE][0].split(".json")[0]
+    assert f"{name},nothing\n" in source.lookup.read_text()
 
 
 def test_folders_that_cannot_be_used_say_why(tmp_path):
@@ -248,3 +262,127 @@ def test_a_record_table_is_finished_with_what_is_unknown():
     assert found["stratum"].tolist()[0] == 1
     assert np.isnan(found["stratum"][1])
     assert found["silver_10"].isna().all()
+
+
+# --- what verify and train refuse, and what both tell ---
+
+
+def rsna(tmp_path, positive=("ID_105",)):
+    root = tmp_path / "rsna"
+    archive(root / "stage_2_train", 4, list("abcd"))
+    kinds = ("any", "subdural", "epidural", "intraparenchymal", "intraventricular", "subarachnoid")
+    rows = [[f"ID_{i}{k:02d}_{kind}", int(f"ID_{i}{k:02d}" in positive)]
+            for i in range(4) for k in range(12) for kind in kinds]  # fmt: skip
+    table(root / "stage_2_train.csv", [["ID", "Label"], *rows])
+    return root, ["rsna_ich", f"data.root={root}"]
+
+
+def cq(tmp_path):
+    root = archive(tmp_path / "cq", 4, [f"CQ500CT{i} CQ500CT{i}" for i in range(4)])
+    header = ["name", *(f"R{r}:{f}" for r in (1, 2, 3) for f in ("ICH", "Fracture", "MassEffect", "MidlineShift"))]
+    table(root / "reads.csv", [header, *([f"CQ500-CT-{i}", *"100010001000"] for i in range(4))])
+    return root, ["cq500", f"data.root={root}"]
+
+
+def typed(tmp_path):
+    root = archive(tmp_path / "in")
+    file = table(tmp_path / "reports.csv", [["accession", "report"], *([f"ACC-{i}", t] for i, t in enumerate(REPORTS))])
+    return root, ["reports", f"data.root={root}", f"data.reports={file}"]
+
+
+def own(tmp_path):
+    root = archive(tmp_path / "in")
+    file = table(tmp_path / "t.csv", [["folder", "bleed"], *([f"DOE_JANE_{i}", i % 2] for i in range(4))])
+    return root, ["table", f"data.table={file}", f"data.root={root}", "data.columns.path=folder",
+                  "++data.targets={critical: bleed}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", [rsna, cq, typed, own])
+def test_verify_and_train_refuse_the_same_files_in_every_source(tmp_path, layout):
+    root, keys = layout(tmp_path)
+    first, second, third = sorted(root.rglob("ID_*.dcm"))[:36:12]
+    first.write_bytes(first.read_bytes()[:-300])  # the header says so
+    ds = pydicom.dcmread(second)
+    ds.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    ds.save_as(second)
+    second.write_bytes(second.read_bytes()[:-300])  # only who decodes the pixels sees it
+    third.unlink()
+    third.symlink_to(tmp_path / "nowhere")
+    for mode in ("train", "verify"):
+        config = config_of(tmp_path, *keys, f"mode={mode}")
+        with pytest.raises(DataError) as failure:
+            used(config)
+        assert f"3 files of {keys[0]}" in failure.value.problem
+        for reason in ("truncated: 50 bytes", "broken link", "its pixels cannot be decoded"):
+            assert reason.split(":")[0] in failure.value.problem
+        assert "files.csv says which file is which" in failure.value.remedy
+        records, flow, source = used(config_of(tmp_path, *keys, f"mode={mode}", "data.on_bad_file=skip"))
+        assert len(records) == 4
+        assert len(flow.lists[UNREADABLE_PARTS]) == 3
+        assert records["warnings"].str.contains("slices cannot be read").fillna(False).sum() == 1
+        names = {line.split(":")[0].split(", ")[-1] for line in flow.lists[UNREADABLE_PARTS]}
+        assert names <= set(pd.read_csv(source.lookup)["name"])
+
+
+@pytest.mark.parametrize("layout", [rsna, cq, typed, own])
+def test_warnings_are_counted_in_every_source(tmp_path, layout):
+    root, keys = layout(tmp_path)
+    for k, file in enumerate(sorted(root.rglob("ID_1*.dcm"))):
+        change(file, SeriesInstanceUID=f"7.7.{k}")
+    for file in sorted(root.rglob("ID_2*.dcm")):
+        change(file, RescaleIntercept=3000)
+    records, flow, _ = used(config_of(tmp_path, *keys, "preprocess.field=500"))
+    said = flow.warned(records)
+    assert "1 record of 4: one slice only." in said
+    assert "1 record of 4: every slice has a series of its own, one of them is used." in said
+    assert any("rescale intercept" in sentence for sentence in said)
+    assert not any(c.isdigit() for sentence in said for c in sentence.split(": ", 1)[1])
+
+
+def test_rows_that_cannot_be_understood_may_be_left_out(tmp_path):
+    root, keys = rsna(tmp_path)
+    with (root / "stage_2_train.csv").open("a") as text:
+        text.write("nonsense,1\nID_105_epidural,maybe\n")
+    with pytest.raises(DataError, match=r"row 290(.|\n)*row 291"):
+        used(config_of(tmp_path, *keys))
+    records, flow, source = used(config_of(tmp_path, *keys, "data.on_bad_row=skip"))
+    assert len(source.left_out) == len(flow.lists["Rows that cannot be understood"]) == 2
+    assert sorted(records["critical"]) == [0, 0, 0, 1]
+
+    root, keys = cq(tmp_path)
+    with (root / "reads.csv").open("a") as text:
+        text.write("CQ500-CT-9,0,0,0,0,0,yes,0,0,0,0,0,0\nCQ500CT0" + ",0" * 12 + "\n")
+    with pytest.raises(DataError, match=r"row 6: R2:Fracture=yes(.|\n)*|rows 2, 7"):
+        used(config_of(tmp_path, *keys))
+    records, _, source = used(config_of(tmp_path, *keys, "data.on_bad_row=skip"))
+    assert len(source.left_out) == 3
+    assert len(records) == 3  # of the scan with two rows nobody knows which is right
+
+    root, keys = typed(tmp_path / "typed")
+    with (tmp_path / "typed" / "reports.csv").open("a") as text:
+        text.write(",Normal.\nACC-0,Normal.\n")
+    gold = table(tmp_path / "gold.csv", [["accession", "critical"], ["ACC-1", "1"], ["ACC-2", "0"], ["ACC-2", "1"]])
+    readers = table(tmp_path / "r.csv", [["accession", "reader", "critical"], ["ACC-1", "A", "x"], ["ACC-1", "B", "1"]])
+    keys += [f"data.gold={gold}", f"data.readers={readers}"]
+    with pytest.raises(DataError, match="row 6: empty accession"):
+        used(config_of(tmp_path, *keys))
+    records, _, source = used(config_of(tmp_path, *keys, "data.on_bad_row=skip"))
+    assert len(source.left_out) == 6
+    assert sorted(records["critical"].dropna()) == [1]
+    assert len(source.readers) == 1
+    assert "ACC" not in "".join(source.left_out)
+
+
+def test_folders_that_are_links_and_what_a_mac_leaves(tmp_path):
+    root, keys = cq(tmp_path)
+    elsewhere = (root / "CQ500CT1 CQ500CT1").rename(tmp_path / "other disk")
+    (root / "CQ500CT1 CQ500CT1").symlink_to(elsewhere)
+    (root / "unpacked").mkdir()
+    (root / "CQ500CT2 CQ500CT2").rename(root / "unpacked" / "CQ500CT2 CQ500CT2")
+    (root / "back").symlink_to(root)
+    for name in (".DS_Store", "._ID_000.dcm", "Thumbs.db", "__MACOSX/ID_000.dcm", "CQ500CT0 CQ500CT0/._scan"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"\0\5\x16\7")
+    records, _, source = used(config_of(tmp_path, *keys))
+    assert len(records) == 4
+    assert not any("not in the folder" in note or "not used" in note for note in source.notes[1:])

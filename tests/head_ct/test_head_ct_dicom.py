@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from bare_dicom import bare
 
-from pipelines.head_ct import dicom, volumes
+from pipelines.head_ct import dicom, series, volumes
 from pipelines.head_ct.dicom import NotASlice, read_rows
 from pipelines.head_ct.pixels import read_hu
 from pipelines.head_ct.pseudonyms import Names, salt_of
@@ -455,11 +455,29 @@ def test_files_without_preamble_and_suffix_are_read_and_it_is_told(tmp_path, imp
 def test_a_name_may_be_any_bytes(tmp_path):
     write(tmp_path / "in")
     (tmp_path / "in" / "f003").rename(tmp_path / "in" / os.fsdecode(b"f\xe9\xff"))
-    (study,), left = study_of(tmp_path / "in")
-    assert left == []
-    assert len(study.stack.files) == 20
+    for _ in range(2):  # read, then from the cache
+        slices, left = scan(tmp_path / "in", NAMES, tmp_path / "cache")
+        assert left == []
+        ((study,), _) = choose(slices, left, KERNELS, 5.0)
+        assert len(study.stack.files) == 20
     onto_grid(study.stack, tmp_path / "in", Grid(12, 8.0, 32, 160.0))
     assert NAMES.of("f", "a") != NAMES.of("f", "a ")
+
+
+def test_whatever_one_file_does_the_others_are_read(tmp_path, monkeypatch):
+    write(tmp_path)
+    failures = {"f002": MemoryError(), "f005": OSError(5, "Input/output error")}
+
+    def read(path, names):
+        if path.name in failures:
+            raise failures[path.name]
+        return read_rows(path, names)
+
+    monkeypatch.setattr(series, "read_rows", read)
+    (study,), left = study_of(tmp_path)
+    assert len(study.stack.files) == 18
+    assert {f.file: f.faulty for f in left} == {"f002": True, "f005": True}
+    assert "memory" in left[0].reason
 
 
 def test_unreadable_slices_are_missing_slices_and_too_many_are_a_reason(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from test_head_ct_data import archive, table
 from test_head_ct_dicom import HEADER, head
 
 from pipelines.head_ct.writing import write_slices
+from pipelines.shared.files import walk
 
 SECRETS = ("Zaphod", "Beeblebrox", "MRN-4711", "ACC-12345", "BEEBLEBROX_ZAPHOD", "4711")
 
@@ -87,6 +89,9 @@ def test_a_mixed_folder_is_one_row_per_study_and_names_nobody(finished, tmp_path
         file.write_bytes(file.read_bytes()[:-900])
     shutil.copytree(Path(pydicom.__file__).parent / "data" / "test_files", folder / "odd")
     (folder / "Zaphod Beeblebrox.txt").write_text("MRN-4711")
+    (folder / os.fsdecode(b"Zaphod \xe9\xff")).write_text("MRN-4711")  # a name that is not UTF-8
+    (folder / "Zaphod").symlink_to(tmp_path / "nowhere")
+    (folder / "._Zaphod.dcm").write_bytes(b"\0\5\x16\7")
     cache = tmp_path / "cache"
     done = run(
         "mode=predict", f"run={finished}", f"input={tmp_path / 'in'}", f"run_dir={tmp_path / 'p'}", f"cache.dir={cache}"
@@ -96,7 +101,9 @@ def test_a_mixed_folder_is_one_row_per_study_and_names_nobody(finished, tmp_path
     assert studies["study"].is_unique
     assert rows["reason"].isna().sum() >= 1
     files = pd.read_csv(tmp_path / "p" / "files.csv")
-    assert len(files) == sum(f.is_file() for f in (tmp_path / "in").rglob("*"))
+    assert len(files) == len(walk(tmp_path / "in"))
+    for reason, count in files[files["what"] != "used"]["reason"].value_counts().items():
+        assert f"{count} file{'s' if count > 1 else ''}: {reason}" in done.stdout + done.stderr
     assert (files[files["what"] != "used"]["reason"].str.len() > 5).all()
     faulty = set(files[files["what"] == "faulty"]["file"])
     assert set(rows["file"].dropna()) <= faulty
@@ -107,6 +114,52 @@ def test_a_mixed_folder_is_one_row_per_study_and_names_nobody(finished, tmp_path
     for secret in SECRETS:
         assert secret not in texts, secret
     assert "BEEBLEBROX_ZAPHOD" in next((cache / "head_ct").glob("index-*/files.csv")).read_text()
+
+
+@pytest.mark.slow
+def test_a_prediction_that_was_cut_off_goes_on_and_keeps_its_order(finished, tmp_path):
+    archive(tmp_path / "in", 6)
+    keys = ["mode=predict", f"run={finished}", f"input={tmp_path / 'in'}"]
+    run(*keys, f"run_dir={tmp_path / 'p'}")
+    whole = pd.read_csv(tmp_path / "p" / "predictions.csv")
+    assert whole["p_at_least_4"].is_monotonic_decreasing
+    page = (tmp_path / "p" / "worklist.html").read_text()
+    parts = sorted((tmp_path / "p" / "parts").glob("*.parquet"))
+    assert len(parts) == 6
+    for file in [*parts[2:], tmp_path / "p" / "predictions.csv", tmp_path / "p" / "worklist.html"]:
+        file.unlink()
+    next((tmp_path / "p" / "key_slices").glob("*.png")).unlink()
+    kept = {file: file.stat().st_mtime_ns for file in parts[:2]}
+    done = run("mode=resume", f"run={tmp_path / 'p'}")
+    assert "2 of 6 files are scored already" in done.stdout + done.stderr
+    assert kept == {file: file.stat().st_mtime_ns for file in parts[:2]}
+    again = pd.read_csv(tmp_path / "p" / "predictions.csv")
+    assert again.drop(columns="seconds").equals(whole.drop(columns="seconds"))
+    assert (tmp_path / "p" / "worklist.html").read_text().count("<img") == page.count("<img") == 18
+
+
+def test_one_study_never_ends_a_batch(monkeypatch):
+    """Whatever is raised over one study is its reason; the others are scored."""
+    from pipelines.head_ct.predicting import COLUMNS, _Scoring
+
+    failures = {
+        "ct-b": MemoryError(),
+        "ct-d": RuntimeError("odd"),
+        "ct-e": OSError(5, "Input/output error"),
+    }
+
+    def row(name):
+        if name in failures:
+            raise failures[name]
+        return dict.fromkeys(COLUMNS) | {"study": name, "p_at_least_4": 0.5}
+
+    scoring = object.__new__(_Scoring)
+    monkeypatch.setattr(scoring, "_row", row, raising=False)
+    table = scoring.rows([f"ct-{c}" for c in "abcde"])
+    assert table["study"].tolist() == table["file"].tolist() == [f"ct-{c}" for c in "abcde"]
+    assert table["reason"].isna().tolist() == [True, False, True, False, False]
+    assert "memory" in table["reason"][1]
+    assert "Input/output error" in table["reason"][4]
 
 
 @pytest.mark.slow
