@@ -36,6 +36,12 @@ class Camelyon(Study[CamelyonConfig]):
     prepare_settings = staticmethod(data.prepare_settings)
     reads = data.PREPARE_READS
 
+    def split(self, records: pd.DataFrame, config: CamelyonConfig) -> pd.DataFrame:
+        """By slide; training needs normal tissue and slides of both kinds, val slides of both kinds."""
+        divided = super().split(records, config)
+        data.check_parts(config, divided)
+        return divided
+
     def method(self, config: CamelyonConfig) -> Method[CamelyonConfig]:
         """Patches are coordinates; a patch network, hard negatives, a second network; the same without each fold's
         slides; heatmaps of all slides; detections; a forest over features of heatmaps.

@@ -60,9 +60,9 @@ class Source:
     readers: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    excluded: Mapping[str, list[str]] = field(default_factory=dict)
     bad_files: list[str] = field(default_factory=list)
     lookup: Path | None = None
-    excluded: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class RowProblem(str):
