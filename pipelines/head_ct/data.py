@@ -249,7 +249,7 @@ def _joined(
     key = "patient (hashed PatientID)"
     return Source(
         name, synthetic, archive.folder, finish(studies), key, readers, notes, left_out,
-        bad_files_of(archive, names), archive.lookup,
+        bad_files=bad_files_of(archive, names), lookup=archive.lookup,
     )  # fmt: skip
 
 

@@ -111,7 +111,8 @@ def cq500(config: HeadCtConfig) -> Source:
         notes.append(f"{len(tables)} files are called reads.csv; {file.relative_to(root)} is used.")
     return Source(
         "cq500", False, archive.folder, finish(studies), "patient (hashed PatientID)",
-        pd.concat(rows, ignore_index=True), notes, left_out, bad_files_of(archive, names), archive.lookup,
+        pd.concat(rows, ignore_index=True), notes, left_out,
+        bad_files=bad_files_of(archive, names), lookup=archive.lookup,
     )  # fmt: skip
 
 
