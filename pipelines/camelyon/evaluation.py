@@ -14,6 +14,7 @@ from pipelines.camelyon.metrics import TASK, scored_again
 from pipelines.shared.evaluator import bootstrap_settings, synthetic_note
 from pipelines.shared.run_folder import read_json
 from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.study import Evidence, Results
@@ -43,18 +44,18 @@ def evaluate(evidence: Evidence) -> Results:
     metrics: dict[str, Estimate] = {}
     judged = _lesions(evidence, known)
     scored = judged["run"]
-    estimates = froc_estimates(scored, **bootstrap)
+    estimates = froc_estimates(scored, bootstrap=bootstrap)
     metrics |= {f"test.lesions.{name}": value for name, value in estimates.items()}
     for name, other in judged.items():
         if name not in ("run", "oracle"):
-            metrics[f"test.lesions.froc_{name}"] = froc_estimates(other, **bootstrap)["froc"]
-    oracle = froc_estimates(judged["oracle"], **bootstrap)["froc"] if "oracle" in judged else None
+            metrics[f"test.lesions.froc_{name}"] = froc_estimates(other, bootstrap=bootstrap)["froc"]
+    oracle = froc_estimates(judged["oracle"], bootstrap=bootstrap)["froc"] if "oracle" in judged else None
     if oracle is not None:
         metrics["test.lesions.froc_oracle"] = oracle
     for split, rows in evidence.predictions.items():
         metrics |= slide_metrics(rows, split, bootstrap)
     metrics["test.slides.forest_minus_maximum"] = auroc_difference(
-        known[TASK], known["p_tumor"], known["p_maximum"], known["group"], **bootstrap
+        known[TASK], known["p_tumor"], known["p_maximum"], known["group"], bootstrap=bootstrap
     ).difference
     patches = _patch_table(evidence)
     if patches is not None:
@@ -127,11 +128,11 @@ def _lesions(evidence: Evidence, known: pd.DataFrame) -> dict[str, Scored]:
     return found
 
 
-def slide_metrics(rows: pd.DataFrame, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def slide_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """AUROC of the forest and of the heatmap's maximum."""
     rows = rows[rows[TASK].notna()]
     return {
-        f"{split}.slides.{name}": auroc_estimate(rows[TASK], rows[column], rows["group"], **bootstrap)
+        f"{split}.slides.{name}": auroc_estimate(rows[TASK], rows[column], rows["group"], bootstrap=bootstrap)
         for name, column in (("auroc", "p_tumor"), ("auroc_maximum", "p_maximum"))
     }
 
@@ -141,11 +142,13 @@ def _patch_table(evidence: Evidence) -> pd.DataFrame | None:
     return pd.read_parquet(file) if file.exists() else None
 
 
-def patch_metrics(patches: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def patch_metrics(patches: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """AUROC over test patches; intervals resample slides."""
     names = [str(c).removeprefix("p_") for c in patches if str(c).startswith("p_")]
     return {
-        f"test.patches.auroc_{name}": auroc_estimate(patches[TASK], patches[f"p_{name}"], patches["group"], **bootstrap)
+        f"test.patches.auroc_{name}": auroc_estimate(
+            patches[TASK], patches[f"p_{name}"], patches["group"], bootstrap=bootstrap
+        )
         for name in names
     }
 
@@ -156,7 +159,9 @@ def _patches_only(evidence: Evidence) -> Results:
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
         rows = rows[rows[TASK].notna()]
-        metrics[f"{split}.patches.auroc"] = auroc_estimate(rows[TASK], rows["p_tumor"], rows["group"], **bootstrap)
+        metrics[f"{split}.patches.auroc"] = auroc_estimate(
+            rows[TASK], rows["p_tumor"], rows["group"], bootstrap=bootstrap
+        )
     test = evidence.predictions["test"]
     points, rates = point_estimates(test[test[TASK].notna()], evidence.operating_points, bootstrap)
     note = synthetic_note(evidence)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.camelyon.masks import LESION_COLUMNS, LesionMap
-from pipelines.shared.stats.bootstrap import bootstrap_estimates, divide
+from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimates, divide
 from pipelines.shared.stats.estimate import Estimate
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives per slide
@@ -171,7 +171,7 @@ def froc_score(scored: Scored) -> float:
     return float(froc_curve(scored).at().mean())
 
 
-def froc_estimates(scored: Scored, *, resamples: int, seed: int, level: float) -> dict[str, Estimate]:
+def froc_estimates(scored: Scored, *, bootstrap: Bootstrap = STANDARD) -> dict[str, Estimate]:
     """`froc` and the six sensitivities (`sensitivity_at_1/4` …), with bootstrap intervals over slides.
 
     Every resample is scored as a submission of its own, with its own thresholds and denominators. Those without a
@@ -190,7 +190,7 @@ def froc_estimates(scored: Scored, *, resamples: int, seed: int, level: float) -
         estimates = [Estimate(v, groups=n, reason=reason) for v in values]
     else:
         estimates = bootstrap_estimates(
-            values, _Resampling(scored), np.arange(n), n=n, resamples=resamples, seed=seed, level=level,
+            values, _Resampling(scored), np.arange(n), n=n, bootstrap=bootstrap,
             undefined="without a lesion",
         )  # fmt: skip
     # Slides are resampled, but a sensitivity rests on lesions.

@@ -24,6 +24,7 @@ from pipelines.shared.evaluator import bootstrap_settings
 from pipelines.shared.log import log
 from pipelines.shared.report import Code, Headline, HeadlineFigure, Report, Section, Table, Text, render
 from pipelines.shared.run_folder import RunFolder, plain, write_json
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def score_submission(study: Study[Any], job: Job) -> None:
     print(report, flush=True)
 
 
-def score(submission: Submission, folder: RunFolder, bootstrap: dict[str, Any]) -> tuple[Scored, dict[str, Estimate]]:
+def score(submission: Submission, folder: RunFolder, bootstrap: Bootstrap) -> tuple[Scored, dict[str, Estimate]]:
     """Score a submission and write its tables.
 
     Args:
@@ -103,7 +104,7 @@ def score(submission: Submission, folder: RunFolder, bootstrap: dict[str, Any]) 
         }
     )
     folder.write_table(folder.records, records)
-    return scored, froc_estimates(scored, **bootstrap)
+    return scored, froc_estimates(scored, bootstrap=bootstrap)
 
 
 def write_report(

@@ -19,6 +19,7 @@ from pipelines.shared.figures import Subgroup
 from pipelines.shared.files import output_name
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence
 
@@ -164,7 +165,7 @@ def hard_negative_section(evidence: Evidence) -> list[Section]:
 
 
 def subgroup_section(
-    evidence: Evidence, known: pd.DataFrame, scored: Scored, bootstrap: dict[str, Any], note: str
+    evidence: Evidence, known: pd.DataFrame, scored: Scored, bootstrap: Bootstrap, note: str
 ) -> list[Section]:
     """FROC score and slide AUROC by the configured columns."""
     records = evidence.records.set_index("id").reindex(known["id"])
@@ -176,14 +177,14 @@ def subgroup_section(
         values = records[column].to_numpy()
         for value in sorted({v for v in values if not pd.isna(v)}, key=str):
             mine = values == value
-            froc = froc_estimates(part_of(scored, mine), **bootstrap)["froc"]
+            froc = froc_estimates(part_of(scored, mine), bootstrap=bootstrap)["froc"]
             some = known[mine]
-            auc = auroc_estimate(some[TASK], some["p_tumor"], some["group"], **bootstrap)
+            auc = auroc_estimate(some[TASK], some["p_tumor"], some["group"], bootstrap=bootstrap)
             subgroups.append(Subgroup(str(value), froc, int(mine.sum()), column))
             rows.append([f"{column}: {value}", int(mine.sum()), int(some[TASK].sum()), froc, auc])
     if not subgroups:
         return []
-    overall = froc_estimates(scored, **bootstrap)["froc"]
+    overall = froc_estimates(scored, bootstrap=bootstrap)["froc"]
     figures.forest(
         evidence.folder.figures / "subgroups.png", subgroups, Subgroup("All", overall, len(known)), metric="FROC score",
         note=note,

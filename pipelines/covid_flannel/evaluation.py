@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from pipelines.covid_flannel import published, sections
@@ -20,6 +18,7 @@ from pipelines.covid_flannel.protocol import FIXED, fold_numbers
 from pipelines.shared.evaluator import bootstrap_settings
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import macro_f1
 from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.study import Evidence, Results
@@ -69,7 +68,7 @@ def evaluate(evidence: Evidence) -> Results:
     )
 
 
-def _oracle(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]) -> Estimate | None:
+def _oracle(evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap) -> Estimate | None:
     """Macro-F1 of a phantom's drawn diseases against the record."""
     if "truth" not in evidence.records:
         return None
@@ -80,13 +79,13 @@ def _oracle(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]) -
         drawn.to_numpy(),
         CLASSES,
         test["group"].to_numpy(),
-        **bootstrap,
+        bootstrap=bootstrap,
     )
     return found["macro_f1"]
 
 
 def _shortcuts(
-    evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]
+    evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap
 ) -> tuple[dict[str, Estimate], dict[str, Comparison]]:
     """AUROC of every shortcut test, and FLANNEL's lead over those that speak of COVID-19."""
     file = evidence.folder.path / "shortcuts.parquet"
@@ -96,11 +95,11 @@ def _shortcuts(
     flannel = test.groupby("id")[f"p_{COVID}"].mean()
     for name, rows in pd.read_parquet(file).groupby("test", sort=False):
         truth, score, group = rows["truth"].to_numpy(), rows["score"].to_numpy(), rows["group"].to_numpy()
-        found[str(name)] = auroc_estimate(truth, score, group, **bootstrap)
+        found[str(name)] = auroc_estimate(truth, score, group, bootstrap=bootstrap)
         mine = rows["id"].isin(flannel.index).to_numpy()
         if str(name).endswith(f"[{COVID}]") and not str(name).startswith("source") and mine.any():
             ours = flannel.reindex(rows["id"][mine]).to_numpy()
-            gap = auroc_difference(truth[mine], ours, score[mine], group[mine], **bootstrap)
+            gap = auroc_difference(truth[mine], ours, score[mine], group[mine], bootstrap=bootstrap)
             gaps[str(name).split("[")[0]] = gap
     return found, gaps
 

@@ -11,6 +11,7 @@ import pandas as pd
 from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
 from pipelines.shared.stats.agreement import Measure, confusion_difference, confusion_estimates
 from pipelines.shared.stats.auc import auroc_estimate
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import (
     accuracy,
     class_f1,
@@ -76,7 +77,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def table_metrics(predictions: pd.DataFrame, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def table_metrics(predictions: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """`<split>.<method>.<measure>`: pooled over the folds with patient-clustered intervals, then of each fold
     (`macro_f1@fold_0`), their mean and standard deviation (`macro_f1@mean`, `@sd`), as in the paper's table.
     """
@@ -86,7 +87,7 @@ def table_metrics(predictions: pd.DataFrame, split: str, bootstrap: dict[str, An
     numbers = sorted({int(k) for k in folds if not np.isnan(k)})
     for method in methods_of(predictions):
         said = answers_of(predictions, method)
-        pooled = confusion_estimates(MEASURES, truth, said, CLASSES, group, **bootstrap)
+        pooled = confusion_estimates(MEASURES, truth, said, CLASSES, group, bootstrap=bootstrap)
         found |= {f"{split}.{method}.{name}": estimate for name, estimate in pooled.items()}
         matrices = [confusion_matrix(truth[folds == k], said[folds == k], CLASSES) for k in numbers]
         for name, measure in MEASURES.items():
@@ -107,19 +108,19 @@ def _why(value: float) -> str | None:
     return "the class occurs neither in the truth nor in the answers" if np.isnan(value) else None
 
 
-def auroc_metrics(predictions: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def auroc_metrics(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """`test.<method>.auroc[<class>]`, each class against the rest."""
     found = {}
     for method in methods_of(predictions):
         p = scores_of(predictions, method)
         for i, name in enumerate(CLASSES):
             truth = (predictions["label"] == name).to_numpy()
-            estimate = auroc_estimate(truth, p[:, i], predictions["group"].to_numpy(), **bootstrap)
+            estimate = auroc_estimate(truth, p[:, i], predictions["group"].to_numpy(), bootstrap=bootstrap)
             found[f"test.{method}.auroc[{name}]"] = estimate
     return found
 
 
-def comparisons(predictions: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Comparison]:
+def comparisons(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Comparison]:
     """FLANNEL's macro-F1 minus that of the best base learner (of each fold, chosen on its stacking part), of every base
     learner and of every other combination, on the same resamples of patients.
     """
@@ -127,7 +128,9 @@ def comparisons(predictions: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[st
     ours = answers_of(predictions, "flannel")
     rivals = [*(["best_base"] if "best_base" in predictions else []), *methods_of(predictions)]
     return {
-        rival: confusion_difference(macro_f1, truth, ours, answers_of(predictions, rival), CLASSES, group, **bootstrap)
+        rival: confusion_difference(
+            macro_f1, truth, ours, answers_of(predictions, rival), CLASSES, group, bootstrap=bootstrap
+        )
         for rival in rivals
         if rival != "flannel"
     }
@@ -166,7 +169,7 @@ def pooled_points(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def point_metrics(
-    predictions: pd.DataFrame, points: Sequence[dict[str, Any]], bootstrap: dict[str, Any]
+    predictions: pd.DataFrame, points: Sequence[dict[str, Any]], bootstrap: Bootstrap
 ) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
     """The operating points with what they give on test, every fold's pictures called by its own frozen threshold."""
     metrics: dict[str, Estimate] = {}
@@ -180,7 +183,9 @@ def point_metrics(
         both: dict[str, Any] = {}
         rates = {"sensitivity": (truth, called), "specificity": (~truth, ~called), "ppv": (called, truth)}
         for name, (rows, hit) in rates.items():
-            rate = both_estimates(hit[rows], predictions["group"].to_numpy()[rows], no_rows="no such rows", **bootstrap)
+            rate = both_estimates(
+                hit[rows], predictions["group"].to_numpy()[rows], no_rows="no such rows", bootstrap=bootstrap
+            )
             metrics[f"test.{point['task']}.{name}@{point['name']}"] = rate.clustered
             both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
         filled.append(point | both)

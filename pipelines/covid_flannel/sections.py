@@ -17,6 +17,7 @@ from pipelines.shared.evaluator import age_bands, synthetic_note
 from pipelines.shared.figures import Curve, Point, Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.study import Evidence
@@ -270,7 +271,7 @@ def shortcuts(evidence: Evidence, found: Mapping[str, Estimate], gaps: Mapping[s
     return [Section("Shortcut tests", blocks)]
 
 
-def subgroup_estimates(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]) -> list[Subgroup]:
+def subgroup_estimates(evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap) -> list[Subgroup]:
     """AUROC of COVID-19 against the rest in every value of the configured columns that the source has."""
     records = evidence.records.set_index("id").reindex(test["id"])
     found = []
@@ -281,7 +282,9 @@ def subgroup_estimates(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[s
         for value in sorted(values.dropna().unique(), key=str):
             rows = test[(values == value).to_numpy()]
             truth = (rows["label"] == COVID).to_numpy()
-            estimate = auroc_estimate(truth, rows[f"p_{COVID}"].to_numpy(), rows["group"].to_numpy(), **bootstrap)
+            estimate = auroc_estimate(
+                truth, rows[f"p_{COVID}"].to_numpy(), rows["group"].to_numpy(), bootstrap=bootstrap
+            )
             found.append(Subgroup(str(value), estimate, len(rows), column))
     return found
 

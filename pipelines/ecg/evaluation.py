@@ -37,6 +37,7 @@ from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_
 from pipelines.shared.figures import Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import precision_recall_curve, roc_curve
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.readers import sensitivity_at
@@ -165,7 +166,7 @@ def _departures(evidence: Evidence) -> list[tuple[str, str, str]]:
     return rows if len(train) else [rows[0], *rows[2:]]
 
 
-def _oracle(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]) -> Estimate | None:
+def _oracle(evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap) -> Estimate | None:
     """The phantom's true rhythms as answers, against the same committee."""
     if "truth" not in evidence.records:
         return None
@@ -370,7 +371,7 @@ def _whole_recordings(evidence: Evidence, test: pd.DataFrame, whole: Found) -> S
     return Section("Whole recordings", blocks)
 
 
-def _subgroups(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]) -> list[Subgroup]:
+def _subgroups(evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap) -> list[Subgroup]:
     rows = known_steps(test)
     records = evidence.records.set_index("id").reindex(rows["id"])
     found = []

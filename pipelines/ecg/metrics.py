@@ -16,7 +16,7 @@ from pipelines.ecg.config import CLASSES, LabelSection
 from pipelines.ecg.labels import ABSENT, CODES, known_codes, membership, record_words
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import auroc, auroc_statistic
-from pipelines.shared.stats.bootstrap import bootstrap_estimates, divide
+from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimates, divide
 from pipelines.shared.stats.confusion import class_f1, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.probabilities import softmax
@@ -155,7 +155,7 @@ def averages(values: np.ndarray, support: np.ndarray) -> np.ndarray:
     return np.stack([weighted, plain], axis=-1)
 
 
-def rate_estimates(found: Cells, level: str, bootstrap: dict[str, Any]) -> dict[tuple[str, str], Estimate]:
+def rate_estimates(found: Cells, level: str, bootstrap: Bootstrap) -> dict[tuple[str, str], Estimate]:
     """Every rate of every class, and both averages, with intervals that resample groups.
 
     Returns:
@@ -173,7 +173,7 @@ def rate_estimates(found: Cells, level: str, bootstrap: dict[str, Any]) -> dict[
 
     values = statistic(np.ones((1, len(flat))))[0].tolist()
     estimates = bootstrap_estimates(
-        values, statistic, found.group, n=len(flat), undefined="without the class", **bootstrap
+        values, statistic, found.group, n=len(flat), undefined="without the class", bootstrap=bootstrap
     )
     support = [*found.support.tolist(), *[int(found.support.sum())] * 2]
     rows = int(found.counts[:, 0].sum())
@@ -188,7 +188,7 @@ def rate_estimates(found: Cells, level: str, bootstrap: dict[str, Any]) -> dict[
 
 
 def auroc_estimates(
-    truth: np.ndarray, scores: np.ndarray, group: np.ndarray, level: str, bootstrap: dict[str, Any]
+    truth: np.ndarray, scores: np.ndarray, group: np.ndarray, level: str, bootstrap: Bootstrap
 ) -> dict[tuple[str, str], Estimate]:
     """AUROC of each class against all others, and both averages over the classes that occur.
 
@@ -216,7 +216,7 @@ def auroc_estimates(
 
     both = averages(np.array(values), support[usable].astype(float)).tolist()
     estimates = bootstrap_estimates(
-        [*values, *both], statistic, group, n=len(truth), undefined="with one class", **bootstrap
+        [*values, *both], statistic, group, n=len(truth), undefined="with one class", bootstrap=bootstrap
     )
     for name, estimate in zip([*(CLASSES[i] for i in usable), *AVERAGES], estimates, strict=True):
         positives = int(support[CLASSES.index(name)]) if name in CLASSES else int(support.sum())
@@ -242,7 +242,7 @@ def codes_of(names: pd.Series) -> np.ndarray:
     return names.map({name: i for i, name in enumerate(CLASSES)}).to_numpy(int)
 
 
-def model_metrics(table: pd.DataFrame, bootstrap: dict[str, Any], areas: bool) -> dict[tuple[str, str], Estimate]:
+def model_metrics(table: pd.DataFrame, bootstrap: Bootstrap, areas: bool) -> dict[tuple[str, str], Estimate]:
     """All metrics of a prediction table's known steps, at both levels. `areas`: with AUROC, which takes longer."""
     rows = known_steps(table)
     if rows.empty:
@@ -314,7 +314,7 @@ def recordings(table: pd.DataFrame, labels: LabelSection) -> tuple[pd.DataFrame,
 
 
 def recording_metrics(
-    table: pd.DataFrame, labels: LabelSection, bootstrap: dict[str, Any]
+    table: pd.DataFrame, labels: LabelSection, bootstrap: Bootstrap
 ) -> dict[tuple[str, str], Estimate]:
     """F1 of each label of whole recordings, and their mean: for the challenge's labels that of N, A and O."""
     rows, words = recordings(table, labels)
@@ -333,7 +333,12 @@ def recording_metrics(
     }
     measures["challenge" if challenge else "recordings", "f1"] = mean_f1
     return confusion_estimates(
-        measures, rows["label"].to_numpy(), rows["answer"].to_numpy(), words, rows["group"].to_numpy(), **bootstrap
+        measures,
+        rows["label"].to_numpy(),
+        rows["answer"].to_numpy(),
+        words,
+        rows["group"].to_numpy(),
+        bootstrap=bootstrap,
     )
 
 

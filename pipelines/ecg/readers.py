@@ -24,7 +24,7 @@ from pipelines.shared.log import log
 from pipelines.shared.report import Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
 from pipelines.shared.run_folder import RunFolder, plain, write_json
 from pipelines.shared.stats.agreement import fleiss_kappa
-from pipelines.shared.stats.bootstrap import bootstrap_estimate, divide
+from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate, divide
 from pipelines.shared.stats.confusion import cohen_kappa, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
 
@@ -75,7 +75,7 @@ def readings_of(records: pd.DataFrame, readers: pd.DataFrame) -> Readings | None
     return Readings(truth[row, step], answer[row, step], columns[0], step, columns[1], columns[2])
 
 
-def reader_metrics(found: Readings, bootstrap: dict[str, Any]) -> dict[tuple[str, str], Estimate]:
+def reader_metrics(found: Readings, bootstrap: Bootstrap) -> dict[tuple[str, str], Estimate]:
     """(class or average, `<rate>_<level>`) -> estimate of the pooled readings; groups are resampled."""
     metrics: dict[tuple[str, str], Estimate] = {}
     for level in LEVELS:
@@ -83,7 +83,7 @@ def reader_metrics(found: Readings, bootstrap: dict[str, Any]) -> dict[tuple[str
     return metrics
 
 
-def kappa_estimate(found: Readings, bootstrap: dict[str, Any]) -> Estimate:
+def kappa_estimate(found: Readings, bootstrap: Bootstrap) -> Estimate:
     """Fleiss' kappa: a case is a step, its raters the cardiologists who labelled it; windows' groups are resampled."""
     table, window, group = _ratings(found)
     try:
@@ -106,7 +106,7 @@ def kappa_estimate(found: Readings, bootstrap: dict[str, Any]) -> Estimate:
         expected = (share**2).sum(axis=1)
         return divide(observed - expected, 1 - expected)
 
-    estimate = bootstrap_estimate(value, statistic, group[several][first], n=len(keys), **bootstrap)
+    estimate = bootstrap_estimate(value, statistic, group[several][first], n=len(keys), bootstrap=bootstrap)
     return Estimate(**(estimate.to_dict() | {"n": len(table)}))
 
 

@@ -29,6 +29,7 @@ from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_
 from pipelines.shared.figures import Curve, Point, Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.readers import Reader, reader_estimates, readers_below_curve
@@ -123,14 +124,14 @@ def _warnings(evidence: Evidence, test: pd.DataFrame, task: str, points: list[di
     return found
 
 
-def _oracle(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: dict[str, Any]) -> Estimate | None:
+def _oracle(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: Bootstrap) -> Estimate | None:
     """The phantom's true severity as a score against the same noisy reference."""
     if "truth_severity" not in evidence.records:
         return None
     latent = evidence.records.set_index("id")["truth_severity"]
     rows = known(test, task)
     scores = latent.reindex(rows["id"]).to_numpy()
-    return auroc_estimate(rows[task].to_numpy(), scores, rows["group"].to_numpy(), **bootstrap)
+    return auroc_estimate(rows[task].to_numpy(), scores, rows["group"].to_numpy(), bootstrap=bootstrap)
 
 
 def _departures(evidence: Evidence) -> list[tuple[str, str, str]]:
@@ -341,7 +342,7 @@ def _labeller(statements: pd.DataFrame, metrics: dict[str, Estimate]) -> Section
     )  # fmt: skip
 
 
-def _subgroups(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: dict[str, Any]) -> list[Subgroup]:
+def _subgroups(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: Bootstrap) -> list[Subgroup]:
     records = evidence.records.set_index("id").reindex(test["id"])
     found = []
     for column in evidence.config.subgroups:
@@ -354,7 +355,7 @@ def _subgroups(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: dic
         for value in sorted(values.dropna().unique(), key=str):
             rows = known(test[(values == value).to_numpy()], task)
             estimate = auroc_estimate(
-                rows[task].to_numpy(), rows[SCORES[task]].to_numpy(), rows["group"].to_numpy(), **bootstrap
+                rows[task].to_numpy(), rows[SCORES[task]].to_numpy(), rows["group"].to_numpy(), bootstrap=bootstrap
             )
             found.append(Subgroup(str(value), estimate, len(rows), column))
     return found

@@ -12,7 +12,7 @@ from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.labeller import STATUSES, THRESHOLDS
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.auc import auroc, auroc_estimate, auroc_statistic, average_precision_estimate
-from pipelines.shared.stats.bootstrap import Statistic, bootstrap_estimate
+from pipelines.shared.stats.bootstrap import Bootstrap, Statistic, bootstrap_estimate
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_threshold, is_positive, rate_estimates
@@ -70,19 +70,19 @@ def choose_points(predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[
     return points
 
 
-def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """AUROC of one task, for gold and silver at 4 also average precision and calibration."""
     rows = known(rows, task)
     y, score, group = rows[task].to_numpy(), rows[SCORES[task]].to_numpy(), rows["group"].to_numpy()
-    found = {f"{split}.{task}.auroc": auroc_estimate(y, score, group, **bootstrap)}
+    found = {f"{split}.{task}.auroc": auroc_estimate(y, score, group, bootstrap=bootstrap)}
     if task in ("critical", "silver_4"):
-        found[f"{split}.{task}.average_precision"] = average_precision_estimate(y, score, group, **bootstrap)
-        for name, estimate in calibration_estimates(y, score, group, **bootstrap).items():
+        found[f"{split}.{task}.average_precision"] = average_precision_estimate(y, score, group, bootstrap=bootstrap)
+        for name, estimate in calibration_estimates(y, score, group, bootstrap=bootstrap).items():
             found[f"{split}.{task}.{name}"] = estimate
     return found
 
 
-def gap_metrics(rows: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def gap_metrics(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """How much better a score looks against silver than against gold labels, on the same studies and resamples.
 
     `test.gap_<threshold>.silver`, `.gold` and `.difference` (silver minus gold): AUROCs of p_at_least_<threshold>.
@@ -96,8 +96,8 @@ def gap_metrics(rows: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Esti
             both[f"p_at_least_{t}"].to_numpy(),
         )
         group = both["group"].to_numpy()
-        found[f"test.gap_{t}.silver"] = auroc_estimate(silver, score, group, **bootstrap)
-        found[f"test.gap_{t}.gold"] = auroc_estimate(gold, score, group, **bootstrap)
+        found[f"test.gap_{t}.silver"] = auroc_estimate(silver, score, group, bootstrap=bootstrap)
+        found[f"test.gap_{t}.gold"] = auroc_estimate(gold, score, group, bootstrap=bootstrap)
         try:
             value = auroc(silver, score) - auroc(gold, score)
             a, b = auroc_statistic(silver, score), auroc_statistic(gold, score)
@@ -110,13 +110,13 @@ def gap_metrics(rows: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Esti
             group,
             n=len(both),
             undefined="with one class",
-            **bootstrap,
+            bootstrap=bootstrap,
         )
     return found
 
 
 def point_metrics(
-    rows: pd.DataFrame, points: list[dict[str, Any]], task: str, bootstrap: dict[str, Any]
+    rows: pd.DataFrame, points: list[dict[str, Any]], task: str, bootstrap: Bootstrap
 ) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
     """Sensitivity, specificity, PPV, NPV and accuracy at frozen thresholds, on gold and on silver labels.
 
@@ -130,9 +130,9 @@ def point_metrics(
         for each in dict.fromkeys((task, "critical", "silver_4")):
             part = known(rows, each)
             y, score, group = part[each].to_numpy(), part[point["score"]].to_numpy(), part["group"].to_numpy()
-            rates = rate_estimates(y, score, point["threshold"], group, **bootstrap)
+            rates = rate_estimates(y, score, point["threshold"], group, bootstrap=bootstrap)
             right = is_positive(score, point["threshold"]) == (y == 1) if len(part) else np.zeros(0, bool)
-            rates["accuracy"] = both_estimates(right, group, **bootstrap)
+            rates["accuracy"] = both_estimates(right, group, bootstrap=bootstrap)
             for name, rate in rates.items():
                 metrics[f"test.{each}.{name}@{point['name']}"] = rate.clustered
                 if each == task:
@@ -148,7 +148,7 @@ def _minus(a: Statistic, b: Statistic, counts: np.ndarray) -> np.ndarray:
 # --- the labeller ---
 
 
-def labeller_metrics(statements: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def labeller_metrics(statements: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Precision and recall of statements by status; reports are resampled.
 
     Args:
@@ -175,6 +175,6 @@ def labeller_metrics(statements: pd.DataFrame, bootstrap: dict[str, Any]) -> dic
                 continue
             rows = mine[bottom]
             found[key] = weighted_ratio_estimate(
-                top[bottom].to_numpy(float), np.ones(len(rows)), rows["id"].to_numpy(), **bootstrap
+                top[bottom].to_numpy(float), np.ones(len(rows)), rows["id"].to_numpy(), bootstrap=bootstrap
             )
     return found

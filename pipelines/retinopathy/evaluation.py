@@ -22,6 +22,7 @@ from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_
 from pipelines.shared.figures import Curve, Point, Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, precision_recall_curve, roc_curve
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
@@ -125,7 +126,7 @@ def _departures(evidence: Evidence) -> list[tuple[str, str, str]]:
     return rows if train else rows[:1] + rows[2:]
 
 
-def _oracle(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: dict[str, Any]) -> Estimate | None:
+def _oracle(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: Bootstrap) -> Estimate | None:
     """The phantom's latent truth as a score against the same noisy reference."""
     column = f"truth_{task}"
     if column not in evidence.records:
@@ -133,7 +134,7 @@ def _oracle(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: dict[s
     latent = evidence.records.set_index("id")[column]
     rows = known(test, task)
     return auroc_estimate(
-        rows[task].to_numpy(), latent.reindex(rows["id"]).to_numpy(), rows["group"].to_numpy(), **bootstrap
+        rows[task].to_numpy(), latent.reindex(rows["id"]).to_numpy(), rows["group"].to_numpy(), bootstrap=bootstrap
     )
 
 
@@ -350,7 +351,7 @@ def _calibration(evidence: Evidence, test: pd.DataFrame, task: str, metrics: dic
     return Section("Calibration", blocks)
 
 
-def _subgroups(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: dict[str, Any]) -> list[Subgroup]:
+def _subgroups(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: Bootstrap) -> list[Subgroup]:
     records = evidence.records.set_index("id").reindex(test["id"])
     found = []
     for column in evidence.config.subgroups:
@@ -361,7 +362,7 @@ def _subgroups(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: dic
         for value in sorted(values.dropna().unique(), key=str):
             rows = known(test[(values == value).to_numpy()], task)
             estimate = auroc_estimate(
-                rows[task].to_numpy(), rows[f"p_{task}"].to_numpy(), rows["group"].to_numpy(), **bootstrap
+                rows[task].to_numpy(), rows[f"p_{task}"].to_numpy(), rows["group"].to_numpy(), bootstrap=bootstrap
             )
             found.append(Subgroup(str(value), estimate, len(rows), column))
     return found

@@ -11,6 +11,7 @@ from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.labels import GRADE_TARGETS, GRADES
 from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
@@ -70,24 +71,24 @@ def choose_points(predictions: pd.DataFrame, config: RetinopathyConfig) -> list[
     return points
 
 
-def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """AUROC of one task, for headline tasks also average precision and calibration."""
     rows = known(rows, task)
     y, score, group = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy(), rows["group"].to_numpy()
-    found = {f"{split}.{task}.auroc": auroc_estimate(y, score, group, **bootstrap)}
+    found = {f"{split}.{task}.auroc": auroc_estimate(y, score, group, bootstrap=bootstrap)}
     if task in HEADLINES:
-        found[f"{split}.{task}.average_precision"] = average_precision_estimate(y, score, group, **bootstrap)
-        for name, estimate in calibration_estimates(y, score, group, **bootstrap).items():
+        found[f"{split}.{task}.average_precision"] = average_precision_estimate(y, score, group, bootstrap=bootstrap)
+        for name, estimate in calibration_estimates(y, score, group, bootstrap=bootstrap).items():
             found[f"{split}.{task}.{name}"] = estimate
     return found
 
 
-def grade_metrics(rows: pd.DataFrame, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def grade_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Agreement of the five grades: quadratic weighted kappa, accuracy, balanced accuracy."""
     rows = known(rows, "grade")
     found = agreement_estimates(
         rows["grade"].to_numpy(int), rows["grade_predicted"].to_numpy(int), list(range(5)),
-        rows["group"].to_numpy(), **bootstrap,
+        rows["group"].to_numpy(), bootstrap=bootstrap,
     )  # fmt: skip
     found["quadratic_kappa"] = found.pop("kappa")
     return {f"{split}.grade.{name}": estimate for name, estimate in found.items()}

@@ -14,12 +14,13 @@ from pipelines.shared import figures
 from pipelines.shared.evaluator import synthetic_note
 from pipelines.shared.figures import Tile
 from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.proportions import weighted_ratio_estimate
 from pipelines.shared.study import Evidence
 
 
-def saliency_estimate(evidence: Evidence, bootstrap: dict[str, Any]) -> Estimate | None:
+def saliency_estimate(evidence: Evidence, bootstrap: Bootstrap) -> Estimate | None:
     """Does the map point at lesions? Mean over images of the AUROC of saliency for lesion pixels; 0.5 is chance."""
     file = evidence.folder.path / "saliency" / "scores.csv"
     if not file.exists():
@@ -29,7 +30,7 @@ def saliency_estimate(evidence: Evidence, bootstrap: dict[str, Any]) -> Estimate
     if scores.empty:
         return None
     return weighted_ratio_estimate(
-        scores["lesion_auroc"].to_numpy(), np.ones(len(scores)), scores["group"].to_numpy(), **bootstrap
+        scores["lesion_auroc"].to_numpy(), np.ones(len(scores)), scores["group"].to_numpy(), bootstrap=bootstrap
     )
 
 

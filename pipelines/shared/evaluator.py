@@ -13,13 +13,14 @@ import yaml
 from pipelines.shared import figures
 from pipelines.shared.cards import load_card
 from pipelines.shared.checklist import write_checklist
-from pipelines.shared.config import check
+from pipelines.shared.config import StudyConfig, check
 from pipelines.shared.errors import RunError
 from pipelines.shared.job import config_model
 from pipelines.shared.model_card import CardFacts, write_card
 from pipelines.shared.records import SPLITS
 from pipelines.shared.report import Code, Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_json
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import is_positive
 from pipelines.shared.study import Evidence, Results, Study
 
@@ -71,9 +72,9 @@ def read_evidence(study: Study, folder: RunFolder) -> Evidence:
     )
 
 
-def bootstrap_settings(config: Any) -> dict[str, Any]:
-    """The keyword arguments of every `*_estimate` function."""
-    return {"resamples": config.statistics.resamples, "seed": config.seed, "level": config.statistics.level}
+def bootstrap_settings(config: StudyConfig) -> Bootstrap:
+    """How the intervals of a run are made."""
+    return Bootstrap(config.statistics.resamples, config.seed, config.statistics.level)
 
 
 def calls(predictions: pd.DataFrame, points: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipelines.shared.stats.agreement import agreement_estimates, class_estimates
 from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
@@ -109,7 +110,7 @@ def level_metrics(
     split: str,
     paths: Mapping[str, Sequence[str]],
     untrained: Sequence[str],
-    bootstrap: dict[str, Any],
+    bootstrap: Bootstrap,
 ) -> tuple[dict[str, Estimate], list[str] | None]:
     """Accuracy and balanced accuracy at one level, and the predicted nodes (None where it cannot be answered).
 
@@ -123,17 +124,17 @@ def level_metrics(
     predicted, by = found
     classes = [*paths, *([OTHER] if OTHER in predicted else [])]
     truth, group = rows[level].to_numpy(), rows["group"].to_numpy()
-    measures = agreement_estimates(truth, predicted, classes, group, weights="none", **bootstrap)
+    measures = agreement_estimates(truth, predicted, classes, group, weights="none", bootstrap=bootstrap)
     metrics = {f"{split}.{level}.{name}": measures[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")}
     if split == "test":
-        for name, estimate in class_estimates(truth, predicted, classes, group, **bootstrap).items():
+        for name, estimate in class_estimates(truth, predicted, classes, group, bootstrap=bootstrap).items():
             if name != OTHER:
                 metrics[f"test.{level}.sensitivity[{name}]"] = estimate.sensitivity.clustered
         if level == "label":
             for name, node in zip(paths, by, strict=True):
                 if node is not None:
                     metrics[f"test.label.auroc[{name}]"] = auroc_estimate(
-                        truth == name, rows[f"p_{node}"].to_numpy(), group, **bootstrap
+                        truth == name, rows[f"p_{node}"].to_numpy(), group, bootstrap=bootstrap
                     )
     return metrics, predicted
 
@@ -143,7 +144,7 @@ def reference_metrics(
     latent: pd.DataFrame,
     metrics: Mapping[str, Estimate],
     paths: Mapping[str, Any],
-    boot: dict[str, Any],
+    boot: Bootstrap,
 ) -> dict[str, Estimate]:
     """Chance beside each defined metric of a level or binary task, and on a phantom the oracle.
 
@@ -168,7 +169,7 @@ def reference_metrics(
             said = latent[f"truth_{level}"].to_numpy()
             classes = list(dict.fromkeys([*paths[level], *said]))
             oracle = agreement_estimates(
-                rows[level].to_numpy(), said, classes, rows["group"].to_numpy(), weights="none", **boot
+                rows[level].to_numpy(), said, classes, rows["group"].to_numpy(), weights="none", bootstrap=boot
             )
             for name in ("accuracy", "balanced_accuracy"):
                 found[f"test.{level}.{name}_oracle"] = oracle[name]
@@ -179,7 +180,9 @@ def reference_metrics(
         if f"truth_{task}" in latent:
             about = rows[task].notna().to_numpy()
             y, score = rows[task].to_numpy()[about], latent[f"truth_{task}"].to_numpy()[about]
-            found[f"test.{task}.auroc_oracle"] = auroc_estimate(y, score, rows["group"].to_numpy()[about], **boot)
+            found[f"test.{task}.auroc_oracle"] = auroc_estimate(
+                y, score, rows["group"].to_numpy()[about], bootstrap=boot
+            )
     return found
 
 
@@ -200,7 +203,7 @@ def choose_points(predictions: pd.DataFrame, config: SkinConfig) -> list[dict[st
     return points
 
 
-def binary_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: dict[str, Any]) -> dict[str, Estimate]:
+def binary_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """AUROC and average precision of a binary task; calibration too of the probability of malignancy."""
     about = known(rows, task)
     if not answered(rows, task):
@@ -208,10 +211,10 @@ def binary_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: dict[st
         return {f"{split}.{task}.auroc": Estimate(None, n=len(about), reason=reason)}
     y, score, group = about[task].to_numpy(), about[f"p_{task}"].to_numpy(), about["group"].to_numpy()
     found = {
-        f"{split}.{task}.auroc": auroc_estimate(y, score, group, **bootstrap),
-        f"{split}.{task}.average_precision": average_precision_estimate(y, score, group, **bootstrap),
+        f"{split}.{task}.auroc": auroc_estimate(y, score, group, bootstrap=bootstrap),
+        f"{split}.{task}.average_precision": average_precision_estimate(y, score, group, bootstrap=bootstrap),
     }
     if task == "malignant":
-        for name, estimate in calibration_estimates(y, score, group, **bootstrap).items():
+        for name, estimate in calibration_estimates(y, score, group, bootstrap=bootstrap).items():
             found[f"{split}.{task}.{name}"] = estimate
     return found

@@ -12,7 +12,7 @@ import pandas as pd
 from pipelines.shared.evaluator import age_bands
 from pipelines.shared.figures import Subgroup
 from pipelines.shared.stats.auc import auroc_estimate, auroc_statistic
-from pipelines.shared.stats.bootstrap import bootstrap_estimate
+from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence
 from pipelines.skin.metrics import answered
@@ -31,7 +31,7 @@ class Gap:
     estimate: Estimate
 
 
-def subgroup_estimates(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[str, Any]) -> list[Subgroup]:
+def subgroup_estimates(evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap) -> list[Subgroup]:
     """AUROC of malignancy for every value of the configured columns that the source has."""
     if not answered(test, TASK):
         return []
@@ -40,15 +40,13 @@ def subgroup_estimates(evidence: Evidence, test: pd.DataFrame, bootstrap: dict[s
         for value in sorted(values.dropna().unique(), key=str):
             rows = test[(values == value).to_numpy()]
             estimate = auroc_estimate(
-                rows[TASK].to_numpy(), rows[f"p_{TASK}"].to_numpy(), rows["group"].to_numpy(), **bootstrap
+                rows[TASK].to_numpy(), rows[f"p_{TASK}"].to_numpy(), rows["group"].to_numpy(), bootstrap=bootstrap
             )
             found.append(Subgroup(_shown(value), estimate, len(rows), column))
     return found
 
 
-def largest_gaps(
-    evidence: Evidence, test: pd.DataFrame, subgroups: list[Subgroup], bootstrap: dict[str, Any]
-) -> list[Gap]:
+def largest_gaps(evidence: Evidence, test: pd.DataFrame, subgroups: list[Subgroup], bootstrap: Bootstrap) -> list[Gap]:
     """For every column the largest difference between two of its subgroups of at least 20 records.
 
     The pair is chosen because it differs most, so the interval (clustered bootstrap of the chosen pair's difference) is
@@ -73,7 +71,7 @@ def largest_gaps(
 
         group = np.concatenate([part["group"].to_numpy() for part in parts])
         estimate = bootstrap_estimate(
-            difference, statistic, group, n=sum(sizes), undefined="with one class", **bootstrap
+            difference, statistic, group, n=sum(sizes), undefined="with one class", bootstrap=bootstrap
         )
         gaps.append(Gap(column, better, worse, estimate))
     return gaps

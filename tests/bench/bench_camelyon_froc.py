@@ -18,6 +18,7 @@ from skimage import measure
 from pipelines.camelyon.annotations import Polygon, read_annotation
 from pipelines.camelyon.froc import Scored, froc_estimates, froc_score, score_detections
 from pipelines.camelyon.masks import _draw, lesion_map
+from pipelines.shared.stats.bootstrap import Bootstrap
 
 SLIDES, TUMOUR = 129, 49
 WIDTH, HEIGHT = 97_792, 221_184  # level-0 pixels, the commonest size of the challenge's slides
@@ -41,7 +42,7 @@ def rows() -> list[Row]:
     scored, _ = score_detections(names, detections, maps)
     found = froc_score(scored)
     middle = time.perf_counter()
-    froc_estimates(scored, resamples=RESAMPLES, seed=0, level=0.95)
+    froc_estimates(scored, bootstrap=Bootstrap(resamples=RESAMPLES, seed=0, level=0.95))
     ours, interval = middle - began, time.perf_counter() - middle
 
     masks = 0.0

@@ -8,7 +8,7 @@ import numpy as np
 from measure import Row, command_seconds, seconds
 
 from pipelines.shared.stats.auc import auroc, auroc_estimate
-from pipelines.shared.stats.bootstrap import cluster_counts
+from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.delong import delong_variance
 
 
@@ -22,7 +22,7 @@ def _statistics() -> list[Row]:
     n = 10_000
     group, truth = np.arange(n) // 2, rng.integers(0, 2, n)
     score = truth + rng.normal(size=n)
-    ours = seconds(lambda: auroc_estimate(truth, score, group, resamples=2000))
+    ours = seconds(lambda: auroc_estimate(truth, score, group, bootstrap=Bootstrap(resamples=2000)))
     counts = cluster_counts(group, 20, 0)
     loop = 100 * seconds(lambda: [auroc(np.repeat(truth, c), np.repeat(score, c)) for c in counts])
     few = slice(0, 1000)

@@ -23,6 +23,7 @@ from pipelines.camelyon.froc import (
     unused_lowest,
 )
 from pipelines.camelyon.masks import LesionMap, lesion_map
+from pipelines.shared.stats.bootstrap import Bootstrap
 
 WIDTH, HEIGHT = 5000, 3700  # level-0 pixels
 
@@ -159,10 +160,10 @@ def test_every_resample_is_scored_as_a_submission_of_its_own(slides, seed):
 def test_large_resamples_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
     rng = np.random.default_rng(0)
     slides = [(rng.random(40).round(2).tolist(), rng.random(3).round(2).tolist(), 1) for _ in range(30)]
-    bootstrap = {"resamples": 200, "seed": 3, "level": 0.95}
-    whole = froc_estimates(as_scored(slides), **bootstrap)
+    bootstrap = Bootstrap(200, 3, 0.95)
+    whole = froc_estimates(as_scored(slides), bootstrap=bootstrap)
     monkeypatch.setattr(froc, "BLOCK", 1000)
-    assert froc_estimates(as_scored(slides), **bootstrap) == whole
+    assert froc_estimates(as_scored(slides), bootstrap=bootstrap) == whole
     assert list(whole) == ["froc", *NAMES]
     assert whole["froc"].low < whole["froc"].value < whole["froc"].high
     assert whole["froc"].groups == 30
@@ -207,13 +208,13 @@ def test_slides_without_detections_stay_in_the_denominator():
 
 
 def test_without_lesions_the_score_is_undefined_and_says_why():
-    bootstrap = {"resamples": 100, "seed": 0, "level": 0.95}
-    none = froc_estimates(as_scored([([0.5], [], 0), ([], [], 0)]), **bootstrap)
+    bootstrap = Bootstrap(100, 0, 0.95)
+    none = froc_estimates(as_scored([([0.5], [], 0), ([], [], 0)]), bootstrap=bootstrap)
     assert none["froc"].value is None
     assert none["froc"].reason == "there is no lesion"
-    cells = froc_estimates(as_scored([([0.5], [], 2), ([], [], 0)]), **bootstrap)
+    cells = froc_estimates(as_scored([([0.5], [], 2), ([], [], 0)]), bootstrap=bootstrap)
     assert cells["sensitivity_at_1"].reason == "there is no lesion but isolated tumour cells"
-    one = froc_estimates(as_scored([([0.5], [0.7, 0.0], 0)]), **bootstrap)
+    one = froc_estimates(as_scored([([0.5], [0.7, 0.0], 0)]), bootstrap=bootstrap)
     assert one["froc"].value is not None
     assert one["froc"].low is None
 
@@ -222,7 +223,7 @@ def test_a_submission_without_any_detection_scores_zero():
     scored, marked = score_detections(["a", "b"], table([]), {"a": lesion_map(Annotation(None, [square(3000)]))})
     assert froc_score(scored) == 0
     assert marked.empty
-    assert froc_estimates(scored, resamples=100, seed=0, level=0.95)["froc"].value == 0
+    assert froc_estimates(scored, bootstrap=Bootstrap(resamples=100, seed=0, level=0.95))["froc"].value == 0
 
 
 def square(side, left=1000, top=1000, group="Tumor"):
@@ -296,6 +297,6 @@ def test_a_score_that_the_lowest_probability_spoils_says_why(scored, said):
     assert (found is None) == (said is None)
     if said is not None:
         assert said in found
-        estimate = froc_estimates(scored, resamples=100, seed=0, level=0.95)["froc"]
+        estimate = froc_estimates(scored, bootstrap=Bootstrap(resamples=100, seed=0, level=0.95))["froc"]
         assert found in estimate.reason
         assert estimate.value == froc_score(scored) < 1

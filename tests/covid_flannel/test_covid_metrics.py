@@ -19,9 +19,10 @@ from pipelines.covid_flannel.metrics import (
 from pipelines.covid_flannel.published import NUMBERS
 from pipelines.covid_flannel.sections import verdict
 from pipelines.shared.stats.agreement import confusion_difference
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import macro_f1
 
-BOOT = {"resamples": 200, "seed": 0, "level": 0.95}
+BOOT = Bootstrap(200, 0, 0.95)
 
 
 def predictions(rows: int = 200) -> pd.DataFrame:
@@ -75,7 +76,7 @@ def test_the_paired_difference_is_that_of_both_and_resamples_groups():
     test = predictions()
     truth, group = test["label"].to_numpy(), test["group"].to_numpy()
     a, b = answers_of(test, "flannel"), answers_of(test, "a")
-    found = confusion_difference(macro_f1, truth, a, b, CLASSES, group, **BOOT)
+    found = confusion_difference(macro_f1, truth, a, b, CLASSES, group, bootstrap=BOOT)
     scores = [f1_score(truth, said, labels=CLASSES, average="macro") for said in (a, b)]
     assert found.difference.value == pytest.approx(scores[0] - scores[1])
     assert found.difference.low > 0
@@ -88,7 +89,7 @@ def test_the_paired_difference_is_that_of_both_and_resamples_groups():
         pair = [f1_score(truth[rows], s[rows], labels=CLASSES, average="macro") for s in (a, b)]
         drawn.append(pair[0] - pair[1])
     assert [found.difference.low, found.difference.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist())
-    same = confusion_difference(macro_f1, truth, a, a, CLASSES, group, **BOOT)
+    same = confusion_difference(macro_f1, truth, a, a, CLASSES, group, bootstrap=BOOT)
     assert (same.difference.value, same.difference.low, same.p_value) == (0, 0, 1)
     assert set(comparisons(test, BOOT)) == {"best_base", "a", "b", "average", "voting", "constant"}
     assert "beats" in verdict(found.difference)

@@ -19,6 +19,7 @@ from pipelines.covid_flannel.rules import read_rules
 from pipelines.covid_flannel.shortcuts import features, out_of_fold, shortcut_scores
 from pipelines.shared.copies import Copy
 from pipelines.shared.stats.auc import auroc_estimate
+from pipelines.shared.stats.bootstrap import Bootstrap
 
 SMALL = PhantomSettings(patients=60, size=64)
 
@@ -65,7 +66,10 @@ def scores(tmp_path, shortcut: bool, level: float) -> dict:
     table = shortcut_scores(pictures, divide(source.records, config), config)
     return {
         str(name): auroc_estimate(
-            t["truth"].to_numpy(), t["score"].to_numpy(), t["group"].to_numpy(), resamples=500, level=level
+            t["truth"].to_numpy(),
+            t["score"].to_numpy(),
+            t["group"].to_numpy(),
+            bootstrap=Bootstrap(resamples=500, level=level),
         )
         for name, t in table.groupby("test")
     }

@@ -12,8 +12,9 @@ from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import irhythm
 from pipelines.ecg.readers import kappa_estimate, pairs, reader_metrics, readings_of
 from pipelines.shared.errors import DataError
+from pipelines.shared.stats.bootstrap import Bootstrap
 
-BOOTSTRAP = {"resamples": 100, "seed": 0, "level": 0.95}
+BOOTSTRAP = Bootstrap(100, 0, 0.95)
 ALSO_CALLED = {"NSR": "SINUS", "AFIB": "AF", "AFL": "AF", "AVB_TYPE2": "AVB", "SUDDEN_BRADY": "AVB"}
 
 

@@ -13,8 +13,9 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from pipelines.ecg import metrics
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.metrics import SCORES, cells, model_metrics, rate_estimates, rates, recording_metrics
+from pipelines.shared.stats.bootstrap import Bootstrap
 
-BOOTSTRAP = {"resamples": 200, "seed": 0, "level": 0.95}
+BOOTSTRAP = Bootstrap(200, 0, 0.95)
 
 
 def made_up(windows=60, steps=7, seed=0, classes=5):

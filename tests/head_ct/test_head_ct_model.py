@@ -19,6 +19,7 @@ from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.volumes import NO_DATA, load
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.losses import masked_binary_cross_entropy
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.probabilities import sigmoid
 
 SMALL = ["preprocess.size=32", "preprocess.slices=6", "model.channels=8"]
@@ -181,7 +182,7 @@ def test_points_are_chosen_on_silver_and_gaps_are_differences():
     assert [p["alarm"] for p in points] == [True, False]
     called = table["p_at_least_4"] >= points[0]["threshold"]
     assert (~called[silver == 0]).mean() >= 0.9
-    found = gap_metrics(table, {"resamples": 200, "seed": 0, "level": 0.95})
+    found = gap_metrics(table, Bootstrap(200, 0, 0.95))
     value = found["test.gap_4.silver"].value - found["test.gap_4.gold"].value
     assert found["test.gap_4.difference"].value == pytest.approx(value)
     assert found["test.gap_4.difference"].low > 0
@@ -194,7 +195,7 @@ def test_labeller_metrics_count_by_hand():
     rows = [("a", "x", "present", "tp", 1), ("a", "y", "present", "fp", 1), ("b", "x", "present", "fn", 1),
             ("b", "z", "present", "fn", 0), ("c", "x", "absent", "tp", 1)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["id", "concept", "status", "kind", "known"])
-    found = labeller_metrics(table, {"resamples": 100, "seed": 0, "level": 0.95})
+    found = labeller_metrics(table, Bootstrap(100, 0, 0.95))
     assert found["labeller.present.precision"].value == 0.5
     assert found["labeller.present.recall"].value == 0.5
     assert found["labeller.present.recall_unseen"].value == 0

@@ -16,10 +16,11 @@ from pipelines.retinopathy.metrics import (
     task_metrics,
 )
 from pipelines.shared.evaluator import age_bands, calls
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.stats.probabilities import sigmoid
 
-BOOTSTRAP = {"resamples": 200, "seed": 0, "level": 0.95}
+BOOTSTRAP = Bootstrap(200, 0, 0.95)
 
 
 def predictions(n: int = 400, dme: bool = True, seed: int = 0) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import compose
 
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.stats.probabilities import softmax
 from pipelines.skin.labels import BINARY, add_levels, binary_scores, decision
@@ -24,7 +25,7 @@ from pipelines.skin.metrics import (
 from pipelines.skin.training_classes import find_classes
 from pipelines.skin.trees import read_tree
 
-BOOTSTRAP = {"resamples": 300, "seed": 0, "level": 0.95}
+BOOTSTRAP = Bootstrap(300, 0, 0.95)
 
 
 def toy(

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipelines.shared.assemble import training_data
 from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.study import Data
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.metrics import level_metrics, level_paths
@@ -77,7 +78,7 @@ def test_the_real_samples_groups_are_lesions(ham):
 def test_resampling_lesions_gives_wider_intervals_than_images(ham):
     _, folder = ham
     table = pd.read_parquet(folder / "predictions" / "test.parquet")
-    bootstrap = {"resamples": 1000, "seed": 0, "level": 0.95}
+    bootstrap = Bootstrap(1000, 0, 0.95)
     paths = level_paths(table["lineage"].tolist(), "label")
     by_lesion, _ = level_metrics(table, "label", "test", paths, [], bootstrap)
     by_image, _ = level_metrics(table.assign(group=table["id"]), "label", "test", paths, [], bootstrap)

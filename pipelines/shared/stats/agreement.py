@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.auc import bootstrap_p_value
-from pipelines.shared.stats.bootstrap import bootstrap_estimate, bootstrap_estimates, group_codes
+from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimate, bootstrap_estimates, group_codes
 from pipelines.shared.stats.checks import same_length
 from pipelines.shared.stats.confusion import (
     Weights,
@@ -61,9 +61,7 @@ def confusion_estimates(
     classes: Sequence[Any],
     group: ArrayLike,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> dict[Name, Estimate]:
     """Measures of the confusion matrix with clustered bootstrap intervals on the same resamples.
 
@@ -73,9 +71,7 @@ def confusion_estimates(
         predicted: (n,) classes.
         classes: all k classes in their order.
         group: (n,) keys.
-        resamples: bootstrap resamples.
-        seed: of the resamples.
-        level: confidence level.
+        bootstrap: resamples, seed and level.
 
     Returns:
         The estimates by name; null with the reason where undefined.
@@ -92,7 +88,7 @@ def confusion_estimates(
         return np.stack([measure(matrices) for measure in measures.values()], axis=1)
 
     values = statistic(np.ones((1, len(cells))))[0].tolist()
-    estimates = bootstrap_estimates(values, statistic, group, n=len(cells), resamples=resamples, seed=seed, level=level)
+    estimates = bootstrap_estimates(values, statistic, group, n=len(cells), bootstrap=bootstrap)
     present = len(np.unique(cells // k))
     for i, estimate in enumerate(estimates):
         if estimate.value is None:
@@ -110,9 +106,7 @@ def confusion_difference(
     classes: Sequence[Any],
     group: ArrayLike,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> Comparison:
     """A measure of the confusion matrix of `first` minus that of `second`, two models' answers for the same rows.
 
@@ -125,9 +119,7 @@ def confusion_difference(
         second: (n,) classes, of the other.
         classes: all k classes in their order.
         group: (n,) keys.
-        resamples: bootstrap resamples.
-        seed: of the resamples.
-        level: confidence level.
+        bootstrap: resamples, seed and level.
     """
     k = len(classes)
     try:
@@ -146,7 +138,7 @@ def confusion_difference(
 
     value = float(statistic(np.ones((1, len(cells[0]))))[0])
     drawn.clear()
-    estimate = bootstrap_estimate(value, statistic, group, n=len(cells[0]), resamples=resamples, seed=seed, level=level)
+    estimate = bootstrap_estimate(value, statistic, group, n=len(cells[0]), bootstrap=bootstrap)
     if estimate.low is None:
         return Comparison(estimate)
     differences = np.concatenate(drawn)
@@ -160,18 +152,14 @@ def weighted_kappa_estimate(
     group: ArrayLike,
     *,
     weights: Weights = "quadratic",
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> Estimate:
     """`weighted_kappa` with the clustered bootstrap interval; null with the reason if undefined."""
 
     def kappa(confusion: np.ndarray) -> np.ndarray:
         return cohen_kappa(confusion, weights)
 
-    return confusion_estimates(
-        {"kappa": kappa}, truth, predicted, classes, group, resamples=resamples, seed=seed, level=level
-    )["kappa"]
+    return confusion_estimates({"kappa": kappa}, truth, predicted, classes, group, bootstrap=bootstrap)["kappa"]
 
 
 def agreement_estimates(
@@ -181,9 +169,7 @@ def agreement_estimates(
     group: ArrayLike,
     *,
     weights: Weights = "quadratic",
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> dict[str, Estimate]:
     """Measures of a grading as a whole, with clustered bootstrap intervals on the same resamples.
 
@@ -193,9 +179,7 @@ def agreement_estimates(
         classes: all k classes in their order.
         group: (n,) keys.
         weights: of the kappa.
-        resamples: bootstrap resamples.
-        seed: of the resamples.
-        level: confidence level.
+        bootstrap: resamples, seed and level.
 
     Returns:
         By name: accuracy, balanced_accuracy, macro_f1, kappa; null with the reason where undefined.
@@ -206,7 +190,7 @@ def agreement_estimates(
         "macro_f1": macro_f1,
         "kappa": lambda confusion: cohen_kappa(confusion, weights),
     }
-    return confusion_estimates(measures, truth, predicted, classes, group, resamples=resamples, seed=seed, level=level)
+    return confusion_estimates(measures, truth, predicted, classes, group, bootstrap=bootstrap)
 
 
 def class_estimates(
@@ -215,9 +199,7 @@ def class_estimates(
     classes: Sequence[Any],
     group: ArrayLike,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> dict[Any, ClassEstimates]:
     """Sensitivity and F1 of each class, by class; null with the reason where undefined.
 
@@ -228,7 +210,7 @@ def class_estimates(
         return lambda confusion: class_f1(confusion)[..., k]
 
     measures = {name: f1_of(k) for k, name in enumerate(classes)}
-    f1 = confusion_estimates(measures, truth, predicted, classes, group, resamples=resamples, seed=seed, level=level)
+    f1 = confusion_estimates(measures, truth, predicted, classes, group, bootstrap=bootstrap)
     try:
         cells = confusion_cells(truth, predicted, classes)
         codes = group_codes(group)[0]
@@ -241,7 +223,7 @@ def class_estimates(
     for k, name in enumerate(classes):
         rows = cells // len(classes) == k
         sensitivity = both_estimates(
-            correct[rows], codes[rows], resamples=resamples, seed=seed, level=level, no_rows="the class does not occur"
+            correct[rows], codes[rows], bootstrap=bootstrap, no_rows="the class does not occur"
         )
         estimates[name] = ClassEstimates(sensitivity, f1[name])
     return estimates

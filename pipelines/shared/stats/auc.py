@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import Statistic, bootstrap_estimate, divide
+from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, Statistic, bootstrap_estimate, divide
 from pipelines.shared.stats.checks import as_binary, labelled_scores
 from pipelines.shared.stats.estimate import Comparison, Estimate
 
@@ -148,9 +148,7 @@ def average_precision_statistic(y: ArrayLike, score: ArrayLike) -> Statistic:
     return statistic
 
 
-def auroc_estimate(
-    y: ArrayLike, score: ArrayLike, group: ArrayLike, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
-) -> Estimate:
+def auroc_estimate(y: ArrayLike, score: ArrayLike, group: ArrayLike, *, bootstrap: Bootstrap = STANDARD) -> Estimate:
     """AUROC with the clustered bootstrap interval; null with the reason if undefined.
 
     An AUROC of exactly 1 (or 0) has an interval without width, for no resample can differ; `method` then says so.
@@ -159,18 +157,18 @@ def auroc_estimate(
         value, statistic = auroc(y, score), auroc_statistic(y, score)
     except StatisticsError as error:
         return Estimate(None, n=np.size(y), reason=str(error))
-    return _estimate(value, statistic, y, group, resamples, seed, level)
+    return _estimate(value, statistic, y, group, bootstrap)
 
 
 def average_precision_estimate(
-    y: ArrayLike, score: ArrayLike, group: ArrayLike, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+    y: ArrayLike, score: ArrayLike, group: ArrayLike, *, bootstrap: Bootstrap = STANDARD
 ) -> Estimate:
     """Average precision with the clustered bootstrap interval; null with the reason if undefined."""
     try:
         value, statistic = average_precision(y, score), average_precision_statistic(y, score)
     except StatisticsError as error:
         return Estimate(None, n=np.size(y), reason=str(error))
-    return _estimate(value, statistic, y, group, resamples, seed, level)
+    return _estimate(value, statistic, y, group, bootstrap)
 
 
 def auroc_difference(
@@ -179,9 +177,7 @@ def auroc_difference(
     b: ArrayLike,
     group: ArrayLike,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> Comparison:
     """AUROC of scores `a` minus that of `b` on the same cases, by the paired clustered bootstrap.
 
@@ -200,7 +196,7 @@ def auroc_difference(
         differences.append(first(counts) - second(counts))
         return differences[-1]
 
-    estimate = _estimate(value, statistic, y, group, resamples, seed, level)
+    estimate = _estimate(value, statistic, y, group, bootstrap)
     if estimate.low is None:
         return Comparison(estimate)
     drawn = np.concatenate(differences)
@@ -213,17 +209,13 @@ def bootstrap_p_value(differences: np.ndarray) -> float:
     return min(1.0, 2 * (side + 1) / (len(differences) + 1))
 
 
-def _estimate(
-    value: float, statistic: Statistic, y: ArrayLike, group: ArrayLike, resamples: int, seed: int, level: float
-) -> Estimate:
+def _estimate(value: float, statistic: Statistic, y: ArrayLike, group: ArrayLike, bootstrap: Bootstrap) -> Estimate:
     return bootstrap_estimate(
         value,
         statistic,
         group,
         n=np.size(y),
-        resamples=resamples,
-        seed=seed,
-        level=level,
+        bootstrap=bootstrap,
         undefined="with one class",
         positives=int(as_binary(y).sum()),
     )

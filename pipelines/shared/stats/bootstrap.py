@@ -13,6 +13,7 @@ Same seed, same result: groups are numbered in sorted order of their keys, so th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -72,6 +73,18 @@ def _missing(key: object) -> bool:
         return True
 
 
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made: how many resamples of the groups, their seed, the confidence level."""
+
+    resamples: int = 2000
+    seed: int = 0
+    level: float = 0.95
+
+
+STANDARD = Bootstrap()
+
+
 def cluster_blocks(group: ArrayLike, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Counts (b, n) uint8 of how often each row occurs, some resamples at a time, `resamples` in all.
 
@@ -119,9 +132,7 @@ def bootstrap_estimates(
     group: ArrayLike,
     *,
     n: int,
-    resamples: int,
-    seed: int,
-    level: float,
+    bootstrap: Bootstrap = STANDARD,
     undefined: str = "undefined",
     positives: int | None = None,
 ) -> list[Estimate]:
@@ -132,9 +143,7 @@ def bootstrap_estimates(
         statistic: the same on resamples, counts (b, n) -> (b, k).
         group: (n,) keys.
         n: rows that the values rest on.
-        resamples: how many.
-        seed: of the resamples.
-        level: confidence level.
+        bootstrap: resamples, seed and level.
         undefined: what ails an undefined resample, as in "with one class".
         positives: positive rows among them.
 
@@ -142,24 +151,24 @@ def bootstrap_estimates(
         (k,) estimates; without interval, and with the reason, if there is one group only, a key is missing, or more
         than a tenth of the resamples are undefined.
     """
-    check_level(level)
+    check_level(bootstrap.level)
     groups = None
     try:
         codes, groups = group_codes(group)
         same_length(rows=range(n), group=codes)
-        drawn = bootstrap_values(statistic, codes, resamples, seed)
+        drawn = bootstrap_values(statistic, codes, bootstrap.resamples, bootstrap.seed)
     except StatisticsError as error:
         return [Estimate(value, n=n, groups=groups, positives=positives, reason=str(error)) for value in values]
     estimates = []
     for value, column in zip(values, drawn.T, strict=True):
         left_out = int(np.count_nonzero(np.isnan(column)))
-        note = f"{left_out} of {resamples} resamples {undefined}"
-        if left_out > (1 - MIN_DEFINED) * resamples:
+        note = f"{left_out} of {bootstrap.resamples} resamples {undefined}"
+        if left_out > (1 - MIN_DEFINED) * bootstrap.resamples:
             reason = f"{note}, too many for an interval"
             estimates.append(Estimate(value, n=n, groups=groups, positives=positives, reason=reason))
             continue
-        low, high = percentile_interval(column, level)
-        method = f"clustered percentile bootstrap, {100 * level:g} %, {resamples} resamples"
+        low, high = percentile_interval(column, bootstrap.level)
+        method = f"clustered percentile bootstrap, {100 * bootstrap.level:g} %, {bootstrap.resamples} resamples"
         if left_out:
             method += f"; {note}, left out"
         if low == high:  # a value that no resample can change, such as an AUROC of 1: no sign of certainty
@@ -174,9 +183,7 @@ def bootstrap_estimate(
     group: ArrayLike,
     *,
     n: int,
-    resamples: int,
-    seed: int,
-    level: float,
+    bootstrap: Bootstrap = STANDARD,
     undefined: str = "undefined",
     positives: int | None = None,
 ) -> Estimate:
@@ -186,9 +193,7 @@ def bootstrap_estimate(
         lambda counts: statistic(counts)[:, None],
         group,
         n=n,
-        resamples=resamples,
-        seed=seed,
-        level=level,
+        bootstrap=bootstrap,
         undefined=undefined,
         positives=positives,
     )[0]

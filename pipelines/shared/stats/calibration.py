@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import bootstrap_estimates, bootstrap_values, divide, group_codes
+from pipelines.shared.stats.bootstrap import (
+    STANDARD,
+    Bootstrap,
+    bootstrap_estimates,
+    bootstrap_values,
+    divide,
+    group_codes,
+)
 from pipelines.shared.stats.checks import as_binary, as_probabilities, check_level, same_length, two_classes
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.proportions import clopper_pearson
@@ -106,7 +113,7 @@ def reliability_curve(
 
 
 def brier_estimates(
-    y: ArrayLike, p: ArrayLike, group: ArrayLike, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+    y: ArrayLike, p: ArrayLike, group: ArrayLike, *, bootstrap: Bootstrap = STANDARD
 ) -> dict[str, Estimate]:
     """Brier score (`brier`) and skill (`brier_skill`) with clustered bootstrap intervals; null where undefined."""
     try:
@@ -126,9 +133,7 @@ def brier_estimates(
         statistic,
         group,
         n=n,
-        resamples=resamples,
-        seed=seed,
-        level=level,
+        bootstrap=bootstrap,
         undefined="with one class",
         positives=positives,
     )
@@ -144,9 +149,7 @@ def ece_estimate(
     *,
     bins: int = 10,
     binning: Binning = "width",
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> Estimate:
     """Expected calibration error with a conservative clustered bootstrap interval; null with the reason if undefined.
 
@@ -158,6 +161,7 @@ def ece_estimate(
     probability `level` and others with more; with 300 patients and ten bins, 95 % intervals of calibrated models were
     seen to cover 93 to 94 %.
     """
+    level = bootstrap.level
     check_level(level)
     groups = None
     try:
@@ -175,10 +179,10 @@ def ece_estimate(
     try:
         codes, groups = group_codes(group)
         same_length(y=truth, group=codes)
-        margin = np.quantile(bootstrap_values(error_of_resamples, codes, resamples, seed), level)
+        margin = np.quantile(bootstrap_values(error_of_resamples, codes, bootstrap.resamples, bootstrap.seed), level)
     except StatisticsError as error:
         return Estimate(value, n=n, groups=groups, positives=positives, reason=str(error))
-    method = f"clustered bootstrap of the gaps, conservative, {100 * level:g} %, {resamples} resamples"
+    method = f"clustered bootstrap of the gaps, conservative, {100 * level:g} %, {bootstrap.resamples} resamples"
     return Estimate(value, max(0.0, value - margin), min(1.0, value + margin), method, n, groups, positives)
 
 
@@ -189,9 +193,7 @@ def calibration_estimates(
     *,
     bins: int = 10,
     binning: Binning = "width",
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> dict[str, Estimate]:
     """All measures of this module and of `recalibration`, with clustered bootstrap intervals.
 
@@ -201,17 +203,15 @@ def calibration_estimates(
         group: (n,) keys.
         bins: of the ECE.
         binning: of the ECE, see `bin_numbers`.
-        resamples: bootstrap resamples.
-        seed: of the resamples.
-        level: confidence level.
+        bootstrap: resamples, seed and level.
 
     Returns:
         By name: brier, brier_skill, ece, slope, intercept, in_the_large; each null with its reason where undefined.
     """
     return {
-        **brier_estimates(y, p, group, resamples=resamples, seed=seed, level=level),
-        "ece": ece_estimate(y, p, group, bins=bins, binning=binning, resamples=resamples, seed=seed, level=level),
-        **recalibration_estimates(y, p, group, resamples=resamples, seed=seed, level=level),
+        **brier_estimates(y, p, group, bootstrap=bootstrap),
+        "ece": ece_estimate(y, p, group, bins=bins, binning=binning, bootstrap=bootstrap),
+        **recalibration_estimates(y, p, group, bootstrap=bootstrap),
     }
 
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from pipelines.shared.config import OperatingPointsSection
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.auc import roc_curve
-from pipelines.shared.stats.bootstrap import group_codes
+from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, group_codes
 from pipelines.shared.stats.checks import as_binary, as_numbers, same_length
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.proportions import Proportion, both_estimates
@@ -86,9 +86,7 @@ def rate_estimates(
     threshold: float,
     group: ArrayLike,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> dict[str, Proportion]:
     """Sensitivity, specificity, PPV and NPV at a threshold, each with exact and clustered interval.
 
@@ -100,9 +98,7 @@ def rate_estimates(
         score: (n,).
         threshold: positive if score >= threshold.
         group: (n,) keys.
-        resamples: bootstrap resamples.
-        seed: of the resamples.
-        level: confidence level.
+        bootstrap: resamples, seed and level.
 
     Returns:
         The `Proportion` (fields `exact` and `clustered`) by name: sensitivity, specificity, ppv, npv.
@@ -122,7 +118,7 @@ def rate_estimates(
         "npv": (~called, ~truth, "nothing was called negative"),
     }
     return {
-        name: both_estimates(hit[rows], codes[rows], resamples=resamples, seed=seed, level=level, no_rows=none)
+        name: both_estimates(hit[rows], codes[rows], bootstrap=bootstrap, no_rows=none)
         for name, (rows, hit, none) in rates.items()
     }
 
@@ -158,7 +154,7 @@ def choose_two_points(rows: pd.DataFrame, task: str, targets: OperatingPointsSec
 
 
 def point_estimates(
-    rows: pd.DataFrame, points: Sequence[dict[str, Any]], bootstrap: dict[str, Any], split: str = "test"
+    rows: pd.DataFrame, points: Sequence[dict[str, Any]], bootstrap: Bootstrap, split: str = "test"
 ) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
     """Sensitivity, specificity, PPV and NPV at frozen thresholds.
 
@@ -177,7 +173,7 @@ def point_estimates(
         known = rows[rows[point["task"]].notna()]
         rates = rate_estimates(
             known[point["task"]].to_numpy(), known[point["score"]].to_numpy(), point["threshold"],
-            known["group"].to_numpy(), **bootstrap,
+            known["group"].to_numpy(), bootstrap=bootstrap,
         )  # fmt: skip
         both = {}
         for name, rate in rates.items():

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import beta
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import bootstrap_estimate, group_codes, ratio_statistic
+from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimate, group_codes, ratio_statistic
 from pipelines.shared.stats.checks import as_binary, as_numbers, check_level, same_length
 from pipelines.shared.stats.estimate import Estimate
 
@@ -59,9 +59,7 @@ def proportion_estimate(outcome: ArrayLike, group: ArrayLike | None = None, leve
     return Estimate(hits.mean(), low, high, method, n=len(hits), groups=groups, positives=hits.sum())
 
 
-def clustered_proportion_estimate(
-    outcome: ArrayLike, group: ArrayLike, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
-) -> Estimate:
+def clustered_proportion_estimate(outcome: ArrayLike, group: ArrayLike, *, bootstrap: Bootstrap = STANDARD) -> Estimate:
     """Share of ones among all rows with the clustered bootstrap interval.
 
     Give only the rows of the denominator (for sensitivity the positives): the groups that have none are not drawn.
@@ -75,9 +73,7 @@ def clustered_proportion_estimate(
         ratio_statistic(hits, np.ones(len(hits))),
         group,
         n=len(hits),
-        resamples=resamples,
-        seed=seed,
-        level=level,
+        bootstrap=bootstrap,
         positives=int(hits.sum()),
     )
 
@@ -86,9 +82,7 @@ def both_estimates(
     outcome: ArrayLike,
     group: ArrayLike,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
     no_rows: str = "no rows",
 ) -> Proportion:
     """`proportion_estimate` and `clustered_proportion_estimate` of the same rows; `no_rows` is the reason if none."""
@@ -96,8 +90,8 @@ def both_estimates(
         null = Estimate(None, n=0, groups=0, positives=0, reason=no_rows)
         return Proportion(null, null)
     return Proportion(
-        proportion_estimate(outcome, group, level),
-        clustered_proportion_estimate(outcome, group, resamples=resamples, seed=seed, level=level),
+        proportion_estimate(outcome, group, bootstrap.level),
+        clustered_proportion_estimate(outcome, group, bootstrap=bootstrap),
     )
 
 
@@ -106,9 +100,7 @@ def weighted_ratio_estimate(
     denominator: ArrayLike,
     group: ArrayLike,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    bootstrap: Bootstrap = STANDARD,
 ) -> Estimate:
     """Sum of `numerator` over sum of `denominator`, both (n,) per row, with the clustered bootstrap interval.
 
@@ -126,8 +118,6 @@ def weighted_ratio_estimate(
         ratio_statistic(top, bottom),
         group,
         n=len(top),
-        resamples=resamples,
-        seed=seed,
-        level=level,
+        bootstrap=bootstrap,
         undefined="with a denominator of zero",
     )

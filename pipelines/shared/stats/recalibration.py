@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import bootstrap_estimates
+from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimates
 from pipelines.shared.stats.checks import as_binary, as_probabilities, same_length, two_classes
 from pipelines.shared.stats.estimate import Estimate
 
@@ -46,7 +46,7 @@ def calibration_in_the_large(y: ArrayLike, p: ArrayLike) -> float:
 
 
 def recalibration_estimates(
-    y: ArrayLike, p: ArrayLike, group: ArrayLike, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+    y: ArrayLike, p: ArrayLike, group: ArrayLike, *, bootstrap: Bootstrap = STANDARD
 ) -> dict[str, Estimate]:
     """`slope`, `intercept` and `in_the_large` with clustered bootstrap intervals; null where undefined."""
 
@@ -70,9 +70,7 @@ def recalibration_estimates(
             statistic,
             group,
             n=len(truth),
-            resamples=resamples,
-            seed=seed,
-            level=level,
+            bootstrap=bootstrap,
             undefined="with one class" if fixed_slope else "with separated classes",
             positives=int(truth.sum()),
         )

@@ -15,7 +15,7 @@ from pipelines.shared.stats.agreement import (
     rating_counts,
     weighted_kappa_estimate,
 )
-from pipelines.shared.stats.bootstrap import cluster_counts
+from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.confusion import confusion_matrix, weighted_kappa
 from pipelines.shared.stats.proportions import clopper_pearson
 
@@ -91,7 +91,7 @@ def test_measures_take_many_matrices():
 
 def test_intervals_equal_the_loop_over_the_same_resamples():
     truth, predicted, group = make()
-    estimates = agreement_estimates(truth, predicted, CLASSES, group, resamples=200, seed=2)
+    estimates = agreement_estimates(truth, predicted, CLASSES, group, bootstrap=Bootstrap(resamples=200, seed=2))
     drawn = [np.repeat(np.arange(len(truth)), row) for row in cluster_counts(group, 200, 2)]
     plain = {
         "accuracy": metrics.accuracy_score,
@@ -105,16 +105,20 @@ def test_intervals_equal_the_loop_over_the_same_resamples():
         assert estimates[name].value == pytest.approx(function(truth, predicted), abs=1e-12)
         assert (estimates[name].low, estimates[name].high) == pytest.approx(tuple(expected), abs=1e-12)
         assert (estimates[name].n, estimates[name].groups) == (150, len(set(group)))
-    kappa = weighted_kappa_estimate(truth, predicted, CLASSES, group, resamples=200, seed=2)
+    kappa = weighted_kappa_estimate(truth, predicted, CLASSES, group, bootstrap=Bootstrap(resamples=200, seed=2))
     assert kappa == estimates["kappa"]
-    linear = agreement_estimates(truth, predicted, CLASSES, group, weights="linear", resamples=200, seed=2)["kappa"]
-    assert linear == weighted_kappa_estimate(truth, predicted, CLASSES, group, weights="linear", resamples=200, seed=2)
+    linear = agreement_estimates(
+        truth, predicted, CLASSES, group, weights="linear", bootstrap=Bootstrap(resamples=200, seed=2)
+    )["kappa"]
+    assert linear == weighted_kappa_estimate(
+        truth, predicted, CLASSES, group, weights="linear", bootstrap=Bootstrap(resamples=200, seed=2)
+    )
     assert linear.value == weighted_kappa(truth, predicted, CLASSES, "linear")
 
 
 def test_class_estimates():
     truth, predicted, group = make()
-    estimates = class_estimates(truth, predicted, CLASSES, group, resamples=200, seed=2)
+    estimates = class_estimates(truth, predicted, CLASSES, group, bootstrap=Bootstrap(resamples=200, seed=2))
     assert list(estimates) == CLASSES
     for k in CLASSES:
         rows = truth == k
@@ -133,10 +137,10 @@ def test_class_estimates():
 
 def test_classes_that_do_not_occur_are_said():
     truth, predicted, group = [0, 0, 1, 1], [0, 1, 1, 1], [1, 2, 3, 4]
-    overall = agreement_estimates(truth, predicted, [0, 1, 2], group, resamples=50)
+    overall = agreement_estimates(truth, predicted, [0, 1, 2], group, bootstrap=Bootstrap(resamples=50))
     assert overall["balanced_accuracy"].value == 0.75
     assert "2 of 3 classes occur in the truth" in overall["accuracy"].method
-    absent = class_estimates(truth, predicted, [0, 1, 2], group, resamples=50)[2]
+    absent = class_estimates(truth, predicted, [0, 1, 2], group, bootstrap=Bootstrap(resamples=50))[2]
     assert absent.f1.value is None
     assert "2 of 3 classes" in absent.f1.reason
     assert absent.sensitivity.exact.reason == absent.sensitivity.clustered.reason == "the class does not occur"
@@ -167,7 +171,7 @@ def test_undefined_input_is_named(truth, predicted, reason):
 
 
 def test_other_degenerate_input():
-    same = agreement_estimates([1, 1], [1, 1], CLASSES, [1, 2], resamples=20)
+    same = agreement_estimates([1, 1], [1, 1], CLASSES, [1, 2], bootstrap=Bootstrap(resamples=20))
     assert same["accuracy"].value == 1.0
     assert same["kappa"].value is None
     assert "1 of 5 classes" in same["kappa"].reason
@@ -186,7 +190,9 @@ def test_own_measures():
         far = np.abs(np.subtract.outer(np.arange(5), np.arange(5))) > 1
         return (confusion * far).sum(axis=(-2, -1)) / confusion.sum(axis=(-2, -1))
 
-    estimates = confusion_estimates({"far": off_by_more_than_one}, truth, predicted, CLASSES, group, resamples=20)
+    estimates = confusion_estimates(
+        {"far": off_by_more_than_one}, truth, predicted, CLASSES, group, bootstrap=Bootstrap(resamples=20)
+    )
     assert estimates["far"].value == 0
 
 

@@ -19,7 +19,7 @@ from pipelines.shared.stats.auc import (
     roc_curve,
     weighted_auroc,
 )
-from pipelines.shared.stats.bootstrap import cluster_counts
+from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -112,7 +112,7 @@ def test_interval_equals_the_loop_over_the_same_resamples(levels):
     drawn = [np.repeat(np.arange(len(y)), row) for row in counts]
     for plain, estimate in [(auroc, auroc_estimate), (average_precision, average_precision_estimate)]:
         looped = np.array([plain(y[rows], score[rows]) for rows in drawn])
-        result = estimate(y, score, group, resamples=resamples, seed=7)
+        result = estimate(y, score, group, bootstrap=Bootstrap(resamples, 7))
         expected = np.quantile(looped, [0.025, 0.975])
         assert result.value == plain(y, score)
         np.testing.assert_allclose([result.low, result.high], expected, rtol=0, atol=1e-12)
@@ -125,18 +125,18 @@ def test_interval_equals_the_loop_over_the_same_resamples(levels):
 def test_estimate_is_the_same_for_any_order_of_rows():
     y, score, group = make(levels=3)
     order = np.random.default_rng(1).permutation(len(y))
-    first = auroc_estimate(y, score, group, resamples=100)
-    assert auroc_estimate(y[order], score[order], group[order], resamples=100) == first
-    assert auroc_estimate(y, score, list(group), resamples=100) == first
-    assert auroc_estimate(y, score, group, resamples=100, seed=1) != first
-    wider = auroc_estimate(y, score, group, resamples=100, level=0.99)
+    first = auroc_estimate(y, score, group, bootstrap=Bootstrap(resamples=100))
+    assert auroc_estimate(y[order], score[order], group[order], bootstrap=Bootstrap(resamples=100)) == first
+    assert auroc_estimate(y, score, list(group), bootstrap=Bootstrap(resamples=100)) == first
+    assert auroc_estimate(y, score, group, bootstrap=Bootstrap(resamples=100, seed=1)) != first
+    wider = auroc_estimate(y, score, group, bootstrap=Bootstrap(resamples=100, level=0.99))
     assert wider.low <= first.low < first.high <= wider.high
 
 
 def test_resamples_with_one_class_are_reported():
     y = np.array([1, 1, 1, 1] + [0] * 16)
     score = np.random.default_rng(0).normal(size=20) + y
-    result = auroc_estimate(y, score, np.arange(20), resamples=1000)
+    result = auroc_estimate(y, score, np.arange(20), bootstrap=Bootstrap(resamples=1000))
     undefined = int((cluster_counts(np.arange(20), 1000, 0)[:, :4].sum(axis=1) == 0).sum())
     assert undefined > 0
     assert f"{undefined} of 1000 resamples with one class, left out" in result.method
@@ -174,7 +174,7 @@ def test_precision_recall_curve_counts_at_every_threshold(data):
 def test_difference_uses_the_same_resamples_for_both():
     y, a, group = make(levels=3)
     b = np.round(a + np.random.default_rng(4).normal(size=len(y)), 1)
-    result = auroc_difference(y, a, b, group, resamples=300, seed=5)
+    result = auroc_difference(y, a, b, group, bootstrap=Bootstrap(resamples=300, seed=5))
     counts = cluster_counts(group, 300, seed=5)
     drawn = [np.repeat(np.arange(len(y)), row) for row in counts]
     looped = np.array([auroc(y[i], a[i]) - auroc(y[i], b[i]) for i in drawn])
@@ -182,7 +182,7 @@ def test_difference_uses_the_same_resamples_for_both():
     np.testing.assert_allclose([result.difference.low, result.difference.high], expected, rtol=0, atol=1e-12)
     assert result.difference.value == auroc(y, a) - auroc(y, b)
     assert result.p_value == min(1, 2 * (min((looped <= 0).sum(), (looped >= 0).sum()) + 1) / 301)
-    swapped = auroc_difference(y, b, a, group, resamples=300, seed=5)
+    swapped = auroc_difference(y, b, a, group, bootstrap=Bootstrap(resamples=300, seed=5))
     assert swapped.difference.low == pytest.approx(-result.difference.high, abs=1e-15)
     assert swapped.p_value == result.p_value
 
@@ -190,8 +190,8 @@ def test_difference_uses_the_same_resamples_for_both():
 def test_p_value():
     y, a, group = make()
     noise = np.random.default_rng(9).normal(size=len(y))
-    assert auroc_difference(y, a, a, group, resamples=200).p_value == 1.0
-    assert auroc_difference(y, a, noise, group, resamples=199).p_value == 2 / 200
+    assert auroc_difference(y, a, a, group, bootstrap=Bootstrap(resamples=200)).p_value == 1.0
+    assert auroc_difference(y, a, noise, group, bootstrap=Bootstrap(resamples=199)).p_value == 2 / 200
     assert bootstrap_p_value(np.array([-1.0, 0.0, 1.0, 2.0])) == pytest.approx(1.0)
     assert bootstrap_p_value(np.array([1.0] * 8 + [-1.0])) == pytest.approx(0.4)
 
@@ -241,7 +241,7 @@ def test_weights_of_another_length_are_an_error():
 @given(st.integers(0, 10**6))
 def test_interval_lies_in_the_unit_interval(seed):
     y, score, group = make(n=60, patients=20, levels=1, seed=seed)
-    result = auroc_estimate(y, score, group, resamples=50)
+    result = auroc_estimate(y, score, group, bootstrap=Bootstrap(resamples=50))
     if result.low is not None:
         assert 0 <= result.low <= result.high <= 1
 
@@ -270,7 +270,7 @@ def test_clustered_interval_covers_where_the_row_interval_does_not():
         y = np.repeat(label, 4)
         score = np.repeat(label + rng.normal(size=patients), 4) + 0.01 * rng.normal(size=len(group))
         for name, keys in [("clustered", group), ("rows", np.arange(len(group)))]:
-            result = auroc_estimate(y, score, keys, resamples=400, seed=trial)
+            result = auroc_estimate(y, score, keys, bootstrap=Bootstrap(resamples=400, seed=trial))
             covered[name] += result.low <= truth <= result.high
     assert 0.91 < covered["clustered"] / trials < 0.98
     assert covered["rows"] / trials < 0.75

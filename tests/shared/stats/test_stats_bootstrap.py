@@ -4,6 +4,7 @@ import pytest
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats import bootstrap
 from pipelines.shared.stats.bootstrap import (
+    Bootstrap,
     bootstrap_estimate,
     bootstrap_estimates,
     bootstrap_values,
@@ -17,7 +18,7 @@ from pipelines.shared.stats.bootstrap import (
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-OPTIONS = {"resamples": 200, "seed": 0, "level": 0.95}
+OPTIONS = Bootstrap(200, 0, 0.95)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_ratio_and_divide_give_nan_for_zero_denominators():
 def test_estimate_reports_counts_and_method(group):
     values = np.random.default_rng(1).normal(size=100)
     statistic = ratio_statistic(values, np.ones(100))
-    estimate = bootstrap_estimate(values.mean(), statistic, group, n=100, positives=7, **OPTIONS)
+    estimate = bootstrap_estimate(values.mean(), statistic, group, n=100, positives=7, bootstrap=OPTIONS)
     expected = np.quantile(bootstrap_values(statistic, group, 200, 0), [0.025, 0.975])
     assert (estimate.low, estimate.high) == pytest.approx(tuple(expected), abs=1e-15)
     assert (estimate.n, estimate.groups, estimate.positives) == (100, len(set(group)), 7)
@@ -152,7 +153,7 @@ def test_undefined_resamples_are_counted_left_out_or_too_many():
     counts = cluster_counts(group, 2000, 0)
     undefined = int((counts[:, marked].sum(axis=1) == 0).sum())
     assert 0 < undefined < 100
-    options = {"n": 20, "resamples": 2000, "seed": 0, "level": 0.95, "undefined": "without a mark"}
+    options = {"n": 20, "bootstrap": Bootstrap(2000, 0, 0.95), "undefined": "without a mark"}
     estimate = bootstrap_estimate(1.5, ratio_statistic(group, marked), group, **options)
     assert f"{undefined} of 2000 resamples without a mark, left out" in estimate.method
     assert estimate.low is not None
@@ -169,9 +170,9 @@ def test_several_values_share_their_resamples(group):
         sums = counts @ columns
         return sums[:, :2] / sums[:, 2:]
 
-    both = bootstrap_estimates([1.0, 2.0], means, group, n=100, **OPTIONS)
+    both = bootstrap_estimates([1.0, 2.0], means, group, n=100, bootstrap=OPTIONS)
     for k in range(2):
-        alone = bootstrap_estimate(k + 1.0, lambda counts, k=k: means(counts)[:, k], group, n=100, **OPTIONS)
+        alone = bootstrap_estimate(k + 1.0, lambda counts, k=k: means(counts)[:, k], group, n=100, bootstrap=OPTIONS)
         assert both[k] == alone
 
 
@@ -182,13 +183,13 @@ def test_trouble_with_groups_leaves_the_value_without_interval():
         (["a", "b"], "lengths differ: rows 3, group 2"),
         (["a", "b", None], "1 of 3 keys are missing"),
     ]:
-        estimate = bootstrap_estimate(1.0, statistic, keys, n=3, **OPTIONS)
+        estimate = bootstrap_estimate(1.0, statistic, keys, n=3, bootstrap=OPTIONS)
         assert (estimate.value, estimate.low) == (1.0, None)
         assert reason in estimate.reason
 
 
 def test_an_interval_without_width_is_pointed_out():
-    estimate = bootstrap_estimate(1.0, ratio_statistic(np.ones(3), np.ones(3)), [1, 2, 3], n=3, **OPTIONS)
+    estimate = bootstrap_estimate(1.0, ratio_statistic(np.ones(3), np.ones(3)), [1, 2, 3], n=3, bootstrap=OPTIONS)
     assert (estimate.low, estimate.high) == (1.0, 1.0)
     assert estimate.method.endswith("all resamples alike")
 

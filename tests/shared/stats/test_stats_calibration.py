@@ -6,7 +6,7 @@ from scipy.special import expit
 from sklearn.metrics import brier_score_loss
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import cluster_counts
+from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.calibration import (
     bin_numbers,
     brier_estimates,
@@ -107,7 +107,7 @@ def test_reliability_curve(binning):
 
 def test_brier_intervals_equal_the_loop():
     y, p, group = make()
-    estimates = brier_estimates(y, p, group, resamples=200, seed=3)
+    estimates = brier_estimates(y, p, group, bootstrap=Bootstrap(resamples=200, seed=3))
     drawn = [np.repeat(np.arange(len(y)), row) for row in cluster_counts(group, 200, 3)]
     for name, plain in [("brier", brier_score), ("brier_skill", brier_skill)]:
         expected = np.quantile([plain(y[rows], p[rows]) for rows in drawn], [0.025, 0.975])
@@ -118,7 +118,7 @@ def test_brier_intervals_equal_the_loop():
 @pytest.mark.parametrize("binning", ["width", "count"])
 def test_ece_interval_equals_the_loop_in_fixed_bins(binning):
     y, p, group = make()
-    estimate = ece_estimate(y, p, group, binning=binning, resamples=200, seed=3, level=0.9)
+    estimate = ece_estimate(y, p, group, binning=binning, bootstrap=Bootstrap(resamples=200, seed=3, level=0.9))
     number = bin_numbers(p, 10, binning)
 
     def gaps(rows):
@@ -132,7 +132,7 @@ def test_ece_interval_equals_the_loop_in_fixed_bins(binning):
     assert estimate.value == pytest.approx(value, abs=1e-14)
     assert (estimate.low, estimate.high) == pytest.approx((max(0, value - margin), value + margin), abs=1e-12)
     assert "90 %" in estimate.method
-    assert ece_estimate(y, 1 - y, group, resamples=50).high == 1.0
+    assert ece_estimate(y, 1 - y, group, bootstrap=Bootstrap(resamples=50)).high == 1.0
 
 
 def test_ece_without_interval():
@@ -144,13 +144,13 @@ def test_ece_without_interval():
 
 def test_all_estimates():
     y, p, group = make()
-    estimates = calibration_estimates(y, p, group, resamples=100)
+    estimates = calibration_estimates(y, p, group, bootstrap=Bootstrap(resamples=100))
     assert list(estimates) == NAMES
     for estimate in estimates.values():
         assert estimate.low <= estimate.value <= estimate.high
         assert (estimate.n, estimate.groups, estimate.positives) == (300, len(set(group)), y.sum())
-    assert estimates["brier"] == brier_estimates(y, p, group, resamples=100)["brier"]
-    assert estimates["ece"] == ece_estimate(y, p, group, resamples=100)
+    assert estimates["brier"] == brier_estimates(y, p, group, bootstrap=Bootstrap(resamples=100))["brier"]
+    assert estimates["ece"] == ece_estimate(y, p, group, bootstrap=Bootstrap(resamples=100))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_undefined_input_is_named(y, p, reason):
 
 
 def test_one_class_has_brier_and_ece_only():
-    estimates = calibration_estimates([0, 0, 0], [0.1, 0.2, 0.3], [1, 2, 3], resamples=50)
+    estimates = calibration_estimates([0, 0, 0], [0.1, 0.2, 0.3], [1, 2, 3], bootstrap=Bootstrap(resamples=50))
     assert estimates["brier"].value == pytest.approx(0.14 / 3)
     assert estimates["ece"].low is not None
     for name in ("brier_skill", "slope", "intercept", "in_the_large"):
@@ -195,7 +195,7 @@ def test_ece_interval_covers_even_a_calibrated_model(slope):
     for trial in range(trials):
         logit = np.repeat(rng.normal(size=300), 2)
         y = np.repeat(rng.random(300) < expit(slope * logit[::2]), 2)
-        e = ece_estimate(y, expit(logit), np.repeat(np.arange(300), 2), resamples=300, seed=trial)
+        e = ece_estimate(y, expit(logit), np.repeat(np.arange(300), 2), bootstrap=Bootstrap(resamples=300, seed=trial))
         covered += e.low <= truth <= e.high
     # Calibrated, this small design covers 92.6 % (4,000 trials with other seeds; 95.0 % with 1,500 patients): less
     # three standard errors of 300 trials. Percentiles cover none, the basic bootstrap about 60 %.

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import cluster_counts
+from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.operating_points import (
     Confusion,
     choose_threshold,
@@ -79,7 +79,7 @@ def test_rates_have_exact_and_clustered_intervals():
     group = np.array([f"p{i}" for i in rng.integers(0, 40, 150)])
     y = rng.integers(0, 2, 150)
     score = y + rng.normal(size=150)
-    rates = rate_estimates(y, score, 0.6, group, resamples=300, seed=1)
+    rates = rate_estimates(y, score, 0.6, group, bootstrap=Bootstrap(resamples=300, seed=1))
     c = confusion_at(y, score, 0.6)
     called = score >= 0.6
     expected = {
@@ -100,11 +100,11 @@ def test_rates_have_exact_and_clustered_intervals():
 
 
 def test_rates_without_rows_are_null_with_their_reason():
-    rates = rate_estimates([0, 0, 0], [0.1, 0.2, 0.3], 0.9, [1, 2, 3], resamples=50)
+    rates = rate_estimates([0, 0, 0], [0.1, 0.2, 0.3], 0.9, [1, 2, 3], bootstrap=Bootstrap(resamples=50))
     assert rates["sensitivity"].exact.reason == rates["sensitivity"].clustered.reason == "no positives"
     assert rates["ppv"].exact.reason == "nothing was called positive"
     assert rates["specificity"].clustered.value == rates["npv"].exact.value == 1.0
-    rates = rate_estimates([1, 1], [0.1, 0.2], 0.0, [1, 2], resamples=50)
+    rates = rate_estimates([1, 1], [0.1, 0.2], 0.0, [1, 2], bootstrap=Bootstrap(resamples=50))
     assert rates["specificity"].exact.reason == "no negatives"
     assert rates["npv"].exact.reason == "nothing was called negative"
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import cluster_counts
+from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.proportions import (
     both_estimates,
     clopper_pearson,
@@ -42,7 +42,7 @@ def test_level_is_a_fraction():
     with pytest.raises(ValueError, match="level"):
         clopper_pearson(1, 2, 95)
     with pytest.raises(ValueError, match="level"):
-        clustered_proportion_estimate([0, 1], [1, 2], level=95)
+        clustered_proportion_estimate([0, 1], [1, 2], bootstrap=Bootstrap(level=95))
 
 
 def test_proportion_estimate():
@@ -58,7 +58,7 @@ def test_clustered_interval_equals_the_loop_over_the_same_resamples():
     rng = np.random.default_rng(0)
     group = rng.integers(0, 25, 80)
     outcome = rng.integers(0, 2, 80)
-    estimate = clustered_proportion_estimate(outcome, group, resamples=300, seed=2)
+    estimate = clustered_proportion_estimate(outcome, group, bootstrap=Bootstrap(resamples=300, seed=2))
     looped = [outcome[np.repeat(np.arange(80), row)].mean() for row in cluster_counts(group, 300, 2)]
     assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(looped, [0.025, 0.975])), abs=1e-12)
     assert (estimate.value, estimate.n, estimate.positives) == (outcome.mean(), 80, outcome.sum())
@@ -76,7 +76,7 @@ def test_weighted_ratio():
     rng = np.random.default_rng(0)
     group, lesions = rng.integers(0, 20, 60), rng.integers(0, 4, 60)
     hits = rng.binomial(lesions, 0.6)
-    estimate = weighted_ratio_estimate(hits, lesions, group, resamples=200, seed=1)
+    estimate = weighted_ratio_estimate(hits, lesions, group, bootstrap=Bootstrap(resamples=200, seed=1))
     drawn = [np.repeat(np.arange(60), row) for row in cluster_counts(group, 200, 1)]
     looped = [hits[rows].sum() / lesions[rows].sum() for rows in drawn]
     assert estimate.value == pytest.approx(hits.sum() / lesions.sum())

@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import cluster_counts
+from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.recalibration import (
     CLIP,
     calibration_in_the_large,
@@ -96,14 +96,16 @@ def test_probabilities_of_exactly_zero_and_one_are_clipped():
 def test_where_there_is_no_slope(y, p, reason):
     with pytest.raises(StatisticsError, match=reason):
         calibration_slope_intercept(y, p)
-    estimates = recalibration_estimates(y, p, np.arange(len(y)), resamples=50)
+    estimates = recalibration_estimates(y, p, np.arange(len(y)), bootstrap=Bootstrap(resamples=50))
     for name in ("slope", "intercept"):
         assert estimates[name].value is None
         assert reason in estimates[name].reason
 
 
 def test_in_the_large_needs_no_spread():
-    estimates = recalibration_estimates([0, 0, 0, 1] * 10, [0.5] * 40, np.arange(40), resamples=100)
+    estimates = recalibration_estimates(
+        [0, 0, 0, 1] * 10, [0.5] * 40, np.arange(40), bootstrap=Bootstrap(resamples=100)
+    )
     assert estimates["slope"].value is None
     assert estimates["in_the_large"].value == pytest.approx(logit(0.25), abs=1e-9)
     assert estimates["in_the_large"].low < logit(0.25) < estimates["in_the_large"].high
@@ -111,7 +113,7 @@ def test_in_the_large_needs_no_spread():
 
 def test_intervals_equal_the_loop_over_the_same_resamples():
     y, p, group = make()
-    estimates = recalibration_estimates(y, p, group, resamples=150, seed=4)
+    estimates = recalibration_estimates(y, p, group, bootstrap=Bootstrap(resamples=150, seed=4))
     drawn = [np.repeat(np.arange(len(y)), row) for row in cluster_counts(group, 150, 4)]
     fits = np.array([calibration_slope_intercept(y[rows], p[rows]) for rows in drawn])
     shifts = [calibration_in_the_large(y[rows], p[rows]) for rows in drawn]
@@ -135,7 +137,7 @@ def test_separated_resamples_are_counted():
         present[np.isnan(present).all(axis=1)] = 0
         ends[label] = np.nanmin(present, axis=1), np.nanmax(present, axis=1)
     separated = int(((ends[0][1] <= ends[1][0]) | (ends[1][1] <= ends[0][0])).sum())
-    estimate = recalibration_estimates(y, p, group, resamples=500)["slope"]
+    estimate = recalibration_estimates(y, p, group, bootstrap=Bootstrap(resamples=500))["slope"]
     assert separated > 50
     assert f"{separated} of 500 resamples with separated classes, too many" in estimate.reason
 
@@ -145,6 +147,6 @@ def test_slope_interval_covers():
     covered, trials = 0, 200
     for trial in range(trials):
         y, p, _ = make(n=300, seed=trial)
-        e = recalibration_estimates(y, p, np.arange(300), resamples=300, seed=trial)["slope"]
+        e = recalibration_estimates(y, p, np.arange(300), bootstrap=Bootstrap(resamples=300, seed=trial))["slope"]
         covered += e.low <= 0.7 <= e.high
     assert 0.9 <= covered / trials <= 0.99
