@@ -11,11 +11,11 @@ from typing import Any
 
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import UNLABELLED
-from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, text_lines, window_rows
+from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, text_lines, window_rows
 from pipelines.ecg.wfdb_files import beside
 from pipelines.shared.errors import DataError, counted
 from pipelines.shared.files import find_files
-from pipelines.shared.records import BLANKS, Source, dataset_folder, raise_problems
+from pipelines.shared.records import BLANKS, RowProblem, Source, dataset_folder
 from pipelines.shared.screen import track
 
 CINC_RATE = 300  # Hz
@@ -76,7 +76,8 @@ def cinc2017(config: EcgConfig, root: str | None = None) -> Source:
         for other in (r for r in known[1:] if r.labels[stem.name] != label):
             differing[str(other.file)] += 1
             if other.rank(path) == chosen.rank(path):
-                problems.append(f"{record}: {label} in {chosen.file}, but {other.labels[stem.name]} in {other.file}")
+                text = f"{record}: {label} in {chosen.file}, but {other.labels[stem.name]} in {other.file}"
+                problems.append(RowProblem(text, stem.name))
         header = beside(stem, "hea")
         recording = open_or_none(header, config)
         steps = recording.steps if recording else 0
@@ -92,7 +93,8 @@ def cinc2017(config: EcgConfig, root: str | None = None) -> Source:
         }
         rows += window_rows(place, steps, config.preprocess.steps, [UNLABELLED] * steps)
     problems += _without_recording(references, {s.name for s in stems}, folder)
-    raise_problems(problems, str(folder), "Correct the reference, or copy the missing files.")
+    remedy = "Correct the reference, or copy the missing files."
+    rows, left_out = good_rows(rows, problems, config, str(folder), remedy, key=lambda row: Path(row["record"]).name)
     if not rows:
         raise DataError(
             f"No recording below {folder} has a label.", "Copy the .mat and .hea files that REFERENCE names."
@@ -102,7 +104,7 @@ def cinc2017(config: EcgConfig, root: str | None = None) -> Source:
     if without:
         notes.append(f"{len(without)} recordings have no label and are not used: {', '.join(without[:5])}.")
     key = "recording (the set has no patient ids); identical signals are one group"
-    return Source("cinc2017", False, folder, finish(rows, config), key, notes=notes)
+    return Source("cinc2017", False, folder, finish(rows, config), key, notes=notes, left_out=left_out)
 
 
 def _of_validation(path: Path) -> bool:
@@ -152,9 +154,9 @@ def _labels(path: Path, name: str, allowed: Sequence[str]) -> tuple[dict[str, st
             continue  # a header
         where = f"{name} line {number}"
         if label not in allowed:
-            problems.append(f"{where}: label '{label}' of {record}, allowed: {', '.join(allowed)}")
+            problems.append(RowProblem(f"{where}: label '{label}' of {record}, allowed: {', '.join(allowed)}", record))
         elif labels.setdefault(record, label) != label:
-            problems.append(f"{where}: {record} has two labels, {labels[record]} and {label}")
+            problems.append(RowProblem(f"{where}: {record} has two labels, {labels[record]} and {label}", record))
     if not labels and not problems:
         problems.append(f"{name}: a header and no label")
     return labels, problems
@@ -164,7 +166,7 @@ def _without_recording(references: Sequence[Reference], stems: set[str], folder:
     """Names of the newest references that have no recording; that an older one knows more of them is no mistake."""
     newest = max(reference.version for reference in references)
     named = {name for r in references if r.version == newest for name in r.labels}
-    return [f"{name}: no such recording below {folder}" for name in sorted(named - stems)]
+    return [RowProblem(f"{name}: no such recording below {folder}", name) for name in sorted(named - stems)]
 
 
 def _used(references: Sequence[Reference], used: Counter[str], differing: Counter[str]) -> list[str]:

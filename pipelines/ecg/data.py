@@ -10,6 +10,7 @@ and `stratum`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os.path import commonpath, relpath
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,16 @@ import pandas as pd
 from pipelines.ecg import signals
 from pipelines.ecg.annotations import Labels, wfdb_labels
 from pipelines.ecg.cinc import cinc2017
-from pipelines.ecg.config import EcgConfig
+from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.databases import label_notes, wfdb_database
 from pipelines.ecg.irhythm import read_irhythm
 from pipelines.ecg.labels import MASKED, STEP, UNLABELLED, carried, record_words, strata, window_labels, windows
 from pipelines.ecg.patients import read_patients
 from pipelines.ecg.phantom import PhantomSettings, ensure_phantom
-from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, window_rows
+from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, window_rows
 from pipelines.ecg.wfdb_files import beside
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord, listed, nearest
-from pipelines.shared.records import Source, Target, dataset_folder, raise_problems, read_csv, read_table
+from pipelines.shared.records import RowProblem, Source, Target, dataset_folder, read_csv, read_table
 
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays
 SUFFIXES = (".hea", ".ecg", ".csv", ".npy")
@@ -128,8 +129,11 @@ def _wfdb(config: EcgConfig, name: str, root: str | None, known: Sequence[Sequen
         return wfdb_database(dataset_folder(root, name), config, name, known=known)
     assert keys.name in ("mitdb", "wfdb")
     folder = dataset_folder(keys.root, name)
-    patients = None if keys.patients is None else read_patients(Path(keys.patients).expanduser())
-    return wfdb_database(folder, config, name, patients, keys.same_patient, known)
+    if keys.patients is None:
+        return wfdb_database(folder, config, name, None, keys.same_patient, known)
+    patients, left_out = read_patients(Path(keys.patients).expanduser(), keys.on_bad_row)
+    source = wfdb_database(folder, config, name, patients, keys.same_patient, known)
+    return replace(source, left_out=[*left_out, *source.left_out])
 
 
 def phantom(config: EcgConfig) -> Source:
@@ -143,7 +147,7 @@ def phantom(config: EcgConfig) -> Source:
     source = wfdb_database(root, config, "phantom", patients)
     truth = pd.read_csv(root / "truth" / "truth.csv", dtype=str).set_index("record")["rhythms"]
     records = source.records.assign(truth=truth.reindex(source.records["record"]).to_numpy())
-    return Source("phantom", True, root, records, source.group_key, source.readers, source.notes)
+    return replace(source, records=records)
 
 
 def irhythm(config: EcgConfig, root: str | None = None) -> Source:
@@ -166,8 +170,14 @@ def irhythm(config: EcgConfig, root: str | None = None) -> Source:
             for row, (start, counted) in zip(mine, windows(len(labels), size), strict=True):
                 text = window_labels(read, start, counted, size)
                 readings.append({"id": row["id"], "reader": reader, "rhythms": text})
+    names = ", ".join(sorted({*CLASSES, *config.labels.irhythm}))
+    remedy = f"Correct the files, or name the rhythm in labels.irhythm. Known: {names}."
+    rows, left_out = good_rows(rows, found.problems, config, str(folder), remedy)
+    records = finish(rows, config)
     readers = pd.DataFrame(readings) if readings else None
-    return Source("irhythm", False, folder, finish(rows, config), "patient", readers, found.notes)
+    if readers is not None:
+        readers = readers[readers["id"].isin(records["id"])].reset_index(drop=True)
+    return Source("irhythm", False, folder, records, "patient", readers, found.notes, left_out)
 
 
 def table(config: EcgConfig) -> Source:
@@ -207,10 +217,12 @@ def table(config: EcgConfig) -> Source:
             place["record_label"] = words[int(code)]
         elif is_wfdb and beside(file.with_suffix(""), "atr").is_file():
             found[str(place["record"])] = read = wfdb_labels(file.with_suffix(""), "atr", steps, config.labels.wfdb)
-            problems += [f"{file.with_suffix('.atr').name}: {p}" for p in read.problems]
+            text = file.with_suffix(".atr").name
+            problems += [RowProblem(f"{text}: {p}", place["record"]) for p in read.problems]
             labels = read.steps
         rows += window_rows(place, steps, config.preprocess.steps, labels)
-    raise_problems(problems, str(source.root), "Correct the files, or name the rhythm in labels.wfdb.")
+    remedy = "Correct the files, or name the rhythm in labels.wfdb."
+    rows, left_out = good_rows(rows, problems, config, str(source.root), remedy)
     records = finish(rows, config)
     if opened and not any(carried(records)):
         raise DataError(
@@ -219,7 +231,8 @@ def table(config: EcgConfig) -> Source:
             f"Give one, such as 'data.targets={{rhythm: diagnosis}}'; its words: {', '.join(words)}.",
         )
     notes = [*source.notes, *rest_note(rest, len(rows)), *label_notes(found)]
-    return Source("table", False, source.root, records, source.group_key, notes=notes)
+    left_out = [*source.left_out, *left_out]
+    return Source("table", False, source.root, records, source.group_key, notes=notes, left_out=left_out)
 
 
 # --- several sources at once ---
@@ -284,6 +297,7 @@ def join(sources: Sequence[Source]) -> Source:
         " / ".join(dict.fromkeys(source.group_key for source in sources)),
         pd.concat(readers, ignore_index=True) if readers else None,
         [f"Joined for training: {parts}.", *notes],
+        [f"{source.name}: {text}" for source in sources for text in source.left_out],
     )
 
 

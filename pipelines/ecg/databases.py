@@ -14,11 +14,11 @@ from pipelines.ecg.annotations import Labels, wfdb_labels
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import RATE, STEP, carried, window_labels, windows
 from pipelines.ecg.patients import about_recordings
-from pipelines.ecg.rows import beyond, finish, open_or_none, rest_note, text_lines, window_rows
+from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, text_lines, window_rows
 from pipelines.ecg.wfdb_files import beside
 from pipelines.shared.errors import DataError, counted
 from pipelines.shared.files import find_files
-from pipelines.shared.records import Source, inside, raise_problems
+from pipelines.shared.records import RowProblem, Source, inside, raise_problems
 from pipelines.shared.screen import track
 
 READERS = [f".rev{letter}" for letter in ascii_lowercase]
@@ -51,13 +51,13 @@ def wfdb_database(
     """
     size, classes = config.preprocess.steps, config.labels.wfdb
     stems, unannotated = _wfdb_stems(root)
-    about = about_recordings([_record(s, root) for s in [*stems, *unannotated]], patients, same_patient, known, root)
+    names, unused = ([_record(stem, root) for stem in some] for some in (stems, unannotated))
+    about, problems = about_recordings(names, unused, patients, same_patient, known, root, config.data.on_bad_row)
     readers_of: dict[Path, list[str]] = {}
     for file in find_files(root, READERS):
         readers_of.setdefault(root / file.with_suffix(""), []).append(file.suffix[1:])
     rows: list[dict[str, Any]] = []
     readings: list[dict[str, Any]] = []
-    problems: list[str] = []
     found: dict[str, Labels] = {}
     rest = 0
     for stem in track(stems, f"Reading annotations of {name}", len(stems)):
@@ -72,33 +72,36 @@ def wfdb_database(
             "header": str(header.relative_to(root)),
         }
         found[record] = wfdb_labels(stem, "atr", steps, classes)
-        problems += [f"{record}.atr: {p}" for p in found[record].problems]
+        problems += [RowProblem(f"{record}.atr: {p}", record) for p in found[record].problems]
         mine = window_rows(place, steps, size, found[record].steps, about[record])
         rows += mine
         for extension in sorted(readers_of.get(stem, [])):
             read = wfdb_labels(stem, extension, steps, classes)
-            problems += [f"{record}.{extension}: {p}" for p in read.problems]
+            problems += [RowProblem(f"{record}.{extension}: {p}", record) for p in read.problems]
             for row, (start, seen) in zip(mine, windows(steps, size), strict=True):
                 texts = window_labels(read.steps, start, seen, size)
                 readings.append({"id": row["id"], "reader": extension, "rhythms": texts})
     masks = ", ".join(f"{note} {target or 'masked'}" for note, target in classes.items())
-    raise_problems(
-        problems,
-        str(root),
+    rows, left_out = good_rows(
+        rows, problems, config, str(root),
         "Correct the files, or say what the rhythm is, as in 'labels.wfdb={\\(XYZ: SVT}' (null: masked). "
         f"Known: {masks}.",
-    )
-    notes = [*rest_note(rest, len(stems)), *label_notes(found)]
-    if unannotated:
-        notes.append(f"{len(unannotated)} recordings have no .atr file and are not used.")
+    )  # fmt: skip
     records = finish(rows, config)
+    found = {record: labels for record, labels in found.items() if record in set(records["record"])}
+    about_labels = label_notes(found)
     if not any(carried(records)) and any(labels.steps for labels in found.values()):
         raise DataError(
-            f"No recording of {name} in {root} carries a rhythm of the twelve classes. {' '.join(label_notes(found))}",
+            f"No recording of {name} in {root} carries a rhythm of the twelve classes. {' '.join(about_labels)}",
             "Give a database with rhythm changes in aux_note, or name its rhythms in labels.wfdb.",
         )
+    notes = [*rest_note(rest, len(stems)), *about_labels]
+    if unannotated:
+        notes.append(f"{len(unannotated)} recordings have no .atr file and are not used.")
     readers = pd.DataFrame(readings) if readings else None
-    return Source(name, name == "phantom", root, records, "patient", readers, notes)
+    if readers is not None:
+        readers = readers[readers["id"].isin(records["id"])].reset_index(drop=True)
+    return Source(name, name == "phantom", root, records, "patient", readers, notes, left_out)
 
 
 def label_notes(found: Mapping[str, Labels]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from pipelines.ecg.metrics import (
     CHALLENGE,
     LEVELS,
     RATES,
-    SCORES,
     answers,
     cells,
     chance,
@@ -26,7 +26,10 @@ from pipelines.ecg.metrics import (
     rate_estimates,
     recording_metrics,
     recordings,
+    scores_of,
+    untaught,
     window_scores,
+    without,
 )
 from pipelines.ecg.strips import SHOWN, seconds, stretch
 from pipelines.shared import figures
@@ -49,11 +52,12 @@ def evaluate(evidence: Evidence) -> Results:
     bootstrap = bootstrap_settings(evidence.config)
     labels = evidence.config.labels
     metrics: dict[str, Estimate] = {}
+    missing = untaught(evidence.networks[0]["architecture"], labels) if evidence.networks else {}
     by_split: dict[str, Found] = {}
     whole: dict[str, Found] = {}
     for split, rows in evidence.predictions.items():
-        by_split[split] = model_metrics(rows, bootstrap, areas=split == "test")
-        whole[split] = recording_metrics(rows, labels, bootstrap)
+        by_split[split] = without(model_metrics(rows, bootstrap, areas=split == "test"), missing)
+        whole[split] = without(recording_metrics(rows, labels, bootstrap), missing)
         metrics |= {f"{split}.{name}.{what}": e for (name, what), e in (by_split[split] | whole[split]).items()}
     found, recorded = by_split["test"], whole["test"]
     reading = None
@@ -64,7 +68,7 @@ def evaluate(evidence: Evidence) -> Results:
         read = readers.reader_metrics(reading, bootstrap)
         metrics |= {f"test.{name}.cardiologists_{what}": e for (name, what), e in read.items()}
         metrics["test.agreement.fleiss_kappa"] = readers.kappa_estimate(reading, bootstrap)
-    oracle = _oracle(evidence, test, bootstrap)
+    oracle = _oracle(evidence, test, bootstrap) if found else None
     if oracle is not None:
         metrics["test.oracle.f1_sequence"] = oracle
     subgroups = _subgroups(evidence, test, bootstrap) if found else []
@@ -75,16 +79,18 @@ def evaluate(evidence: Evidence) -> Results:
         sections += [
             *_by_class(evidence, found, read),
             _confusions(evidence, test, reading),
-            _curves(evidence, test, reading),
+            _curves(evidence, test, reading, missing),
         ]
     if read and found and reading is not None:
-        sections.append(_cardiologists(evidence, test, found, read, reading, metrics))
+        sections.append(_cardiologists(test, read, reading, missing, metrics))
     if recorded:
         sections.append(_whole_recordings(evidence, test, recorded))
     if subgroups:
         sections.append(_subgroup_section(evidence, subgroups, found["weighted", "f1_sequence"]))
     sections += _strips(evidence, test)
     headline, sentence, luck = _headline(test, found, recorded)
+    nothing = Estimate(None, n=len(test), reason="no step and no recording of test has a label")
+    metrics.setdefault(headline, nothing)
     return Results(
         metrics=metrics,
         headline=headline,
@@ -114,14 +120,10 @@ def _headline(test: pd.DataFrame, found: Found, whole: Found) -> tuple[str, str,
 
 def _warnings(evidence: Evidence, test: pd.DataFrame) -> list[str]:
     found = []
-    facts = evidence.networks[0]["architecture"] if evidence.networks else None
-    if facts is not None:
-        # A recording's label that allows one class only teaches that class.
-        allowed = evidence.config.labels.record
-        meant = [allowed.get(word, [word]) for word in facts["trained"]]
-        trained = {names[0] for names in meant if len(names) == 1}
-        there = set(known_steps(test)["target"]) | ({"record"} if test["record_label"].notna().any() else set())
-        missing = [name for name in CLASSES if name not in trained]
+    if evidence.networks:
+        facts = evidence.networks[0]["architecture"]
+        missing = list(untaught(facts, evidence.config.labels))
+        there = set(known_steps(test)["target"])
         if missing:
             summed = [name for name in missing if name in facts["classes"]]
             never = [name for name in missing if name not in facts["classes"]]
@@ -259,20 +261,22 @@ def _confusions(evidence: Evidence, test: pd.DataFrame, reading: readers.Reading
     return Section("Confusions", blocks)
 
 
-def _curves(evidence: Evidence, test: pd.DataFrame, reading: readers.Readings | None) -> Section:
-    """ROC and precision-recall curves of every class with the cardiologists' points, at both levels."""
+def _curves(
+    evidence: Evidence, test: pd.DataFrame, reading: readers.Readings | None, missing: Collection[str]
+) -> Section:
+    """ROC and precision-recall curves of every class but the `missing`, with the cardiologists' points."""
     folder, note = evidence.folder.figures, synthetic_note(evidence)
     rows = known_steps(test)
     blocks: list[Any] = []
     for level in LEVELS:
         if level == "sequence":
-            truth, scores = codes_of(rows["target"])[:, None] == np.arange(len(CLASSES)), rows[SCORES].to_numpy()
+            truth, scores = codes_of(rows["target"])[:, None] == np.arange(len(CLASSES)), scores_of(rows)
         else:
             truth, scores, _ = window_scores(rows)
         points = _reader_points(reading, level) if reading is not None else {}
         roc, recall = [], []
         for i, name in enumerate(CLASSES):
-            if not 0 < truth[:, i].sum() < len(truth):
+            if name in missing or not 0 < truth[:, i].sum() < len(truth):
                 continue
             curve, pr = roc_curve(truth[:, i], scores[:, i]), precision_recall_curve(truth[:, i], scores[:, i])
             single, pooled = points.get(name, ([], None))
@@ -308,11 +312,10 @@ def _reader_points(reading: readers.Readings, level: str) -> dict[str, tuple[lis
 
 
 def _cardiologists(
-    evidence: Evidence,
     test: pd.DataFrame,
-    found: Found,
     read: Found,
     reading: readers.Readings,
+    missing: Collection[str],
     metrics: dict[str, Estimate],
 ) -> Section:
     """The cardiologists' table, and the model's sensitivity at their specificity."""
@@ -320,13 +323,15 @@ def _cardiologists(
     blocks: list[Any] = []
     for level in LEVELS:
         if level == "sequence":
-            truth, scores = codes_of(rows["target"])[:, None] == np.arange(len(CLASSES)), rows[SCORES].to_numpy()
+            truth, scores = codes_of(rows["target"])[:, None] == np.arange(len(CLASSES)), scores_of(rows)
         else:
             truth, scores, _ = window_scores(rows)
         table: list[list[Any]] = []
         for i, name in enumerate(CLASSES):
             specificity, sensitivity = (read[name, f"{rate}_{level}"] for rate in ("specificity", "sensitivity"))
-            if specificity.value is None or sensitivity.value is None or not 0 < truth[:, i].sum() < len(truth):
+            if specificity.value is None or sensitivity.value is None or name in missing:
+                continue
+            if not 0 < truth[:, i].sum() < len(truth):
                 continue
             at = sensitivity_at(roc_curve(truth[:, i], scores[:, i]), specificity.value)
             metrics[f"test.{name}.sensitivity_at_cardiologists_{level}"] = Estimate(

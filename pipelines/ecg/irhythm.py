@@ -19,17 +19,18 @@ from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import MASKED, RATE, STEP, step_labels
 from pipelines.shared.errors import DataError
 from pipelines.shared.files import is_litter
-from pipelines.shared.records import raise_problems
+from pipelines.shared.records import RowProblem
 
 
 @dataclass(frozen=True)
 class Readings:
-    """Labels of every step, by record: the committee's, and each reader's by the reader's name."""
+    """Labels of every step, by record: the committee's, and each reader's by the reader's name; what is wrong."""
 
     records: list[str]
     committee: dict[str, list[str]]
     readers: dict[str, dict[str, list[str]]]
     notes: list[str]
+    problems: list[str]
 
 
 def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
@@ -40,7 +41,7 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
         names: rhythm names that are not those of the classes -> class.
 
     Raises:
-        DataError: no records, or everything that is wrong with any of the files.
+        DataError: no records.
     """
     records = sorted(f.stem for f in folder.glob("*.ecg") if not is_litter(f.name))
     if not records:
@@ -53,14 +54,16 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
     for record in records:
         samples = (folder / f"{record}.ecg").stat().st_size // 2
         rest += samples % STEP
+        committee[record] = [MASKED] * (samples // STEP)
         consensus = sorted(folder.glob(f"{record}_grp*.episodes.json"))
         several += len(consensus) > 1
         if not consensus:
-            problems.append(f"{record}: no {record}_grp*.episodes.json, so nobody's consensus is known")
+            text = f"{record}: no {record}_grp*.episodes.json, so nobody's consensus is known"
+            problems.append(RowProblem(text, record))
         readers[record] = {}
         for file in [*consensus[:1], *sorted(folder.glob(f"{record}_rev*.episodes.json"))]:
             labels, who, found = read_episodes(file, samples, known)
-            problems += [f"{file.name}: {p}" for p in found]
+            problems += [RowProblem(f"{file.name}: {p}", record) for p in found]
             if file in consensus:
                 committee[record] = labels
                 continue
@@ -68,7 +71,6 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
                 twice += 1
                 who = f"{who}, {file.name.split('.')[0].rpartition('_')[2]}"
             readers[record][who] = labels
-    raise_problems(problems, str(folder), f"Known rhythm names: {', '.join(sorted(known))}.")
     notes = [
         f"Only whole steps of {STEP / RATE:g} s are used: {rest / RATE:,.1f} s at the ends of {len(records):,} "
         "recordings are left out."
@@ -77,7 +79,7 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
         notes.append(f"{twice} readings are by a cardiologist who has read that record already; each counts by itself.")
     if several:
         notes.append(f"{several} records have more than one consensus; the first is used.")
-    return Readings(records, committee, readers, notes)
+    return Readings(records, committee, readers, notes, problems)
 
 
 def read_episodes(file: Path, samples: int, known: Mapping[str, str]) -> tuple[list[str], str, list[str]]:

@@ -146,6 +146,11 @@ def carried(records: pd.DataFrame) -> list[set[str]]:
     return found
 
 
+def labelled(records: pd.DataFrame) -> np.ndarray:
+    """Which rows carry any label, bool (rows,); steps that are masked carry none."""
+    return np.array([bool(names) for names in carried(records)])
+
+
 def strata(records: pd.DataFrame) -> pd.Series:
     """For a balanced split: the rank of each patient's rarest rhythm, the rarest highest; NaN where nothing is known.
 

@@ -37,8 +37,17 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
 
 
 def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
-    """`p_<class>` of every step: (windows, steps, 12) -> one row per step, window after window."""
-    return pd.DataFrame(probabilities.reshape(-1, len(CLASSES)), columns=SCORES)
+    """`p_<class>` of every step: (windows, steps, 12) -> one row per step, window after window.
+
+    A class that no training record taught has no probability: the network gives it exactly 0 (`model.UNSEEN`).
+    """
+    flat = probabilities.reshape(-1, len(CLASSES))
+    return pd.DataFrame(np.where(flat == 0, np.nan, flat), columns=SCORES)
+
+
+def scores_of(table: pd.DataFrame) -> np.ndarray:
+    """The probabilities of a table's rows, (rows, 12); 0 for a class that is never answered."""
+    return table[SCORES].fillna(0).to_numpy()
 
 
 def target_columns(records: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +84,7 @@ def known_steps(table: pd.DataFrame) -> pd.DataFrame:
 
 def answers(table: pd.DataFrame) -> np.ndarray:
     """The most probable class of every step, as a code."""
-    return table[SCORES].to_numpy().argmax(axis=1)
+    return scores_of(table).argmax(axis=1)
 
 
 # --- counts per window and class ---
@@ -229,7 +238,7 @@ def window_scores(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarr
     there = np.zeros((len(first), len(CLASSES)), bool)
     there[unit, codes_of(table["target"])] = True
     scores = np.full((len(first), len(CLASSES)), -np.inf)
-    np.maximum.at(scores, unit, table[SCORES].to_numpy())
+    np.maximum.at(scores, unit, scores_of(table))
     return there, scores, table["group"].to_numpy()[first]
 
 
@@ -250,9 +259,30 @@ def model_metrics(table: pd.DataFrame, bootstrap: dict[str, Any], areas: bool) -
         found |= rate_estimates(counted, level, bootstrap)
     if areas:
         one_hot = truth[:, None] == np.arange(len(CLASSES))
-        found |= auroc_estimates(one_hot, rows[SCORES].to_numpy(), group, "sequence", bootstrap)
+        found |= auroc_estimates(one_hot, scores_of(rows), group, "sequence", bootstrap)
         found |= auroc_estimates(*window_scores(rows), "set", bootstrap)
     return found
+
+
+def untaught(architecture: dict[str, Any], labels: LabelSection) -> dict[str, str]:
+    """Classes that training never taught by themselves, in their order -> why what is said of them means nothing.
+
+    Args:
+        architecture: of a network's model.json.
+        labels: of the configuration. A recording's label that allows one class only teaches that class.
+    """
+    allowed = [labels.record.get(word, [word]) for word in architecture["trained"]]
+    taught = {names[0] for names in allowed if len(names) == 1}
+    never, summed = "no training record has it", "training taught it only as part of a sum of classes"
+    return {name: summed if name in architecture["classes"] else never for name in CLASSES if name not in taught}
+
+
+def without(found: dict[tuple[str, str], Estimate], classes: dict[str, str]) -> dict[tuple[str, str], Estimate]:
+    """The same estimates, those of some classes undefined, for a reason."""
+    return {
+        key: Estimate(None, n=e.n, positives=e.positives, reason=classes[key[0]]) if key[0] in classes else e
+        for key, e in found.items()
+    }
 
 
 def chance(table: pd.DataFrame) -> float:
@@ -279,7 +309,7 @@ def recordings(table: pd.DataFrame, labels: LabelSection) -> tuple[pd.DataFrame,
     rows = rows[rows["record_label"].isin(chosen)]
     if rows.empty:
         return pd.DataFrame(columns=["record", "group", "label", "answer"]), chosen
-    means = rows.groupby("record", sort=False)[SCORES].mean()
+    means = rows.groupby("record", sort=False)[SCORES].mean().fillna(0)
     about = rows.groupby("record", sort=False)[["group", "record_label"]].first()
     sums = means.to_numpy() @ membership(labels)[[words.index(w) for w in chosen]].T
     found = pd.DataFrame({"record": means.index, "group": about["group"].to_numpy()})

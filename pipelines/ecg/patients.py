@@ -5,68 +5,85 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from pipelines.shared.errors import DataError
-from pipelines.shared.records import check_ids, raise_problems, read_csv
+from pipelines.shared.records import RowProblem, check_ids, read_csv, without_bad_rows
 
 OWN_COLUMNS = {"id", "group", "split", "path", "header", "start", "steps", "rhythms", "record_label", "record_code"}
 
 
-def read_patients(file: Path) -> pd.DataFrame:
-    """`data.patients`: record, patient, and whatever else is known of them, as text.
+def read_patients(file: Path, on_bad_row: Literal["error", "skip"]) -> tuple[pd.DataFrame, list[str]]:
+    """`data.patients`: record, patient, and whatever else is known of them, as text; and which rows are left out.
 
     Raises:
         DataError: no such table; empty cells, a record twice, or a column that the record table has itself.
     """
     table = read_csv(file, ["record", "patient"])
     problems = check_ids(table["record"], file)
-    problems += [f"{file.name} row {i + 2}: empty patient" for i in range(len(table)) if pd.isna(table["patient"][i])]
     problems += [
-        f"{file.name}: the record table has a column {name} of its own" for name in table if name in OWN_COLUMNS
+        RowProblem(f"{file.name} row {i + 2}: empty patient", i) for i in table.index if pd.isna(table["patient"][i])
     ]
-    raise_problems(problems, str(file), "Name each recording once, with its patient; rename other columns.")
-    return table
+    problems += [
+        f"{file.name}: the record table has a column {name} of its own; rename it"
+        for name in table
+        if name in OWN_COLUMNS
+    ]
+    return without_bad_rows(table, problems, on_bad_row, str(file))
 
 
 def about_recordings(
     records: Sequence[str],
+    unused: Sequence[str],
     patients: pd.DataFrame | None,
     same_patient: Sequence[Sequence[str]],
     known: Sequence[Sequence[str]],
     root: Path,
-) -> dict[str, dict[str, Any]]:
+    on_bad_row: Literal["error", "skip"] = "error",
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """What is known of each recording: its group, and the further columns of the list.
 
     Args:
         records: the database's recordings, as paths below its folder.
+        unused: more of them, which have no annotations.
         patients: see `read_patients`, or None. It must name every recording, and nothing else.
         same_patient: sets of recordings of one person, all of which must be there.
         known: the same, from the database's own description; a copy of the database may lack some of them.
         root: the database's folder, for messages.
+        on_bad_row: `data.on_bad_row`: skip leaves out recordings that `patients` does not name.
+
+    Returns:
+        By recording what is known of it; a problem for each recording that is to be left out.
 
     Raises:
         DataError: a list that does not fit the recordings, with the strangers of both sides.
     """
-    named = _Names(records)
+    named = _Names([*records, *unused])
+    problems: list[str] = []
+    about: dict[str, dict[str, Any]] = {record: {"group": record} for record in named.records}
     if patients is not None:
-        _check_fit("data.patients", named, patients["record"], root, all_of_them=True)
+        if on_bad_row == "error":
+            _check_fit("data.patients", named, patients["record"], root, needed=records)
         rows = patients.drop(columns="record").rename(columns={"patient": "group"})
-        rows["group"] = rows["group"].astype(str)
-        found = [str(named.find(name)) for name in patients["record"]]
-        about = {r: {str(k): v for k, v in row.items()} for r, row in zip(found, rows.to_dict("records"), strict=True)}
-    else:
-        about = {record: {"group": record} for record in records}
+        found = [named.find(name) for name in patients["record"]]
+        told = {r: {str(k): v for k, v in row.items()} for r, row in zip(found, rows.to_dict("records"), strict=True)}
+        problems = [RowProblem(f"{r}: data.patients does not name it", r) for r in records if r not in told]
+        problems += [
+            RowProblem(f"{name}: data.patients names it, but there is no such recording", name)
+            for name, record in zip(patients["record"], found, strict=True)
+            if record is None
+        ]
+        about |= {record: row for record, row in told.items() if record is not None}
     _check_fit("data.same_patient", named, [name for names in same_patient for name in names], root)
     for members in _joined([*same_patient, *(known if patients is None else [])]):
         there = [record for record in map(named.find, members) if record is not None]
         groups = {about[record]["group"] for record in there}
-        for record in about:
-            if about[record]["group"] in groups:
-                about[record]["group"] = "+".join(members)
-    return about
+        for row in about.values():
+            if row["group"] in groups:
+                row["group"] = "+".join(members)
+    return about, problems
 
 
 class _Names:
@@ -84,12 +101,12 @@ class _Names:
         return self.by_name.get(name)
 
 
-def _check_fit(key: str, named: _Names, names: Iterable[str], root: Path, all_of_them: bool = False) -> None:
+def _check_fit(key: str, named: _Names, names: Iterable[str], root: Path, needed: Sequence[str] = ()) -> None:
     names = list(names)
     counts = Counter(map(named.find, names))
     strangers = [name for name in names if named.find(name) is None]
-    missing = [record for record in named.records if record not in counts] if all_of_them else []
-    twice = [record for record, count in counts.items() if record is not None and count > 1] if all_of_them else []
+    missing = [record for record in needed if record not in counts]
+    twice = [record for record, count in counts.items() if record is not None and count > 1] if needed else []
     lines = [
         f"  {len(found)} {what}: {_some(found)}"
         for what, found in (
@@ -102,8 +119,8 @@ def _check_fit(key: str, named: _Names, names: Iterable[str], root: Path, all_of
     if lines:
         raise DataError(
             f"{key} does not fit the recordings in {root}:\n" + "\n".join(lines),
-            f"A recording is named by its path below that folder, without suffix, such as {named.records[0]}"
-            + ("; each must have its row." if all_of_them else "."),
+            f"A recording is named by its path below that folder, without suffix, such as {named.records[0]}."
+            + (" One without a row can be left out and reported: data.on_bad_row=skip." if needed else ""),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pipelines.ecg import signals
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import RATE, STEP, record_words, strata, window_labels, windows
 from pipelines.shared.errors import BadFile, DataError
-from pipelines.shared.records import BLANKS
+from pipelines.shared.records import BLANKS, without_bad_rows
 
 
 def window_rows(
@@ -29,6 +29,35 @@ def window_rows(
         row["rhythms"] = window_labels(labels, start, counted, size)
         rows.append(row | recording | dict(more or {}))
     return rows
+
+
+def good_rows(
+    rows: list[dict[str, Any]],
+    problems: Sequence[str],
+    config: EcgConfig,
+    what: str,
+    remedy: str,
+    key: Callable[[dict[str, Any]], str] = lambda row: str(row["record"]),
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of recordings without problems, and what is wrong with those left out (`data.on_bad_row=skip`).
+
+    Args:
+        rows: of all recordings.
+        problems: `RowProblem`s that name recordings, and others.
+        config: the configuration.
+        what: the dataset, for the message.
+        remedy: what else can be done than to leave them out.
+        key: row -> the name that problems have for its recording.
+
+    Raises:
+        DataError: all problems at once, if they are not to be skipped or nothing would be left.
+    """
+    names = list(dict.fromkeys(map(key, rows)))
+    remedy = f"{remedy} To leave these recordings out and report them: data.on_bad_row=skip."
+    recordings = pd.DataFrame({"name": names}, index=pd.Index(names, dtype=object))
+    good, left_out = without_bad_rows(recordings, problems, config.data.on_bad_row, what, remedy)
+    kept = set(good["name"])
+    return [row for row in rows if key(row) in kept], left_out
 
 
 def finish(rows: list[dict[str, Any]], config: EcgConfig) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.labels import RATE, STEP
-from pipelines.ecg.metrics import SCORES, answers, codes_of, known_steps
+from pipelines.ecg.metrics import answers, codes_of, known_steps, scores_of
 from pipelines.shared.run_folder import RunFolder
 
 SHOWN = 7  # steps of a strip: 9 s
@@ -28,7 +28,7 @@ def choose(test: pd.DataFrame) -> pd.DataFrame:
     chosen: list[dict[str, Any]] = []
     known = known_steps(rows)
     if len(known):
-        known = known.assign(p=known[SCORES].to_numpy()[np.arange(len(known)), codes_of(known["target"])])
+        known = known.assign(p=scores_of(known)[np.arange(len(known)), codes_of(known["target"])])
         for name in CLASSES:
             mine = known[known["target"] == name].sort_values(["p", "id", "within"])
             if len(mine):

@@ -8,7 +8,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.ecg import data, evaluation, metrics, model, predicting, readers, strips, training
+from pipelines.ecg import data, evaluation, labels, metrics, model, predicting, readers, strips, training
 from pipelines.ecg.config import CLASSES
 from pipelines.shared.study import Study
 
@@ -22,6 +22,7 @@ STUDY = Study(
     prepare_reads=["header", "expected_rate", "start"],
     suffixes=data.SUFFIXES,
     labels=["rhythms", "record_label"],
+    labelled=labels.labelled,
     stratify="stratum",
     # 33 convolutions with shortcuts; one of twelve rhythms for every step of 256 samples.
     classes=CLASSES,

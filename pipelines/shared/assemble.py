@@ -176,7 +176,8 @@ def check_labels(study: Study, data: Data, splits: Sequence[str] = ("train", "va
     """
     for split in splits:
         rows = data.records.iloc[data.positions(split)]
-        if len(rows) and not rows[list(study.labels)].notna().to_numpy().any():
+        labelled = study.labelled(rows) if study.labelled else rows[list(study.labels)].notna().to_numpy()
+        if len(rows) and not labelled.any():
             raise DataError(
                 f"None of the {counted(len(rows), 'record')} of {data.source.name} in {split} has a label: "
                 f"{', '.join(study.labels)}.",

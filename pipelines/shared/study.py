@@ -101,6 +101,8 @@ class Study:
         prepare_settings: configuration -> everything `prepare` depends on, JSON-serialisable.
         prepare_reads: columns of the record table, besides id and path, that `prepare` looks at.
         labels: target columns that identical pictures must agree on.
+        labelled: record table -> which records carry a label of the task, bool (records,); None: those with a value in
+            any of `labels`.
         stratify: the column that the split balances.
         classes: what the network's outputs are, in order.
         targets: record table -> float32 (records, ...), NaN where unknown.
@@ -160,6 +162,7 @@ class Study:
     evaluate: Callable[[Evidence], Results]
     suffixes: Sequence[str]
     prepare_reads: Sequence[str] = ()
+    labelled: Callable[[pd.DataFrame], np.ndarray] | None = None
     prediction_table: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame] | None = None
     explain: Callable[[Config, Data, nn.Module, RunFolder, World], None] | None = None
     fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None

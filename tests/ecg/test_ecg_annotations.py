@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pipelines.ecg.annotations import read_rhythms, wfdb_labels
 from pipelines.ecg.data import SOURCES
 from pipelines.ecg.labels import STEP, unpack
+from pipelines.ecg.study import STUDY
 from pipelines.ecg.wfdb_files import write_record
+from pipelines.shared.assemble import check_labels, training_data
 from pipelines.shared.errors import BadFile, DataError
 
 CLASSES = {"(N": "SINUS", "(AFIB": "AF", "(VT": "VT", "(P": None}
@@ -253,3 +255,39 @@ def test_beats_alone_among_rhythms_are_masked_and_told(tmp_path):
     found = source("wfdb", tmp_path)
     assert set(labels(found, "a")) == {"?"}
     assert "1 recording with annotations of beats but of no rhythm: masked: a." in found.notes
+
+
+def test_recordings_that_are_labelled_wrongly_are_left_out_and_named_where_that_is_wanted(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        recording(tmp_path, name)
+        annotate(tmp_path, name, ["(AFIB"], [0], extension="reva")
+    (tmp_path / "b.atr").write_bytes(b"")
+    annotate(tmp_path, "c", ["(ODD"], [0], extension="reva")
+    found = source("wfdb", tmp_path, "data.on_bad_row=skip")
+    assert set(found.records["record"]) == {"a", "d"}
+    assert set(found.readers["id"]) == set(found.records["id"])
+    assert found.left_out == ["b.atr: it holds no annotation", "c.reva: unknown rhythm (ODD at 0.0 s"]
+    with pytest.raises(DataError, match=r"2 problems[\s\S]*data\.on_bad_row=skip"):
+        source("wfdb", tmp_path)
+    (tmp_path / "own.csv").write_text("file,rhythm\na.hea,N\nb.hea,\nd.hea,fine\n")
+    config = compose(
+        "ecg", "data=table", f"data.table={tmp_path / 'own.csv'}", "data.columns.path=file",
+        "++data.targets={rhythm: rhythm}", "data.on_bad_row=skip",
+    )  # fmt: skip
+    own = SOURCES["table"](config)
+    assert own.records["record"].unique().tolist() == ["a.hea"]
+    assert len(own.left_out) == 2
+    assert own.left_out[1] == "b.atr: it holds no annotation"
+
+
+def test_a_part_without_any_label_is_refused_before_training(tmp_path):
+    for k in range(9):
+        recording(tmp_path, f"r{k}", ["(N"] if k < 3 else ["(P"])
+    lines = [f"r{k}.hea,{('train', 'val', 'test')[k // 3]}" for k in range(9)]
+    (tmp_path / "own.csv").write_text("file,part\n" + "\n".join(lines) + "\n")
+    config = compose(
+        "ecg", "data=table", f"data.table={tmp_path / 'own.csv'}", "data.columns.path=file", "data.columns.split=part",
+        f"cache.dir={tmp_path / 'cache'}",
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"None of the 6 records of table in val has a label"):
+        check_labels(STUDY, training_data(STUDY, config))

@@ -117,6 +117,16 @@ def test_a_reference_that_says_nothing_is_refused_even_beside_an_older_one(folde
     assert said in refused(folder)
 
 
+def test_rows_that_are_wrong_are_left_out_and_named_where_that_is_wanted(folder):
+    write(folder, REFERENCE_v3="NXOA", REFERENCE="NAO")
+    config = compose("ecg", "data=cinc2017", f"data.root={folder}", "data.on_bad_row=skip")
+    found = SOURCES["cinc2017"](config)
+    assert sorted(found.records["record"]) == ["training2017/A1", "training2017/A3", "validation/A3"]
+    assert len(found.left_out) == 2
+    assert "label 'X' of A2" in found.left_out[0], "no older label takes its place"
+    assert "A4: no such recording" in found.left_out[1]
+
+
 def test_blanks_of_any_kind_around_a_cell_are_no_part_of_it(folder):
     (folder / "REFERENCE-v3.csv").write_text("\ufeffA1\u00a0,N \nA2, A\n\u200bA3,\u00a0O\u200b\n", encoding="utf-8")
     assert given(folder) == "NAOO"

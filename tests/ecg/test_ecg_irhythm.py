@@ -137,7 +137,7 @@ def test_everything_wrong_is_said_at_once(folder):
     for part in (
         "unknown rhythm name TORSADES", "ends beyond the record's 6000 samples", "overlaps the episode before it",
         "bb_0002_rev0.episodes.json: NSR from 0 to 6000 is no episode", "bb_0002_rev1.episodes.json: cannot be read",
-        "cc_0001: no cc_0001_grp", "Known rhythm names: AF, AFIB",
+        "cc_0001: no cc_0001_grp", "name the rhythm in labels.irhythm. Known: AF, AFIB",
     ):  # fmt: skip
         assert part in said
     assert "6 problems" in said
@@ -183,6 +183,15 @@ def test_json_that_is_no_list_of_episodes_is_a_problem(folder, content):
 def test_an_offset_beyond_reason_takes_no_memory(folder):
     write(folder, "aa_0001", "grp0", [(1, 10**15, "NSR")])
     assert "ends beyond the record's 6000 samples" in problems(folder)
+
+
+def test_records_that_are_labelled_wrongly_are_left_out_and_named_where_that_is_wanted(folder):
+    (folder / "aa_0001_rev1.episodes.json").write_text("{")
+    (folder / "cc_0001.ecg").write_bytes(b"\0" * 12000)
+    source = irhythm(compose("ecg", "data=irhythm", f"data.root={folder}", "data.on_bad_row=skip"))
+    assert source.records["id"].tolist() == ["bb_0002"]
+    assert set(source.readers["id"]) == {"bb_0002"}
+    assert [text.split(":")[0] for text in source.left_out] == ["aa_0001_rev1.episodes.json", "cc_0001"]
 
 
 def test_a_truncated_signal_is_said(folder):

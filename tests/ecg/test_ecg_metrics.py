@@ -183,3 +183,35 @@ def test_the_prediction_table_has_one_row_per_real_step():
     assert [t if isinstance(t, str) else None for t in table["target"]] == ["AF"] * 4 + [None, "VT"] + [None] * 3
     assert np.allclose(table[SCORES].to_numpy()[4:6], p[1, 2:])
     assert table["record_label"].isna().tolist() == [True] * 6 + [False] * 3
+
+
+def test_a_class_that_nothing_taught_has_no_probability_and_is_never_the_answer():
+    p = np.full((2, 3, 12), 1 / 11)
+    p[..., CLASSES.index("EAR")] = 0
+    columns = metrics.predict_columns(p)
+    assert columns["p_EAR"].isna().all()
+    assert columns.drop(columns="p_EAR").notna().all(axis=None)
+    table = made_up()
+    expected = metrics.answers(table.assign(p_VT=0.0))
+    nothing = table.assign(p_VT=np.nan)
+    assert (metrics.answers(nothing) == expected).all()
+    areas = model_metrics(nothing, BOOTSTRAP, areas=True)
+    assert all(estimate.value is None or np.isfinite(estimate.value) for estimate in areas.values())
+
+
+def test_what_training_never_taught_is_undefined_with_its_reason():
+    labels = compose("ecg").labels
+    architecture = {"trained": ["VT", "N", "A", "O"], "classes": [name for name in CLASSES if name != "NOISE"]}
+    missing = metrics.untaught(architecture, labels)
+    assert missing["NOISE"] == "no training record has it"
+    assert missing["BIGEMINY"] == "training taught it only as part of a sum of classes"
+    assert not {"AF", "SINUS", "VT"} & set(missing)
+    before = model_metrics(made_up(classes=12), BOOTSTRAP, areas=False)
+    after = metrics.without(before, missing)
+    for (name, what), estimate in after.items():
+        if name in missing:
+            assert estimate.value is None
+            assert estimate.reason == missing[name]
+            assert estimate.positives == before[name, what].positives
+        else:
+            assert estimate == before[name, what]

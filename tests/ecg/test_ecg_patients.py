@@ -67,6 +67,24 @@ def test_cells_that_are_empty_make_no_patient(database):
         assert part in said
 
 
+def test_blanks_around_a_name_make_no_other_patient(database):
+    text = "\ufeffrecord , patient\na,P1\nb,P1 \n more/c\u00a0,\u200bP1\nd,P2\n"
+    assert groups(database, listing(database, text)) == {"a": "P1", "b": "P1", "more/c": "P1", "more/d": "P2"}
+
+
+def test_what_does_not_fit_is_left_out_and_named_where_that_is_wanted(database):
+    text = "record,patient\na,1\nb,\nc,2\nx,3\n"
+    config = compose("ecg", "data=wfdb", f"data.root={database}", listing(database, text), "data.on_bad_row=skip")
+    source = SOURCES["wfdb"](config)
+    assert source.records["record"].tolist() == ["a", "more/c"]
+    assert source.left_out == [
+        "patients.csv row 3: empty patient",
+        "b: data.patients does not name it",
+        "more/d: data.patients does not name it",
+        "x: data.patients names it, but there is no such recording",
+    ]
+
+
 def test_a_recording_named_twice_is_refused(database):
     said = refused(database, listing(database, "record,patient\na,1\nb,1\nmore/c,2\nc,3\nd,2\n"))
     assert "1 recordings named twice: more/c" in said
@@ -99,6 +117,8 @@ def test_sets_with_strangers_are_refused(database):
 def test_a_recording_without_annotations_is_no_stranger(database):
     (database / "a.atr").unlink()
     assert groups(database, "data.same_patient=[[a,b]]")["b"] == "a+b"
+    for text in ("record,patient\na,1\nb,1\nc,2\nd,2\n", "record,patient\nb,1\nc,2\nd,2\n"):
+        assert groups(database, listing(database, text))["b"] == "1"
 
 
 def test_what_is_known_of_mitdb_needs_no_key_and_no_whole_copy(database):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 
 import cutting
@@ -78,6 +79,10 @@ def test_the_challenges_sample_trains_and_is_judged_on_the_test_set(real_sample,
     assert judged["splits"] == {"test": {"records": 24, "groups": 24}}
     assert "test.AF.cardiologists_f1_sequence" in judged["metrics"]
     assert judged["metrics"]["test.weighted.cardiologists_f1_sequence"]["value"] == pytest.approx(0.6856, abs=1e-3)
+    guessed = judged["metrics"]["test.EAR.f1_sequence"]
+    assert guessed["value"] is None
+    assert guessed["reason"] == "training taught it only as part of a sum of classes"
+    assert judged["metrics"]["test.AF.f1_sequence"]["value"] is not None
     report = (tmp_path / "e" / "report.html").read_text()
     assert "Classes that training never saw" in report
     assert "only as part of a sum" in report
@@ -85,6 +90,18 @@ def test_the_challenges_sample_trains_and_is_judged_on_the_test_set(real_sample,
     (tmp_path / "c").rename(tmp_path / "gone")
     run("mode=report", f"run={tmp_path / 'e'}")
     assert metrics_of(tmp_path / "e")["metrics"] == judged["metrics"]
+
+
+def test_a_test_part_without_any_label_ends_in_words(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "r")
+    file = tmp_path / "r" / "predictions" / "test.parquet"
+    pd.read_parquet(file).assign(target=None).to_parquet(file)
+    run("mode=report", f"run={tmp_path / 'r'}")
+    whole = metrics_of(tmp_path / "r")
+    main = whole["metrics"][whole["headline"]]
+    assert main["value"] is None
+    assert main["reason"] == "no step and no recording of test has a label"
+    assert "no step and no recording of test has a label" in (tmp_path / "r" / "report.html").read_text()
 
 
 def test_several_sources_are_joined_for_training(real_sample, tmp_path):
