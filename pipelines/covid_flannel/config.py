@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.shared.config import (
     AugmentSection,
+    CopySection,
     Count,
     DataSection,
     ModelSection,
@@ -50,7 +51,7 @@ class PhantomData(XrayData):
     phantom: PhantomKeys
 
 
-class CcxData(XrayData):
+class CcxData(XrayData, CopySection):
     """`data=ccx`: covid-chestxray-dataset."""
 
     name: Literal["ccx"]
@@ -63,8 +64,8 @@ class KcxData(XrayData):
     official_test: bool
 
 
-class CcxKcxData(XrayData):
-    """`data=ccx_kcx`: both; `ccx` and `kcx` are their folders below `root`."""
+class CcxKcxData(XrayData, CopySection):
+    """`data=ccx_kcx`: both; `ccx` and `kcx` are their folders below `root`, `images` and `columns` are the first's."""
 
     name: Literal["ccx_kcx"]
     ccx: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,11 @@ class Meaning:
     name: str | None = None
     reason: str | None = None
 
+    @property
+    def unknown(self) -> bool:
+        """Whether the word is nowhere in the table."""
+        return self.name is None and self.reason is None
+
 
 @lru_cache
 def read_rules(name: str) -> Rules:
@@ -71,14 +77,14 @@ def read_rules(name: str) -> Rules:
 
 
 def finding(text: str, rules: Rules) -> Meaning:
-    """The class of a finding, such as "COVID-19, ARDS" or "Pneumonia/Viral/SARS"."""
+    """The class of a finding, such as "COVID-19, ARDS" or "Pneumonia/Viral/SARS"; words in any case."""
     parts = [part.split("/")[-1].strip() for part in text.split(",")]
     meanings = [_word(part, rules) for part in parts]
-    if any(m.name is None and m.reason is None for m in meanings):
+    if any(m.unknown for m in meanings):
         return Meaning()
     if len(parts) > 1 and rules.compound == "left_out":
         return Meaning(reason="compound finding")
-    decisive = [m for part, m in zip(parts, meanings, strict=True) if part not in rules.complications] or meanings
+    decisive = [m for part, m in zip(parts, meanings, strict=True) if not _among(part, rules.complications)] or meanings
     classes = {m.name for m in decisive}
     if len(classes) > 1:
         return Meaning(reason="causes of several classes")
@@ -87,11 +93,15 @@ def finding(text: str, rules: Rules) -> Meaning:
 
 def _word(word: str, rules: Rules) -> Meaning:
     for name, words in rules.findings.items():
-        if word in words:
+        if _among(word, words):
             return Meaning(name)
-    if word in rules.complications:
+    if _among(word, rules.complications):
         return Meaning(reason="a complication, cause unknown")
-    return Meaning(reason=rules.left_out.get(word))
+    return Meaning(reason=next((why for known, why in rules.left_out.items() if _among(word, [known])), None))
+
+
+def _among(word: str, words: Iterable[str]) -> bool:
+    return word.casefold() in {known.casefold() for known in words}
 
 
 def finding_words(rules: Rules) -> list[str]:
@@ -102,9 +112,18 @@ def finding_words(rules: Rules) -> list[str]:
 def view(text: str, rules: Rules) -> Meaning:
     """The view, PA or AP."""
     for name, words in rules.views.items():
-        if text in words:
+        if _among(text, words):
             return Meaning(name)
-    return Meaning(reason=f"view {text}" if text in rules.views_left_out else None)
+    shown = f"view {text}" if text else "an empty view"
+    return Meaning(reason=shown if _among(text, rules.views_left_out) else None)
+
+
+def modality(text: str, rules: Rules) -> Meaning:
+    """The modality, an X-ray or nothing that is read here."""
+    if _among(text, rules.modalities):
+        return Meaning(text)
+    shown = f"modality {text}" if text else "an empty modality"
+    return Meaning(reason=shown if _among(text, rules.modalities_left_out) else None)
 
 
 def file_name(stem: str, rules: Rules) -> tuple[str, str] | None:
@@ -114,7 +133,7 @@ def file_name(stem: str, rules: Rules) -> tuple[str, str] | None:
     """
     for name, patterns in rules.file_names.items():
         for pattern in patterns:
-            match = re.fullmatch(pattern, stem)
+            match = re.fullmatch(pattern, stem, re.IGNORECASE)
             if match:
                 kind, number = next((k, v) for k, v in match.groupdict().items() if v is not None)
                 return name, f"{kind}{int(number)}"

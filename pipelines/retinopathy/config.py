@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipelines.shared.config import (
     AugmentSection,
+    CopySection,
     Count,
     DataSection,
     ExplainSection,
@@ -57,8 +58,8 @@ class PhantomData(RetinopathyData):
     phantom: PhantomKeys
 
 
-class PublicData(RetinopathyData):
-    """A public set in its own layout."""
+class PublicData(RetinopathyData, CopySection):
+    """A public set in its own layout, or a copy's."""
 
     name: Literal["aptos2019", "eyepacs", "messidor2", "idrid"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from pipelines.retinopathy.labels import add_grade_targets, either, few_graders,
 from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom
 from pipelines.shared.duplicates import describe, pixel_hash
 from pipelines.shared.errors import DataError, UnusableRecord
-from pipelines.shared.images import read_picture
+from pipelines.shared.files import find_files
+from pipelines.shared.images import SUFFIXES, read_picture
 from pipelines.shared.records import (
     Source,
     Target,
@@ -99,7 +101,7 @@ def phantom(config: RetinopathyConfig) -> Source:
         truth_moderate_or_worse=moderate,
         truth_mask=pd.Series([m if (root / m).exists() else None for m in masks], dtype=object),
     )
-    return Source("phantom", True, root, records, source.group_key, source.readers, source.notes)
+    return replace(source, records=records)
 
 
 def multi_grader(root: Path, rules: LabelRules, grades_per_image: int | None, seed: int) -> Source:
@@ -123,7 +125,7 @@ def multi_grader(root: Path, rules: LabelRules, grades_per_image: int | None, se
     raise_problems(problems, str(root), "Correct these rows; nothing was guessed or left out.")
 
     records = metadata.rename(columns={"image_id": "id", "patient_id": "group"})
-    found = {file.stem: f"images/{file.name}" for file in sorted((root / "images").glob("*.*"))}
+    found = {file.stem: f"images/{file.as_posix()}" for file in find_files(root / "images", SUFFIXES)}
     records["path"] = [found.get(i, f"images/{i}.png") for i in records["id"]]
     records["split"] = None
     if "age" in records:
@@ -148,7 +150,7 @@ def table(config: RetinopathyConfig) -> Source:
     # Without its DME label an image with a low grade is unknown; one with a high grade must then be left out too,
     # or the positives would be more often known than the negatives.
     records["referable"] = np.where(np.isnan(dme), np.nan, either(moderate, dme))
-    if config.mode in ("train", "resume") and records["grade"].isna().all():
+    if config.mode in public_sets.LEARNING and records["grade"].isna().all():
         columns = ", ".join(source.records.columns)
         raise DataError(
             "data.targets names no column for grade, or the column is empty.",
@@ -160,7 +162,7 @@ def table(config: RetinopathyConfig) -> Source:
         notes.append("No DME labels: the headline target is moderate-or-worse diabetic retinopathy.")
     elif lacking:
         notes.append(f"{lacking} images have no DME label: whether they are referable counts as unknown.")
-    return Source("table", False, source.root, records, source.group_key, notes=notes)
+    return replace(source, records=records, notes=notes)
 
 
 SOURCES = {

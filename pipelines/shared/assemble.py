@@ -131,9 +131,11 @@ def prepared_records(study: Study, config: Config, source: Source, flow: Flow) -
     """
     prepared = prepare_all(study, config, source.records, source.root)
     facts, ids = prepared.facts, source.records["id"]
-    if source.left_out:
-        flow.kept(f"Rows of {source.name}", len(ids) + len(source.left_out))
-        flow.left_out("Rows that cannot be understood", source.left_out)
+    gone = {**source.excluded, "Rows that cannot be understood": source.left_out}
+    if any(gone.values()):
+        flow.kept(f"Rows of {source.name}", len(ids) + sum(map(len, gone.values())))
+        for reason, rows in gone.items():
+            flow.left_out(reason, rows)
     flow.kept(f"Records of {source.name}", len(ids))
     bad, unusable = facts["bad"].notna().to_numpy(), facts["unusable"].notna().to_numpy()
     lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], facts["bad"][bad], strict=True)]

@@ -64,6 +64,15 @@ class TableSection(DataSection):
         return {k: {str(c): v for c, v in m.items()} if isinstance(m, dict) else m for k, m in values.items()}
 
 
+class CopySection(DataSection):
+    """A public set, of which copies differ (see `copies`). `columns`: the set's name of a column -> this copy's name;
+    `images`: the folder below `root` that holds the pictures, where it cannot be found by its name.
+    """
+
+    images: str | None = None  # runs that were made before these keys existed lack them
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
 class SplitSection(Section):
     """How records are divided. Fractions are of groups."""
 

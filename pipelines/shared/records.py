@@ -12,10 +12,10 @@ import csv
 import os
 import re
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from pipelines.shared.errors import DataError, counted, listed, nearest
 SPLITS = ["train", "val", "test"]  # from the least to the most protected
 # What spreadsheets and web pages leave at the ends of a cell: every kind of blank, byte order marks, zero-width signs.
 BLANKS = "".join(chr(c) for c in range(0x3001) if chr(c).isspace()) + "\0\u00ad\u180e\u200b\u200c\u200d\u2060\ufeff"
+OnBadRow = Literal["error", "skip"]
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
@@ -48,6 +49,7 @@ class Source:
         bad_files: files with something wrong in them that are no record of their own (a slice of a series): "name:
             reason" each. They are refused or passed over like bad records, `data.on_bad_file`.
         lookup: where it is written which name stands for which file, if the names of files are hashed.
+        excluded: rows that the set itself or the study's rules have no use for: the reason -> their ids.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Source:
     left_out: list[str] = field(default_factory=list)
     bad_files: list[str] = field(default_factory=list)
     lookup: Path | None = None
+    excluded: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class RowProblem(str):
@@ -79,11 +82,15 @@ class RowProblem(str):
 
 @dataclass(frozen=True)
 class Target:
-    """A target that a user's table may carry: its name, the values it may take, whether it must be there."""
+    """A target that a user's table may carry: its name, the values it may take, whether it must be there.
+
+    `words`: what a cell says for each value, where a table holds names of classes and not their numbers.
+    """
 
     name: str
     values: Sequence[int]
     required: bool = False
+    words: Mapping[str, int] = field(default_factory=dict)
 
 
 def dataset_folder(root: str | None, card_name: str) -> Path:
@@ -103,10 +110,11 @@ def dataset_folder(root: str | None, card_name: str) -> Path:
     return folder
 
 
-def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) -> pd.DataFrame:
+def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None, separators: str = ",") -> pd.DataFrame:
     """A CSV (or Parquet) file as text columns without blanks around cells, the needed columns checked; empty is NaN.
 
-    Every table of every study is read here, so that `P1` and `P1 ` are one patient.
+    Every table of every study is read here, so that `P1` and `P1 ` are one patient. `separators` are those that a table
+    may have; which one it has is seen in its header.
 
     Raises:
         DataError: missing, empty or unreadable file, or a needed column that is not there.
@@ -115,7 +123,7 @@ def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) ->
         layout = f"{load_card(card_name).access} " if card_name else ""
         raise DataError(f"{file} does not exist.", f"{layout}See data_cards/{card_name or '<dataset>'}.md.")
     try:
-        table = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
+        table = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file, separators)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, UnicodeError, OSError, ValueError,
             pa.ArrowException) as failure:  # fmt: skip
         reason = next(iter(str(failure).splitlines()), "") or type(failure).__name__
@@ -138,12 +146,11 @@ def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None) ->
     return table
 
 
-def _csv(file: Path) -> pd.DataFrame:
+def _csv(file: Path, separators: str) -> pd.DataFrame:
     """All columns as text. Only an empty cell is empty: "None" and "NA" are words that a label may be."""
-    _check_fields(file)
     return pd.read_csv(
-        file, dtype=str, encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False, na_values=[""],
-        index_col=False,
+        file, sep=_check_fields(file, separators), dtype=str, encoding="utf-8-sig", skipinitialspace=True,
+        keep_default_na=False, na_values=[""], index_col=False,
     )  # fmt: skip
 
 
@@ -158,18 +165,21 @@ def _other_separator(header: list[str]) -> str | None:
     return next((words for sign, words in SEPARATORS.items() if len(header) == 1 and sign in header[0]), None)
 
 
-def _check_fields(file: Path) -> None:
-    """Refuse rows with more or fewer fields than the header: pandas would shift or fill them silently."""
+def _check_fields(file: Path, separators: str) -> str:
+    """The separator of a table; rows with more or fewer fields than the header are refused, pandas would shift them."""
     with file.open(encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(text, skipinitialspace=True)
-        header = next(rows, [])
-        separator = _other_separator(header)
-        if separator:
-            raise DataError(f"{file} is separated by {separator}, not by commas.", "Save it with commas.")
-        width = len(header)
+        header = next(csv.reader(text, skipinitialspace=True), [])
+        other = _other_separator(header)
+        separator = next((sign for sign in separators[1:] if other == SEPARATORS[sign]), separators[0])
+        if other and separator == separators[0]:
+            raise DataError(f"{file} is separated by {other}, not by commas.", "Save it with commas.")
+        text.seek(0)
+        rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
+        width = len(next(rows, []))
         lines = [f"row {n}: {len(row)} fields" for n, row in enumerate(rows, start=2) if row and len(row) != width]
     if lines:
         raise DataError(f"{file} has rows that do not fit its {width} columns:\n{listed(lines)}", "Correct them.")
+    return separator
 
 
 def _as_text(value: object) -> object:
@@ -187,40 +197,47 @@ def look_alikes(names: pd.Series) -> list[list[str]]:
     return [sorted(group) for _, group in distinct.groupby(folded) if len(group) > 1]
 
 
+def row_of(label: Hashable) -> str:
+    """The number of a table's row (1 is the header) from its index label: its place when it was read, or `file:row`."""
+    return label.rpartition(":")[2] if isinstance(label, str) else str(int(label) + 2)  # type: ignore[call-overload]
+
+
 def check_ids(ids: pd.Series, file: Path) -> list[str]:
     """Problems with an id column: empty cells and duplicates, each with its row (1 is the header)."""
     problems: list[str] = [
-        RowProblem(f"{file.name} row {place + 2}: empty {ids.name}", row)
-        for place, (row, missing) in enumerate(ids.isna().items())
-        if missing
+        RowProblem(f"{file.name} row {row_of(row)}: empty {ids.name}", row) for row in ids.index[ids.isna()]
     ]
-    places = pd.Series(np.arange(len(ids)), index=ids.index)
-    for value, group in places[ids.notna() & ids.duplicated(keep=False)].groupby(ids):
-        where = ", ".join(str(place + 2) for place in group)
-        text = f"{file.name} rows {where}: {ids.name} '{value}' occurs {len(group)} times"
-        problems.append(RowProblem(text, *group.index))
+    for value, rows in ids[ids.notna() & ids.duplicated(keep=False)].groupby(ids).groups.items():
+        where = ", ".join(row_of(row) for row in rows)
+        text = f"{file.name} rows {where}: {ids.name} '{value}' occurs {len(rows)} times"
+        problems.append(RowProblem(text, *rows))
     return problems
 
 
 def parse_values(
-    column: pd.Series, allowed: Sequence[int], file: Path, mapping: dict[str, int] | None = None, empty_ok: bool = False
-) -> tuple[pd.Series, list[str]]:
-    """Text cells as numbers of an allowed set; returns the parsed column (NaN where bad) and the problems."""
+    column: pd.Series, allowed: Sequence[int], file: Path, mapping: Mapping[str, int] | None = None,
+    empty_ok: bool = False, words: Mapping[str, int] | None = None,
+) -> tuple[pd.Series, list[str]]:  # fmt: skip
+    """Text cells as numbers of an allowed set; returns the parsed column (NaN where bad) and the problems.
+
+    With `words` a cell holds one of these instead of a number; `mapping` has the user's own words besides.
+    """
     mapping = mapping or {}
     parsed: list[float] = []
     problems: list[str] = []
     known = {str(v): float(v) for v in allowed} | {f"{v}.0": float(v) for v in allowed}
+    known = {word: float(v) for word, v in words.items()} if words else known
     known |= {str(k).strip(): float(v) for k, v in mapping.items()}
-    for place, (row, cell) in enumerate(column.items()):
+    for row, cell in column.items():
         text = "" if pd.isna(cell) else str(cell).strip(BLANKS)
         parsed.append(known.get(text, np.nan))
-        where = f"{file.name} row {place + 2}"
+        where = f"{file.name} row {row_of(row)}"
         if text == "":
             if not empty_ok:
                 problems.append(RowProblem(f"{where}: empty {column.name}", row))
         elif text not in known:
-            choice = ", ".join(map(str, allowed))
-            problems.append(RowProblem(f"{where}: {column.name}={text}, allowed: {choice}", row))
+            choice = f" is unknown. {nearest(text, words)}" if words else f", allowed: {', '.join(map(str, allowed))}"
+            problems.append(RowProblem(f"{where}: {column.name}={text}{choice}", row))
     return pd.Series(parsed, index=column.index, name=column.name, dtype=float), problems
 
 
@@ -240,7 +257,7 @@ def raise_problems(problems: Sequence[str], what: str, remedy: str) -> None:
 def without_bad_rows(
     records: pd.DataFrame,
     problems: Sequence[str],
-    on_bad_row: Literal["error", "skip"],
+    on_bad_row: OnBadRow,
     what: str,
     remedy: str = "Correct these rows, or drop and report them with data.on_bad_row=skip.",
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -335,7 +352,9 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
         if target.name in config.targets:
             mapping = _mapping(config.values.get(target.name, {}), target)
             column = table[config.targets[target.name]]
-            records[target.name], bad_cells = parse_values(column, target.values, file, mapping, not target.required)
+            records[target.name], bad_cells = parse_values(
+                column, target.values, file, mapping, not target.required, target.words
+            )
             problems += bad_cells
         else:
             records[target.name] = np.nan
@@ -350,11 +369,13 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
 
 
 def _mapping(values: dict[str, int | float | str], target: Target) -> dict[str, int]:
+    known: Mapping[Any, int] = target.words or {value: value for value in target.values}
     for word, value in values.items():
-        if value not in target.values:
-            allowed = ", ".join(map(str, target.values))
-            raise DataError(f"data.values.{target.name}.{word}={value} is no {target.name}.", f"Allowed: {allowed}.")
-    return {word: int(value) for word, value in values.items()}
+        if value not in known:
+            raise DataError(
+                f"data.values.{target.name}.{word}={value} is no {target.name}.", nearest(str(value), known)
+            )
+    return {word: known[value] for word, value in values.items()}
 
 
 def check_records(records: pd.DataFrame) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipelines.shared.config import (
     AugmentSection,
+    CopySection,
     Count,
     DataSection,
     ExplainSection,
@@ -48,20 +49,20 @@ class PhantomData(SkinData):
     phantom: PhantomKeys
 
 
-class Ham10000Data(SkinData):
+class Ham10000Data(SkinData, CopySection):
     """`data=ham10000`."""
 
     name: Literal["ham10000"]
 
 
-class Isic2018Data(SkinData):
+class Isic2018Data(SkinData, CopySection):
     """`data=isic2018`. `part`: which of the three official parts is read; null: all that are there."""
 
     name: Literal["isic2018"]
     part: Literal["training", "validation", "test"] | None
 
 
-class Fitzpatrick17kData(SkinData):
+class Fitzpatrick17kData(SkinData, CopySection):
     """`data=fitzpatrick17k`."""
 
     name: Literal["fitzpatrick17k"]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.errors import nearest
+from pipelines.shared.records import RowProblem, row_of
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, Taxonomy
 
 LEVELS = ["three_way", "nine_way", "label"]  # from coarse to fine
@@ -22,16 +23,15 @@ MINIMUM_STRATUM = 6  # groups; a rarer label is not stratified by, as it may not
 
 def check_labels(labels: pd.Series, tree: Taxonomy, file_name: str) -> list[str]:
     """Problems of a column of labels: empty cells, and labels that are no leaf of the tree, with near matches."""
-    problems = []
+    problems: list[str] = []
     leaves = set(tree.leaves)
-    for row, label in enumerate(labels):
+    for row, label in labels.items():
+        where = f"{file_name} row {row_of(row)}"
         if pd.isna(label):
-            problems.append(f"{file_name} row {row + 2}: empty {labels.name}")
+            problems.append(RowProblem(f"{where}: empty {labels.name}", row))
         elif label not in leaves:
-            problems.append(
-                f"{file_name} row {row + 2}: {labels.name}={label} is no label of the tree. "
-                + nearest(label, tree.leaves)
-            )
+            close = nearest(label, tree.leaves)
+            problems.append(RowProblem(f"{where}: {labels.name}={label} is no label of the tree. {close}", row))
     return problems
 
 
@@ -90,15 +90,14 @@ def read_diagnoses(readings: pd.DataFrame, tree: Taxonomy, file_name: str) -> tu
     Returns:
         The readings with three_way, nine_way, label (None where not reached) and biopsy; and the problems.
     """
-    problems = []
+    problems: list[str] = []
     rows = []
-    for row, name in enumerate(readings["diagnosis"]):
+    for row, name in readings["diagnosis"].items():
         path = () if pd.isna(name) else tree.paths.get(str(name), ())
         if not path:
             names = [node for node in tree.paths if node != tree.root]
-            problems.append(
-                f"{file_name} row {row + 2}: diagnosis={name} is no node of the tree. {nearest(name, names)}"
-            )
+            text = f"{file_name} row {row_of(row)}: diagnosis={name} is no node of the tree. {nearest(name, names)}"
+            problems.append(RowProblem(text, row))
         reached = [path[depth - 1] if len(path) >= depth else None for depth in (THREE_WAY, NINE_WAY)]
         leaf = path[-1] if path and not tree.children[path[-1]] else None
         rows.append((*reached, leaf, float("malignant" in path)))

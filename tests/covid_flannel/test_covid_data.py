@@ -12,8 +12,11 @@ from conftest import compose, run_study
 from PIL import Image
 
 from pipelines.covid_flannel import data
+from pipelines.covid_flannel.public_sets import read_ccx, read_kcx
 from pipelines.covid_flannel.rules import file_name, finding, read_rules
+from pipelines.shared.copies import Copy
 from pipelines.shared.errors import BadFile, DataError
+from pipelines.shared.records import OnBadRow, Source
 
 ROW = {"patientid": "1", "finding": "COVID-19", "view": "PA", "modality": "X-ray", "filename": "a.png", "age": "50",
        "sex": "F", "location": "Here"}  # fmt: skip
@@ -78,6 +81,10 @@ def test_a_word_that_is_nowhere_in_the_table_has_no_meaning():
         ("IM-0001-0001", ("normal", "normal1")),
         ("NORMAL2-IM-0001-0001-0002", ("normal", "normal1")),
         ("IM-0666-0001-0001", ("normal", "normal666")),
+        ("person447_virus_921_1", ("viral", "person447")),
+        ("BACTERIA-1008087-0001", ("bacterial", "patient1008087")),
+        ("VIRUS-1980593-0002", ("viral", "patient1980593")),
+        ("NORMAL-1049278-0001", ("normal", "patient1049278")),
         ("person1_fungus_2", None),
         ("scan", None),
     ],
@@ -107,32 +114,91 @@ def test_a_table_of_ones_own_is_checked(tmp_path):
 # --- CCX ---
 
 
+def read(root: Path, rules: str = "default", on_bad_row: OnBadRow = "error") -> Source:
+    return read_ccx(Copy(root, "ccx"), read_rules(rules), on_bad_row)
+
+
 def test_ccx_is_read_with_both_headers(tmp_path):
     for patient in ("patientid", "Patientid"):
         root = ccx_folder(
             tmp_path / patient, {}, {"filename": "b.png", "view": "AP Supine", "age": None}, patient=patient
         )
-        records, notes = data.read_ccx(root, read_rules("default"), "ccx")
-        assert records["group"].tolist() == ["ccx 1", "ccx 1"]
-        assert records["view"].tolist() == ["PA", "AP"]
-        assert np.isnan(records["age"][1])
-        assert notes == []
+        source = read(root)
+        assert source.records["group"].tolist() == ["ccx 1", "ccx 1"]
+        assert source.records["view"].tolist() == ["PA", "AP"]
+        assert np.isnan(source.records["age"][1])
+        assert source.notes == []
 
 
-def test_what_ccx_leaves_out_is_counted(tmp_path):
+def test_what_ccx_leaves_out_is_counted_and_named(tmp_path):
     root = ccx_folder(
         tmp_path / "x", {}, {"filename": "b.png", "finding": "COVID-19, ARDS"}, {"filename": "c.png", "view": "L"},
         {"filename": "absent.nii.gz", "modality": "CT", "view": "Axial"}, {"filename": "d.png", "finding": "ARDS"},
         {"filename": "absent.png"},
     )  # fmt: skip
-    records, notes = data.read_ccx(root, read_rules("default"), "ccx")
-    assert records["id"].tolist() == ["a.png", "b.png", "absent.png"]
-    text = " ".join(notes)
-    for said in ("1 with modality CT", "1 with view L", "1 with ARDS (a complication", "COVID-19, ARDS -> covid19 (1)",
-                 "1 rows have no file in images/: absent.png"):  # fmt: skip
+    source = read(root)
+    assert source.records["id"].tolist() == ["a.png", "b.png", "absent.png"]
+    assert source.excluded == {
+        "Finding ARDS (a complication, cause unknown)": ["d.png"],
+        "Modality CT": ["absent.nii.gz"],
+        "View L": ["c.png"],
+    }
+    text = " ".join(source.notes)
+    for said in ("COVID-19, ARDS -> covid19 (1)", "1 rows have no file in images/: absent.png"):
         assert said in text
-    _, notes = data.read_ccx(root, read_rules("released"), "ccx")
-    assert "COVID-19, ARDS -> left out (1)" in " ".join(notes)
+    assert "COVID-19, ARDS -> left out (1)" in " ".join(read(root, "released").notes)
+
+
+def test_of_a_row_that_is_left_out_anyway_nothing_else_is_asked(tmp_path):
+    """The releases of summer 2020 have rows that nobody has labelled yet, without view, modality or patient."""
+    todo = {"finding": "todo", "view": None, "modality": None, "patientid": None, "filename": None, "age": "x"}
+    root = ccx_folder(
+        tmp_path / "x", {}, todo, todo | {"view": "?"}, {"filename": "e.png", "view": "L", "finding": "?"}
+    )
+    source = read(root)
+    assert source.records["id"].tolist() == ["a.png"]
+    assert {why: len(rows) for why, rows in source.excluded.items()} == {
+        "Finding todo (not labelled yet)": 2,
+        "View L": 1,
+    }
+
+
+def test_a_cell_that_stops_the_run_says_what_would_leave_its_row_out(tmp_path):
+    root = ccx_folder(
+        tmp_path / "x", {}, {"filename": "b.png", "view": None}, {"filename": "c.png", "view": "?"},
+        {"filename": "d.png", "modality": None}, {"filename": "e.png", "finding": "Dragon pox"},
+    )  # fmt: skip
+    with pytest.raises(DataError) as mistake:
+        read(root)
+    for said in ('row 3: empty view (written as "" under views_left_out', "row 4: view=? is not in the table",
+                 'row 5: empty modality (written as "" under modalities_left_out', "row 6: finding=Dragon pox",
+                 "data.on_bad_row=skip"):  # fmt: skip
+        assert said in str(mistake.value), said
+    skipped = read(root, on_bad_row="skip")
+    assert skipped.records["id"].tolist() == ["a.png"]
+    assert [line.partition(":")[0] for line in skipped.left_out] == [f"metadata.csv row {n}" for n in (3, 4, 5, 6)]
+    text = (Path(__file__).parents[2] / "conf/covid_flannel/rules/default.yaml").read_text()
+    text = text.replace("views_left_out: [", 'views_left_out: ["", "?", ').replace("_out: [CT]", '_out: ["", CT]')
+    (tmp_path / "mine.yaml").write_text(text.replace("  todo:", "  Dragon pox: magic\n  todo:"))
+    assert sorted(read(root, str(tmp_path / "mine.yaml")).excluded) == [
+        "An empty modality", "An empty view", "Finding Dragon pox (magic)", "View ?",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Mycoplasma Bacterial Pneumonia", "bacterial"),
+        ("Swine-Origin Influenza A (H1N1) Viral Pneumonia", "viral"),
+        ("Herpes pneumonia, ARDS", "viral"),
+        ("Cryptogenic organizing pneumonia", None),
+        ("Round pneumonia", None),
+        ("covid-19", "covid19"),
+    ],
+)
+def test_words_of_the_releases_of_2020_are_known(text, expected):
+    meaning = finding(text, read_rules("default"))
+    assert (meaning.name, meaning.unknown) == (expected, False)
 
 
 def test_all_mistakes_of_a_ccx_table_are_listed_at_once(tmp_path):
@@ -142,7 +208,7 @@ def test_all_mistakes_of_a_ccx_table_are_listed_at_once(tmp_path):
         {"filename": "e.png", "age": "x"}, {"filename": "b.png"},
     )  # fmt: skip
     with pytest.raises(DataError) as mistake:
-        data.read_ccx(root, read_rules("default"), "ccx")
+        read(root)
     text = str(mistake.value)
     for said in ("row 2: finding=COVD-19", "Did you mean COVID-19", "row 3: view=Posterior", "row 4: modality=MR",
                  "row 5: empty patientid", "row 6: age=x", "'b.png' occurs 2 times"):  # fmt: skip
@@ -150,7 +216,7 @@ def test_all_mistakes_of_a_ccx_table_are_listed_at_once(tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     with pytest.raises(DataError, match=r"metadata\.csv does not exist"):
-        data.read_ccx(bare, read_rules("default"), "ccx")
+        read(bare)
 
 
 # --- KCX ---
@@ -162,13 +228,14 @@ def test_kcx_patients_are_one_whatever_the_class(tmp_path):
         "train/PNEUMONIA/person7_bacteria_1.jpeg", "test/PNEUMONIA/person7_virus_2.jpeg",
     )  # fmt: skip
     (root / "train" / "NORMAL" / ".DS_Store").write_text("")
-    records, notes = data.read_kcx(root, read_rules("default"), True)
+    source = read_kcx(Copy(root, "kcx"), read_rules("default"), True, "error")
+    records, notes = source.records, source.notes
     by_id = records.set_index("id")["group"]
     assert by_id["train/PNEUMONIA/person7_bacteria_1.jpeg"] == by_id["test/PNEUMONIA/person7_virus_2.jpeg"]
     assert records["group"].nunique() == 2
     assert records.set_index("id")["split"].dropna().to_dict() == {"test/PNEUMONIA/person7_virus_2.jpeg": "test"}
     assert "1 person numbers occur under several classes" in notes[0]
-    assert data.read_kcx(root, read_rules("default"), False)[0]["split"].isna().all()
+    assert read_kcx(Copy(root, "kcx"), read_rules("default"), False, "error").records["split"].isna().all()
 
 
 def test_names_that_fit_no_pattern_are_all_listed(tmp_path):
@@ -177,7 +244,7 @@ def test_names_that_fit_no_pattern_are_all_listed(tmp_path):
         "val/NORMAL/person9_virus_1.jpeg",
     )  # fmt: skip
     with pytest.raises(DataError) as mistake:
-        data.read_kcx(root, read_rules("default"), False)
+        read_kcx(Copy(root, "kcx"), read_rules("default"), False, "error")
     for said in (
         "3 problems",
         "person8.jpeg: the name fits no",
@@ -185,6 +252,26 @@ def test_names_that_fit_no_pattern_are_all_listed(tmp_path):
         "virus_1.jpeg: the name says",
     ):
         assert said in str(mistake.value)
+
+
+def test_kaggles_archive_holds_kcx_twice(tmp_path):
+    names = ["NORMAL/IM-0001-0001.jpeg", "PNEUMONIA/person7_bacteria_1.jpeg"]
+    kcx_folder(tmp_path, *(f"train/{n}" for n in names), *(f"chest_xray/train/{n}" for n in names), "sample.png")
+    source = read_kcx(Copy(tmp_path, "kcx"), read_rules("default"), False, "error")
+    assert source.records["path"].tolist() == [f"train/{n}" for n in names]
+    assert "chest_xray holds 2 pictures of . again and is not read." in source.notes
+    assert "1 picture outside of train, val and test, not read: sample.png, …" in source.notes
+
+
+def test_pictures_of_a_part_that_lie_in_neither_folder_are_named(tmp_path):
+    kcx_folder(tmp_path, "train/NORMAL/IM-0001-0001.jpeg", "train/VIRUS/person7_virus_1.jpeg", "val/loose.jpeg")
+    with pytest.raises(DataError) as mistake:
+        read_kcx(Copy(tmp_path, "kcx"), read_rules("default"), False, "error")
+    for said in ("train/VIRUS/person7_virus_1.jpeg: lies in neither", "val/loose.jpeg: lies in neither"):
+        assert said in mistake.value.problem
+    left = read_kcx(Copy(tmp_path, "kcx"), read_rules("default"), False, "skip")
+    assert left.records["id"].tolist() == ["train/NORMAL/IM-0001-0001.jpeg"]
+    assert len(left.left_out) == 2
 
 
 # --- sources ---
@@ -207,6 +294,25 @@ def test_both_sets_together_and_one_alone(tmp_path):
     assert "2 records of other sources than ccx are left out" in one.notes[-1]
     with pytest.raises(DataError, match="no folder elsewhere"):
         data.ccx_kcx(compose("covid_flannel", *arguments, "data.kcx=elsewhere"))
+
+
+def test_bad_rows_of_both_sets_are_named_with_their_set(tmp_path):
+    ccx_folder(
+        tmp_path / "covid-chestxray-dataset-master",
+        {},
+        {"filename": "b.png", "finding": "COVD"},
+        {"finding": "todo", "filename": "c.png"},
+    )
+    kcx_folder(tmp_path / "chest_xray", "train/NORMAL/IM-0001-0001.jpeg", "train/PNEUMONIA/odd.jpeg")
+    source = data.ccx_kcx(compose("covid_flannel", "data=ccx_kcx", f"data.root={tmp_path}", "data.on_bad_row=skip"))
+    assert source.records["id"].tolist() == [
+        "covid-chestxray-dataset-master/a.png",
+        "chest_xray/train/NORMAL/IM-0001-0001.jpeg",
+    ]
+    assert [line.partition(":")[0] for line in source.left_out] == [
+        "covid-chestxray-dataset-master/metadata.csv row 3", "chest_xray/train/PNEUMONIA/odd.jpeg"
+    ]  # fmt: skip
+    assert source.excluded == {"Finding todo (not labelled yet)": ["c.png"]}
 
 
 def test_a_table_names_classes_by_word(tmp_path):
@@ -292,7 +398,8 @@ def test_the_real_samples_are_verified(real_sample):
     done = run_study("covid_flannel", "mode=verify", "data=ccx_kcx", f"data.root={root}")
     assert done.returncode == 0, done.stderr
     for said in ("289 records of 248 source groups form 248 components", "COVID-19, ARDS -> covid19 (4)",
-                 "4 with ARDS", "1 with Pneumocystis", "3 person numbers occur under several classes"):  # fmt: skip
+                 "Finding ARDS (a complication, cause unknown) (4)", "Finding Pneumocystis (a fungus) (1)",
+                 "3 person numbers occur under several classes"):  # fmt: skip
         assert said in done.stdout, said
 
 

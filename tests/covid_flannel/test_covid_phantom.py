@@ -14,8 +14,10 @@ from pipelines.covid_flannel import data
 from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.phantom import CCX, KCX, PhantomSettings, make_phantom, plan
 from pipelines.covid_flannel.protocol import divide
+from pipelines.covid_flannel.public_sets import read_ccx, read_kcx
 from pipelines.covid_flannel.rules import read_rules
 from pipelines.covid_flannel.shortcuts import features, out_of_fold, shortcut_scores
+from pipelines.shared.copies import Copy
 from pipelines.shared.stats.auc import auroc_estimate
 
 SMALL = PhantomSettings(patients=60, size=64)
@@ -25,11 +27,11 @@ def test_the_phantom_has_both_layouts_and_every_class_everywhere(tmp_path):
     root = tmp_path / "p"
     root.mkdir()
     make_phantom(root, SMALL, workers=1)
-    ccx, notes = data.read_ccx(root / CCX, read_rules("default"), "ccx")
-    kcx, _ = data.read_kcx(root / KCX, read_rules("default"), True)
+    source = read_ccx(Copy(root / CCX, "ccx"), read_rules("default"), "error")
+    ccx, kcx = source.records, read_kcx(Copy(root / KCX, "kcx"), read_rules("default"), True, "error").records
     assert set(ccx["label"]) == set(kcx["label"]) == set(CLASSES)
     assert set(ccx["hospital"]) == {"north", "south"}
-    assert "with view L" in notes[0]
+    assert source.excluded["View L"]
     truth = pd.read_csv(root / "truth" / "truth.csv").set_index("path")["disease"]
     assert set(truth.index) == {f"{CCX}/{p}" for p in ccx["path"]} | {f"{KCX}/{p}" for p in kcx["path"]}
     assert kcx["split"].notna().any()

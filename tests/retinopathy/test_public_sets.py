@@ -72,6 +72,87 @@ def test_eyepacs_lists_every_wrong_row(tmp_path):
         assert part in caught.value.problem
 
 
+def test_a_resized_copy_has_every_photograph_twice_and_is_asked_which(tmp_path):
+    """Kaggle's "diabetic-retinopathy-resized": whole and cropped pictures, each folder inside one of its own name."""
+    root = tmp_path / "eyepacs"
+    for seed, folder in ((0, "resized_train"), (50, "resized_train_cropped")):
+        for n in range(2):
+            picture(root / folder / folder / f"{n}_left.jpeg", seed + n)
+    root.joinpath("trainLabels.csv").write_text("image,level\n0_left,0\n1_left,3\n")
+    root.joinpath("trainLabels_cropped.csv").write_text("Unnamed: 0.1,Unnamed: 0,image,level\n0,0,0_left,0\n")
+    with pytest.raises(DataError, match=r"resized_train/resized_train/0_left.jpeg and resized_train_cropped") as caught:
+        public_sets.eyepacs(config("eyepacs", root))
+    assert "data.images=" in caught.value.remedy
+    source = public_sets.eyepacs(config("eyepacs", root, "data.images=resized_train_cropped"))
+    assert source.records["path"][1] == "resized_train_cropped/resized_train_cropped/1_left.jpeg"
+    with pytest.raises(DataError, match=r"data\.images=resized_trian") as caught:
+        public_sets.eyepacs(config("eyepacs", root, "data.images=resized_trian"))
+    assert "Did you mean resized_train" in caught.value.remedy
+
+
+def test_bad_rows_of_eyepacs_may_be_left_out(tmp_path):
+    root = tmp_path / "eyepacs"
+    write_eyepacs(root, {"10_left": 0, "11_middle": 1, "12_right": 7, "13_left": 2})
+    write_eyepacs(root, {"10_left": 0, "14_left": 1}, "retinopathy_solution.csv", "test")
+    source = public_sets.eyepacs(config("eyepacs", root, "data.on_bad_row=skip"))
+    assert rows_of(source, "id", "group", "split") == [("13_left", "13", None), ("14_left", "14", "test")]
+    assert len(source.left_out) == 4
+    assert sum("10_left is in trainLabels.csv and in retinopathy_solution.csv" in line for line in source.left_out) == 2
+
+
+# --- APTOS ---
+
+
+def test_a_copy_of_aptos_that_was_divided_keeps_its_split(tmp_path):
+    """Kaggle's "aptos2019" by others: the labelled part divided in three, each folder inside one of its own name."""
+    root, seed = tmp_path / "aptos", iter(range(99))
+    for table, folder, names in (
+        ("train_1.csv", "train_images", "abc"), ("valid.csv", "val_images", "de"), ("test.csv", "test_images", "f")
+    ):  # fmt: skip
+        for name in names:
+            picture(root / folder / folder / f"{name}.png", next(seed))
+        (root / table).write_text("id_code,diagnosis\n" + "".join(f"{name},1\n" for name in names))
+    source = public_sets.aptos2019(config("aptos2019", root))
+    assert "".join(source.records["id"]) == "abcdef"
+    assert source.records["split"].tolist() == ["train"] * 3 + ["val"] * 2 + ["test"]
+    assert source.records["path"][5] == "test_images/test_images/f.png"
+    assert any("this copy's" in note for note in source.notes)
+
+
+def test_the_competitions_own_test_table_has_no_labels_and_is_not_read(tmp_path):
+    root = tmp_path / "aptos"
+    picture(root / "train_images" / "a.png")
+    picture(root / "test_images" / "t.png", 1)
+    (root / "train.csv").write_text("id_code,diagnosis\na,1\n")
+    (root / "test.csv").write_text("id_code\nt\n")
+    assert public_sets.aptos2019(config("aptos2019", root)).records["id"].tolist() == ["a"]
+
+
+def test_the_copy_of_2015_and_2019_together_serves_both_sets(tmp_path):
+    root = tmp_path / "both"
+    (root / "labels").mkdir(parents=True)
+    for seed, (kind, table, head, name) in enumerate((
+        ("train 15", "trainLabels15", "image,level", "10_left"),
+        ("test 15", "testLabels15", "image,level,Usage", "11_left"),
+        ("train 19", "trainLabels19", "id_code,diagnosis", "abc"),
+    )):  # fmt: skip
+        picture(root / f"resized {kind}" / f"{name}.jpg", seed)
+        (root / "labels" / f"{table}.csv").write_text(f"{head}\n{name},1{',Public' if 'Usage' in head else ''}\n")
+    found = public_sets.eyepacs(config("eyepacs", root))
+    assert rows_of(found, "path", "split") == [
+        ("resized train 15/10_left.jpg", None), ("resized test 15/11_left.jpg", "test")
+    ]  # fmt: skip
+    assert rows_of(public_sets.aptos2019(config("aptos2019", root)), "path") == [("resized train 19/abc.jpg",)]
+
+
+def test_a_folder_without_the_table_says_which_tables_it_holds(tmp_path):
+    (tmp_path / "aptos").mkdir()
+    (tmp_path / "aptos" / "labels_2019.csv").write_text("id_code,diagnosis\na,1\n")
+    with pytest.raises(DataError, match=r"train\.csv does not exist\. Tables there: labels_2019\.csv") as caught:
+        public_sets.aptos2019(config("aptos2019", tmp_path / "aptos"))
+    assert "data=table" in caught.value.remedy
+
+
 # --- IDRiD ---
 
 
@@ -126,6 +207,20 @@ def test_idrid_says_what_is_wrong(tmp_path):
         public_sets.idrid(config("idrid", root))
 
 
+def test_kaggles_idrid_has_one_table_and_names_its_test_part(tmp_path):
+    root = tmp_path / "idrid"
+    for seed, name in enumerate(("IDRiD_001", "IDRiD_002", "IDRiD_001test")):
+        picture(root / "Imagenes" / "Imagenes" / f"{name}.jpg", seed)
+    head, rows = "id_code,diagnosis,Risk of macular edema ,,", "IDRiD_001,3,2,,\nIDRiD_002,1,,,\nIDRiD_001test,0,0,,\n"
+    (root / "idrid_labels.csv").write_text(f"{head}\n{rows},,,,\n,,,,\n")
+    source = public_sets.idrid(config("idrid", root))
+    assert rows_of(source, "id", "split", "grade") == [
+        ("train_IDRiD_001", "train", 3), ("train_IDRiD_002", "train", 1), ("test_IDRiD_001", "test", 0)
+    ]  # fmt: skip
+    assert np.array_equal(source.records["dme"], [1, np.nan, 0], equal_nan=True), "no risk is unknown, not negative"
+    assert source.records["path"][2] == "Imagenes/Imagenes/IDRiD_001test.jpg"
+
+
 # --- Messidor-2 ---
 
 ADJUDICATED = (
@@ -157,6 +252,27 @@ def test_messidor2_per_image(tmp_path, pairs):
     assert not source.notes
 
 
+def test_kaggles_messidor2_calls_its_columns_as_aptos_does(tmp_path):
+    root = tmp_path / "messidor2"
+    head = "id_code,diagnosis,adjudicated_dme,adjudicated_gradable"
+    write_messidor(root, messidor_data=ADJUDICATED.replace(ADJUDICATED.splitlines()[0], head))
+    (root / "IMAGES").rename(root / "preprocess")
+    (root / "messidor-2" / "messidor-2").mkdir(parents=True)
+    (root / "preprocess").rename(root / "messidor-2" / "messidor-2" / "preprocess")
+    source = public_sets.messidor2(config("messidor2", root))
+    assert source.records["path"][3] == "messidor-2/messidor-2/preprocess/IM000006.JPG"
+    assert source.records["grade"].tolist()[:3] == [0, 1, 2]
+
+
+def test_bad_pairs_of_messidor2_may_be_left_out(tmp_path):
+    root = tmp_path / "messidor2"
+    write_messidor(root, messidor_data=ADJUDICATED, messidor__2=PAIRS + "IM000005.JPG;\n")
+    source = public_sets.messidor2(config("messidor2", root, "data.on_bad_row=skip"))
+    assert len(source.records) == 4
+    assert source.records["group"].nunique() == 2
+    assert len(source.left_out) == 1
+
+
 def test_messidor2_without_its_pairs_says_so(tmp_path):
     root = tmp_path / "messidor2"
     write_messidor(root, messidor_data=ADJUDICATED)
@@ -178,7 +294,7 @@ def test_messidor2_per_examination(tmp_path, standard, pairs):
     write_messidor(root, abramoff__refstandard=standard, **({"messidor__2": pairs} if pairs else {}))
     with pytest.raises(DataError, match="no grades to learn from"):
         public_sets.messidor2(config("messidor2", root))
-    source = public_sets.messidor2(config("messidor2", root, "mode=verify"))
+    source = public_sets.messidor2(config("messidor2", root, "mode=evaluate"))
     first = source.records[source.records["path"].str.contains("20051020")]
     assert len(first) == 2
     assert first["referable"].tolist() == [0, 0]
@@ -203,7 +319,7 @@ def test_messidor2_says_what_is_wrong(tmp_path):
     (root / "abramoff-refstandard.csv").write_text("examid,rDR\nIM00000,1\nnowhere,0\n")
     (root / "messidor-2.csv").unlink()
     with pytest.raises(DataError) as caught:
-        public_sets.messidor2(config("messidor2", root, "mode=verify"))
+        public_sets.messidor2(config("messidor2", root, "mode=evaluate"))
     assert "examid nowhere has 0 images, expected 2" in caught.value.problem
 
 

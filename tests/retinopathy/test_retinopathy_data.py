@@ -198,7 +198,7 @@ def test_a_table_without_grades_cannot_train_and_unknown_dme_is_unknown(tmp_path
     base = ["data=table", f"data.table={tmp_path / 'mine.csv'}", f"cache.dir={tmp_path / 'cache'}"]
     with pytest.raises(DataError, match="names no column for grade"):
         data.table(compose("retinopathy", *base, "++data.targets={dme: me}"))
-    data.table(compose("retinopathy", *base, "++data.targets={dme: me}", "mode=verify"))
+    data.table(compose("retinopathy", *base, "++data.targets={dme: me}", "mode=evaluate"))
     source = data.table(compose("retinopathy", *base, "++data.targets={grade: dr, dme: me}"))
     assert source.records["referable"].isna().tolist() == [True, True, False]
     assert source.records["referable"][2] == 1

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.skin.data import read_ham10000
+from pipelines.shared.copies import Copy
 from pipelines.skin.diseases import DISEASES, NAMES, draw_looks, recorded_shares
 from pipelines.skin.drawing import draw_lesion, photograph
 from pipelines.skin.phantom import PhantomSettings, diseases_of, ensure_phantom, make_phantom, oracle_columns
+from pipelines.skin.public_sets import read_ham10000
 from pipelines.skin.trees import read_tree
 
 SMALL = PhantomSettings(lesions=200, size=64)
@@ -37,7 +38,7 @@ def test_every_disease_has_at_least_six_lesions():
 
 
 def test_it_is_read_by_the_adapter_of_the_real_set(folder):
-    source = read_ham10000(folder, read_tree("phantom"), "phantom", "error")
+    source = read_ham10000(Copy(folder, "skin_phantom"), read_tree("phantom"), "phantom", "error")
     records = source.records
     assert source.synthetic
     assert records["group"].nunique() == 200
