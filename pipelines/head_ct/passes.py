@@ -118,9 +118,9 @@ def _by_table(along: np.ndarray, across: np.ndarray) -> list[list[int]] | None:
         off = across[:, axis] - line @ np.linalg.lstsq(line, across[:, axis], rcond=None)[0]
         order = np.argsort(off, kind="stable")
         found = np.split(order, np.flatnonzero(np.diff(off[order]) > TABLE) + 1)
-        if len(found) > 1 and all(len(f) >= FEW and np.ptp(off[f]) < TABLE for f in found):
-            if all(_overlap(along[a], along[b]) for a, b in pairwise(found)):
-                return sorted((sorted(f.tolist()) for f in found), key=lambda f: f[0])
+        tables = len(found) > 1 and all(len(f) >= FEW and np.ptp(off[f]) < TABLE for f in found)
+        if tables and all(_overlap(along[a], along[b]) for a, b in pairwise(found)):
+            return sorted((sorted(f.tolist()) for f in found), key=lambda f: f[0])
     return None
 
 
