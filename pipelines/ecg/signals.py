@@ -45,7 +45,7 @@ def open_recording(path: Path, leads: Sequence[str], sampling_rate: float | None
     path = signal_file(path)
     kind = path.suffix.lower()
     if kind in (".hea", ".dat", ".mat"):
-        recording = open_record(path.with_suffix(".hea"), leads)
+        recording = open_record(path if kind == ".hea" else path.with_suffix(".hea"), leads)
     elif kind == ".ecg":
         recording = open_raw(path)
     elif kind == ".csv":

@@ -12,6 +12,7 @@ from test_ecg_data import sine, wfdb_record
 from test_ecg_signals import ecg_like, put
 
 from pipelines.ecg import predicting
+from pipelines.ecg.annotations import read_rhythms
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import STEP
 from pipelines.ecg.study import STUDY
@@ -38,7 +39,12 @@ def predict(tmp_path, monkeypatch):
         asked.append(len(windows))
         return by_its_mean(windows)
 
+    def picture(path, rows):  # drawing one takes a second
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{len(rows)} strips")
+
     monkeypatch.setattr(predicting, "_answer", lambda *_: answer)
+    monkeypatch.setattr(predicting, "strips", picture)
     finished = tmp_path / "finished"
     (finished / "models" / "network").mkdir(parents=True)
     (finished / "models" / "network" / "model.json").write_text("{}")
@@ -75,6 +81,22 @@ def test_results_have_names_of_their_own(predict, tmp_path):
     pictures = sorted(f.stem for f in (tmp_path / "out" / "figures").glob("*.png"))
     assert len(notes) == len(pictures) == 10
     assert {"2024.01.15.csv.rhy", "患者一.csv.rhy", "a b.csv.rhy", "a b.npy.rhy", "sub__a b.csv.rhy"} <= set(notes)
+
+
+def test_annotations_count_in_the_clock_of_their_own_recording(predict, tmp_path):
+    x = np.concatenate([ecg_like(40, seed=k) * (1, 0.01)[k % 2] for k in range(3)])
+    put(tmp_path / "in", "odd", x, head=f"1 249.96 {len(x)}")
+    frames = np.hstack([np.zeros((len(x) // 8, 1)), x.reshape(-1, 8)])
+    lines = ["16 200/mV 12 0 0 0 0 RESP", "16x8 200/mV 12 0 0 0 0 II"]
+    put(tmp_path / "in", "frames", frames, head=f"2 31.25 {len(frames)}", line=lines)
+    predict(tmp_path / "in", "out")
+    found = pd.read_csv(tmp_path / "out" / "episodes.csv")
+    for name, rate in (("odd.hea", 249.96), ("frames.hea", 31.25)):
+        (tmp_path / "out" / "annotations" / f"{name}.hea").write_text(f"{name} 1 {rate}\n")
+        read = read_rhythms(tmp_path / "out" / "annotations" / name, "rhy")
+        mine = found[found["file"] == name]
+        assert len(mine) > 1
+        assert np.allclose(read.seconds, mine["start_s"], atol=0.02)
 
 
 def test_bad_files_take_nothing_from_the_others(predict, tmp_path):
