@@ -121,7 +121,7 @@ def _both(config: CovidConfig, ccx_copy: Copy, root: Path) -> Source:
     notes = [f"{folder}: {line}" for folder, source in sources.items() for line in source.notes]
     left_out = [f"{folder}/{line}" for folder, source in sources.items() for line in source.left_out]
     excluded = {why: rows for source in sources.values() for why, rows in source.excluded.items()}
-    return Source("ccx_kcx", False, root, records, KEY, None, notes, left_out, excluded)
+    return Source("ccx_kcx", False, root, records, KEY, None, notes, left_out, excluded=excluded)
 
 
 def table(config: CovidConfig) -> Source:

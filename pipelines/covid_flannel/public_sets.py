@@ -93,7 +93,7 @@ def read_ccx(copy: Copy, rules: Rules, on_bad_row: OnBadRow) -> Source:
         notes.append(f"{len(absent)} rows have no file in images/: {names}.")
     records = numbered(records.reset_index(drop=True))
     excluded = dict(sorted(excluded.items()))
-    return Source("ccx", False, copy.root, records, KEY, None, [*copy.notes, *notes], bad, excluded)
+    return Source("ccx", False, copy.root, records, KEY, None, [*copy.notes, *notes], bad, excluded=excluded)
 
 
 def _ccx_paths(copy: Copy, file: Path, names: pd.Series) -> tuple[list[str], list[str]]:

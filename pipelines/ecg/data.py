@@ -66,6 +66,8 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
         raise BadFile(f"its header says {recording.rate:g} Hz; recordings of this set have {expected:g} Hz")
     start = int(record.get("start", 0)) * STEP
     stop = min(start + settings["steps"] * STEP, recording.steps * STEP)
+    if start >= stop:
+        raise BadFile("it has become shorter since its windows were counted")
     quality = signals.quality(recording, start, stop)
     values = signals.read_stretch(recording, start, stop)
     array = scaled(values, settings)

@@ -149,7 +149,7 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
 
 def whole_records(inputs: Inputs) -> tuple[Inputs, int]:
     """The inputs as recordings: what belongs to a WFDB record is no file of its own. And how many segments do."""
-    headers = {f for f in inputs.files if Path(f).suffix == ".hea"}
+    headers = {f for f in inputs.files if Path(f).suffix.lower() == ".hea"}
     stems = {str(Path(f).with_suffix("")) for f in headers}
     belonging: set[str] = set()
     for file in headers:
@@ -160,7 +160,7 @@ def whole_records(inputs: Inputs) -> tuple[Inputs, int]:
         names = [signal.file for signal in header.signals]
         names += [beside(Path(name), "hea").name for name, _ in header.segments or ()]
         belonging.update(str(Path(file).with_name(name)) for name in names)
-    tables = [f for f in inputs.files if Path(f).suffix == ".csv" and str(Path(f).with_suffix("")) in stems]
+    tables = [f for f in inputs.files if Path(f).suffix.lower() == ".csv" and str(Path(f).with_suffix("")) in stems]
     files = [f for f in inputs.files if f not in belonging and f not in tables]
     others = [f for f in inputs.others if str(f) not in belonging and str(f.with_suffix("")) not in stems]
     whole = replace(inputs, files=files, others=[*others, *map(Path, tables)])

@@ -20,11 +20,12 @@ from pipelines.ecg.wfdb_files import beside, open_record
 from pipelines.shared.errors import BadFile
 
 SLOWEST, FASTEST = 50, 20_000  # Hz; what a header may say
+LONGEST = 100  # days; likewise
 MARGIN = 64  # samples at 200 Hz on either side of a stretch, so that the filter's edges lie outside it
 RAIL = 4  # equal samples in a row at the highest or lowest value of a window: the amplifier was at its limit
 BRIDGED = 0.05  # s; a gap that is no longer becomes a straight line: no wave of an ECG fits into it
 FLAT = 3  # steps; a line that is flat for so long is no signal
-FINEST = 1000  # the largest terms of a ratio of rates that is resampled in one go
+FINEST = 30_000  # the largest terms of a ratio of rates that is resampled in one go
 MISSING = "samples are marked as missing; steps with a gap of more than 50 ms are not used"
 KINDS = (".hea", ".dat", ".mat", ".ecg", ".csv", ".npy")
 
@@ -44,7 +45,7 @@ def open_recording(path: Path, leads: Sequence[str], sampling_rate: float | None
     path = signal_file(path)
     kind = path.suffix.lower()
     if kind in (".hea", ".dat", ".mat"):
-        recording = open_record(path.with_suffix(".hea"), leads)
+        recording = open_record(path if kind == ".hea" else path.with_suffix(".hea"), leads)
     elif kind == ".ecg":
         recording = open_raw(path)
     elif kind == ".csv":
@@ -58,6 +59,9 @@ def open_recording(path: Path, leads: Sequence[str], sampling_rate: float | None
     if recording.steps < 1:
         seconds = recording.length / recording.rate
         raise BadFile(f"{seconds:.2f} s at {recording.rate:g} Hz: shorter than one step of {STEP / RATE:g} s")
+    days = recording.length / recording.rate / 86_400
+    if days > LONGEST:
+        raise BadFile(f"{days:,.0f} days at {recording.rate:g} Hz cannot be right (at most {LONGEST})")
 
     def read(first: int, last: int) -> np.ndarray:
         values = recording.read(first, last)

@@ -120,6 +120,8 @@ def _parsed(lines: Sequence[str]) -> Header:
 
 def _segment(line: str) -> tuple[str, int]:
     name, *length = line.split()
+    if Path(name).name != name:
+        raise ValueError(f"segment {name} lies in another folder")
     return name, _whole(" ".join(length), f"length of segment {name}")
 
 

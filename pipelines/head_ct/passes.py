@@ -3,13 +3,13 @@
 A scan moves along the body, slice after slice or in steps, so its slices taken in the order of their acquisition go one
 way. Where they come back over what was scanned before, a further pass begins. The order is that of acquisition numbers
 and times; where these are all the same, that of the instance numbers; where these tell nothing either, two passes still
-are two rows of even steps beside each other.
+lie beside each other in their plane (the table was moved), or are two rows of even steps along the body.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,21 @@ EVEN = 0.05  # relative difference between steps that are called the same
 OVERLAP = 0.5  # share of a sweep's slices within another one, from which they are two passes
 APART = 0.25  # share of a step by which the next slice may be too near
 ENDLESS = 4  # slices per sweep below which an order along the body is none
-FEW = 4  # slices that make a row of even steps
+TABLE = 1.0  # mm in the slices' plane from which two tables differ
+FEW = 4  # slices that make a pass where only their places tell passes apart
 
 
-def passes_of(rows: Sequence[dict[str, Any]], along: np.ndarray) -> list[list[int]]:
+def passes_of(rows: Sequence[dict[str, Any]], places: np.ndarray) -> list[list[int]]:
     """Divide slices of one orientation and size into passes, in the order in which these were acquired.
 
     Args:
         rows: of `dicom.read_rows`.
-        along: (n,) mm along their normal.
+        places: (n, 3) mm of each first pixel along their normal, the rows and the columns.
 
     Returns:
         Positions in `rows`; most series are one pass.
     """
+    along = places[:, 0]
     timed = all(r["time"] is not None for r in rows)
     acquired = [(r["acquisition"], r["time"] if timed else 0.0) for r in rows]
     numbered = [(r["number"], r["frame"]) for r in rows]
@@ -43,7 +45,9 @@ def passes_of(rows: Sequence[dict[str, Any]], along: np.ndarray) -> list[list[in
         found = _by_order(order, along)
         if len(found) > 1:
             return found
-    return [list(range(len(rows)))] if even else _by_rows(along, thickness)
+    if even:
+        return [list(range(len(rows)))]
+    return _by_table(along, places[:, 1:]) or _by_rows(along, thickness)
 
 
 def _step(along: np.ndarray) -> float:
@@ -104,6 +108,20 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
         if inside.sum() >= 2 and inside.mean() > OVERLAP:
             return True
     return False
+
+
+def _by_table(along: np.ndarray, across: np.ndarray) -> list[list[int]] | None:
+    """Passes, if slices lie beside each other in their plane, at several places of the table; None if they do not."""
+    line = np.stack([along, np.ones_like(along)], axis=1)
+    for axis in (0, 1):
+        # Under a tilted gantry slices move along a line; those of another table lie on another one beside it.
+        off = across[:, axis] - line @ np.linalg.lstsq(line, across[:, axis], rcond=None)[0]
+        order = np.argsort(off, kind="stable")
+        found = np.split(order, np.flatnonzero(np.diff(off[order]) > TABLE) + 1)
+        tables = len(found) > 1 and all(len(f) >= FEW and np.ptp(off[f]) < TABLE for f in found)
+        if tables and all(_overlap(along[a], along[b]) for a, b in pairwise(found)):
+            return sorted((sorted(f.tolist()) for f in found), key=lambda f: f[0])
+    return None
 
 
 def _by_rows(along: np.ndarray, thickness: float) -> list[list[int]]:

@@ -118,7 +118,7 @@ def stacks_of(slices: Sequence[dict[str, Any]]) -> list[Stack]:
         if normal[np.argmax(np.abs(normal))] < 0:  # towards the head, the back or the left
             normal = -normal
         places = np.array([r["position"] for r in rows]) @ np.stack([normal, row, column], axis=1)
-        passes = passes_of(rows, places[:, 0])
+        passes = passes_of(rows, places)
         for number, members in enumerate(passes):
             stack = _stack([rows[i] for i in members], places[members], [*row.tolist(), *column.tolist()], kind)
             if number == 0:

@@ -103,13 +103,14 @@ def score_in_parts(
     left = [file for file in files if shown_name(file) not in done]
     if done:
         log.info(f"{len(files) - len(left):,} of {len(files):,} files are scored already")
-    number = len(list((folder.path / "parts").glob("*.parquet")))
+    number = max((int(file.stem) for file in (folder.path / "parts").glob("*.parquet")), default=-1) + 1
+    often = -(-len(left) // (100 * size)) * size  # a hundred lines at most
     for begin in range(0, len(left), size):
         part = score(left[begin : begin + size])
         kept.append(part)
         if world.main:
             folder.write_table(folder.path / "parts" / f"{number + begin // size:06d}.parquet", part)
-        if len(left) > size:
+        if len(left) > size and (begin + size) % often == 0:
             log.info(f"{len(files) - len(left) + min(begin + size, len(left)):,} of {len(files):,} files")
     place = {shown_name(file): i for i, file in enumerate(files)}
     table = pd.concat([part[part["file"].isin(place)] for part in kept], ignore_index=True)

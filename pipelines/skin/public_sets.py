@@ -235,7 +235,7 @@ def fitzpatrick17k(config: SkinConfig) -> Source:
     copy.notes.append("No patient or lesion ids: several pictures of one patient may lie on two sides of the split.")
     copy.notes += _partition_notes(table, records)
     key = "image (the set has no patient ids); identical and near-identical images are one group"
-    return Source("fitzpatrick17k", False, copy.root, records, key, None, copy.notes, left_out, excluded)
+    return Source("fitzpatrick17k", False, copy.root, records, key, None, copy.notes, left_out, excluded=excluded)
 
 
 def _partition_notes(table: pd.DataFrame, records: pd.DataFrame) -> list[str]:

@@ -130,6 +130,8 @@ def test_segments_that_cannot_be_have_their_reason(tmp_path):
         ("n/3 1 250 20000\ns 10000\ns 10000\n", "promises 3 segments and describes 2"),
         ("n/1 1 250 500\n~ 500\n", "no segment with a signal"),
         ("n/1 1 250 500\nn 500\n", "its segment n is in segments itself"),
+        ("n/1 1 250 500\n../s 500\n", "segment ../s lies in another folder"),
+        ("n/2 1 250\ns 10000\n~ 99999999999\n", "days at 250 Hz cannot be right (at most 100)"),
     ):
         (tmp_path / "n.hea").write_text(text)
         with pytest.raises(BadFile) as failure:

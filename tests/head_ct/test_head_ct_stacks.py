@@ -122,6 +122,19 @@ def test_of_two_passes_one_is_used_and_both_are_told(scan, shift):
     assert found > files(a) or not any("uneven" in w for w in warnings)
 
 
+def test_passes_at_two_places_of_the_table():
+    """Nothing but the position in the plane tells them apart; the gantry is tilted, so slices move in it anyway."""
+    first = slices(position=lambda i: [-100, -100 + 0.3 * HEIGHTS[i], HEIGHTS[i]])
+    for height in (0.0, 2.3):
+        moved = slices(first=100, position=lambda i, h=height: [-100, -88 + 0.3 * HEIGHTS[i], HEIGHTS[i] + h])
+        rows = [r for pair in zip(first, moved, strict=True) for r in pair]
+        found, warnings = used(rows)
+        assert found == files(first)
+        assert "several passes over the head in one series, one is used: of 2" in warnings
+    parts = [*slices(HEIGHTS[:15]), *slices(HEIGHTS[15:], first=50, position=lambda i: [-100, -88, HEIGHTS[15 + i]])]
+    assert used(parts)[0] == files(parts)
+
+
 def test_of_passes_midway_between_each_other_one_is_used():
     for scan in ("by number", "by the time of each slice", "by instance number"):
         a, b = two(HEIGHTS + 2.5, *SCANS[scan])
