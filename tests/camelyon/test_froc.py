@@ -297,6 +297,6 @@ def test_a_score_that_the_lowest_probability_spoils_says_why(scored, said):
     assert (found is None) == (said is None)
     if said is not None:
         assert said in found
-        estimate = froc_estimates(scored, bootstrap=Bootstrap(resamples=100, seed=0, level=0.95))["froc"]
+        estimate = froc_estimates(scored, resamples=100, seed=0, level=0.95)["froc"]
         assert found in estimate.reason
         assert estimate.value == froc_score(scored) < 1
