@@ -190,7 +190,7 @@ def froc_estimates(scored: Scored, *, bootstrap: Bootstrap = STANDARD) -> dict[s
         estimates = [Estimate(v, groups=n, reason=reason) for v in values]
     else:
         estimates = bootstrap_estimates(
-            values, _Resampling(scored), np.arange(n), n=n, resamples=resamples, seed=seed, level=level,
+            values, _Resampling(scored), np.arange(n), n=n, bootstrap=bootstrap,
             undefined="without a lesion",
         )  # fmt: skip
     # Slides are resampled, but a sensitivity rests on lesions.

@@ -24,6 +24,7 @@ from pipelines.shared.evaluator import bootstrap_settings
 from pipelines.shared.log import log
 from pipelines.shared.report import Code, Headline, HeadlineFigure, Report, Section, Table, Text, render
 from pipelines.shared.run_folder import RunFolder, plain, write_json
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ SIZES = (
 )
 
 
-def score_submission(study: Study, job: Job) -> None:
+def score_submission(study: Study[Any], job: Job) -> None:
     """`mode=froc`: leaves config.yaml, records.parquet, detections.parquet, lesions.parquet, metrics.json, the figure
     and report.html, and prints the score.
 
@@ -57,8 +58,9 @@ def score_submission(study: Study, job: Job) -> None:
         )
     detections, annotations, slides = (Path(str(place)).expanduser() for place in places.values())
     submission = read_submission(detections, annotations, slides, config.slide_mpp, config.annotation_groups)
-    world, folder = start(study.title, job)
-    if not world.main:
+    run = start(study, job)
+    folder = run.folder
+    if not run.world.main:
         return
     with stage(run, "froc"):
         scored, estimates = score(submission, folder, bootstrap_settings(config))

@@ -63,7 +63,6 @@ class Source:
     excluded: Mapping[str, list[str]] = field(default_factory=dict)
     bad_files: list[str] = field(default_factory=list)
     lookup: Path | None = None
-    excluded: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class RowProblem(str):

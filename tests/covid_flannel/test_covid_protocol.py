@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import compose, run_on_cpu, toy_prepared
-from pipelines.covid_flannel.training import stacked
 from safetensors.numpy import load_file
 
 from pipelines.covid_flannel.config import CLASSES
