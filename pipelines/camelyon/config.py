@@ -15,6 +15,7 @@ from pipelines.shared.config import (
     Section,
     StudyConfig,
     TableSection,
+    UserPath,
 )
 
 MODES = ["froc"]
@@ -91,7 +92,7 @@ class TableData(CamelyonData, TableSection):
     """`data=table`: a row per slide. `annotations`: a folder of ASAP XML files named like the slides."""
 
     name: Literal["table"]
-    annotations: str | None
+    annotations: UserPath | None
     partly_annotated: list[str]
 
 
@@ -194,9 +195,9 @@ class CamelyonConfig(StudyConfig):
     """
 
     trial: bool
-    detections: str | None
-    annotations: str | None
-    slides: str | None
+    detections: UserPath | None
+    annotations: UserPath | None
+    slides: UserPath | None
     data: Annotated[
         PhantomData | Camelyon16Data | PcamData | TableData,
         Field(discriminator="name"),

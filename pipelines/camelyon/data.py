@@ -99,7 +99,7 @@ def phantom(config: CamelyonConfig) -> Source:
     """The synthetic slides, through the same code as `camelyon16`."""
     assert config.data.name == "phantom"
     settings = TRIAL if config.trial else PhantomSettings(**config.data.phantom.model_dump())
-    root = ensure_phantom(Path(config.cache.dir).expanduser(), settings)
+    root = ensure_phantom(Path(config.cache.dir), settings)
     records, notes = read_challenge(root, [], {})
     truth = pd.read_csv(root / "truth" / "slides.csv", keep_default_na=False).set_index("slide").loc[records["id"]]
     for column in ("centre", "artefacts"):
@@ -232,7 +232,7 @@ def table(config: CamelyonConfig) -> Source:
     stems = [Path(p).stem for p in records["path"]]
     found: dict[str, str] = {}
     if data.annotations is not None:
-        folder = Path(data.annotations).expanduser()
+        folder = Path(data.annotations)
         folder = folder if folder.is_absolute() else source.root / folder
         if not folder.is_dir():
             raise DataError(f"data.annotations={data.annotations} is no folder.", "Give the folder of ASAP XML files.")

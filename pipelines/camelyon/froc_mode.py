@@ -237,7 +237,7 @@ def score_submission(study: Study, job: Job) -> None:
         raise ConfigError(
             f"mode=froc needs {' '.join(absent)}.", "Give a folder of CSVs, a folder of ASAP XML, a CSV of slides."
         )
-    submission = read_submission(*(Path(str(place)).expanduser() for place in places.values()))
+    submission = read_submission(*(Path(str(place)) for place in places.values()))
     world, folder = start(study.title, job)
     if not world.main:
         return

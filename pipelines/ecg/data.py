@@ -128,7 +128,7 @@ def _wfdb(config: EcgConfig, name: str, root: str | None, known: Sequence[Sequen
         return wfdb_database(dataset_folder(root, name), config, name, known=known)
     assert keys.name in ("mitdb", "wfdb")
     folder = dataset_folder(keys.root, name)
-    patients = None if keys.patients is None else read_patients(Path(keys.patients).expanduser())
+    patients = None if keys.patients is None else read_patients(Path(keys.patients))
     return wfdb_database(folder, config, name, patients, keys.same_patient, known)
 
 

@@ -43,7 +43,7 @@ def predict_studies(study: Study, job: Job) -> None:
     if not finished.networks() or not finished.operating_points.exists():
         raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
     points = read_json(finished.operating_points)
-    path = Path(config.input).expanduser()
+    path = Path(config.input)
     if not path.exists():
         raise DataError(f"input={path} does not exist.", "Give a folder of DICOM files, or one file.")
     names = names_of(config)
@@ -154,7 +154,7 @@ def label_table(study: Study, job: Job) -> None:
     config: Any = job.config
     if config.input is None:
         raise ConfigError("mode=label needs input=<CSV of reports>.", "Its column of reports is named report or text.")
-    file = Path(config.input).expanduser()
+    file = Path(config.input)
     table = read_csv(file, [])
     wanted = [getattr(config.data, "text_column", "report"), "report", "text", "Report", "Text"]
     column = next((c for c in wanted if c in table), None)
@@ -167,7 +167,7 @@ def label_table(study: Study, job: Job) -> None:
         return
     with stage(folder, "label", world):
         reports = pd.DataFrame({"id": [f"row {i + 2}" for i in range(len(table))], "text": table[column].fillna("")})
-        lexicon, terms = (Path(f).expanduser() if f else None for f in (config.labels.lexicon, config.labels.terms))
+        lexicon, terms = (Path(f) if f else None for f in (config.labels.lexicon, config.labels.terms))
         mentions = label_reports(reports, lexicon, terms)
         counts = critical_counts(mentions, list(reports["id"]))
         empty = reports["text"].str.strip() == ""

@@ -16,6 +16,7 @@ from pipelines.shared.config import (
     Section,
     StudyConfig,
     TableSection,
+    UserPath,
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,7 +27,7 @@ class SkinData(DataSection):
     partitioning algorithm's, chosen with the tree and its counts.
     """
 
-    taxonomy: str
+    taxonomy: UserPath
     max_class_size: Count
 
 

@@ -286,7 +286,7 @@ def table(config: SkinConfig) -> Source:
         raise DataError(f"No labels of the tree {section.taxonomy}:\n{listed(wrong)}", f"Allowed: {', '.join(number)}.")
     column = section.targets.get("diagnosis")
     if section.table is not None and column is not None:
-        file = Path(section.table).expanduser()
+        file = Path(section.table)
         cells = read_csv(file, [column])[column].rename(column)
         raise_problems(check_labels(cells.replace(words), tree, file.name), str(file), REMEDY)
     values = {"diagnosis": {**number, **{word: number[leaf] for word, leaf in words.items()}}}
