@@ -56,7 +56,7 @@ def score_submission(study: Study[Any], job: Job) -> None:
         raise ConfigError(
             f"mode=froc needs {' '.join(absent)}.", "Give a folder of CSVs, a folder of ASAP XML, a CSV of slides."
         )
-    detections, annotations, slides = (Path(str(place)).expanduser() for place in places.values())
+    detections, annotations, slides = (Path(str(place)) for place in places.values())
     submission = read_submission(detections, annotations, slides, config.slide_mpp, config.annotation_groups)
     run = start(study, job)
     folder = run.folder

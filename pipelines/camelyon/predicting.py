@@ -54,7 +54,7 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     config: Any = job.config
     finished = open_finished(study, config.run)
     final = final_network(finished)
-    inputs = input_files(Path(config.input).expanduser(), SUFFIXES)
+    inputs = input_files(Path(config.input), SUFFIXES)
     run = start(study, job)
     world, folder = run.world, run.folder
     forest = forest_of(config, finished.folder)

@@ -34,7 +34,7 @@ from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.log import log
 from pipelines.shared.method import fit_network, load_network, network_outputs
 from pipelines.shared.run import Run
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run_folder import RunFolder, read_table
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.splits import folds
@@ -90,7 +90,7 @@ def all_patches(run: Run[CamelyonConfig], data: Data) -> pd.DataFrame:
             run.folder.write_table(file, patches)
             counts = (patches["split"] + " " + patches["kind"]).value_counts(sort=False)
             log.info("patches: " + ", ".join(f"{name} {n:,}" for name, n in counts.items()))
-    return pd.read_parquet(file)
+    return read_table(file)
 
 
 def fit_models(run: Run[CamelyonConfig], data: Data, patches: pd.DataFrame, prefix: str) -> str:
@@ -123,7 +123,7 @@ def hard_negatives(run: Run[CamelyonConfig], data: Data, patches: pd.DataFrame, 
     with main_first(run.world):
         if not file.exists():
             run.folder.write_table(file, _false_alarms(run.config, data, run.folder, slides, name))
-    table = pd.read_parquet(file)
+    table = read_table(file)
     log.info(f"{name}: {len(table):,} hard negatives from {table['slide'].nunique()} of {len(slides)} training slides")
     return table
 

@@ -72,7 +72,7 @@ class EcgLearner(Learner[EcgConfig]):
         )
         network = EcgNetwork(architecture)
         if section.weights != "none":
-            _load(network, Path(section.weights).expanduser())
+            _load(network, Path(section.weights))
         return network
 
     def architecture(self, network: nn.Module) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
     """
     config: Any = job.config
     finished = open_finished(study, config.run)
-    inputs, segments = whole_records(input_files(signals.signal_file(Path(config.input).expanduser()), SUFFIXES))
+    inputs, segments = whole_records(input_files(signals.signal_file(Path(config.input)), SUFFIXES))
     run = start(study, job)
     folder = run.folder
     if not run.world.main:

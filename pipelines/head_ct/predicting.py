@@ -51,7 +51,7 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
     """Score every study below a folder. What cannot be scored has its reason."""
     config: Any = job.config
     finished = open_finished(study, config.run)
-    path = Path(config.input).expanduser()
+    path = Path(config.input)
     if not path.exists():
         raise DataError(f"input={path} does not exist.", "Give a folder of DICOM files, or one file.")
     names = names_of(config)
@@ -198,7 +198,7 @@ def label_table(study: Study[HeadCtConfig], job: Job) -> None:
     config: Any = job.config
     if config.input is None:
         raise ConfigError("mode=label needs input=<CSV of reports>.", "Its column of reports is named report or text.")
-    file = Path(config.input).expanduser()
+    file = Path(config.input)
     table = read_csv(file, [])
     wanted = [getattr(config.data, "text_column", "report"), "report", "text", "Report", "Text"]
     column = next((c for c in wanted if c in table), None)
@@ -212,7 +212,7 @@ def label_table(study: Study[HeadCtConfig], job: Job) -> None:
         return
     with stage(run, "label"):
         reports = pd.DataFrame({"id": [f"row {i + 2}" for i in range(len(table))], "text": table[column].fillna("")})
-        lexicon, terms = (Path(f).expanduser() if f else None for f in (config.labels.lexicon, config.labels.terms))
+        lexicon, terms = (Path(f) if f else None for f in (config.labels.lexicon, config.labels.terms))
         mentions = label_reports(reports, lexicon, terms)
         counts = critical_counts(mentions, list(reports["id"]))
         empty = reports["text"].str.strip() == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from pipelines.shared.dataset import PreparedDataset
 from pipelines.shared.distributed import World
 from pipelines.shared.predictor import predict
 from pipelines.shared.run import Run
-from pipelines.shared.run_folder import write_atomically
+from pipelines.shared.run_folder import write_array
 from pipelines.shared.study import Data
 
 
@@ -36,9 +35,4 @@ def write_embeddings(network: ImageNetwork, data: Data, run: Run[Any]) -> None:
     alone = World(0, 1, run.world.device)
     found = predict(_Features(network), dataset, alone, run.config.trainer.batch_size, description="Embedding test")
     if run.world.main:
-        write_atomically(run.folder.path / "predictions" / "embeddings.npy", lambda aside: _save(aside, found))
-
-
-def _save(file: Path, array: np.ndarray) -> None:
-    with file.open("wb") as out:  # given the name, numpy would append .npy to it
-        np.save(out, array)
+        write_array(run.folder.path / "predictions" / "embeddings.npy", found)

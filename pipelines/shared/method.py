@@ -19,7 +19,7 @@ from pipelines.shared.learner import Learner
 from pipelines.shared.model_files import load_weights, save_network, update_facts
 from pipelines.shared.predictor import predict
 from pipelines.shared.run import FinishedRun, Run, read_model
-from pipelines.shared.run_folder import plain, write_atomically, write_json
+from pipelines.shared.run_folder import plain, read_table, write_csv, write_json
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.study import C, Data
 from pipelines.shared.trainer import fit, loader_workers, uses_bf16
@@ -106,8 +106,8 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
     if run.world.main:
         history = pd.DataFrame(rows)
         if run.folder.history.exists():
-            history = pd.concat([pd.read_csv(run.folder.history).query("network != @name"), history])
-        write_atomically(run.folder.history, lambda aside: history.to_csv(aside, index=False))
+            history = pd.concat([read_table(run.folder.history, ["network"]).query("network != @name"), history])
+        write_csv(run.folder.history, history)
         best = history[history["best"].astype(bool) & (history["network"] == name)].iloc[-1]
         monitor = run.config.trainer.monitor
         extra = {"best_epoch": int(best["epoch"]), "monitor": {monitor: float(best[monitor])}}
@@ -141,7 +141,7 @@ def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
         return
     for split, probabilities in answers.items():
         run.folder.write_table(run.folder.predictions(split), learner.table(data.part(split).records, probabilities))
-    freeze_points(run, run.study.choose_points(pd.read_parquet(run.folder.predictions("val")), run.config))
+    freeze_points(run, run.study.choose_points(run.folder.read_table(run.folder.predictions("val")), run.config))
 
 
 def freeze_points(run: Run[C], points: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from pipelines.shared.assemble import (
     training_data,
 )
 from pipelines.shared.cards import load_card
-from pipelines.shared.environment import read_environment, stage, start
+from pipelines.shared.environment import claim, stage, start
 from pipelines.shared.errors import RunError, listed
-from pipelines.shared.evaluator import calls, evaluate
+from pipelines.shared.evaluator import calls, evaluate, write_results
 from pipelines.shared.files import shown_name
 from pipelines.shared.inputs import input_files, score_in_parts
 from pipelines.shared.job import Job
@@ -31,7 +32,7 @@ from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
 from pipelines.shared.records import Source
 from pipelines.shared.run import FinishedRun, Run, open_finished
-from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
+from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_csv, write_json
 from pipelines.shared.study import Data, Study
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def external_validation(study: Study[Any], job: Job) -> None:
 def predict_files(study: Study[Any], job: Job) -> None:
     """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
     finished = open_finished(study, job.config.run)
-    inputs = input_files(Path(str(job.config.input)).expanduser(), study.suffixes)
+    inputs = input_files(Path(str(job.config.input)), study.suffixes)
     run = start(study, job)
     method = study.method(run.config)
     with stage(run, "predict"):
@@ -117,7 +118,7 @@ def predict_files(study: Study[Any], job: Job) -> None:
     if not run.world.main:
         return
     file = run.folder.path / "predictions.csv"
-    write_atomically(file, lambda aside: table.to_csv(aside, index=False))
+    write_csv(file, table)
     log.info(inputs.closing(int(table["reason"].isna().sum())))
     print(file)
 
@@ -159,7 +160,7 @@ def export(study: Study[Any], job: Job) -> None:
     write_json(run.folder.path / "export.json", content)
     for name in ("model_card.md", "reporting_checklist.md"):
         if (finished.folder.path / name).exists():
-            shutil.copy(finished.folder.path / name, run.folder.path / name)
+            write_atomically(run.folder.path / name, partial(shutil.copyfile, finished.folder.path / name))
         else:
             log.warning(f"{finished.folder.path.name} has no {name}: mode=report writes it.")
     print(run.folder.path / "export.json")
@@ -206,7 +207,9 @@ def verify(study: Study[Any], job: Job) -> None:
 def report(study: Study[Any], job: Job) -> None:
     """Compute metrics, figures and report again from the run's own files."""
     start_log(None)
-    print(evaluate(study, RunFolder(job.run_dir)))
+    folder = RunFolder(job.run_dir)
+    claim(folder)  # a run that goes on there writes the same files
+    print(write_results(study, *evaluate(study, folder)))
 
 
 def _write_data(folder: RunFolder, data: Data) -> None:
@@ -231,15 +234,7 @@ def _same_as_before(folder: RunFolder, data: Data) -> None:
 
 
 def _finish(run: Run[Any]) -> None:
-    folder = run.folder
     with stage(run, "evaluate"):
-        evaluate(run.study, folder)
-    metrics = read_json(folder.metrics)
-    write_json(folder.metrics, metrics | {"seconds": read_environment(folder)["seconds"]})
-    headline = metrics["metrics"][metrics["headline"]]
-    if headline["value"] is None:
-        log.info(f"{metrics['headline']} is undefined: {headline['reason']}")
-    else:
-        interval = "" if headline["low"] is None else f" ({headline['low']:.3f} to {headline['high']:.3f})"
-        log.info(f"{metrics['headline']}  {headline['value']:.3f}{interval}")
-    print(folder.report, flush=True)
+        evidence, results = evaluate(run.study, run.folder)
+    log.info(f"{results.headline}  {results.metrics[results.headline]}")
+    print(write_results(run.study, evidence, results), flush=True)

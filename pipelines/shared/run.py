@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
@@ -65,10 +64,7 @@ def read_model(folder: Path, study: str, classes: list[str] | None = None) -> di
         RunError: missing or damaged, of another study, schema or other classes.
     """
     file = folder / "model.json"
-    try:
-        model: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
-        raise RunError(f"{file} cannot be read: {failure}", "Copy the whole run folder again.") from failure
+    model: dict[str, Any] = read_json(file, ["schema", "study", "classes", "architecture", "preprocessing"])
     if model.get("schema") != MODEL_SCHEMA:
         raise RunError(
             f"{file} has schema {model.get('schema')}, this version reads {MODEL_SCHEMA}.",
