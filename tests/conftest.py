@@ -48,7 +48,7 @@ def real_sample():
 
 def toy_prepared(arrays: np.ndarray) -> Any:
     """Arrays as if they had come out of the cache."""
-    from pipelines.shared.cache import Prepared
+    from pipelines.shared.data.cache import Prepared
 
     n = len(arrays)
     facts = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": [str(i) for i in range(n)]})
@@ -165,7 +165,7 @@ def run_on_cpu(study, config, folder):
     """A run of one process, for the functions that make one."""
     import torch
 
-    from pipelines.shared.distributed import World
+    from pipelines.shared.learning.distributed import World
     from pipelines.shared.run import Run
 
     return Run(study, config, folder, World(0, 1, torch.device("cpu")))

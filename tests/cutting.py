@@ -23,11 +23,11 @@ CONTEXT.set_forkserver_preload(
         "timm",
         "albumentations",
         "hydra",
-        "pipelines.shared.modes",
-        "pipelines.shared.method",
-        "pipelines.shared.explain",
-        "pipelines.shared.augment",
-        "pipelines.shared.backbones",
+        "pipelines.shared.cli.modes",
+        "pipelines.shared.learning.method",
+        "pipelines.shared.learning.saliency",
+        "pipelines.shared.learning.augment",
+        "pipelines.shared.learning.backbones",
         "sklearn.manifold",
     ]
 )
@@ -41,12 +41,12 @@ TINY = [
 
 # moment -> module, attribute, whether the power goes before, within (a file half written) or after the n-th call
 MOMENTS = {
-    "preparing the cache": ("pipelines.shared.cache", "write_atomically", "within"),
-    "inside an epoch": ("pipelines.shared.trainer", "_Training._step", "before"),
-    "writing a checkpoint": ("pipelines.shared.checkpoint", "write_atomically", "within"),
-    "validating": ("pipelines.shared.method", "predict", "before"),
-    "between epochs": ("pipelines.shared.trainer", "_Training.close_epoch", "after"),
-    "writing the weights": ("pipelines.shared.model_files", "write_atomically", "within"),
+    "preparing the cache": ("pipelines.shared.data.cache", "write_atomically", "within"),
+    "inside an epoch": ("pipelines.shared.learning.trainer", "_Training._step", "before"),
+    "writing a checkpoint": ("pipelines.shared.learning.checkpoint", "write_atomically", "within"),
+    "validating": ("pipelines.shared.learning.method", "predict", "before"),
+    "between epochs": ("pipelines.shared.learning.trainer", "_Training.close_epoch", "after"),
+    "writing the weights": ("pipelines.shared.learning.model_files", "write_atomically", "within"),
     "writing a heatmap": ("pipelines.camelyon.heatmap", "write_atomically", "within"),
     "writing predictions": ("pipelines.shared.run_folder", "RunFolder.write_table", "before"),
 }
@@ -120,7 +120,7 @@ def _child(
     faulthandler.enable()
     if cut is not None:
         _arrange(*cut)
-    from pipelines.shared.app import main
+    from pipelines.shared.cli.app import main
 
     sys.argv = [study, *arguments]
     main(study)

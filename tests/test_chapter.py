@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pipelines.shared.classics import LeNet
+from pipelines.shared.learning.classics import LeNet
 
 SMALL = settings(max_examples=60, deadline=None)
 

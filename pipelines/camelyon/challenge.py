@@ -14,9 +14,9 @@ import pandas as pd
 
 from pipelines.camelyon.annotations import check_annotation
 from pipelines.camelyon.slides import SUFFIXES
+from pipelines.shared.data.records import BLANKS, RowProblem
 from pipelines.shared.errors import DataError
 from pipelines.shared.files import find_files
-from pipelines.shared.records import BLANKS, RowProblem
 
 SLIDE_NAME = re.compile(r"(normal|tumor|test)[_ -]?(\d+)$", re.IGNORECASE)
 PASSED_OVER = ("mask", "background")  # in the name of a folder

@@ -21,13 +21,13 @@ from pipelines.camelyon.annotations import check_annotation
 from pipelines.camelyon.challenge import outlines_in_normal, read_challenge, some
 from pipelines.camelyon.config import CamelyonConfig, TissueSection
 from pipelines.camelyon.pairing import pair, slide_key
-from pipelines.camelyon.phantom import TRIAL, PhantomSettings, ensure_phantom
+from pipelines.camelyon.phantom.dataset import TRIAL, PhantomSettings, ensure_phantom
 from pipelines.camelyon.slides import SUFFIXES, Slide, SlideFacts, fingerprint
 from pipelines.camelyon.tissue import require_tissue
+from pipelines.shared.data.records import RowProblem, Source, Target, dataset_folder, read_table, without_bad_rows
+from pipelines.shared.data.splits import folds
 from pipelines.shared.errors import BadFile, DataError, counted
 from pipelines.shared.files import find_files
-from pipelines.shared.records import RowProblem, Source, Target, dataset_folder, read_table, without_bad_rows
-from pipelines.shared.splits import folds
 
 __all__ = ["PREPARE_READS", "SOURCES", "SUFFIXES", "prepare", "prepare_settings"]
 

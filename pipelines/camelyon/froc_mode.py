@@ -18,11 +18,11 @@ from pipelines.camelyon.froc import Scored, froc_estimates, score_detections, un
 from pipelines.camelyon.froc_inputs import Submission, read_submission
 from pipelines.camelyon.froc_report import PUBLISHED, denominators, froc_section
 from pipelines.camelyon.masks import LESION_COLUMNS
-from pipelines.shared.environment import read_environment, stage, start
+from pipelines.shared.cli.environment import read_environment, stage, start
 from pipelines.shared.errors import ConfigError
-from pipelines.shared.evaluator import bootstrap_settings
+from pipelines.shared.judging.evaluator import bootstrap_settings
+from pipelines.shared.judging.report import Code, Headline, HeadlineFigure, Report, Section, Table, Text, render
 from pipelines.shared.log import log
-from pipelines.shared.report import Code, Headline, HeadlineFigure, Report, Section, Table, Text, render
 from pipelines.shared.run_folder import RunFolder, plain, write_json
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate

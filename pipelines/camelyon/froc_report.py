@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipelines.camelyon.froc import NAMES, RATES, Curve, Scored, by_size, froc_curve
-from pipelines.shared.figures.style import (
+from pipelines.shared.judging.figures.style import (
     COLOURS,
     INK,
     LINES,
@@ -23,7 +23,7 @@ from pipelines.shared.figures.style import (
     say,
     styled,
 )
-from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.estimate import Estimate
 

@@ -13,15 +13,15 @@ from torch import nn
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.metrics import CLASSES, TASK, predict_columns
 from pipelines.camelyon.model import GOOGLENET, PatchNetwork, Plan, with_maps
-from pipelines.shared.augment import image_augment
-from pipelines.shared.backbones import build_image_network
-from pipelines.shared.dataset import Augment
 from pipelines.shared.errors import ConfigError, StatisticsError
-from pipelines.shared.learner import Learner
-from pipelines.shared.losses import masked_binary_cross_entropy
+from pipelines.shared.learning.augment import image_augment
+from pipelines.shared.learning.backbones import build_image_network
+from pipelines.shared.learning.dataset import Augment
+from pipelines.shared.learning.learner import Learner
+from pipelines.shared.learning.losses import masked_binary_cross_entropy
+from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.auc import auroc
 from pipelines.shared.stats.probabilities import sigmoid
-from pipelines.shared.trainer import Loss
 
 
 class PatchLearner(Learner[CamelyonConfig]):

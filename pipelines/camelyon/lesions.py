@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from pipelines.camelyon.annotations import BEYOND_REASON
+from pipelines.shared.data.records import BLANKS, SEPARATORS
 from pipelines.shared.errors import DataError, counted, listed
-from pipelines.shared.records import BLANKS, SEPARATORS
 from pipelines.shared.run_folder import write_atomically
 
 COLUMNS = ["probability", "x", "y"]

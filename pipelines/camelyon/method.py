@@ -14,11 +14,11 @@ from pipelines.camelyon import scoring, stages
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.learner import PatchLearner
 from pipelines.camelyon.patches import PatchReader
-from pipelines.shared.cache import Prepared
-from pipelines.shared.dataset import PreparedDataset
-from pipelines.shared.distributed import barrier
+from pipelines.shared.data.cache import Prepared
 from pipelines.shared.errors import RunError
-from pipelines.shared.method import Ensemble, Method, freeze_points
+from pipelines.shared.learning.dataset import PreparedDataset
+from pipelines.shared.learning.distributed import barrier
+from pipelines.shared.learning.method import Ensemble, Method, freeze_points
 from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import Data
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipelines.shared.backbones import create_backbone
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.learning.backbones import create_backbone
 
 GOOGLENET = "googlenet"  # torchvision's; timm has none
 

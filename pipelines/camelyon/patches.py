@@ -22,11 +22,11 @@ from pipelines.camelyon.config import CamelyonConfig, PatchSection
 from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.slides import Slide, opened
 from pipelines.camelyon.tissue import Tissue, read_tissue
-from pipelines.shared.cache import Prepared, prepare_records
+from pipelines.shared.data.cache import Prepared, prepare_records
+from pipelines.shared.data.splits import split_fingerprint
 from pipelines.shared.errors import BadFile, DataError
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
-from pipelines.shared.splits import split_fingerprint
 from pipelines.shared.study import Data
 
 VERSION = 1  # raise it whenever the same settings give other patches

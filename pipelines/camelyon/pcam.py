@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.data.records import RowProblem, Source, dataset_folder, raise_problems, read_csv, without_bad_rows
 from pipelines.shared.errors import BadFile
 from pipelines.shared.files import find_files
-from pipelines.shared.records import RowProblem, Source, dataset_folder, raise_problems, read_csv, without_bad_rows
 
 MPP = 0.972  # 10x: level 2 of the challenge's slides
 NAME = "camelyonpatch_level_2_split_{split}"

@@ -23,12 +23,12 @@ from pipelines.camelyon.lesions import outlines, write_detections
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.slides import SUFFIXES, Slide
 from pipelines.camelyon.tissue import NONE, find_tissue, write_tissue
-from pipelines.shared.cache import WARNINGS_BETWEEN
-from pipelines.shared.environment import stage, start
+from pipelines.shared.cli.environment import stage, start
+from pipelines.shared.cli.inputs import input_files, score_in_parts
+from pipelines.shared.data.cache import WARNINGS_BETWEEN
 from pipelines.shared.errors import BadFile, UserError, reason_of
-from pipelines.shared.evaluator import calls
 from pipelines.shared.files import output_name, shown_name
-from pipelines.shared.inputs import input_files, score_in_parts
+from pipelines.shared.judging.evaluator import calls
 from pipelines.shared.log import log
 from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import write_atomically
@@ -48,8 +48,8 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     from pipelines.camelyon.method import final_network
     from pipelines.camelyon.model import PatchNetwork
     from pipelines.camelyon.scoring import forest_of
-    from pipelines.shared.distributed import gather
-    from pipelines.shared.method import load_network
+    from pipelines.shared.learning.distributed import gather
+    from pipelines.shared.learning.method import load_network
 
     config: Any = job.config
     finished = open_finished(study, config.run)
@@ -108,7 +108,7 @@ class SlideScorer:
         from pipelines.camelyon.heatmap import overlay, score_slide, write_heatmap
         from pipelines.camelyon.scoring import detections_of
         from pipelines.camelyon.slide_features import baseline, slide_features
-        from pipelines.shared.trainer import uses_bf16
+        from pipelines.shared.learning.trainer import uses_bf16
 
         config, folder, facts, name = self.config, self.folder, slide.facts, output_name(file)
         tissue = find_tissue(slide, config.tissue)

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipelines.camelyon import drawing
+from pipelines.camelyon import plots as drawing
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.froc import Curve, Scored, froc_estimates
 from pipelines.camelyon.froc_report import froc_figure
 from pipelines.camelyon.metrics import TASK
-from pipelines.shared import figures
-from pipelines.shared.figures import Subgroup
 from pipelines.shared.files import output_name
-from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.figures import Subgroup
+from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.run_folder import read_picture, read_table
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap

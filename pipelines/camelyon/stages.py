@@ -27,19 +27,19 @@ from pipelines.camelyon.patches import annotation_of, normal_tissue, patch_data,
 from pipelines.camelyon.slides import opened
 from pipelines.camelyon.tissue import find_tissue, mask_file, read_tissue, write_tissue
 from pipelines.shared import preemption
-from pipelines.shared.dataset import PreparedDataset
-from pipelines.shared.distributed import World, agree, barrier, main_first
+from pipelines.shared.data.splits import folds
 from pipelines.shared.errors import BadFile, DataError, reason_of
 from pipelines.shared.job import EXIT_RESUME_ME
+from pipelines.shared.learning.dataset import PreparedDataset
+from pipelines.shared.learning.distributed import World, agree, barrier, main_first
+from pipelines.shared.learning.method import fit_network, load_network, network_outputs
+from pipelines.shared.learning.trainer import uses_bf16
 from pipelines.shared.log import log
-from pipelines.shared.method import fit_network, load_network, network_outputs
 from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, read_table
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
-from pipelines.shared.splits import folds
 from pipelines.shared.study import Data
-from pipelines.shared.trainer import uses_bf16
 
 
 def fold_of(config: CamelyonConfig, records: pd.DataFrame) -> pd.Series:

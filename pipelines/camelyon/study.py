@@ -18,7 +18,7 @@ from pipelines.camelyon.config import CamelyonConfig
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
-    from pipelines.shared.method import Method
+    from pipelines.shared.learning.method import Method
 
 
 class Camelyon(Study[CamelyonConfig]):

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from pipelines.shared.figures.style import BARS, COLOURS, GREY, WIDTH, arms_of, legend, save, styled
+from pipelines.shared.judging.figures.style import BARS, COLOURS, GREY, WIDTH, arms_of, legend, save, styled
 
 if TYPE_CHECKING:
     from pipelines.compare.curves import Curve

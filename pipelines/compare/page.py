@@ -15,9 +15,9 @@ from pipelines.compare.curves import FACTOR, Curve
 from pipelines.compare.drawing import learning_curve
 from pipelines.compare.pairs import Pair, Refusal
 from pipelines.compare.runs import Run, differing_keys
-from pipelines.shared import figures
-from pipelines.shared.figures import Subgroup
-from pipelines.shared.report import (
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.figures import Subgroup
+from pipelines.shared.judging.report import (
     Alignment,
     Headline,
     HeadlineFigure,

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
-from pipelines.covid_flannel.phantom import PhantomSettings, drawn, ensure_phantom
+from pipelines.covid_flannel.phantom.dataset import PhantomSettings, drawn, ensure_phantom
 from pipelines.covid_flannel.public_sets import CCX, CCX_BESIDES, KEY, numbered, read_ccx, read_kcx
 from pipelines.covid_flannel.rules import read_rules
-from pipelines.shared.copies import Copy
-from pipelines.shared.duplicates import describe
+from pipelines.shared.data.copies import Copy
+from pipelines.shared.data.duplicates import describe
+from pipelines.shared.data.images import read_picture
+from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
 from pipelines.shared.errors import DataError
-from pipelines.shared.images import read_picture
-from pipelines.shared.records import Source, Target, dataset_folder, read_table
 from pipelines.shared.seeds import seed_of
 
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts

@@ -15,7 +15,7 @@ from pipelines.covid_flannel.metrics import (
     table_metrics,
 )
 from pipelines.covid_flannel.protocol import FIXED, fold_numbers
-from pipelines.shared.evaluator import bootstrap_settings
+from pipelines.shared.judging.evaluator import bootstrap_settings
 from pipelines.shared.run_folder import read_table
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import auroc_difference, auroc_estimate

@@ -15,15 +15,15 @@ from torch import nn
 from pipelines.covid_flannel.config import CLASSES, CovidConfig, LearnerSection
 from pipelines.covid_flannel.flannel import ConstantWeights, Flannel
 from pipelines.covid_flannel.metrics import predict_columns
-from pipelines.shared.augment import image_augment
-from pipelines.shared.backbones import Architecture, ImageNetwork, build_image_network
-from pipelines.shared.dataset import Augment
-from pipelines.shared.learner import Learner
-from pipelines.shared.losses import class_weights, weighted_cross_entropy
+from pipelines.shared.learning.augment import image_augment
+from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
+from pipelines.shared.learning.dataset import Augment
+from pipelines.shared.learning.learner import Learner
+from pipelines.shared.learning.losses import class_weights, weighted_cross_entropy
+from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.confusion import accuracy, confusion_matrix, macro_f1
 from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
-from pipelines.shared.trainer import Loss
 
 
 class CroppedNetwork(nn.Module):

@@ -14,16 +14,16 @@ from pipelines.covid_flannel.learner import BaseLearner, answers_of
 from pipelines.covid_flannel.metrics import choose_fold_points, pooled_points, prediction_columns
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.covid_flannel.stage1 import base_predictions, earlier_runs, name_of
-from pipelines.shared.dataset import PreparedDataset
-from pipelines.shared.distributed import barrier
+from pipelines.shared.data.splits import folds
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.learning.dataset import PreparedDataset
+from pipelines.shared.learning.distributed import barrier
+from pipelines.shared.learning.method import Method, describe, load_network, network_outputs
+from pipelines.shared.learning.model_files import save_network, update_facts
 from pipelines.shared.log import log
-from pipelines.shared.method import Method, describe, load_network, network_outputs
-from pipelines.shared.model_files import save_network, update_facts
 from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.run_folder import plain, read_json, write_json
 from pipelines.shared.seeds import seed_of
-from pipelines.shared.splits import folds
 from pipelines.shared.stats.confusion import confusion_matrix, macro_f1
 from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
+from pipelines.shared.data.splits import folds, grouped_split, subsample_groups
 from pipelines.shared.errors import ConfigError, DataError
 from pipelines.shared.seeds import seed_of
-from pipelines.shared.splits import folds, grouped_split, subsample_groups
 
 FIXED = -1  # the fold of records that are the test part of every fold
 FEWEST = 4  # patients of every class that the strict protocol needs: two to train and tune, one to stack, one to test

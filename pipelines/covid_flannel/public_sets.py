@@ -13,11 +13,11 @@ import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.rules import Rules, file_name, finding, finding_words, modality, view
-from pipelines.shared.copies import Copy
+from pipelines.shared.data.copies import Copy
+from pipelines.shared.data.images import SUFFIXES
+from pipelines.shared.data.records import OnBadRow, RowProblem, Source, check_ids, inside, row_of, without_bad_rows
 from pipelines.shared.errors import DataError, counted, listed, nearest
 from pipelines.shared.files import find_files
-from pipelines.shared.images import SUFFIXES
-from pipelines.shared.records import OnBadRow, RowProblem, Source, check_ids, inside, row_of, without_bad_rows
 
 PARTS = ("train", "val", "test")
 KINDS = ("normal", "pneumonia")

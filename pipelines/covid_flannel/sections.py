@@ -10,12 +10,12 @@ import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, COVID
 from pipelines.covid_flannel.metrics import COMBINED, answers_of, methods_of, scores_of
+from pipelines.covid_flannel.plots import fold_table
 from pipelines.covid_flannel.protocol import fold_numbers, roles
-from pipelines.covid_flannel.table_figure import fold_table
-from pipelines.shared import figures
-from pipelines.shared.evaluator import age_bands, synthetic_note
-from pipelines.shared.figures import Curve, Point, Subgroup
-from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.evaluator import age_bands, synthetic_note
+from pipelines.shared.judging.figures import Curve, Point, Subgroup
+from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import confusion_matrix

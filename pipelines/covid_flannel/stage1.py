@@ -22,11 +22,11 @@ import pandas as pd
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
 from pipelines.covid_flannel.learner import BaseLearner, answers_of
 from pipelines.covid_flannel.protocol import roles
-from pipelines.shared.dataset import PreparedDataset
-from pipelines.shared.distributed import main_first
 from pipelines.shared.errors import RunError, listed
+from pipelines.shared.learning.dataset import PreparedDataset
+from pipelines.shared.learning.distributed import main_first
+from pipelines.shared.learning.method import fit_network, load_network, network_outputs
 from pipelines.shared.log import log
-from pipelines.shared.method import fit_network, load_network, network_outputs
 from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, plain, read_json, read_table, write_atomically, write_csv, write_json
 from pipelines.shared.seeds import seed_of

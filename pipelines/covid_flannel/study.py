@@ -14,11 +14,11 @@ import pandas as pd
 
 from pipelines.covid_flannel import data, evaluation, metrics, protocol
 from pipelines.covid_flannel.config import CovidConfig
-from pipelines.shared.images import SUFFIXES
+from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
-    from pipelines.shared.method import Method
+    from pipelines.shared.learning.method import Method
 
 
 class CovidFlannel(Study[CovidConfig]):

@@ -26,11 +26,11 @@ from pipelines.ecg.databases import label_notes, wfdb_database
 from pipelines.ecg.irhythm import read_irhythm
 from pipelines.ecg.labels import MASKED, STEP, UNLABELLED, carried, record_words, strata, window_labels, windows
 from pipelines.ecg.patients import read_patients
-from pipelines.ecg.phantom import PhantomSettings, ensure_phantom
+from pipelines.ecg.phantom.dataset import PhantomSettings, ensure_phantom
 from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, window_rows
 from pipelines.ecg.wfdb_files import beside
+from pipelines.shared.data.records import RowProblem, Source, Target, dataset_folder, read_csv, read_table
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord, listed, nearest
-from pipelines.shared.records import RowProblem, Source, Target, dataset_folder, read_csv, read_table
 
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays
 SUFFIXES = (".hea", ".ecg", ".csv", ".npy")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pipelines.ecg import published, readers
+from pipelines.ecg.artifacts import SHOWN, seconds, stretch
 from pipelines.ecg.config import CLASSES
-from pipelines.ecg.drawing import Panel, Strip, panels, strips
 from pipelines.ecg.labels import RATE, STEP, unpack
 from pipelines.ecg.metrics import (
     AVERAGES,
@@ -31,11 +31,11 @@ from pipelines.ecg.metrics import (
     window_scores,
     without,
 )
-from pipelines.ecg.strips import SHOWN, seconds, stretch
-from pipelines.shared import figures
-from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_note
-from pipelines.shared.figures import Subgroup
-from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.ecg.plots import Panel, Strip, panels, strips
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.evaluator import age_bands, bootstrap_settings, synthetic_note
+from pipelines.shared.judging.figures import Subgroup
+from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.run_folder import read_arrays, read_table
 from pipelines.shared.stats.auc import precision_recall_curve, roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap

@@ -17,9 +17,9 @@ from typing import Any
 
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import MASKED, RATE, STEP, step_labels
+from pipelines.shared.data.records import RowProblem
 from pipelines.shared.errors import DataError
 from pipelines.shared.files import is_litter
-from pipelines.shared.records import RowProblem
 
 
 @dataclass(frozen=True)

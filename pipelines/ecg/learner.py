@@ -21,12 +21,12 @@ from pipelines.ecg import metrics
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.labels import CODES, RATE, UNLABELLED, carried, known_codes, membership
 from pipelines.ecg.model import BACKBONE, Architecture, EcgNetwork
-from pipelines.shared.dataset import Augment
 from pipelines.shared.errors import ConfigError, WeightsError
-from pipelines.shared.learner import Learner
+from pipelines.shared.learning.dataset import Augment
+from pipelines.shared.learning.learner import Learner
+from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
-from pipelines.shared.trainer import Loss
 
 
 class EcgLearner(Learner[EcgConfig]):

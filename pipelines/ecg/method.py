@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pipelines.ecg.artifacts import save_strips
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.learner import EcgLearner, oversampled
-from pipelines.ecg.strips import save_strips
-from pipelines.shared.method import Ensemble
+from pipelines.shared.learning.method import Ensemble
 from pipelines.shared.run import Run
 from pipelines.shared.study import Data
 

@@ -20,15 +20,15 @@ from pipelines.ecg import signals
 from pipelines.ecg.annotations import write_rhythms
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.data import SUFFIXES, prepare_settings, scaled
-from pipelines.ecg.drawing import Strip, strips
 from pipelines.ecg.labels import MASKED, NOTES, RATE, STEP, episodes
 from pipelines.ecg.metrics import SCORES
+from pipelines.ecg.plots import Strip, strips
 from pipelines.ecg.recording import Recording
 from pipelines.ecg.wfdb_files import beside, read_header
-from pipelines.shared.environment import stage, start
+from pipelines.shared.cli.environment import stage, start
+from pipelines.shared.cli.inputs import Inputs, input_files, score_in_parts
 from pipelines.shared.errors import BadFile, UnusableRecord, counted, reason_of
 from pipelines.shared.files import output_name, shown_name
-from pipelines.shared.inputs import Inputs, input_files, score_in_parts
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically
@@ -213,8 +213,8 @@ def _answer(run: Run[EcgConfig], finished: FinishedRun) -> Answer:
     import torch
 
     from pipelines.ecg.learner import EcgLearner
-    from pipelines.shared.method import load_network
-    from pipelines.shared.trainer import uses_bf16
+    from pipelines.shared.learning.method import load_network
+    from pipelines.shared.learning.trainer import uses_bf16
 
     learner, device = EcgLearner(run.config), run.world.device
     networks = [load_network(run, learner, path).eval() for path in finished.networks]

@@ -16,12 +16,12 @@ from pipelines.ecg import published
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import step_codes
 from pipelines.ecg.metrics import AVERAGES, LEVELS, Cells, cells, rate_estimates, rates
-from pipelines.shared import figures
-from pipelines.shared.environment import read_environment, stage, start
+from pipelines.shared.cli.environment import read_environment, stage, start
 from pipelines.shared.errors import DataError, StatisticsError
-from pipelines.shared.evaluator import bootstrap_settings
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.evaluator import bootstrap_settings
+from pipelines.shared.judging.report import Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
 from pipelines.shared.log import log
-from pipelines.shared.report import Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
 from pipelines.shared.run_folder import RunFolder, plain, write_json
 from pipelines.shared.stats.agreement import fleiss_kappa
 from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate, divide

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.ecg.beats import Heart, Wave, narrow_beat, p_wave, wide_beat
+from pipelines.ecg.phantom.beats import Heart, Wave, narrow_beat, p_wave, wide_beat
 
 Rhythm = Callable[[Generator, Heart, float, float, float], list[Wave]]
 

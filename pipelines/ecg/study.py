@@ -18,7 +18,7 @@ from pipelines.ecg.config import EcgConfig
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
-    from pipelines.shared.method import Method
+    from pipelines.shared.learning.method import Method
 
 
 class Ecg(Study[EcgConfig]):

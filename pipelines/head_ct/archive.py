@@ -24,7 +24,7 @@ from pipelines.head_ct.metrics import SILVER
 from pipelines.head_ct.pseudonyms import Names, salt_of
 from pipelines.head_ct.series import Kernels, Study, choose, scan
 from pipelines.head_ct.stacks import Fault, Stack, kind_of
-from pipelines.shared.cache import WARNINGS_BETWEEN
+from pipelines.shared.data.cache import WARNINGS_BETWEEN
 from pipelines.shared.errors import BadFile, DataError, counted, listed
 from pipelines.shared.files import shown_name
 from pipelines.shared.run_folder import write_atomically

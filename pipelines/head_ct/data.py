@@ -36,13 +36,12 @@ from pipelines.head_ct.archive import (
 )
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.labeller import critical_counts, label_reports, silver_columns
-from pipelines.head_ct.phantom import PhantomSettings, ensure_phantom
+from pipelines.head_ct.phantom.dataset import PhantomSettings, ensure_phantom
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.public_sets import cq500, rsna_ich
 from pipelines.head_ct.stacks import Fault, Stack, kind_of
-from pipelines.shared.errors import BadFile, DataError
-from pipelines.shared.images import read_image
-from pipelines.shared.records import (
+from pipelines.shared.data.images import read_image
+from pipelines.shared.data.records import (
     RowProblem,
     Source,
     Target,
@@ -52,6 +51,7 @@ from pipelines.shared.records import (
     read_table,
     without_bad_rows,
 )
+from pipelines.shared.errors import BadFile, DataError
 from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import cpu_count, parallel_map, track
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from pipelines.head_ct.elements import number_of, numbers_of, seconds_of, text_of, whole_of, words_of
 from pipelines.head_ct.pseudonyms import Names
-from pipelines.shared.dicom_files import looks_like_dicom, read_dicom
+from pipelines.shared.data.dicom_files import looks_like_dicom, read_dicom
+from pipelines.shared.data.images import keep_pydicom_quiet
 from pipelines.shared.errors import BadFile
-from pipelines.shared.images import keep_pydicom_quiet
 
 if TYPE_CHECKING:
     from pydicom import Dataset

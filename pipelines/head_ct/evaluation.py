@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.head_ct import drawing
+from pipelines.head_ct import plots as drawing
 from pipelines.head_ct.labeller import STATUSES, THRESHOLDS
 from pipelines.head_ct.metrics import (
     NAMES,
@@ -22,10 +22,10 @@ from pipelines.head_ct.metrics import (
     task_metrics,
 )
 from pipelines.head_ct.triage import triage_section
-from pipelines.shared import figures
-from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_note
-from pipelines.shared.figures import Curve, Point, Subgroup
-from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.evaluator import age_bands, bootstrap_settings, synthetic_note
+from pipelines.shared.judging.figures import Curve, Point, Subgroup
+from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.run_folder import read_picture, read_table
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap

@@ -14,13 +14,13 @@ from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.metrics import CLASSES, SILVER, TASKS, predict_columns
 from pipelines.head_ct.model import Plan, exportable, network_of
 from pipelines.head_ct.volumes import AIR, NO_DATA
-from pipelines.shared.backbones import build_image_network
-from pipelines.shared.dataset import Augment
-from pipelines.shared.learner import Learner
-from pipelines.shared.losses import masked_binary_cross_entropy
+from pipelines.shared.learning.backbones import build_image_network
+from pipelines.shared.learning.dataset import Augment
+from pipelines.shared.learning.learner import Learner
+from pipelines.shared.learning.losses import masked_binary_cross_entropy
+from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.auc import auroc
 from pipelines.shared.stats.probabilities import sigmoid
-from pipelines.shared.trainer import Loss
 
 
 class HeadCtLearner(Learner[HeadCtConfig]):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipelines.head_ct.aftermath import record
+from pipelines.head_ct.artifacts import record
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.learner import HeadCtLearner
-from pipelines.shared.method import Ensemble, first_network
+from pipelines.shared.learning.method import Ensemble, first_network
 from pipelines.shared.run import Run
 from pipelines.shared.study import Data
 

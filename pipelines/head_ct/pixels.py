@@ -10,9 +10,9 @@ import numpy as np
 
 from pipelines.head_ct.dicom import first_bytes
 from pipelines.head_ct.elements import number_of
-from pipelines.shared.dicom_files import read_dicom
+from pipelines.shared.data.dicom_files import read_dicom
+from pipelines.shared.data.images import keep_pydicom_quiet
 from pipelines.shared.errors import BadFile
-from pipelines.shared.images import keep_pydicom_quiet
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -26,11 +26,11 @@ from pipelines.head_ct.page import concepts_page, worklist_page
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.stacks import Stack
 from pipelines.head_ct.volumes import onto_grid
-from pipelines.shared.environment import stage, start
+from pipelines.shared.cli.environment import stage, start
+from pipelines.shared.cli.inputs import score_in_parts
+from pipelines.shared.data.records import read_csv
 from pipelines.shared.errors import ConfigError, DataError, counted, nearest, reason_of
-from pipelines.shared.inputs import score_in_parts
 from pipelines.shared.log import log
-from pipelines.shared.records import read_csv
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically
 from pipelines.shared.stats.operating_points import is_positive
@@ -100,8 +100,8 @@ class _Scoring:
     ) -> None:
         from pipelines.head_ct.learner import HeadCtLearner
         from pipelines.head_ct.scoring import Scorer
-        from pipelines.shared.method import load_network
-        from pipelines.shared.trainer import uses_bf16
+        from pipelines.shared.learning.method import load_network
+        from pipelines.shared.learning.trainer import uses_bf16
 
         learner = HeadCtLearner(run.config)
         networks = [load_network(run, learner, path) for path in finished.networks]

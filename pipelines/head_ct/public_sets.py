@@ -9,9 +9,9 @@ import pandas as pd
 
 from pipelines.head_ct.archive import bad_files_of, finish, names_of, notes_of, read_index, studies_below
 from pipelines.head_ct.config import HeadCtConfig
+from pipelines.shared.data.records import RowProblem, Source, dataset_folder, parse_values, read_csv, without_bad_rows
 from pipelines.shared.errors import DataError
 from pipelines.shared.files import find_files
-from pipelines.shared.records import RowProblem, Source, dataset_folder, parse_values, read_csv, without_bad_rows
 
 REMEDY = "Copy the table again, or drop and report these rows with data.on_bad_row=skip."
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.head_ct.passes import passes_of
-from pipelines.shared.dicom_files import ASSUMED
+from pipelines.shared.data.dicom_files import ASSUMED
 from pipelines.shared.errors import counted
 
 ANGLE = 0.01  # difference of a direction's cosines up to which slices are parallel: 1 mm over 100 mm

@@ -17,7 +17,7 @@ from pipelines.head_ct.config import HeadCtConfig
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
-    from pipelines.shared.method import Method
+    from pipelines.shared.learning.method import Method
 
 
 class HeadCt(Study[HeadCtConfig]):

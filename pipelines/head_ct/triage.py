@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.head_ct import drawing
+from pipelines.head_ct import plots as drawing
 from pipelines.head_ct.config import TriageSection
 from pipelines.head_ct.metrics import SCORE, known
+from pipelines.head_ct.triage_statistics import POLICIES, QueueOrder, Room, queue_order, reading_room
 from pipelines.shared.errors import DataError, StatisticsError
-from pipelines.shared.evaluator import synthetic_note
-from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.judging.evaluator import synthetic_note
+from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.stats.bootstrap import bootstrap_estimate
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.triage import POLICIES, QueueOrder, Room, queue_order, reading_room
 from pipelines.shared.study import Evidence
 
 MINUTE = 60.0

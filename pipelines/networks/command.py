@@ -84,7 +84,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    from pipelines.shared.backbones import backbone_names, is_backbone
+    from pipelines.shared.learning.backbones import backbone_names, is_backbone
 
     wrong = [n for n in names if not is_backbone(n)]
     if wrong:
@@ -113,7 +113,7 @@ def _measured(names: Sequence[str], options: argparse.Namespace) -> list[dict[st
 
 
 def _row(found: dict[str, Any]) -> dict[str, Any]:
-    from pipelines.shared.backbones import weights_from
+    from pipelines.shared.learning.backbones import weights_from
 
     name = found["name"]
     known = PUBLISHED.get(name)

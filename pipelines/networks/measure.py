@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.shared.backbones import Architecture, ImageNetwork, expected_scale
+from pipelines.shared.learning.backbones import Architecture, ImageNetwork, expected_scale
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from rich.table import Table as ScreenTable
 
 import pipelines
 from pipelines.networks.published import ONE_PROTOCOL
-from pipelines.shared.figures.style import COLOURS, GREY, INK, WIDTH, legend, save, say, styled
-from pipelines.shared.report import (
+from pipelines.shared.judging.figures.style import COLOURS, GREY, INK, WIDTH, legend, save, say, styled
+from pipelines.shared.judging.report import (
     Headline,
     HeadlineFigure,
     Picture,

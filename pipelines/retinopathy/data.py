@@ -14,12 +14,10 @@ from scipy.stats import norm
 from pipelines.retinopathy import fundus, public_sets
 from pipelines.retinopathy.config import LabelRules, RetinopathyConfig
 from pipelines.retinopathy.labels import add_grade_targets, either, few_graders, own_referable, reference
-from pipelines.retinopathy.phantom import PhantomSettings, ensure_phantom
-from pipelines.shared.duplicates import describe, pixel_hash
-from pipelines.shared.errors import DataError, UnusableRecord
-from pipelines.shared.files import find_files
-from pipelines.shared.images import SUFFIXES, read_picture
-from pipelines.shared.records import (
+from pipelines.retinopathy.phantom.dataset import PhantomSettings, ensure_phantom
+from pipelines.shared.data.duplicates import describe, pixel_hash
+from pipelines.shared.data.images import SUFFIXES, read_picture
+from pipelines.shared.data.records import (
     Source,
     Target,
     check_ids,
@@ -29,6 +27,8 @@ from pipelines.shared.records import (
     read_csv,
     read_table,
 )
+from pipelines.shared.errors import DataError, UnusableRecord
+from pipelines.shared.files import find_files
 
 TARGETS = [Target("grade", range(5)), Target("dme", (0, 1)), Target("gradable", (0, 1))]
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts

@@ -16,11 +16,11 @@ from pipelines.retinopathy.metrics import (
     known,
     task_metrics,
 )
-from pipelines.shared import figures
-from pipelines.shared.error_gallery import error_sections, saliency_estimate
-from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_note
-from pipelines.shared.figures import Curve, Point, Subgroup
-from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.error_gallery import error_sections, saliency_estimate
+from pipelines.shared.judging.evaluator import age_bands, bootstrap_settings, synthetic_note
+from pipelines.shared.judging.figures import Curve, Point, Subgroup
+from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, precision_recall_curve, roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.calibration import reliability_curve

@@ -7,13 +7,13 @@ import pandas as pd
 
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.metrics import HEADS, TASKS, predict_columns
-from pipelines.shared.augment import image_augment
-from pipelines.shared.dataset import Augment
-from pipelines.shared.learner import ImageLearner
-from pipelines.shared.losses import masked_binary_cross_entropy
+from pipelines.shared.learning.augment import image_augment
+from pipelines.shared.learning.dataset import Augment
+from pipelines.shared.learning.learner import ImageLearner
+from pipelines.shared.learning.losses import masked_binary_cross_entropy
+from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.auc import auroc
 from pipelines.shared.stats.probabilities import sigmoid
-from pipelines.shared.trainer import Loss
 
 
 class RetinopathyLearner(ImageLearner[RetinopathyConfig]):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pipelines.retinopathy.artifacts import explain
 from pipelines.retinopathy.config import RetinopathyConfig
-from pipelines.retinopathy.explain import explain
 from pipelines.retinopathy.learner import RetinopathyLearner
-from pipelines.shared.method import Ensemble, first_network
+from pipelines.shared.learning.method import Ensemble, first_network
 from pipelines.shared.run import Run
 from pipelines.shared.study import Data
 

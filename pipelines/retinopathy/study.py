@@ -14,11 +14,11 @@ import pandas as pd
 
 from pipelines.retinopathy import data, evaluation, metrics
 from pipelines.retinopathy.config import RetinopathyConfig
-from pipelines.shared.images import SUFFIXES
+from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
-    from pipelines.shared.method import Method
+    from pipelines.shared.learning.method import Method
 
 
 class Retinopathy(Study[RetinopathyConfig]):

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from pipelines.shared.dicom_files import looks_like_dicom
+from pipelines.shared.data.dicom_files import looks_like_dicom
 
 LITTER = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"}
 LONGEST = 150  # bytes of an output's name, so that a suffix fits into the 255 that file systems allow

@@ -11,7 +11,7 @@ from pipelines.shared.run_folder import RunFolder, read_json
 from pipelines.shared.study import C, Study
 
 if TYPE_CHECKING:
-    from pipelines.shared.distributed import World
+    from pipelines.shared.learning.distributed import World
 
 MODEL_SCHEMA = 1
 

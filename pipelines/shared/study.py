@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.config import StudyConfig
-from pipelines.shared.records import SPLITS, Source
-from pipelines.shared.report import Section
+from pipelines.shared.data.records import SPLITS, Source
+from pipelines.shared.data.splits import grouped_split, subsample_groups
+from pipelines.shared.judging.report import Section
 from pipelines.shared.run_folder import RunFolder
-from pipelines.shared.splits import grouped_split, subsample_groups
 from pipelines.shared.stats.estimate import Estimate
 
 if TYPE_CHECKING:  # torch is imported by the modes that need it
-    from pipelines.shared.cache import Prepared
+    from pipelines.shared.data.cache import Prepared
     from pipelines.shared.job import Job
-    from pipelines.shared.method import Method
+    from pipelines.shared.learning.method import Method
 
 C = TypeVar("C", bound=StudyConfig)
 

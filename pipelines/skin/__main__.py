@@ -1,6 +1,6 @@
 """`python -m pipelines.skin`."""
 
-from pipelines.shared.app import main
+from pipelines.shared.cli.app import main
 
 if __name__ == "__main__":  # a sweep's jobs import this file in processes of their own
     main("skin")

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.copies import Copy
-from pipelines.shared.duplicates import describe
-from pipelines.shared.images import read_picture
-from pipelines.shared.records import Source, Target, read_table
+from pipelines.shared.data.copies import Copy
+from pipelines.shared.data.duplicates import describe
+from pipelines.shared.data.images import read_picture
+from pipelines.shared.data.records import Source, Target, read_table
 from pipelines.skin import public_sets
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import add_levels
-from pipelines.skin.phantom import PhantomSettings, ensure_phantom, oracle_columns
+from pipelines.skin.phantom.dataset import PhantomSettings, ensure_phantom, oracle_columns
 from pipelines.skin.trees import read_tree
 
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.shared.error_gallery import error_sections, saliency_estimate
 from pipelines.shared.errors import RunError
-from pipelines.shared.evaluator import bootstrap_settings
+from pipelines.shared.judging.error_gallery import error_sections, saliency_estimate
+from pipelines.shared.judging.evaluator import bootstrap_settings
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.study import Evidence, Results

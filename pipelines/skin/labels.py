@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.data.records import RowProblem, row_of
 from pipelines.shared.errors import nearest
-from pipelines.shared.records import RowProblem, row_of
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, Taxonomy
 
 LEVELS = ["three_way", "nine_way", "label"]  # from coarse to fine

@@ -11,15 +11,15 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipelines.shared.augment import image_augment
-from pipelines.shared.backbones import Architecture, ImageNetwork
-from pipelines.shared.dataset import Augment
-from pipelines.shared.learner import ImageLearner
-from pipelines.shared.losses import class_weights, weighted_cross_entropy
+from pipelines.shared.learning.augment import image_augment
+from pipelines.shared.learning.backbones import Architecture, ImageNetwork
+from pipelines.shared.learning.dataset import Augment
+from pipelines.shared.learning.learner import ImageLearner
+from pipelines.shared.learning.losses import class_weights, weighted_cross_entropy
+from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.confusion import accuracy, balanced_accuracy, confusion_matrix
 from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
-from pipelines.shared.trainer import Loss
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import BINARY, LEVELS
 from pipelines.skin.metrics import predict_columns

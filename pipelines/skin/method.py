@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipelines.shared.method import Ensemble, first_network
+from pipelines.shared.learning.method import Ensemble, first_network
 from pipelines.shared.run import Run
 from pipelines.shared.study import Data
+from pipelines.skin.artifacts import explain
 from pipelines.skin.config import SkinConfig
-from pipelines.skin.explain import explain
 from pipelines.skin.learner import SkinLearner
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.copies import ROWS, Copy, paths_of, stem, strangers, without_rows_of
+from pipelines.shared.data.copies import ROWS, Copy, paths_of, stem, strangers, without_rows_of
+from pipelines.shared.data.records import OnBadRow, RowProblem, Source, check_ids, read_csv, row_of, without_bad_rows
 from pipelines.shared.errors import DataError, counted
-from pipelines.shared.records import OnBadRow, RowProblem, Source, check_ids, read_csv, row_of, without_bad_rows
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import add_levels, check_labels, read_diagnoses
 from pipelines.skin.taxonomy import Taxonomy

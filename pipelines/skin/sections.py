@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.shared import figures
-from pipelines.shared.evaluator import synthetic_note
-from pipelines.shared.figures import Curve, Point, Subgroup
-from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.evaluator import synthetic_note
+from pipelines.shared.judging.figures import Curve, Point, Subgroup
+from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.run_folder import read_array
 from pipelines.shared.stats.auc import roc_curve
 from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.confusion import balanced_accuracy, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.readers import Reader, reader_estimates, readers_below_curve
-from pipelines.shared.stats.tsne import tsne
 from pipelines.shared.study import Evidence
 from pipelines.skin.labels import BINARY, LEVELS
 from pipelines.skin.metrics import NAMES, OTHER, answered, known
 from pipelines.skin.subgroups import Gap
+from pipelines.skin.tsne import tsne
 
 SPLITS = ("train", "val", "test")
 MOST_CLASSES = 24  # that a confusion matrix can show

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.shared.images import SUFFIXES
+from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
 from pipelines.skin import data, evaluation, metrics
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.training_classes import training_classes
 
 if TYPE_CHECKING:
-    from pipelines.shared.method import Method
+    from pipelines.shared.learning.method import Method
 
 
 class Skin(Study[SkinConfig]):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.evaluator import age_bands
-from pipelines.shared.figures import Subgroup
+from pipelines.shared.judging.evaluator import age_bands
+from pipelines.shared.judging.figures import Subgroup
 from pipelines.shared.stats.auc import auroc_estimate, auroc_statistic
 from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate
 from pipelines.shared.stats.estimate import Estimate

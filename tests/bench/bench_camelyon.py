@@ -18,7 +18,7 @@ from pipelines.camelyon.learner import PatchLearner
 from conftest import compose  # isort: skip
 from pipelines.camelyon.heatmap import grid, score_slide
 from pipelines.camelyon.patches import PatchReader
-from pipelines.camelyon.phantom import PhantomSettings, make_slide, write_pyramid
+from pipelines.camelyon.phantom.dataset import PhantomSettings, make_slide, write_pyramid
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 

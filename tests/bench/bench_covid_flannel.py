@@ -15,7 +15,7 @@ from pipelines.covid_flannel.flannel import Flannel, fit_combination
 from pipelines.covid_flannel.learner import BaseLearner
 from pipelines.covid_flannel.protocol import roles
 from pipelines.covid_flannel.study import STUDY
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 
 PICTURES, LEARNERS = 5508, 5
 

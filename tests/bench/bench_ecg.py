@@ -16,7 +16,7 @@ from pipelines.ecg.labels import STEP
 from pipelines.ecg.learner import EcgLearner
 from pipelines.ecg.predicting import label_recording
 from pipelines.ecg.study import STUDY
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 from pipelines.shared.stats.probabilities import softmax
 
 HOURS = 24

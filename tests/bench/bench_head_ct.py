@@ -23,7 +23,7 @@ from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.study import STUDY
 from pipelines.head_ct.volumes import load
 from pipelines.head_ct.writing import Header, write_slices
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 
 NAMES, STEPS, SLICES, SIZE = Names("bench"), 6, 40, 512
 

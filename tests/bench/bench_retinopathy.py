@@ -12,7 +12,7 @@ from measure import REPOSITORY, Row, command_peak_mb, loader_row, training_data_
 
 from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.retinopathy.study import STUDY
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 
 CASES = [("tf_efficientnet_lite0", 128, 10), ("resnet18", 224, 4), ("resnet50", 224, 2)]
 

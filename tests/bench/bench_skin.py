@@ -8,7 +8,7 @@ import torch
 from conftest import compose
 from measure import REPOSITORY, Row, training_data_of, training_row
 
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.study import STUDY
 

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.shared.learner import Learner
+from pipelines.shared.learning.learner import Learner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
-from pipelines.shared.assemble import training_data  # noqa: E402
-from pipelines.shared.dataset import EpochBatches, PreparedDataset, loader  # noqa: E402
-from pipelines.shared.distributed import World  # noqa: E402
+from pipelines.shared.data.assemble import training_data  # noqa: E402
+from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, loader  # noqa: E402
+from pipelines.shared.learning.distributed import World  # noqa: E402
+from pipelines.shared.learning.trainer import _Training  # noqa: E402
 from pipelines.shared.study import Data, Study  # noqa: E402
-from pipelines.shared.trainer import _Training  # noqa: E402
 
 ROUNDS = 5
 WORLD = World(0, 1, torch.device("cpu"))

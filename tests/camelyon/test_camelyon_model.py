@@ -12,7 +12,7 @@ from pipelines.camelyon.heatmap import Heatmap, is_dense, overlay, read_heatmap,
 from pipelines.camelyon.learner import PatchLearner
 from pipelines.camelyon.metrics import choose_points, predict_columns, scored_again
 from pipelines.camelyon.patches import read_patch
-from pipelines.camelyon.phantom import PhantomSettings, make_slide, write_pyramid
+from pipelines.camelyon.phantom.dataset import PhantomSettings, make_slide, write_pyramid
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue, find_tissue
 from pipelines.shared.errors import ConfigError
@@ -48,7 +48,7 @@ def whole(slide):
 
 
 def test_a_backbone_without_maps_is_refused():
-    from pipelines.shared.backbones import create_backbone
+    from pipelines.shared.learning.backbones import create_backbone
 
     plan = model.Plan("lenet", None, 0, 0.0, 64, [0.5] * 3, [0.5] * 3)
     with pytest.raises(ConfigError, match="does not give maps"):
@@ -146,7 +146,7 @@ def one_step(net, config):
 
 @pytest.mark.slow
 def test_the_winners_recipe_composes_and_learns_a_step(trainer_section):
-    from pipelines.shared.optimization import make_optimizer, make_schedule
+    from pipelines.shared.learning.optimization import make_optimizer, make_schedule
 
     config = compose("camelyon", "experiment=wang2016")
     assert (config.patches.size, config.patches.crop, config.patches.mpp) == (256, 224, 0.25)

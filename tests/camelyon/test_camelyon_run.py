@@ -17,7 +17,7 @@ from test_camelyon_slides import write_pcam
 
 from pipelines.camelyon.heatmap import read_heatmap
 from pipelines.camelyon.lesions import read_detections
-from pipelines.camelyon.phantom import write_pyramid
+from pipelines.camelyon.phantom.dataset import write_pyramid
 
 pytestmark = pytest.mark.slow
 

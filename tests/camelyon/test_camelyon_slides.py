@@ -16,7 +16,7 @@ from pipelines.camelyon.heatmap import heatmap_file
 from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.outlines import CROSSING
 from pipelines.camelyon.patches import PatchReader, annotation_of, normal_tissue, read_patch, sample_slide, with_slide
-from pipelines.camelyon.phantom import PhantomSettings, make_slide, slide_names, write_annotation, write_pyramid
+from pipelines.camelyon.phantom.dataset import PhantomSettings, make_slide, slide_names, write_annotation, write_pyramid
 from pipelines.camelyon.slides import COARSE, NO_MPP, OTHER_MPP, Slide, fingerprint
 from pipelines.camelyon.tissue import Tissue, find_tissue, read_tissue, tissue_mask, write_tissue
 from pipelines.shared.errors import BadFile, ConfigError, DataError, UnusableRecord

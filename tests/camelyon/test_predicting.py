@@ -12,10 +12,10 @@ from conftest import compose
 
 from pipelines.camelyon import predicting
 from pipelines.camelyon.predicting import SlideScorer, table_of
-from pipelines.shared import app
+from pipelines.shared.cli import app
+from pipelines.shared.cli.inputs import score_in_parts
 from pipelines.shared.errors import BadFile, RunError
-from pipelines.shared.evaluator import calls
-from pipelines.shared.inputs import score_in_parts
+from pipelines.shared.judging.evaluator import calls
 from pipelines.shared.run_folder import RunFolder
 
 POINTS = [

@@ -16,9 +16,9 @@ STUDIES = sorted(p.parent.name for p in PACKAGE.glob("*/study.py") if p.parent.n
 ONLY_IN = {"hydra": "shared/app.py", "omegaconf": "shared/app.py", "albumentations": "shared/augment.py"}
 FORMATS = {"pydicom", "openslide", "wfdb", "spacy", "negspacy", "h5py", "gdcm", "imagecodecs", "tifffile"}
 RIGHT_OF_THE_PREDICTOR = [
-    "pipelines.shared.evaluator",
-    "pipelines.shared.report",
-    "pipelines.shared.figures",
+    "pipelines.shared.judging.evaluator",
+    "pipelines.shared.judging.report",
+    "pipelines.shared.judging.figures",
     "pipelines.shared.stats.auc",
     "pipelines.shared.stats.delong",
     "pipelines.shared.stats.readers",
@@ -93,7 +93,7 @@ def test_a_studys_judgement_needs_no_torch(study):
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_configuration_is_checked_without_anything_heavy(study):
     heavy = {"torch", "numpy", "pandas", "matplotlib", "cv2", "scipy"}
-    assert not heavy & loaded(f"import pipelines.shared.app, pipelines.{study}.config")
+    assert not heavy & loaded(f"import pipelines.shared.cli.app, pipelines.{study}.config")
 
 
 def test_every_file_is_short_enough_to_read():

@@ -19,8 +19,8 @@ import pytest
 from conftest import compose
 from PIL import Image
 
+from pipelines.shared.data.records import Source
 from pipelines.shared.errors import DataError
-from pipelines.shared.records import Source
 
 Rows = list[dict[str, object]]
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, STUDIES, compose, predicted_records, toy_prepared
 
-from pipelines.shared.assemble import card_name
-from pipelines.shared.cards import load_card
+from pipelines.shared.data.assemble import card_name
+from pipelines.shared.data.cards import load_card
 from pipelines.shared.job import COMMON_MODES, study_modes
 
 
@@ -75,7 +75,7 @@ def test_modes_and_keys_exist_without_a_plus(study):
 def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tmp_path):
     import torch
 
-    from pipelines.shared.dataset import collate
+    from pipelines.shared.learning.dataset import collate
     from pipelines.shared.study import Data
 
     part = study_of(study)

@@ -14,9 +14,9 @@ from PIL import Image
 from pipelines.covid_flannel import data
 from pipelines.covid_flannel.public_sets import read_ccx, read_kcx
 from pipelines.covid_flannel.rules import file_name, finding, read_rules
-from pipelines.shared.copies import Copy
+from pipelines.shared.data.copies import Copy
+from pipelines.shared.data.records import OnBadRow, Source
 from pipelines.shared.errors import BadFile, DataError
-from pipelines.shared.records import OnBadRow, Source
 
 ROW = {"patientid": "1", "finding": "COVID-19", "view": "PA", "modality": "X-ray", "filename": "a.png", "age": "50",
        "sex": "F", "location": "Here"}  # fmt: skip

@@ -12,12 +12,12 @@ from conftest import compose
 
 from pipelines.covid_flannel import data
 from pipelines.covid_flannel.config import CLASSES
-from pipelines.covid_flannel.phantom import CCX, KCX, PhantomSettings, make_phantom, plan
+from pipelines.covid_flannel.phantom.dataset import CCX, KCX, PhantomSettings, make_phantom, plan
 from pipelines.covid_flannel.protocol import divide
 from pipelines.covid_flannel.public_sets import read_ccx, read_kcx
 from pipelines.covid_flannel.rules import read_rules
 from pipelines.covid_flannel.shortcuts import features, out_of_fold, shortcut_scores
-from pipelines.shared.copies import Copy
+from pipelines.shared.data.copies import Copy
 from pipelines.shared.stats.auc import auroc_estimate
 from pipelines.shared.stats.bootstrap import Bootstrap
 

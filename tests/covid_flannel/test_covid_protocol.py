@@ -16,8 +16,8 @@ from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.method import stacked
 from pipelines.covid_flannel.protocol import FIXED, divide, fold_numbers, roles
 from pipelines.covid_flannel.study import STUDY
+from pipelines.shared.data.records import Source
 from pipelines.shared.errors import ConfigError, DataError, RunError
-from pipelines.shared.records import Source
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.study import Data
 

@@ -14,7 +14,7 @@ from pipelines.ecg.data import SOURCES
 from pipelines.ecg.labels import STEP, unpack
 from pipelines.ecg.study import STUDY
 from pipelines.ecg.wfdb_files import write_record
-from pipelines.shared.assemble import check_labels, training_data
+from pipelines.shared.data.assemble import check_labels, training_data
 from pipelines.shared.errors import BadFile, DataError
 
 CLASSES = {"(N": "SINUS", "(AFIB": "AF", "(VT": "VT", "(P": None}

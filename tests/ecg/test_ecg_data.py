@@ -20,7 +20,7 @@ from pipelines.ecg.learner import EcgLearner
 from pipelines.ecg.metrics import prediction_table
 from pipelines.ecg.study import STUDY
 from pipelines.ecg.wfdb_files import write_record
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 from pipelines.shared.errors import BadFile, ConfigError, DataError, UnusableRecord
 
 

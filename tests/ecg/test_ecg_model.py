@@ -161,7 +161,7 @@ def test_the_recipe_is_the_papers():
 @pytest.mark.slow
 def test_it_trains_one_step(tmp_path):
     from pipelines.ecg.study import STUDY
-    from pipelines.shared.assemble import training_data
+    from pipelines.shared.data.assemble import training_data
     from pipelines.shared.run_folder import RunFolder
 
     config = compose(

@@ -12,11 +12,11 @@ import pytest
 from conftest import compose
 
 from pipelines.ecg.annotations import read_rhythms
-from pipelines.ecg.beats import draw_heart
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import phantom
 from pipelines.ecg.labels import NOTES, unpack
-from pipelines.ecg.phantom import (
+from pipelines.ecg.phantom.beats import draw_heart
+from pipelines.ecg.phantom.dataset import (
     READERS,
     SAMPLES,
     SECONDS,

@@ -16,7 +16,7 @@ from pipelines.ecg.annotations import read_rhythms
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import STEP
 from pipelines.ecg.study import STUDY
-from pipelines.shared.app import _with_finished_run
+from pipelines.shared.cli.app import _with_finished_run
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import Job
 from pipelines.shared.run_folder import RunFolder

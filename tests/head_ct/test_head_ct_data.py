@@ -17,7 +17,7 @@ from pipelines.head_ct import data
 from pipelines.head_ct.archive import read_index
 from pipelines.head_ct.study import STUDY
 from pipelines.head_ct.writing import write_slices
-from pipelines.shared.assemble import UNREADABLE, UNREADABLE_PARTS, Flow, prepared_records
+from pipelines.shared.data.assemble import UNREADABLE, UNREADABLE_PARTS, Flow, prepared_records
 from pipelines.shared.errors import BadFile, DataError
 
 REPORTS = [

@@ -20,7 +20,7 @@ from pipelines.head_ct.pseudonyms import Names, salt_of
 from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.volumes import NO_DATA, Grid, load, onto_grid
 from pipelines.head_ct.writing import Header, write_enhanced, write_slices
-from pipelines.shared.dicom_files import ASSUMED
+from pipelines.shared.data.dicom_files import ASSUMED
 from pipelines.shared.errors import BadFile
 from pipelines.shared.files import find_files
 

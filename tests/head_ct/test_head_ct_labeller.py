@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.head_ct.dictation import PHRASES, Noise, dictate
 from pipelines.head_ct.labeller import (
     THRESHOLDS,
     agreement,
@@ -20,6 +19,7 @@ from pipelines.head_ct.labeller import (
     read_terms,
     silver_columns,
 )
+from pipelines.head_ct.phantom.dictation import PHRASES, Noise, dictate
 from pipelines.shared.errors import DataError
 
 P, A, U, H = "present", "absent", "uncertain", "historical"

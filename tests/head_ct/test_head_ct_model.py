@@ -9,16 +9,16 @@ import torch
 from conftest import compose
 
 from pipelines.head_ct import model
-from pipelines.head_ct.anatomy import Finding, draw_head, hounsfield
 from pipelines.head_ct.learner import HeadCtLearner
 from pipelines.head_ct.metrics import choose_points, gap_metrics, labeller_metrics, predict_columns
-from pipelines.head_ct.phantom import PhantomSettings, make_study, read_mask
+from pipelines.head_ct.phantom.anatomy import Finding, draw_head, hounsfield
+from pipelines.head_ct.phantom.dataset import PhantomSettings, make_study, read_mask
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.scoring import Scorer
 from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.volumes import NO_DATA, load
 from pipelines.shared.errors import ConfigError
-from pipelines.shared.losses import masked_binary_cross_entropy
+from pipelines.shared.learning.losses import masked_binary_cross_entropy
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.probabilities import sigmoid
 

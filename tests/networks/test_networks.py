@@ -11,8 +11,14 @@ from pipelines.networks.command import main
 from pipelines.networks.measure import Task, measure, multiply_adds
 from pipelines.networks.page import short, write_page
 from pipelines.networks.published import PUBLISHED, one_protocol_error
-from pipelines.shared.backbones import Architecture, ImageNetwork, create_backbone, expected_scale, weights_from
-from pipelines.shared.classics import LeNet
+from pipelines.shared.learning.backbones import (
+    Architecture,
+    ImageNetwork,
+    create_backbone,
+    expected_scale,
+    weights_from,
+)
+from pipelines.shared.learning.classics import LeNet
 
 
 @pytest.mark.parametrize(
@@ -54,8 +60,8 @@ def test_the_classics_are_backbones():
 def test_the_classics_take_torchvisions_own_files(name, tmp_path):
     from torchvision import models
 
-    from pipelines.shared.backbones import build_image_network
     from pipelines.shared.config import ModelSection
+    from pipelines.shared.learning.backbones import build_image_network
 
     torch.manual_seed(0)
     original = models.get_model(name, weights=None, **({"init_weights": False} if name == "googlenet" else {}))

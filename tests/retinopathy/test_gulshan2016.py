@@ -12,7 +12,7 @@ import torch
 from conftest import compose, run_on_cpu
 
 from pipelines.retinopathy.study import STUDY
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 from pipelines.shared.run_folder import RunFolder
 
 

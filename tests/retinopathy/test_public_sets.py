@@ -9,7 +9,7 @@ from test_retinopathy_data import fundus
 
 from pipelines.retinopathy import public_sets
 from pipelines.retinopathy.study import STUDY
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 from pipelines.shared.errors import DataError
 
 

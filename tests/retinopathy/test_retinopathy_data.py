@@ -16,7 +16,7 @@ from pipelines.retinopathy import data, public_sets
 from pipelines.retinopathy.config import LabelRules
 from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.retinopathy.study import STUDY
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord
 
 

@@ -15,7 +15,7 @@ from pipelines.retinopathy.metrics import (
     predict_columns,
     task_metrics,
 )
-from pipelines.shared.evaluator import age_bands, calls
+from pipelines.shared.judging.evaluator import age_bands, calls
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.stats.probabilities import sigmoid

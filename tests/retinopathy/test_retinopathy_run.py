@@ -92,9 +92,9 @@ def test_one_file_can_be_predicted(finished, tmp_path):
 def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
     """Six files in parts of two, cut off in the third part; resumed it scores the last two only, from a table too."""
     from pipelines.retinopathy.study import STUDY
-    from pipelines.shared import modes
+    from pipelines.shared.cli import modes
+    from pipelines.shared.cli.inputs import score_in_parts
     from pipelines.shared.config import check
-    from pipelines.shared.inputs import score_in_parts
     from pipelines.shared.job import Job, config_model
 
     pictures = sorted(next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images")).glob("*"))[:6]
@@ -142,8 +142,8 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
 
 
 def test_a_table_of_files_is_checked_as_a_whole(tmp_path):
+    from pipelines.shared.cli.inputs import Inputs, input_files
     from pipelines.shared.errors import DataError
-    from pipelines.shared.inputs import Inputs, input_files
 
     table = tmp_path / "list.csv"
     table.write_text("path\na.png\n\n../b.png\na.png\n")

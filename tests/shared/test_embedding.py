@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from pipelines.shared.figures import embedding
-from pipelines.shared.stats.tsne import tsne
+from pipelines.shared.judging.figures import embedding
+from pipelines.skin.tsne import tsne
 
 
 def test_groups_stay_together_and_the_seed_decides(tmp_path):

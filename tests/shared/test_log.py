@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from pipelines.shared.distributed import World
-from pipelines.shared.environment import stage
+from pipelines.shared.cli.environment import stage
 from pipelines.shared.errors import DataError
+from pipelines.shared.learning.distributed import World
 from pipelines.shared.log import log, start_log
 from pipelines.shared.run_folder import RunFolder
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.shared.copies import Copy
+from pipelines.shared.data.copies import Copy
 from pipelines.skin.diseases import DISEASES, NAMES, draw_looks, recorded_shares
-from pipelines.skin.drawing import draw_lesion, photograph
-from pipelines.skin.phantom import PhantomSettings, diseases_of, ensure_phantom, make_phantom, oracle_columns
+from pipelines.skin.phantom.artist import draw_lesion, photograph
+from pipelines.skin.phantom.dataset import PhantomSettings, diseases_of, ensure_phantom, make_phantom, oracle_columns
 from pipelines.skin.public_sets import read_ham10000
 from pipelines.skin.trees import read_tree
 

@@ -16,7 +16,7 @@ import torch
 from conftest import REPOSITORY, compose, real_samples, run_on_cpu
 from PIL import Image
 
-from pipelines.shared.assemble import training_data
+from pipelines.shared.data.assemble import training_data
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.study import Data
@@ -189,7 +189,7 @@ def test_a_partition_of_one_class_is_refused():
 
 
 def test_flips_are_averaged_once_a_network_is_finished():
-    from pipelines.shared.backbones import Architecture, ImageNetwork
+    from pipelines.shared.learning.backbones import Architecture, ImageNetwork
     from pipelines.shared.stats.probabilities import softmax
     from pipelines.skin.learner import FlippedNetwork
 

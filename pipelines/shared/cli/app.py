@@ -1,0 +1,383 @@
+"""The command line of every study: Hydra composes, pydantic checks, a mode runs.
+
+The only module that knows Hydra. Nothing heavy is imported before the configuration has been found good, so
+`--help` and a mistyped key answer in about a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
+from pipelines.shared.errors import ConfigError, RunError, UserError, disk_failure, nearest
+from pipelines.shared.job import (
+    EXIT_INTERRUPTED,
+    EXIT_MISTAKE,
+    EXIT_RESUME_ME,
+    Job,
+    config_model,
+    mode_keys,
+    predict_keys,
+    study_modes,
+)
+from pipelines.shared.launch import launch, processes, requeued, slurm_job
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# What may be set beside a finished run: everything else is part of what that run is.
+FREE_WITH_RUN = {
+    "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
+    "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
+    "export": ["cache", "trainer.device", "trainer.workers", "run_dir"],
+    "resume": [],
+    "report": [],
+}
+
+
+def main(study: str) -> None:
+    """Run `python -m pipelines.<study>` with the arguments in `sys.argv`; exits with a status."""
+    sys.exit(_answer(study, sys.argv[1:]))
+
+
+def _answer(study: str, arguments: list[str]) -> int:
+    # Hydra would print its own summary and exit 1; albumentations would ask a server for updates.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # Threads that wait for each other by spinning make training ten times slower as soon as another program
+    # wants a core; spinning briefly costs nothing when none does.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it a GPU's sums differ from run to run
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        _compose_and_run(study, _checked_arguments(study, arguments))
+    except UserError as mistake:
+        _show(mistake)
+        return EXIT_MISTAKE
+    except (HydraException, OmegaConfBaseException) as mistake:
+        first = (str(mistake).strip() or type(mistake).__name__).splitlines()[0]
+        print(f"The configuration cannot be composed: {first}", file=sys.stderr)
+        print(f"python -m pipelines.{study} --help lists all keys with their values.", file=sys.stderr)
+        return EXIT_MISTAKE
+    except Exception as failure:
+        refused = disk_failure(failure)
+        if refused is None:
+            raise
+        place = getattr(failure, "filename", None) or "A file"
+        _show(UserError(f"{place} cannot be used: {refused[0]}.", refused[1]))
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("Interrupted. A run that had begun training goes on with mode=resume run=<its folder>.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:  # raised on SIGTERM with EXIT_RESUME_ME, and by Hydra after --help
+        if stop.code == EXIT_RESUME_ME:
+            print("Stopped on request. It goes on with mode=resume run=<its folder>.", file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+def _show(mistake: UserError) -> None:
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    who = "" if rank == "0" else f"process {rank}: "
+    print(f"{who}{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
+
+
+# --- before Hydra: the mistakes that people make most, answered with the nearest name ---
+
+
+def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
+    """The arguments, checked; keys of free-form dictionaries get the ++ with which Hydra lets them be new."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in arguments):
+        return arguments
+    sweep = "-m" in arguments or "--multirun" in arguments
+    if sweep and processes() > 1:
+        raise ConfigError(
+            "-m was given under torchrun or srun: every process would start the whole sweep.",
+            "Start the sweep without it (hydra/launcher=joblib or submitit_slurm run its jobs side by side), or one "
+            "job at a time under torchrun.",
+        )
+    if sweep:  # Hydra makes the sweep's folder itself, before the configuration is checked
+        arguments = [re.sub("^run_dir=~(?=/|$)", f"run_dir={Path.home()}", a) for a in arguments]
+    groups = _groups(study)
+    parser = OverridesParser.create()
+    chosen = {"data": "phantom"}
+    overrides = []
+    for text in (a for a in arguments if not a.startswith("-")):
+        if "=" not in text and not text.startswith("~"):
+            raise ConfigError(f"'{text}' is neither key=value nor an option.", "Write key=value; see --help.")
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            key, _, value = text.partition("=")
+            raise ConfigError(
+                f"The value of {key} cannot be read: {value}",
+                f"Quote a value that holds = , ( ), spaces or accents: '{key}=\"{value}\"'",
+            ) from None
+        if override.is_sweep_override() and not sweep:
+            key, _, value = text.partition("=")
+            raise ConfigError(
+                f"{key} has several values: {value}",
+                f"Add -m for a sweep, or quote a single value that holds a comma: '{key}=\"{value}\"'",
+            )
+        overrides.append(override)
+        key = override.get_key_element().lstrip("+~")
+        if key in groups and isinstance(override.value(), str):
+            chosen[key] = str(override.value())
+    model = config_model(study)
+    keys = allowed_keys(model, {group: {"name": choice} for group, choice in chosen.items()})
+    free = [k for k in keys if k.endswith(".*")]
+    for override in overrides:
+        key = override.get_key_element().lstrip("+~").split("@")[0]
+        if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
+            continue
+        if key in groups:
+            for choice in _choices(override):
+                if choice not in groups[key]:
+                    raise ConfigError(f"{key}={choice}: there is no such {key}.", nearest(choice, groups[key]))
+        elif any(key == k[:-2] or key.startswith(k[:-1]) for k in free):
+            text = str(override.input_line)
+            arguments = [f"++{a.lstrip('+')}" if a == text else a for a in arguments]
+        elif key not in keys:
+            raise ConfigError(f"Unknown key '{key}'.", nearest(key, [k for k in keys if k not in free]))
+    return arguments
+
+
+def _groups(study: str) -> dict[str, list[str]]:
+    """Hydra's config groups of a study and their options, from the folders under conf/."""
+    groups: dict[str, list[str]] = {}
+    for root in (conf_folder() / study, conf_folder() / "shared"):
+        for file in sorted(root.glob("*/*.yaml")):
+            options = groups.setdefault(file.parent.name, [])
+            if file.stem not in options:
+                options.append(file.stem)
+    return groups
+
+
+def _choices(override: Any) -> list[str]:
+    if override.is_sweep_override():
+        return [str(choice) for choice in override.sweep_string_iterator()]
+    text = override.get_value_string()
+    return [] if text in ("null", "") else [text.strip("'\"")]
+
+
+# --- Hydra composes, the job runs ---
+
+
+def _compose_and_run(study: str, arguments: list[str]) -> None:
+    import hydra
+
+    search = f'hydra.searchpath=["file://{conf_folder() / "shared"}"]'
+    sys.argv = [sys.argv[0], *arguments, search]
+    mistakes: list[UserError] = []
+
+    def task(values: DictConfig) -> None:
+        try:
+            _run_job(study, values)
+        except UserError as mistake:
+            if _sweep_parent() is None:
+                mistakes.append(mistake)  # not raised through Hydra, which would print a line of its own
+                return
+            # A sweep's jobs may run in other processes or on other machines: there is no other way back. Hydra lets
+            # the other jobs finish first.
+            _show(mistake)
+            raise
+
+    try:
+        hydra.main(config_path=str(conf_folder() / study), config_name="config", version_base="1.3")(task)()
+    except UserError:
+        raise ConfigError("At least one of the sweep's jobs failed.", "The messages of all are above.") from None
+    if mistakes:
+        raise mistakes[0]
+
+
+def _sweep_parent() -> Path | None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
+
+
+def _run_job(study: str, composed: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("hydra")]
+    keys = [o.lstrip("+~").partition("=")[0] for o in overrides]
+    config = _with_finished_run(study, check(config_model(study), values), keys)
+    _outside_dataset(config)
+    parent = _sweep_parent()
+    command = shlex.join(["python", "-m", f"pipelines.{study}", *overrides])
+    if values["mode"] == "resume" and config.mode == "predict":  # it goes on in the folder that it began
+        job: Job | None = Job(config, Path(config.run_dir), command)
+    else:
+        job = _place(config, parent, HydraConfig.get().job.num if parent else None, "run_dir" in keys, command)
+    if job is None:
+        return
+    if parent is not None:  # joblib's processes would hand on a way of starting processes that only joblib knows
+        multiprocessing.set_start_method(None, force=True)
+    from pipelines.shared.cli import modes
+
+    modes.run(importlib.import_module(f"pipelines.{study}.study").STUDY, job)
+
+
+def _outside_dataset(config: Any) -> None:
+    """Refuse to write run or cache into a dataset's folder."""
+    if config.data.root is None:
+        return
+    root = Path(config.data.root).resolve()
+    for key, value in (("run_dir", config.run_dir), ("cache.dir", config.cache.dir)):
+        if Path(value).resolve().is_relative_to(root):
+            raise ConfigError(
+                f"{key}={value} lies inside the dataset's folder {root}, where nothing is ever written.",
+                f"Give another: {key}=<folder elsewhere>.",
+            )
+
+
+def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> StudyConfig:
+    """Check the mode; where it works on a finished run, take everything but its free keys from that run."""
+    modes = study_modes(study)
+    if config.mode not in modes:
+        raise ConfigError(f"mode={config.mode} is no mode of this study.", nearest(config.mode, modes))
+    takes = mode_keys(study, config.mode)
+    for key in keys if takes else []:
+        if not any(key == t or key.startswith(t + ".") for t in ["mode", *takes]):
+            raise ConfigError(f"'{key}' counts for nothing in mode={config.mode}.", f"It takes: {', '.join(takes)}.")
+    if config.mode not in FREE_WITH_RUN:
+        return config
+    if config.run is None:
+        raise ConfigError(f"mode={config.mode} needs run=<run folder>.", "Give the folder that a training run left.")
+    if config.mode == "predict" and config.input is None:
+        raise ConfigError("mode=predict needs input=<file or folder>.", "Give what is to be scored.")
+    if config.mode == "evaluate" and not any(k == "data" or k.startswith("data.") for k in keys):
+        raise ConfigError(
+            "mode=evaluate needs data=<source>: the dataset to judge the run on.",
+            "A run's own test set is in its report already.",
+        )
+    own = predict_keys(study) if config.mode == "predict" else []
+    free = ["mode", "run", *FREE_WITH_RUN[config.mode], *own]
+    for key in keys:
+        if not any(key == f or key.startswith(f + ".") for f in free):
+            raise ConfigError(
+                f"'{key}' cannot be changed here: it belongs to the finished run {config.run}.",
+                f"mode={config.mode} takes: {', '.join(free)}.",
+            )
+    values = read_run_config(Path(config.run), study)
+    if config.mode == "resume" and values["mode"] not in ("train", "resume", "predict"):
+        raise RunError(
+            f"run={config.run} is the folder of mode={values['mode']}, not of a training run.",
+            "Start it again instead.",
+        )
+    now = config.model_dump()
+    if config.mode == "resume" and values["mode"] == "predict":
+        return check(config_model(study), values | {"run_dir": config.run})
+    sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in FREE_WITH_RUN[config.mode])]
+    for section in sections:
+        if section in ("mode", "run", "input", "run_dir") or any(k.split(".")[0] == section for k in keys):
+            values[section] = now[section]
+    for key in free:
+        section, _, name = key.partition(".")
+        kept = key in own and key not in keys and now[section].get(name) is not None  # a choice that has a default
+        if name and name in values[section] and not kept:
+            values[section][name] = now[section][name]
+    if config.mode in ("resume", "report"):
+        values["run_dir"] = config.run
+    try:
+        return check(config_model(study), values)
+    except ConfigError as mistake:
+        raise RunError(
+            f"The configuration of {config.run} does not fit this version: {mistake.problem}",
+            "Use the version that made the run (its environment.json names it), or copy the whole run folder again.",
+        ) from None
+
+
+def read_run_config(run: Path, study: str) -> dict[str, Any]:
+    """The configuration of a run folder.
+
+    Raises:
+        RunError: no run folder, or one of another study.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        found = "no such folder" if not run.is_dir() else "it holds no config.yaml"
+        remedy = "Give a folder that a training run left."
+        if (run / "run.log").is_file():
+            found += ", so it was cut off before it had begun"
+            remedy = f"Start it as before, with run_dir={run}."
+        raise RunError(f"run={run} is not a run folder: {found}.", remedy)
+    from pipelines.shared.run_folder import read_yaml
+
+    values = read_yaml(file)
+    if values.get("study") != study:
+        other = values.get("study")
+        raise RunError(f"run={run} is a run of '{other}', not of '{study}'.", f"Use python -m pipelines.{other}.")
+    missing = [key for key in ("mode", "data", "cache", "trainer", "statistics") if not values.get(key)]
+    if missing:
+        raise RunError(f"{file} has no {', '.join(missing)}: it is damaged.", "Copy the whole run folder again.")
+    return values
+
+
+def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen: bool, command: str) -> Job | None:
+    """Decide the run folder; None where a sweep's job is complete already."""
+    if config.mode in ("resume", "report"):
+        return Job(config, Path(str(config.run)), command)
+    if config.mode == "verify" or launch().rank > 0:  # the main process decides for all
+        return Job(config, Path(config.run_dir), command)
+    if parent is not None:
+        plain = config.model_dump(exclude={"run_dir"})
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+        folder = parent / f"{number}-{digest}"
+        return _go_on(config, folder, command)
+    folder = Path(config.run_dir)
+    if requeued() and config.mode == "train":
+        earlier = _earlier_run(folder if chosen else None, folder.parent, command)
+        if earlier is not None:
+            return _go_on(config, earlier, command)
+    from pipelines.shared.run_folder import RunFolder
+
+    if RunFolder(folder).begun():
+        if chosen:
+            raise RunError(
+                f"run_dir={folder} exists and is not empty.",
+                "Choose another folder, or go on with that run: mode=resume run=<folder>.",
+            )
+        base, count = folder, 2
+        while RunFolder(folder).begun():  # two runs in the same second
+            folder, count = base.with_name(f"{base.name}-{count}"), count + 1
+    return Job(config, folder, command)
+
+
+def _go_on(config: StudyConfig, folder: Path, command: str) -> Job | None:
+    """A run that may have been begun, or be complete, by an earlier start of the same job."""
+    if (folder / "report.html").exists():
+        print(f"Complete already, skipped: {folder}")
+        return None
+    return Job(config, folder, command)
+
+
+def _earlier_run(chosen: Path | None, parent: Path, command: str) -> Path | None:
+    """The run folder that this SLURM job began before it was requeued, by the same command."""
+    for file in [chosen / "environment.json"] if chosen else sorted(parent.glob("*/environment.json")):
+        if file.exists():
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:  # damaged: of another run, or this one begins anew beside it
+                continue
+            if found.get("slurm_job") == slurm_job() and found.get("command") == command:
+                return file.parent
+    return None

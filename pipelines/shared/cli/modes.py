@@ -1,0 +1,240 @@
+"""The modes: each is a story told in one function. Torch is imported where it is needed, not before."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.shared import preemption
+from pipelines.shared.cli.environment import claim, stage, start
+from pipelines.shared.cli.inputs import input_files, score_in_parts
+from pipelines.shared.data.assemble import (
+    UNREADABLE,
+    UNREADABLE_PARTS,
+    Flow,
+    card_name,
+    check_labels,
+    external_data,
+    prepare_all,
+    training_data,
+)
+from pipelines.shared.data.cards import load_card
+from pipelines.shared.data.records import Source
+from pipelines.shared.errors import RunError, listed
+from pipelines.shared.files import shown_name
+from pipelines.shared.job import Job
+from pipelines.shared.judging.evaluator import calls, evaluate, write_results
+from pipelines.shared.launch import launch
+from pipelines.shared.log import log, start_log
+from pipelines.shared.run import FinishedRun, Run, open_finished
+from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_csv, write_json
+from pipelines.shared.study import Data, Study
+
+if TYPE_CHECKING:
+    from pipelines.shared.learning.method import Method
+
+
+def run(study: Study[Any], job: Job) -> None:
+    """Run one validated job in its mode."""
+    preemption.install()
+    if job.config.mode in ("verify", "report", "export") and launch().rank > 0:
+        return  # work for one process
+    modes = {
+        "train": train,
+        "resume": train,
+        "evaluate": external_validation,
+        "predict": predict_files,
+        "export": export,
+        "verify": verify,
+        "report": report,
+    }
+    (modes | dict(study.modes))[job.config.mode](study, job)
+
+
+def train(study: Study[Any], job: Job) -> None:
+    """Read the source, split, fit, choose thresholds on val, score test once, report.
+
+    Resuming is the same story: what is finished is found on disk, and the trainer goes on from its checkpoint.
+    """
+    from pipelines.shared.learning.distributed import main_first
+
+    run = start(study, job)
+    with stage(run, "data"), main_first(run.world):
+        data = training_data(study, run.config)
+        check_labels(study, data)
+        if run.world.main:
+            _same_as_before(run.folder, data)
+            _write_data(run.folder, data)
+    method = study.method(run.config)
+    with stage(run, "train"):
+        method.fit(run, data)
+    if not run.world.main:
+        return
+    with stage(run, "explain"):
+        method.explain(run, data)
+    _finish(run)
+
+
+def external_validation(study: Study[Any], job: Job) -> None:
+    """Apply a finished run to another dataset: its networks and thresholds are frozen."""
+    from pipelines.shared.learning.distributed import main_first
+
+    finished = open_finished(study, job.config.run)
+    run = start(study, job)
+    with stage(run, "data"), main_first(run.world):
+        trained = read_json(finished.folder.flow)["source"]
+        records = finished.folder.read_table(finished.folder.records)
+        data = external_data(study, run.config, records, trained)
+        check_labels(study, data, ["test"])
+        data.flow["notes"].append(
+            f"External validation of {finished.folder.path.name}: its networks and thresholds are frozen."
+        )
+        data.flow["networks"] = list(finished.models.values())
+        if run.world.main:
+            _write_data(run.folder, data)
+    with stage(run, "predict"):
+        predictions = study.method(run.config).answer(run, finished, data)
+    if run.world.main:
+        run.folder.write_table(run.folder.predictions("test"), predictions)
+        write_json(run.folder.operating_points, finished.operating_points)
+        _finish(run)
+
+
+def predict_files(study: Study[Any], job: Job) -> None:
+    """Score unlabelled files. Every file is a row of predictions.csv; one that cannot be read has its reason there."""
+    finished = open_finished(study, job.config.run)
+    inputs = input_files(Path(str(job.config.input)), study.suffixes)
+    run = start(study, job)
+    method = study.method(run.config)
+    with stage(run, "predict"):
+        table = score_in_parts(
+            run.folder, inputs.files, lambda files: _predicted(run, method, finished, inputs.root, files), run.world
+        )
+    if not run.world.main:
+        return
+    file = run.folder.path / "predictions.csv"
+    write_csv(file, table)
+    log.info(inputs.closing(int(table["reason"].isna().sum())))
+    print(file)
+
+
+def _predicted(
+    run: Run[Any], method: Method[Any], finished: FinishedRun, root: Path, files: list[str]
+) -> pd.DataFrame:  # fmt: skip
+    """One row per file: its reason if it has one, else the prediction columns and the calls at every threshold."""
+    from pipelines.shared.learning.distributed import main_first
+
+    names = [shown_name(file) for file in files]
+    records = pd.DataFrame({"id": names, "path": files})
+    with main_first(run.world):
+        prepared = prepare_all(run.study, run.config, records, root)
+    reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
+    good = np.flatnonzero(reason.isna().to_numpy())
+    table = pd.DataFrame({"file": names, "reason": reason, "warnings": prepared.facts["warnings"]})
+    if len(good):
+        source = Source("files", False, root, records, group_key="none")
+        answers = method.answer(run, finished, Data(source, records, prepared, {}).take(good)).drop(columns="id")
+        scores = pd.concat([answers, calls(answers, finished.operating_points)], axis=1)
+        table = table.join(scores.convert_dtypes(convert_floating=False).set_index(pd.Index(good)))
+    return table
+
+
+def export(study: Study[Any], job: Job) -> None:
+    """Write a finished run's networks as ONNX, checked against torch on the run's own test records."""
+    from pipelines.shared.handover.exporting import export_networks, needs_packages
+
+    needs_packages()
+    finished = open_finished(study, job.config.run)
+    run = start(study, job)
+    method = study.method(run.config)
+    with stage(run, "export"):
+        entries = export_networks(run, method, finished)
+    if method.beyond_export:
+        log.info(method.beyond_export)
+    content = {"run": finished.folder.path.name, "networks": entries, "beyond": method.beyond_export or None}
+    write_json(run.folder.path / "export.json", content)
+    for name in ("model_card.md", "reporting_checklist.md"):
+        if (finished.folder.path / name).exists():
+            write_atomically(run.folder.path / name, partial(shutil.copyfile, finished.folder.path / name))
+        else:
+            log.warning(f"{finished.folder.path.name} has no {name}: mode=report writes it.")
+    print(run.folder.path / "export.json")
+
+
+def verify(study: Study[Any], job: Job) -> None:
+    """Check a dataset against its card and refuse exactly what `train` would refuse. Writes nothing into its folder.
+
+    Exit status 2 if the tables are wrong or the records cannot be learned from (in two lines, after all that was found
+    before), 1 if files cannot be read, 0 otherwise; what is found besides (duplicates, warnings, other counts than the
+    card's) is for people to judge.
+    """
+    start_log(None)
+    flow = Flow()
+    wanted = job.config
+    config = wanted.model_copy(update={"data": wanted.data.model_copy(update={"on_bad_file": "skip"})})
+    try:
+        data = training_data(study, config, flow)
+        check_labels(study, data)
+    finally:
+        bad = flow.lists.get(UNREADABLE, []) + flow.lists.get(UNREADABLE_PARTS, [])
+        for label, lines in flow.lists.items():
+            print(f"{label} ({len(lines)}):\n{listed(lines, len(lines))}")
+    print("\n".join([*data.flow["gate"], *data.flow["warnings"], *data.flow["notes"]]))
+    found = data.flow["gate_findings"]
+    for conflict in found["conflicts"]:
+        print("  identical, labels differ: " + "; ".join(f"{i} {values}" for i, values in conflict.items()))
+    for members in found["identical"]:
+        print(f"  identical: {', '.join(members)}")
+    for pair in found["near"]:
+        print(f"  near-duplicate{' with other labels' if pair['labels_differ'] else ''}: {pair['a']}, {pair['b']}")
+    records = data.source.records
+    counts = load_card(card_name(data.source.name, study.name)).counts
+    card = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "no numbers"
+    print(f"The card counts {card}; found: {len(records):,} records, {records['group'].nunique():,} groups.")
+    print(
+        f"{data.source.name}: {len(bad)} files that cannot be read, {len(found['conflicts'])} sets of "
+        f"identical images with different labels, {len(found['near'])} pairs of near-duplicates."
+    )
+    if bad and wanted.data.on_bad_file == "error":
+        raise SystemExit(1)
+
+
+def report(study: Study[Any], job: Job) -> None:
+    """Compute metrics, figures and report again from the run's own files."""
+    start_log(None)
+    folder = RunFolder(job.run_dir)
+    claim(folder)  # a run that goes on there writes the same files
+    print(write_results(study, *evaluate(study, folder)))
+
+
+def _write_data(folder: RunFolder, data: Data) -> None:
+    folder.write_table(folder.records, data.records)
+    readers = data.source.readers
+    if readers is not None:
+        folder.write_table(folder.readers, readers[readers["id"].isin(data.records["id"])])
+    write_json(folder.flow, plain(data.flow))
+
+
+def _same_as_before(folder: RunFolder, data: Data) -> None:
+    """Refuse to resume if the data are no longer those the run began with."""
+    if not folder.flow.exists():
+        return
+    before = read_json(folder.flow)
+    for key, what in (("fingerprint", "data"), ("split_fingerprint", "split")):
+        if before[key] != data.flow[key]:
+            raise RunError(
+                f"{folder.path} began with another {what} ({before[key][:8]}, now {data.flow[key][:8]}).",
+                "Restore the dataset as it was, or start a new run.",
+            )
+
+
+def _finish(run: Run[Any]) -> None:
+    with stage(run, "evaluate"):
+        evidence, results = evaluate(run.study, run.folder)
+    log.info(f"{results.headline}  {results.metrics[results.headline]}")
+    print(write_results(run.study, evidence, results), flush=True)

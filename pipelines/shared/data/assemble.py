@@ -1,0 +1,276 @@
+"""From a source to data that can be learned from or scored: files checked, leaks closed, split, prepared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.shared.config import StudyConfig
+from pipelines.shared.data.cache import WARNINGS_BETWEEN, Prepared, prepare_records
+from pipelines.shared.data.duplicates import near_duplicates
+from pipelines.shared.data.leakage import GateReport, leakage_gate, straddling
+from pipelines.shared.data.records import SPLITS, Source, look_alikes
+from pipelines.shared.data.splits import split_fingerprint
+from pipelines.shared.errors import DataError, counted, listed
+from pipelines.shared.log import log
+from pipelines.shared.study import Data, Study
+
+
+@dataclass
+class Flow:
+    """What happens to the records on the way, for the report: how many are kept, how many left out, which and why."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    lists: dict[str, list[str]] = field(default_factory=dict)
+
+    def kept(self, label: str, count: int) -> None:
+        """A box of the flow diagram."""
+        self.steps.append({"kind": "kept", "label": label, "count": count})
+
+    def left_out(self, label: str, ids: list[str]) -> None:
+        """Records that leave the flow after the last box."""
+        if ids:
+            self.steps.append({"kind": "left out", "label": label, "count": len(ids)})
+            self.lists[label] = [str(i) for i in ids]
+            log.info(f"left out, {label[:1].lower() + label[1:]}: {len(ids)}")
+
+    def warned(self, records: pd.DataFrame) -> list[str]:
+        """Sentences that count the warnings of files by kind, for the top of the report; which files is listed."""
+        kinds: dict[str, list[str]] = {}
+        warned = records[records["warnings"].notna()]
+        for record, warnings in zip(warned["id"], warned["warnings"], strict=True):
+            for kind in warnings.split(WARNINGS_BETWEEN):
+                kinds.setdefault(kind, []).append(str(record))
+        self.lists |= {f"Warning: {kind}": ids for kind, ids in kinds.items()}
+        return [f"{counted(len(ids), 'record')} of {len(records):,}: {kind}." for kind, ids in sorted(kinds.items())]
+
+
+UNREADABLE = "Files that cannot be read"
+UNREADABLE_PARTS = "Files that cannot be read, without which their record is used"
+
+
+def training_data(study: Study[Any], config: StudyConfig, flow: Flow | None = None) -> Data:
+    """All steps from the source to a split record table, as `mode=train` needs them and `mode=verify` checks them.
+
+    Args:
+        study: the study.
+        config: of the run.
+        flow: filled as far as the steps come, for whoever wants to know after an error.
+
+    Raises:
+        DataError: files that cannot be read (all at once), conflicting labels or leaks where the configuration says
+            so, a class with too few groups to be divided.
+    """
+    source, flow = _source(study, config), flow or Flow()
+    records, prepared = prepared_records(study, config, source, flow)
+    gated, gate = _gate(study, config, records, prepared, flow, config.split.leakage, config.split.by)
+    flow.kept("Records after the leakage gate", len(gated))
+    divided = study.split(gated, config)
+    if config.split.by == "record":
+        gate = replace(gate, straddling=len(straddling(divided)))
+    beyond = list(gated["id"][~gated["id"].isin(divided["id"])])
+    if beyond:
+        flow.left_out("Training groups beyond data.train_size", beyond)
+        flow.kept("Records used", len(divided))
+    return _data(study, config, source, records, prepared, divided, flow, gate, _warnings(config, source, gate))
+
+
+def external_data(study: Study[Any], config: StudyConfig, trained: pd.DataFrame, trained_source: str) -> Data:
+    """All usable records of a source as `test`, without those that a run was trained or tuned on.
+
+    Args:
+        study: the study.
+        config: of the evaluation.
+        trained: the run's record table.
+        trained_source: the name of the source it came from; group names mean the same only within one source.
+
+    Raises:
+        DataError: unreadable files, or nothing is left to score.
+    """
+    source, flow = _source(study, config), Flow()
+    records, prepared = prepared_records(study, config, source, flow)
+    records = records.assign(split="test")
+    gated, gate = _gate(study, config, records, prepared, flow, "report", "group")
+    seen = trained[trained["split"].isin(["train", "val"])]
+    known = gated["fingerprint"].isin(set(seen["fingerprint"]))
+    if source.name == trained_source:  # other pictures of the same patients
+        known |= gated["group"].isin(set(seen["group"]) | set(seen["source_group"]))
+    flow.left_out("In the run's own train or val", list(gated["id"][known]))
+    gated = gated[~known]
+    if gated.empty:
+        raise DataError(
+            f"All {len(known)} records of {source.name} were in the run's own training or validation data.",
+            "Evaluate on data that the run has not seen.",
+        )
+    flow.kept("Records scored", len(gated))
+    warnings = _warnings(config, source, gate)
+    if known.any():
+        warnings.append(f"{int(known.sum())} records were left out because the run was trained or tuned on them.")
+    return _data(study, config, source, records, prepared, gated, flow, gate, warnings)
+
+
+def prepared_records(
+    study: Study[Any], config: StudyConfig, source: Source, flow: Flow
+) -> tuple[pd.DataFrame, Prepared]:
+    """Prepared arrays and the records that have one, in the same order.
+
+    Raises:
+        DataError: files that cannot be read, all of them listed (`data.on_bad_file=error`), or none is usable.
+    """
+    prepared = prepare_all(study, config, source.records, source.root)
+    facts, ids = prepared.facts, source.records["id"]
+    gone = {**source.excluded, "Rows that cannot be understood": source.left_out}
+    if any(gone.values()):
+        flow.kept(f"Rows of {source.name}", len(ids) + sum(map(len, gone.values())))
+        for reason, rows in gone.items():
+            flow.left_out(reason, rows)
+    flow.kept(f"Records of {source.name}", len(ids))
+    bad, unusable = facts["bad"].notna().to_numpy(), facts["unusable"].notna().to_numpy()
+    lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], facts["bad"][bad], strict=True)]
+    parts = list(source.bad_files)
+    for found in facts.get("bad_files", []):
+        parts += found if isinstance(found, list) else []
+    if (lines or parts) and config.data.on_bad_file == "error":
+        number = f"{len(lines)} of {len(facts)} files" if not parts else counted(len(lines) + len(parts), "file")
+        names = f"{source.lookup} says which file is which (it may name people). " if source.lookup else ""
+        raise DataError(
+            f"{number} of {source.name} in {source.root} cannot be used:\n"
+            + listed(lines + parts, len(lines) + len(parts)),
+            f"{names}Correct or remove them, or drop and report them with data.on_bad_file=skip.",
+        )
+    flow.left_out(UNREADABLE, lines)
+    if parts:
+        flow.lists[UNREADABLE_PARTS] = parts
+        log.info(f"{UNREADABLE_PARTS[:1].lower()}{UNREADABLE_PARTS[1:]}: {len(parts)}")
+    for reason in sorted(set(facts["unusable"][unusable])):
+        flow.left_out(reason[:1].upper() + reason[1:], list(ids[(facts["unusable"] == reason).to_numpy()]))
+    keep = np.flatnonzero(~bad & ~unusable)
+    if len(keep) == 0:
+        reasons = sorted({str(r) for r in facts["bad"].fillna(facts["unusable"])})
+        raise DataError(f"None of the {len(facts)} records of {source.name} can be used.", "; ".join(reasons[:3]) + ".")
+    prepared = prepared.take(keep)
+    records = source.records.iloc[keep].reset_index(drop=True)
+    own = prepared.facts.drop(columns=["bad", "unusable", "bad_files"], errors="ignore")
+    if "warnings" in records:  # of the adapter, such as how a series was chosen
+        both = zip(records["warnings"], own["warnings"], strict=True)
+        joined = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
+        own["warnings"] = np.array(joined, dtype=object)  # of a list pandas would make NaN of None
+    return records.drop(columns=[c for c in own if c in records]).join(own), prepared
+
+
+def check_labels(study: Study[Any], data: Data, splits: Sequence[str] = ("train", "val")) -> None:
+    """Refuse a part of the data in which no record has a label: nothing could be learned, chosen or judged there.
+
+    Raises:
+        DataError: names the part.
+    """
+    for split in splits:
+        rows = data.records.iloc[data.positions(split)]
+        if len(rows) and not study.labelled(rows).any():
+            raise DataError(
+                f"None of the {counted(len(rows), 'record')} of {data.source.name} in {split} has a label: "
+                f"{', '.join(study.labels)}.",
+                f"Look at the labels of the source; data_cards/{data.flow['card']}.md says what is read.",
+            )
+
+
+def prepare_all(study: Study[Any], config: StudyConfig, records: pd.DataFrame, root: Path) -> Prepared:
+    """The prepared form of all records, as the configuration wants it; bad files are reasons in its facts."""
+    settings = study.prepare_settings(config)
+    prepare = partial(study.prepare, settings=settings)
+    return prepare_records(records, root, prepare, settings, config.cache, reads=study.reads)
+
+
+def card_name(source: str, study: str) -> str:
+    """Which data card belongs to a source: every study's phantom has a card of its own."""
+    return f"{study}_phantom" if source == "phantom" else source
+
+
+def _source(study: Study[Any], config: StudyConfig) -> Source:
+    source = study.sources[config.data.name](config)
+    groups = source.records["group"].nunique()
+    log.info(f"{source.name}: {len(source.records):,} records, {groups:,} groups, in {source.root}")
+    alike = look_alikes(source.records["group"])
+    if alike:
+        source.notes.append(
+            f"{counted(len(alike), 'set')} of groups differ only by case or blanks and count as different groups: "
+            + "; ".join(" = ".join(map(repr, names)) for names in alike[:10])
+            + (" …" if len(alike) > 10 else "")
+        )
+    return source
+
+
+def _gate(
+    study: Study[Any], config: StudyConfig, records: pd.DataFrame, prepared: Prepared, flow: Flow, leakage: Any, by: Any
+) -> tuple[pd.DataFrame, GateReport]:
+    near = near_duplicates(prepared.hashes, prepared.thumbnails) if config.data.near_duplicates else None
+    gated, gate = leakage_gate(
+        records,
+        labels=list(study.labels),
+        near=near,
+        conflicting_labels=config.data.conflicting_labels,
+        leakage=leakage,
+        by=by,
+    )
+    for reason, label in (
+        ("conflict", "Identical pictures with conflicting labels"),
+        ("leak", "On several sides of the source's own split"),
+    ):
+        flow.left_out(label, [d["id"] for d in gate.dropped if d["reason"] == reason])
+    return gated, gate
+
+
+def _data(
+    study: Study[Any],
+    config: StudyConfig,
+    source: Source,
+    records: pd.DataFrame,
+    prepared: Prepared,
+    chosen: pd.DataFrame,
+    flow: Flow,
+    gate: GateReport,
+    warnings: list[str],
+) -> Data:
+    """The chosen records with their prepared arrays, and everything the report says about how they were chosen."""
+    place = pd.Series(np.arange(len(records)), index=records["id"])
+    chosen = chosen.reset_index(drop=True)
+    warnings = [*warnings, *flow.warned(chosen)]
+    for split in SPLITS:
+        part = chosen[chosen["split"] == split]
+        if len(part):
+            log.info(f"{split}: {len(part):,} records, {part['group'].nunique():,} groups")
+    facts = {
+        "source": source.name,
+        "card": card_name(source.name, study.name),
+        "synthetic": source.synthetic,
+        "group_key": source.group_key,
+        "fingerprint": hashlib.sha256("".join(sorted(map(str, chosen["fingerprint"]))).encode()).hexdigest(),
+        "split_fingerprint": split_fingerprint(chosen),
+        "steps": flow.steps,
+        "lists": flow.lists,
+        "gate": gate.sentences(),
+        "gate_findings": gate.to_dict(),
+        "notes": source.notes,
+        "warnings": warnings,
+    }
+    return Data(source, chosen, prepared.take(place.loc[chosen["id"]].to_numpy()), facts)
+
+
+def _warnings(config: StudyConfig, source: Source, gate: GateReport) -> list[str]:
+    found = []
+    if config.split.by == "record":
+        found.append("Split by record, not by group: one group may be on both sides, so scores come out too high.")
+    if gate.leaks and config.split.leakage == "report":
+        found.append(f"The source's own split has {len(gate.leaks)} groups on several sides; they were left there.")
+    if gate.alarm:
+        found.append("One group is suspiciously large: probably a chain of look-alikes, see the leakage findings.")
+    if source.records["group"].nunique() < 100 and not source.synthetic:
+        found.append("Fewer than 100 groups: the intervals say how little this proves.")
+    return found

@@ -1,0 +1,1 @@
+"""What a finished run hands on: `model_card`, `checklist` (TRIPOD+AI, CLAIM) and networks as ONNX (`exporting`)."""

@@ -1,0 +1,303 @@
+"""From a run folder's tables to metrics.json, figures and report. Never torch: any result can be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.shared.config import StudyConfig, check
+from pipelines.shared.data.cards import load_card
+from pipelines.shared.data.records import SPLITS
+from pipelines.shared.errors import RunError
+from pipelines.shared.handover.checklist import write_checklist
+from pipelines.shared.handover.model_card import CardFacts, write_card
+from pipelines.shared.job import config_model
+from pipelines.shared.judging import figures
+from pipelines.shared.judging.report import (
+    Code,
+    Headline,
+    HeadlineFigure,
+    Picture,
+    Report,
+    Section,
+    Table,
+    Text,
+    render,
+)
+from pipelines.shared.run_folder import AGAIN, RunFolder, plain, read_json, read_table, read_yaml, write_json
+from pipelines.shared.stats.bootstrap import Bootstrap
+from pipelines.shared.stats.operating_points import is_positive
+from pipelines.shared.study import Evidence, Results, Study
+
+SCHEMA = 1
+# What is looked for when a run's files are read, so that a damaged one is named at once.
+FLOW = ["source", "card", "synthetic", "group_key", "fingerprint", "steps", "lists", "gate", "notes", "warnings"]
+HISTORY = ["network", "epoch", "train_loss", "best"]
+MODEL = ["study", "name", "architecture", "classes", "preprocessing"]
+
+
+def evaluate(study: Study, folder: RunFolder) -> tuple[Evidence, Results]:
+    """What the files of a run folder show, with the study's figures drawn.
+
+    Raises:
+        RunError: a file of the run is missing or damaged.
+    """
+    evidence = read_evidence(study, folder)
+    return evidence, study.evaluate(evidence)
+
+
+def write_results(study: Study, evidence: Evidence, results: Results) -> Path:
+    """Write metrics.json, model card, checklist and, as the run's last file, report.html.
+
+    Returns:
+        The path of the report.
+    """
+    folder = evidence.folder
+    environment = read_json(folder.environment, ["seconds", "packages", "command", "machine", "version", "commit"])
+    write_json(folder.metrics, plain(metrics_file(study, evidence, results, environment)))
+    facts = CardFacts(study, evidence, results, environment, load_card(evidence.flow["card"]))
+    write_card(facts, folder.path)
+    write_checklist(facts, folder.path)
+    return render(_report(study, evidence, results, environment), folder.path)
+
+
+def read_evidence(study: Study, folder: RunFolder) -> Evidence:
+    """Read a run folder's tables.
+
+    Raises:
+        RunError: one of them is missing.
+    """
+    records = read_table(folder.records, ["id", "group", "split", "path", "fingerprint"])
+    predictions = {s: _predictions(folder, s, records) for s in SPLITS if folder.predictions(s).exists()}
+    if "test" not in predictions:
+        raise RunError(f"{folder.path} has no predictions/test.parquet.", "Finish the run first: mode=resume.")
+    flow = read_json(folder.flow, FLOW)
+    points = read_json(folder.operating_points)
+    if not isinstance(points, list):
+        raise RunError(f"{folder.operating_points} holds no list of operating points: it is damaged.", AGAIN)
+    return Evidence(
+        folder=folder,
+        config=check(config_model(study.name), read_yaml(folder.config)),
+        records=records,
+        predictions=predictions,
+        readers=read_table(folder.readers, ["id"]) if folder.readers.exists() else None,
+        flow=flow,
+        history=read_table(folder.history, HISTORY) if folder.history.exists() else None,
+        # An external validation holds no networks, but what is known of those that it applied.
+        networks=[read_json(n / "model.json", MODEL) for n in folder.networks()] or flow.get("networks", []),
+        operating_points=points,
+    )
+
+
+def _predictions(folder: RunFolder, split: str, records: pd.DataFrame) -> pd.DataFrame:
+    """A prediction table, checked to be about the records of its split: all of them, or some of those that a
+    cross-validated study tests (which folds, the configuration says)."""
+    file = folder.predictions(split)
+    table = read_table(file, ["id", "group"])
+    expected = set(records["id"] if "fold" in records else records.loc[records["split"] == split, "id"])
+    predicted = set(table["id"])
+    complete = predicted if "fold" in records else expected
+    if not predicted or predicted - expected or complete - predicted:
+        raise RunError(
+            f"{file} is about {len(predicted):,} records, of which {len(predicted & expected):,} are among the "
+            f"{len(expected):,} of {folder.records.name}: one of the two tables is damaged.",
+            AGAIN,
+        )
+    return table
+
+
+def bootstrap_settings(config: StudyConfig) -> Bootstrap:
+    """How the intervals of a run are made."""
+    return Bootstrap(config.statistics.resamples, config.seed, config.statistics.level)
+
+
+def calls(predictions: pd.DataFrame, points: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The decision at each operating point, 0 or 1, as columns `<task>@<point>`; empty where there is no score.
+
+    The rows keep the index of `predictions`: whoever joins the two tables joins them by it.
+    """
+    table = pd.DataFrame(index=predictions.index)
+    for point in points:
+        score = predictions[point["score"]]
+        decision = pd.Series(is_positive(score, point["threshold"]).astype(int), index=score.index, dtype="Int64")
+        table[f"{point['task']}@{point['name']}"] = decision.mask(score.isna())
+    return table
+
+
+def metrics_file(study: Study, evidence: Evidence, results: Results, environment: dict[str, Any]) -> dict[str, Any]:
+    """The content of metrics.json."""
+    flow, records = evidence.flow, evidence.records
+    splits = {
+        split: {"records": len(part), "groups": int(part["group"].nunique())}
+        for split, part in records.groupby("split")
+    }
+    oracle = results.oracle
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "source": {
+            "name": flow["source"],
+            "synthetic": flow["synthetic"],
+            "records": len(records),
+            "groups": int(records["group"].nunique()),
+            "fingerprint": flow["fingerprint"],
+        },
+        "splits": splits,
+        "headline": results.headline,
+        "metrics": {key: estimate.to_dict() for key, estimate in results.metrics.items()},
+        "reference": {"chance": results.chance, "oracle": oracle.value if oracle else None},
+        "operating_points": results.operating_points,
+        "paper": results.paper,
+        "seconds": environment["seconds"],
+    }
+
+
+# --- the report: what every study's has in common ---
+
+
+def _report(study: Study, evidence: Evidence, results: Results, environment: dict[str, Any]) -> Report:
+    flow, main = evidence.flow, results.metrics[results.headline]
+    test = evidence.records[evidence.records["split"] == "test"]
+    kind = "synthetic phantom" if flow["synthetic"] else "real data"
+    figures_ = [
+        HeadlineFigure(results.sentence, main, f"test, {len(test):,} records of {test['group'].nunique():,} groups"),
+        HeadlineFigure("Chance", results.chance, results.chance_note),
+    ]
+    if results.oracle is not None:
+        figures_.append(HeadlineFigure("Oracle", results.oracle, "the phantom's latent truth, same reference"))
+    if results.paper:
+        first = results.paper[0]
+        figures_.append(HeadlineFigure("Paper", first["value"], f"{first['what']}; {first['source']}: another dataset"))
+    headline = Headline(_headline_sentence(evidence, results, kind), figures_, [*flow["warnings"], *results.warnings])
+    sections = [
+        _data_section(study, evidence),
+        *([_training_section(evidence)] if evidence.history is not None and len(evidence.history) else []),
+        *results.sections,
+        _paper_section(results),
+        _environment_section(evidence, environment),
+    ]
+    return Report(study.title, study.name, flow["synthetic"], headline, sections, footer=environment["version"])
+
+
+def synthetic_note(evidence: Evidence) -> str:
+    """The strip below every figure that was made from a phantom."""
+    return "synthetic data" if evidence.flow["synthetic"] else ""
+
+
+def _headline_sentence(evidence: Evidence, results: Results, kind: str) -> str:
+    records = evidence.records
+    test = records[records["split"] == "test"]
+    main = results.metrics[results.headline]
+    found = (
+        f"{results.sentence}: {main}" if main.value is not None else f"{results.sentence} is undefined: {main.reason}"
+    )
+    counts = [
+        f"{name} {int((records['split'] == name).sum()):,}" for name in SPLITS if (records["split"] == name).any()
+    ]
+    return (
+        f"{found}, on {len(test):,} test records of {test['group'].nunique():,} groups of {evidence.flow['source']} "
+        f"({kind}).\n\nIn all {len(records):,} records of {records['group'].nunique():,} groups: {', '.join(counts)}. "
+        f"A group is a {evidence.flow['group_key']}."
+    )
+
+
+def _data_section(study: Study, evidence: Evidence) -> Section:
+    flow, records = evidence.flow, evidence.records
+    path = evidence.folder.figures / "flow.png"
+    kept = [step for step in flow["steps"] if step["kind"] == "kept"]
+    steps: list[tuple[str, str]] = [(s["label"], f"{s['count']:,}") for s in kept]
+    exclusions: list[tuple[int, str, str]] = []
+    at = -1
+    for step in flow["steps"]:
+        if step["kind"] == "kept":
+            at += 1
+        elif step["count"]:
+            exclusions.append((at, step["label"], f"{step['count']:,}"))
+    parts = [
+        (name, f"{len(part):,} of {part['group'].nunique():,} groups")
+        for name, part in ((s, records[records["split"] == s]) for s in SPLITS)
+        if len(part)
+    ]
+    figures.flow(path, steps, exclusions, parts, note=synthetic_note(evidence))
+    blocks: list[Any] = [
+        Picture("figures/flow.png", "From the files found to the records used.", "Flow diagram of record counts."),
+    ]
+    blocks += [Text(sentence) for sentence in flow["gate"]]
+    if flow["lists"]:
+        rows = [[name, len(items), ", ".join(map(str, items[:12])) + (" …" if len(items) > 12 else "")]
+                for name, items in flow["lists"].items() if items]  # fmt: skip
+        if rows:
+            blocks.append(Table(["What", "Records", "Which"], rows, "Records left out or flagged, by reason."))
+    blocks += [Text(note, "note") for note in flow["notes"]]
+    card = load_card(flow["card"])
+    if card.confounds:
+        blocks.append(Text("Known confounds of this dataset (its card): " + " ".join(card.confounds), "note"))
+    return Section("Data and split", blocks)
+
+
+def _training_section(evidence: Evidence) -> Section:
+    history = evidence.history
+    assert history is not None
+    monitor = evidence.config.trainer.monitor
+    figures.history(
+        evidence.folder.figures / "history.png",
+        history,
+        monitor,
+        higher_is_better=not monitor.endswith("loss"),
+        note=synthetic_note(evidence),
+    )
+    best = history[history["best"].astype(bool)].groupby("network").tail(1)
+    rows: list[list[Any]] = [
+        [str(r["network"]), int(r["epoch"]), int((history["network"] == r["network"]).sum()), float(r[monitor])]
+        for _, r in best.iterrows()
+    ]
+    table = Table(
+        ["Network", "Best epoch", "Epochs", monitor], rows, "The epoch that was kept, by the monitored metric on val."
+    )
+    picture = Picture("figures/history.png", f"Loss and {monitor} by epoch.", "Training curves.")
+    return Section("Training", [picture, table])
+
+
+def _paper_section(results: Results) -> Section:
+    rows: list[list[Any]] = [[p["what"], _paper_value(p), p["source"]] for p in results.paper]
+    note = "These numbers are from other data. They say what the paper found, not what this run should have found."
+    table = Table(["What", "Published", "Where"], rows, "The paper's own numbers.", ["left", "right", "left"])
+    columns = ["What", "In the paper", "Here"]
+    departures = Table(columns, results.departures, "Where this run departs from the paper.", ["left"] * 3)
+    return Section("Beside the paper", [Text(note, "note"), table, departures])
+
+
+def _paper_value(entry: dict[str, Any]) -> str:
+    if entry.get("low") is None:
+        return f"{entry['value']:g}"
+    return f"{entry['value']:g} ({entry['low']:g} to {entry['high']:g})"
+
+
+def _environment_section(evidence: Evidence, environment: dict[str, Any]) -> Section:
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    seconds = [[name, round(float(value), 1)] for name, value in environment["seconds"].items()]
+    commit = environment["commit"] or "unknown"
+    text = f"Seed {evidence.config.seed}; commit {commit}; {environment['machine']}; {versions}."
+    return Section(
+        "How this was made",
+        [
+            Code(environment["command"]),
+            Text(text),
+            Table(["Stage", "Seconds"], seconds, "Time by stage."),
+            Text(
+                "Everything on this page was computed from the files in this run's folder (predictions/, "
+                "records.parquet, config.yaml, …) and can be computed again with mode=report."
+            ),
+        ],
+    )
+
+
+def age_bands(column: pd.Series) -> pd.Series:
+    """Ages as decades ("40-49"), None where unknown."""
+    decade = (pd.to_numeric(column, errors="coerce") // 10 * 10).to_numpy(float)
+    labels = [None if np.isnan(d) else f"{int(d)}-{int(d) + 9}" for d in decade]
+    return pd.Series(labels, index=column.index, dtype=object)

@@ -1,0 +1,112 @@
+"""One network and how it learns: what a study tells the trainer, and how outputs become an answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, Self
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
+from pipelines.shared.learning.dataset import Augment
+from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.study import C, Data
+
+
+class Learner(ABC, Generic[C]):
+    """One network, its loss, its augmentation, its targets and its part of the prediction table.
+
+    What was learned from the data (classes, class counts, scale of the signals) are arguments of the constructor of
+    those learners that need them: they override `from_data` and `from_model`.
+
+    Attributes:
+        classes: what the network's outputs are, in order.
+        targets_shown: columns of the record table that go into the prediction table.
+    """
+
+    classes: list[str]
+    targets_shown: ClassVar[Sequence[str]]
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @classmethod
+    def from_data(cls, config: C, data: Data) -> Self:
+        """A learner for these data; what it must know of them it takes from their training part.
+
+        Raises:
+            DataError: nothing can be learned from them.
+        """
+        return cls(config)
+
+    @classmethod
+    def from_model(cls, config: C, model: dict[str, Any]) -> Self:
+        """The learner that a network's model.json tells of."""
+        return cls(config)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A network with its starting weights."""
+
+    @abstractmethod
+    def architecture(self, network: nn.Module) -> dict[str, Any]:
+        """What `rebuild` needs, for model.json."""
+
+    @staticmethod
+    @abstractmethod
+    def rebuild(model: dict[str, Any]) -> nn.Module:
+        """The network that a model.json describes, without weights."""
+
+    @abstractmethod
+    def targets(self, records: pd.DataFrame) -> np.ndarray:
+        """float32 (records, ...), NaN where unknown."""
+
+    @abstractmethod
+    def augment(self) -> Augment:
+        """Random changes of a prepared array."""
+
+    @abstractmethod
+    def loss(self) -> Loss:
+        """Loss of outputs and targets; ignores unknown targets itself."""
+
+    @abstractmethod
+    def measure(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """What the trainer may monitor, besides `val_loss`."""
+
+    @abstractmethod
+    def probabilities(self, outputs: np.ndarray, /) -> np.ndarray:
+        """Outputs to probabilities, which an ensemble averages linearly."""
+
+    @abstractmethod
+    def columns(self, probabilities: np.ndarray, /) -> pd.DataFrame:
+        """The `p_…` columns of the prediction table."""
+
+    def table(self, records: pd.DataFrame, probabilities: np.ndarray, /) -> pd.DataFrame:
+        """The prediction table of some records: id, group, targets (as far as the records have them), `p_…`."""
+        who = records[[c for c in ("id", "group", *self.targets_shown) if c in records]].reset_index(drop=True)
+        return pd.concat([who, self.columns(probabilities)], axis=1)
+
+    def exportable(self, network: nn.Module) -> nn.Module:
+        """A finished network as ONNX can say it: the same answers, without what depends on values of the input."""
+        return network
+
+
+class ImageLearner(Learner[C]):
+    """A learner whose network is a backbone with a linear head: one output for each class."""
+
+    def build(self) -> nn.Module:
+        """The backbone with the weights that the configuration asks for, and a new head."""
+        return build_image_network(self.config.model, outputs=len(self.classes))
+
+    def architecture(self, network: nn.Module) -> dict[str, Any]:
+        """What `rebuild` needs, for model.json."""
+        assert isinstance(network, ImageNetwork)
+        return network.architecture.to_dict()
+
+    @staticmethod
+    def rebuild(model: dict[str, Any]) -> nn.Module:
+        """The network that a model.json describes, without weights."""
+        return ImageNetwork(Architecture(**model["architecture"]))

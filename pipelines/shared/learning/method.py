@@ -1,0 +1,206 @@
+"""How learners become an answer. The default is an ensemble of equals; a study with stages of its own has its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+import pipelines
+from pipelines.shared.learning.dataset import PreparedDataset
+from pipelines.shared.learning.distributed import barrier
+from pipelines.shared.learning.learner import Learner
+from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
+from pipelines.shared.learning.predictor import predict
+from pipelines.shared.learning.trainer import fit, loader_workers, uses_bf16
+from pipelines.shared.run import FinishedRun, Run, read_model
+from pipelines.shared.run_folder import plain, read_table, write_csv, write_json
+from pipelines.shared.seeds import seed_of
+from pipelines.shared.study import C, Data
+
+
+class Method(ABC, Generic[C]):
+    """What a study does with its learners.
+
+    Attributes:
+        learner: the class of its networks.
+        beyond_export: what a run's answer needs besides its networks, and an export lacks.
+    """
+
+    learner: type[Learner[C]]
+    beyond_export: str = ""
+
+    @abstractmethod
+    def fit(self, run: Run[C], data: Data) -> None:
+        """Fill models/, history.csv, predictions/ and operating_points.json. What is finished is kept."""
+
+    @abstractmethod
+    def answer(self, run: Run[C], finished: FinishedRun, data: Data) -> pd.DataFrame:
+        """The prediction table of any data by a finished run: val, test, another dataset, unlabelled files."""
+
+    def explain(self, run: Run[C], data: Data) -> None:
+        """Leave pictures of what was learned in the run folder; nothing, unless a study has something to show."""
+
+    def export_data(self, run: Run[C], finished: FinishedRun) -> PreparedDataset:
+        """What an export is checked on: the run's own test records."""
+        from pipelines.shared.handover.exporting import run_records
+
+        return run_records(run, finished)
+
+
+class Ensemble(Method[C]):
+    """`model.networks` networks that differ by their seed; their probabilities are averaged linearly."""
+
+    def fit(self, run: Run[C], data: Data) -> None:
+        """Train the networks, predict val and test, choose thresholds on val."""
+        learner = self.learner.from_data(run.config, data)
+        count = run.config.model.networks
+        for k in range(count):
+            name = "network" if count == 1 else f"network_{k:02d}"
+            if not (run.folder.network(name) / "model.json").exists():
+                fit_network(run, learner, data, name, seed_of(run.config.seed, "network", k))
+        predict_and_choose(run, learner, data)
+
+    def answer(self, run: Run[C], finished: FinishedRun, data: Data) -> pd.DataFrame:
+        """The prediction table of all records of `data`, by all networks of the finished run."""
+        learner = self.learner.from_model(run.config, next(iter(finished.models.values())))
+        dataset = PreparedDataset(data.prepared, data.records["id"].tolist(), np.zeros((len(data.records), 1)))
+        p = mean_probabilities(run, learner, finished.networks, {"records": dataset})["records"]
+        return learner.table(data.records, p)
+
+
+def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: int) -> None:
+    """Train one network on `train`, keep its best epoch on `val`, and write models/<name>/ and its part of history.csv.
+
+    A study that fits several networks on different records gives each its own `data`, with other splits.
+    """
+    loss, targets = learner.loss(), learner.targets(data.records)
+    training = dataset_of(data, targets, "train", learner.augment(), seed)
+    validation = dataset_of(data, targets, "val")
+    torch.manual_seed(seed)
+    network = learner.build()
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        outputs = network_outputs(run, model, validation, "Validating")
+        value = loss(torch.from_numpy(outputs), torch.from_numpy(validation.targets))
+        return {"val_loss": float(value), **learner.measure(validation.targets, outputs)}
+
+    rows = fit(
+        network,
+        loss,
+        training,
+        validate,
+        run.config.trainer,
+        name=name,
+        seed=seed,
+        world=run.world,
+        file=run.folder.checkpoint(name),
+        belongs_to={"split": data.flow["split_fingerprint"]} | training_keys(run.config),
+    )
+    if run.world.main:
+        history = pd.DataFrame(rows)
+        if run.folder.history.exists():
+            history = pd.concat([read_table(run.folder.history, ["network"]).query("network != @name"), history])
+        write_csv(run.folder.history, history)
+        best = history[history["best"].astype(bool) & (history["network"] == name)].iloc[-1]
+        monitor = run.config.trainer.monitor
+        extra = {"best_epoch": int(best["epoch"]), "monitor": {monitor: float(best[monitor])}}
+        save_network(run.folder.network(name), network, describe(run, learner, network, data, name, seed) | extra)
+    barrier(run.world)
+
+
+def describe(
+    run: Run[C], learner: Learner[C], network: nn.Module, data: Data, name: str, seed: int
+) -> dict[str, Any]:  # fmt: skip
+    """What model.json says of every network."""
+    return {
+        "study": run.study.name,
+        "name": name,
+        "version": pipelines.__version__,
+        "architecture": learner.architecture(network),
+        "classes": learner.classes,
+        "preprocessing": run.study.prepare_settings(run.config),
+        "seed": seed,
+        "trained_on": {"source": data.flow["source"], "split_fingerprint": data.flow["split_fingerprint"]},
+        "operating_points": [],
+    }
+
+
+def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
+    """Predict val and test by all networks of the run, choose thresholds on val and freeze them."""
+    targets = learner.targets(data.records)
+    parts = {split: dataset_of(data, targets, split) for split in ("val", "test")}
+    answers = mean_probabilities(run, learner, run.folder.networks(), parts)
+    if not run.world.main:
+        return
+    for split, probabilities in answers.items():
+        run.folder.write_table(run.folder.predictions(split), learner.table(data.part(split).records, probabilities))
+    freeze_points(run, run.study.choose_points(run.folder.read_table(run.folder.predictions("val")), run.config))
+
+
+def freeze_points(run: Run[C], points: list[dict[str, Any]]) -> None:
+    """Write operating_points.json, and into every model.json."""
+    points = [{**point, "chosen_on": "val"} for point in points]
+    write_json(run.folder.operating_points, plain(points))
+    for path in run.folder.networks():
+        update_facts(path, {"operating_points": points})
+
+
+def dataset_of(data: Data, targets: np.ndarray, split: str, augment: Any = None, seed: int = 0) -> PreparedDataset:
+    """The records of a split with their targets (one row for each record of `data`)."""
+    at = data.positions(split)
+    return PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], targets[at], augment, seed)
+
+
+def network_outputs(run: Run[C], model: nn.Module, dataset: PreparedDataset, what: str) -> np.ndarray:
+    """One network's outputs for a dataset, with the precision and loader workers of the configuration."""
+    trainer = run.config.trainer
+    precision = "bf16" if uses_bf16(trainer, run.world) else "fp32"
+    workers = loader_workers(trainer, run.world)
+    return predict(model, dataset, run.world, trainer.batch_size, workers, precision, what)
+
+
+def mean_probabilities(
+    run: Run[C], learner: Learner[C], networks: list[Path], datasets: Mapping[str, PreparedDataset]
+) -> dict[str, np.ndarray]:
+    """Probabilities for each dataset, averaged linearly over the networks."""
+    sums: dict[str, Any] = dict.fromkeys(datasets, 0.0)
+    for path in networks:
+        network = load_network(run, learner, path)
+        for name, dataset in datasets.items():
+            outputs = network_outputs(run, network, dataset, f"Predicting {name}")
+            sums[name] = sums[name] + learner.probabilities(outputs)
+    return {name: total / len(networks) for name, total in sums.items()}
+
+
+def load_network(run: Run[C], learner: Learner[C], path: Path) -> nn.Module:
+    """A network of a run folder, checked to be of this study and the learner's classes, on the run's device."""
+    model = read_model(path, run.study.name, learner.classes)
+    return load_weights(path, learner.rebuild(model)).to(run.world.device)
+
+
+def first_network(run: Run[C], kind: type[Learner[C]]) -> nn.Module:
+    """The first network of a run that is being finished: the one that saliency is about."""
+    path = run.folder.networks()[0]
+    return load_network(run, kind.from_model(run.config, read_model(path, run.study.name)), path)
+
+
+def training_keys(config: C) -> dict[str, Any]:
+    """Every key that the weights depend on, dotted, with its value; not where and how fast they are computed."""
+    values = config.model_dump(exclude={"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics"})
+    for key in ("device", "workers", "checkpoint_seconds"):
+        values["trainer"].pop(key)
+    return _dotted(values)
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

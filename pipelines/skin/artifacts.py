@@ -1,0 +1,65 @@
+"""Saliency of the most confident errors, whether the maps point at lesions, and the map of the last hidden layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+
+from pipelines.shared.learning.backbones import ImageNetwork
+from pipelines.shared.learning.saliency import confident_errors, with_masks, write_gallery
+from pipelines.shared.run import Run
+from pipelines.shared.study import Data
+from pipelines.skin.config import SkinConfig
+from pipelines.skin.data import centre_square
+from pipelines.skin.embeddings import write_embeddings
+from pipelines.skin.learner import SkinLearner
+from pipelines.skin.metrics import answered
+
+
+def explain(run: Run[SkinConfig], data: Data, network: nn.Module) -> None:
+    """Write predictions/embeddings.npy and saliency/: pictures, maps and gallery.csv of the most confident errors about
+    malignancy, scores.csv where lesions are known.
+    """
+    assert isinstance(network, ImageNetwork)
+    config = run.config
+    write_embeddings(network, data, run)
+    test = run.folder.read_table(run.folder.predictions("test"))
+    if not answered(test, "malignant") or test["malignant"].nunique() < 2:
+        return
+    errors = confident_errors(test, "malignant", config.explain.errors)
+    names = zip(errors["label"].str.replace("_", " "), errors["p_malignant"], strict=True)
+    errors["subtitle"] = [f"{label}, P(malignant) {p:.2f}" for label, p in names]
+    scored = with_masks(data, test, config.explain.scored, config.seed)
+    mask = partial(_mask, data, size=config.preprocess.size)
+    write_gallery(network, _score(config, data), data, errors, scored, _bright, mask, run)
+
+
+def _bright(picture: np.ndarray) -> np.ndarray:
+    """Where a prepared picture shows skin, not the dark frame of a dermatoscope."""
+    return picture.max(axis=2) > 12
+
+
+def _score(config: SkinConfig, data: Data) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The score that is explained: the log-odds of a malignant disease (of an ensemble its first network's)."""
+    classes = SkinLearner.from_data(config, data).classes
+    malignant = torch.tensor([name.split("/")[0] == "malignant" for name in classes])
+
+    def log_odds(outputs: torch.Tensor) -> torch.Tensor:
+        mine = malignant.to(outputs.device)
+        return torch.logsumexp(outputs[:, mine], dim=1) - torch.logsumexp(outputs[:, ~mine], dim=1)
+
+    return log_odds
+
+
+def _mask(data: Data, record: pd.Series, size: int) -> np.ndarray | None:
+    """The lesion's mask in the geometry of the prepared picture, bool (size, size)."""
+    if not isinstance(record.get("truth_mask"), str):
+        return None
+    with Image.open(data.source.root / record["truth_mask"]) as picture:
+        return centre_square(np.asarray(picture.convert("L")), size) > 127

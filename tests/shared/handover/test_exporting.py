@@ -1,0 +1,79 @@
+"""ONNX: the same answers as torch for any batch, metadata that say what goes in and out, refusals in words."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import toy_prepared
+from torch import nn
+
+from pipelines.shared.errors import UserError
+from pipelines.shared.handover import exporting
+from pipelines.shared.learning.dataset import PreparedDataset
+
+
+class Toy(nn.Module):
+    """uint8 pictures (batch, 8, 8, 3) -> (batch, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.convolution(pictures.permute(0, 3, 1, 2).float() / 255).mean(dim=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    torch.manual_seed(0)
+    network = exporting.Answering(Toy(), nn.Softmax(dim=-1)).eval()
+    arrays = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    data = PreparedDataset(toy_prepared(arrays), [str(i) for i in range(7)], np.zeros((7, 1)))
+    file = tmp_path_factory.mktemp("onnx") / "toy.onnx"
+    exporting._write(network, torch.from_numpy(arrays[:2]), {"classes": json.dumps(["ä", "b"])}, file)
+    return network, arrays, data, file
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_batches_of_any_size_get_torchs_answers(toy, batch_size):
+    network, arrays, data, file = toy
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(arrays)).numpy()
+    answers = exporting.onnx_answers(file, data, batch_size, "")
+    assert answers.shape == (7, 4)
+    assert np.abs(answers - expected).max() < 1e-6
+    assert exporting.onnx_answers(file, data, batch_size, "", records=1).shape == (1, 4)
+
+
+def test_metadata_are_in_the_file(toy):
+    import onnxruntime
+
+    found = onnxruntime.InferenceSession(str(toy[3])).get_modelmeta().custom_metadata_map
+    assert json.loads(found["classes"]) == ["ä", "b"]
+
+
+def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(UserError, match="onnxruntime") as failure:
+        exporting.needs_packages()
+    assert "[onnx]" in failure.value.remedy
+    assert "onnxscript" not in failure.value.problem
+
+
+def test_what_makes_probabilities_is_found_by_trying():
+    class Asked:
+        def __init__(self, probabilities):
+            self.probabilities = probabilities
+
+    first = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    network = Toy().eval()
+    cases = {
+        "probabilities (sigmoid)": lambda x: 1 / (1 + np.exp(-x)),
+        "probabilities (softmax)": lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True),
+        "raw outputs": lambda x: x**2,
+    }
+    for words, function in cases.items():
+        assert exporting._activation(Asked(function), network, first)[0].startswith(words)
