@@ -13,7 +13,11 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "pipelines"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STUDIES = sorted(p.parent.name for p in PACKAGE.glob("*/study.py") if p.parent.name != "shared")
-ONLY_IN = {"hydra": "shared/app.py", "omegaconf": "shared/app.py", "albumentations": "shared/augment.py"}
+ONLY_IN = {
+    "hydra": "shared/cli/app.py",
+    "omegaconf": "shared/cli/app.py",
+    "albumentations": "shared/learning/augment.py",
+}
 FORMATS = {"pydicom", "openslide", "wfdb", "spacy", "negspacy", "h5py", "gdcm", "imagecodecs", "tifffile"}
 RIGHT_OF_THE_PREDICTOR = [
     "pipelines.shared.judging.evaluator",
@@ -99,7 +103,7 @@ def test_a_configuration_is_checked_without_anything_heavy(study):
 def test_every_file_is_short_enough_to_read():
     long = {relative(f): n for f in FILES if (n := len(f.read_text().splitlines())) > 900}
     assert not long
-    assert len((PACKAGE / "shared" / "trainer.py").read_text().splitlines()) <= 300
+    assert len((PACKAGE / "shared" / "learning" / "trainer.py").read_text().splitlines()) <= 300
 
 
 def test_nothing_names_an_address_or_a_path_of_this_machine():
