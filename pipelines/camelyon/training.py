@@ -6,7 +6,7 @@
     models/fold_<k>-first, fold_<k>-second    the same without the slides of fold k
     patches/<name>-hard.parquet               hard negatives that joined the second model's training
     heatmaps/<name>/<slide>.tif               of the network <name>
-    detections.parquet, lesions.parquet, slide_features.parquet, models/forest.npz, predictions/
+    detections.parquet, lesions.parquet, slide_features.parquet, forest.npz, predictions/
 
 Training slides' features come from heatmaps of the fold's model that has not seen them.
 """
