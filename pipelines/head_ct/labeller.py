@@ -1,8 +1,10 @@
 """Concepts in radiology reports with their assertion status: present, absent, uncertain or historical.
 
-spaCy's blank pipeline, in this order: spelling (British forms, plurals, typing errors), clauses, concepts of the
-lexicon, three negspacy components (NegEx: Chapman et al., J Biomed Inform 2001;34:301-310) with term sets of ours for
-absence, doubt and the past, and rules for what NegEx does not know: sections, and which status wins.
+A report becomes plain characters (`report_text`) and sentences (`sentences`): its labels do not depend on how its lines
+were broken or its list was numbered. Each sentence goes through spaCy's blank pipeline: spelling (British forms, plurals,
+typing errors), concepts of the lexicon, three negspacy components (NegEx: Chapman et al., J Biomed Inform
+2001;34:301-310) with term sets of ours for absence, doubt and the past. Rules say what NegEx does not know: sections,
+and which status wins.
 
 A *label* is the chapter's: the number of distinct critical concepts that a report says are present. (Titano et al.
 learned theirs with a lasso on the report's words.)
@@ -22,6 +24,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from pipelines.head_ct.report_text import spelled_out
+from pipelines.head_ct.sentences import Words, sentences
 from pipelines.shared.config import conf_folder
 from pipelines.shared.errors import DataError
 
@@ -178,19 +182,26 @@ class Speller:
 _numbers = count()
 
 
-def _clauses(doc: Doc) -> Doc:
-    """Sentence ends for NegEx: . ! ; and new lines, and ? where a space follows."""
-    begin = True
+def _one_sentence(doc: Doc) -> Doc:
+    """Tells NegEx that the whole text is one sentence."""
     for token in doc:
-        token.is_sent_start = begin
-        text = token.text
-        begin = text in (".", "!", ";") or "\n" in text or (text == "?" and bool(token.whitespace_))
+        token.is_sent_start = token.i == 0
     return doc
 
 
+@dataclass(frozen=True)
+class Pipeline:
+    """spaCy's pipeline for a sentence, the concepts by name, headings by kind, and what is known of the language."""
+
+    nlp: Language
+    concepts: dict[str, Concept]
+    sections: dict[str, list[str]]
+    words: Words
+
+
 @lru_cache(maxsize=4)
-def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> tuple[Language, dict[str, Concept]]:
-    """The spaCy pipeline and its concepts by name."""
+def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> Pipeline:
+    """What labels reports by this lexicon and these terms."""
     import spacy
     from negspacy.negation import Negex
     from spacy.language import Language as Factory
@@ -199,19 +210,26 @@ def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> tuple[La
     from spacy.util import filter_spans
 
     concepts = {c.name: c for c in read_lexicon(lexicon)}
+    synonyms = {name: {spelled_out(s) for s in concept.synonyms} for name, concept in concepts.items()}
     sets = read_terms(terms)
+    lists = [sets[status][kind] for status in STATUSES[1:] for kind in ("preceding", "following", "pseudo")]
+    lists.append(sets["termination"])
+    for each in lists:
+        each[:] = sorted({*each, *map(spelled_out, each)})
     nlp = spacy.blank("en")
     assert Negex is not None  # importing it registers the factory "negex"
-    vocabulary = {plain_form(w) for c in concepts.values() for s in c.synonyms for w in re.findall(r"[a-z]+", s)}
-    familiar = {
-        w for kind in STATUSES[1:] for part in sets[kind].values() for t in part for w in re.findall(r"[a-z]+", t)
-    }
-    speller = Speller(vocabulary, familiar)
+    phrases = [[plain_form(w) for w in re.findall(r"[a-z]+", s)] for each in synonyms.values() for s in each]
+    familiar = [re.findall(r"[a-z]+", term) for each in lists[:-1] for term in each]
+    speller = Speller({w for p in phrases for w in p}, {w for p in familiar for w in p})
+    cut = [*phrases, *([plain_form(w) for w in p] for p in familiar)]
+    words = Words(
+        lambda word: plain_form(word) in speller.known,
+        {(tuple(p[:i]), tuple(p[i:j])) for p in cut for i in range(1, len(p)) for j in range(i + 1, len(p) + 1)},
+        plain_form,
+    )
     matcher = PhraseMatcher(nlp.vocab, attr="NORM")
-    for concept in concepts.values():
-        for synonym in concept.synonyms:
-            for form in {synonym, synonym.replace(" ", "-")} if " " in synonym else {synonym}:
-                matcher.add(concept.name, [speller(nlp.make_doc(form))])
+    for name, forms in synonyms.items():
+        matcher.add(name, [speller(nlp.make_doc(form)) for form in sorted(forms)])
 
     def find(doc: Doc) -> Doc:
         spans = [SpanType(doc, start, end, label=key) for key, start, end in matcher(doc)]
@@ -219,7 +237,7 @@ def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> tuple[La
         return doc
 
     number = next(_numbers)  # spaCy's register of components is global: each pipeline needs names of its own
-    for name, function in (("spelling", speller), ("clauses", _clauses), ("concepts", find)):
+    for name, function in (("spelling", speller), ("sentence", _one_sentence), ("concepts", find)):
         Factory.component(f"head_ct_{name}_{number}", func=function)
         nlp.add_pipe(f"head_ct_{name}_{number}")
     for status in STATUSES[1:]:
@@ -236,40 +254,20 @@ def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> tuple[La
                 },
             },
         )  # fmt: skip
-    nlp.max_length = 10_000_000
-    return nlp, concepts
-
-
-def _sections(text: str, sections: dict[str, list[str]]) -> list[tuple[int, str]]:
-    """(first character, kind) of each part that begins with a known heading and a colon at a line's or sentence's
-    start."""
-    words = {word: kind for kind, names in sections.items() for word in names}
-    found = []
-    for match in re.finditer(r"(?:^|(?<=[.\n]))[ \t]*([A-Za-z][A-Za-z -]{2,30}?)[ \t]*:", text):
-        kind = words.get(match.group(1).lower().strip())
-        if kind:
-            found.append((match.end(), kind))
-    return found
+    return Pipeline(nlp, concepts, sets["sections"], words)
 
 
 def label_text(text: str, lexicon: Path | None = None, terms: Path | None = None) -> list[Mention]:
     """All mentions in a report, in order."""
-    nlp, _ = pipeline(lexicon, terms)
-    sections = _sections(text, read_terms_once(terms)["sections"])
-    mentions = []
-    for span in nlp(_readable(text)).ents:
-        kind = next((k for start, k in reversed(sections) if start <= span.start_char), "findings")
-        if kind != "ignored":
-            mentions.append(Mention(span.start_char, span.end_char, span.label_, _status(span, kind)))
-    return mentions
-
-
-read_terms_once = lru_cache(maxsize=4)(read_terms)
-
-
-def _readable(text: str) -> str:
-    """The same text, character by character, with what hides words from the tokeniser taken out."""
-    return re.sub(r"(?<=[A-Za-z])[/_](?=[A-Za-z]{3,})|(?<=[a-z]{3})-(?=[a-z]{3,})|[*#•]", " ", text)
+    tools = pipeline(lexicon, terms)
+    read = [s for s in sentences(text, tools.sections, tools.words) if s.section != "ignored"]
+    mentions: dict[tuple[int, int, str], Mention] = {}
+    for sentence, doc in zip(read, tools.nlp.pipe(s.text for s in read), strict=True):
+        for span in doc.ents:
+            start, end = sentence.places[span.start_char], sentence.places[span.end_char - 1] + 1
+            mention = Mention(start, end, span.label_, _status(span, sentence.section))
+            mentions.setdefault((start, end, span.label_), mention)  # the words before a list are read with each item
+    return list(mentions.values())
 
 
 def _status(span: Span, section: str) -> str:
@@ -285,8 +283,7 @@ def _status(span: Span, section: str) -> str:
 
 def _doubly_negated(span: Span) -> bool:
     """ "No evidence that the haematoma has resolved": two negations of the same clause that cancel out."""
-    before = span.sent.text[: span.start_char - span.sent.start_char].lower()
-    after = span.sent.text[span.end_char - span.sent.start_char :].lower()
+    before, after = span.doc.text[: span.start_char].lower(), span.doc.text[span.end_char :].lower()
     return bool(re.search(r"\bno (evidence|sign) that\b", before) and re.search(r"\b(resolved|cleared)\b", after))
 
 
@@ -304,7 +301,7 @@ def label_reports(reports: pd.DataFrame, lexicon: Path | None = None, terms: Pat
     Returns:
         One row per mention: id, start, end, text, concept, group, critical, status.
     """
-    concepts = pipeline(lexicon, terms)[1]
+    concepts = pipeline(lexicon, terms).concepts
     rows = []
     for name, text in zip(reports["id"], reports["text"], strict=True):
         for m in label_text(str(text), lexicon, terms):

@@ -1,0 +1,429 @@
+"""The sentences of a report, by what it says and not by how its lines were broken or its list was numbered.
+
+What ends a sentence: . ! ; | // and ? (unless it asks about what follows), a blank line, a heading, the next item of a
+list, whatever its mark (1. 2) (3) a. iv) - * •), and a capital letter where no sentence was ended, as in "No bleed
+Midline shift of 5 mm". A line break is a blank, unless the next line is an item, or begins with a capital where the
+words before it can end a statement. Where a part of a report has neither capitals nor full stops (all upper case, all
+lower case), every line is a finding, unless its words lead on to the next line.
+
+An item after "no evidence of:" is read with these words before it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from pipelines.head_ct.report_text import Tracked, readable
+
+LONGEST = 250  # words; negation reaches no further, also where nobody ended the sentence (NegEx's own reach was five)
+END, ITEM = "\x1e", "\x1f"  # put before a new sentence, before a new item of a list
+REACH = 80  # characters looked at on either side of a place that may be the end of a sentence
+WIDE = 60  # characters; shorter lines were hardly broken by a program
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# After these a statement goes on.
+LEADING = _words(
+    "a an the this that these those any some no not non without neither nor and or but with of in on at to from by for "
+    "into within along about over under between versus as than if is are was were be been being has have had may might "
+    "can could will would should must does do did there which whose both either each every all such very more most "
+    "less due secondary up per via plus including measuring measures approximately approx circa consistent compatible "
+    "suspicious concerning suggestive evidence sign signs history status cannot only further other additional obvious "
+    "definite significant gross acute subacute hyperacute small large tiny intracranial possible probable "
+    "questionable suspected known underlying associated adjacent dr mr mrs prof"
+)
+# With these a statement goes on.
+FOLLOWING = _words(
+    "and or nor of in on at to by for from is are was were be has have had which that than seen noted measuring "
+    "extending involving along due secondary consistent compatible mm cm ml cc hu x per"
+)
+# With these a statement begins, also where the one before was not ended.
+OPENING = _words(
+    "no there the this these those it without neither negative status history cannot possible previously findings "
+    "evidence again also however interval unchanged stable normal mild moderate marked small large new old"
+)
+# Written with a capital in the middle of a sentence.
+NAMES = _words(
+    "sylvian sylvius monro willis galen chiari arnold dandy walker virchow robin hounsfield wernicke rathke duret "
+    "evans fisher fazekas marshall rotterdam magendie luschka kernohan meckel labbe trolard rolandic broca heubner percheron "
+    "charcot alzheimer parkinson moyamoya jefferson lefort rosenthal heschl hunt hess glasgow ommaya doctor dr mr mrs "
+    "ms prof monday tuesday wednesday thursday friday saturday sunday january february march april may june july august "
+    "september october november december jan feb mar apr jun jul aug sep sept oct nov dec ct mri"
+)
+ABBREVIATIONS = _words("approx ca cf dr mr mrs ms prof fig im img ser incl esp resp st eg ie min max")
+PERHAPS_ABBREVIATIONS = _words("etc mm cm ml cc post ant lat inf sup mod sig assoc temp occ par am pm hr hrs")
+ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"]
+UNITS = "mm|cm|ml|cc|hu|x|to|of|by|and|or|year|years|day|days|hour|hours|month|months|week|weeks|fold"
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence in plain characters, the place of each in the report, and the kind of section that it stands in."""
+
+    text: str
+    places: list[int]
+    section: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is known of the language: words, and where the phrases of the lexicon and of the term sets can be cut.
+
+    Attributes:
+        known: whether a word is one of theirs.
+        cuts: (words before, words after), in plain form, for every place inside every phrase.
+        plain: the plain form of a word.
+    """
+
+    known: Callable[[str], bool]
+    cuts: Collection[tuple[tuple[str, ...], tuple[str, ...]]]
+    plain: Callable[[str], str]
+
+    def inside_phrase(self, before: str, after: str) -> bool:
+        """Whether a phrase begins at the end of `before` and ends at the beginning of `after`."""
+        left = [self.plain(w) for w in re.findall(r"[A-Za-z]+", before[-60:])][-5:]
+        right = [self.plain(w) for w in re.findall(r"[A-Za-z]+", after[:60])][:5]
+        return any(
+            (tuple(left[-i:]), tuple(right[:j])) in self.cuts
+            for i in range(1, len(left) + 1)
+            for j in range(1, len(right) + 1)
+        )
+
+
+def sentences(report: str, sections: Mapping[str, Collection[str]], words: Words) -> list[Sentence]:
+    """The sentences of a report, in order.
+
+    Args:
+        report: as stored.
+        sections: kind -> headings, in lower case.
+        words: of the lexicon and of the term sets.
+    """
+    found = []
+    for section, part in _parts(readable(report, words.known), sections):
+        for sentence in _sentences_of(part, words):
+            found += [Sentence(s.text, s.places, section) for s in _cut(sentence)]
+    return found
+
+
+def _around(match: re.Match[str]) -> tuple[str, str]:
+    """The text before and after a match, as far as it matters (all of it would take the square of its length)."""
+    return match.string[max(0, match.start() - REACH) : match.start()], match.string[match.end() : match.end() + REACH]
+
+
+def _last_word(text: str) -> str:
+    match = re.search(r"([A-Za-z]+)\W*$", text[-40:])
+    return match.group(1).lower() if match else ""
+
+
+def _leads_on(text: str) -> bool:
+    """Whether a statement cannot end with this text."""
+    return (bool(re.search(r"[A-Za-z]$", text)) and _last_word(text) in LEADING) or text.endswith((",", "(", "/"))
+
+
+# --- sections and paragraphs ---
+
+
+def _parts(text: Tracked, sections: Mapping[str, Collection[str]]) -> list[tuple[str, Tracked]]:
+    """(kind of section, paragraph): cut at headings, which are left out, and at blank lines.
+
+    A paragraph after a blank line belongs to the section before it, except to a question, a history or a technique
+    where no heading of findings follows.
+    """
+    kinds = {name: kind for kind, names in sections.items() for name in names}
+    names = "|".join(re.escape(n).replace(r"\ ", r"\s") for n in sorted(kinds, key=len, reverse=True))
+    label = rf"(?<![\w-])(?P<name>{names})(?: ?(?:and|&|/) ?(?:{names}))?"
+    heading = re.compile(rf"{label}(?:\s?:|(?=\s)) ?-?", re.IGNORECASE)
+    cuts: list[tuple[int, int, str]] = []
+    for match in heading.finditer(text.text):
+        if _is_heading(match):
+            cuts.append((match.start(), match.end(), kinds[re.sub(r"\s", " ", match.group("name").lower())]))
+    parts = []
+    starts = [(0, "findings"), *((end, kind) for _, end, kind in cuts)]
+    ends = [*(start for start, _, _ in cuts), len(text.text)]
+    for number, ((start, kind), end) in enumerate(zip(starts, ends, strict=True)):
+        later = any(k == "findings" for _, k in starts[number + 1 :])
+        paragraphs = [m for m in re.finditer(r"(?:[^\n]|\n(?!\n))+", text.text[start:end]) if m.group().strip()]
+        for place, match in enumerate(paragraphs):
+            own = kind if place == 0 or later else "findings"
+            parts.append((own, text[start + match.start() : start + match.end()]))
+    return parts
+
+
+def _is_heading(match: re.Match[str]) -> bool:
+    (before, after), name = _around(match), match.group()
+    line = before.rsplit("\n", 1)[-1]
+    begins = not re.search(r"[A-Za-z0-9,(/]\s*$", line) or bool(re.fullmatch(r"[ \d.()*•#-]*", line))
+    written = name.strip(" :-\n")
+    if ":" in name:
+        if begins or re.search(r"[.!?;:]\s*$", before):
+            return True
+        capital = written[0].isupper() and not (written.isupper() and line.isupper())
+        return capital or (written.isupper() and not _leads_on(before.rstrip()))
+    if after.startswith("\n") or name.endswith("\n"):  # alone on its line
+        return not line.strip() and written[0].isupper() and not _leads_on(before.strip())
+    # Without a colon, in capitals, and a sentence begins after it: "FINDINGS No bleed".
+    starts = re.match(r"\s?(?:[(\[]?\d{1,2}[.)\]]|[-*•])?\s?[A-Z][a-z]", after)
+    return written.isupper() and len(written) > 5 and not _leads_on(before.rstrip()) and bool(starts)
+
+
+# --- paragraphs to sentences ---
+
+
+def _style(text: str) -> str:
+    """`sentence` where capitals begin sentences; `flat` where they tell nothing (all upper, all lower, All Capital)."""
+    letters = [c for c in text if c.isalpha()]
+    if not letters or sum(c.isupper() for c in letters) > 0.6 * len(letters):
+        return "flat"
+    long = re.findall(r"(?<![A-Za-z])[A-Za-z]{4,}", text)
+    if len(long) >= 4 and sum(w[0].isupper() for w in long) > 0.6 * len(long):
+        return "flat"
+    starts = re.findall(r"(?:^|[.!?]\s)\W*([A-Za-z])", text)
+    return "flat" if starts and sum(s.islower() for s in starts) > len(starts) / 2 else "sentence"
+
+
+_ANSWER = re.compile(
+    r"(?<=[A-Za-z)])[ ]?(?:(?<=[ ])-+|--+|\.{3,}|=+)[ ]?(?=(?:none|negative|absent|resolved|unlikely|normal|"
+    r"(?:not|no longer) [a-z]+|no(?=\s*(?:[.;,\n]|$)))(?![a-z]))",
+    re.IGNORECASE,
+)
+_SPACES, _STROKES = re.compile(r"\s+"), re.compile(r"(?<=\w)[/_](?=[A-Za-z])|[\"*#=+&<>~^•]|(?<=[A-Za-z])-(?=[A-Za-z])")
+_TOUCHING = re.compile(r"(?<=[,:)\]])(?=[A-Za-z])|(?<=[A-Za-z])(?=[(\[])|(?<=\d)-(?=[A-Za-z])")
+
+
+def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
+    style = _style(part.text)
+    part = part.sub(_ANSWER, ": ")
+    part = _items(part)
+    part = _lines(part, style, words)
+    if style == "sentence":
+        part = part.sub(_JOINED_DASH, f" {END}")
+    part = part.sub(_POINTS, _ends)
+    part = part.sub(_RUN_ON, lambda m: _runs_on(m, style, words))
+    pieces: list[tuple[str, Tracked]] = []
+    at, kind = 0, END
+    for match in re.finditer(f"[{END}{ITEM}]|$", part.text):
+        pieces.append((kind, part[at : match.start()]))
+        at, kind = match.end(), match.group()
+    found: list[Tracked] = []
+    lead = before = None
+    for kind, piece in pieces:
+        if not piece.text.strip():
+            before = before if kind == ITEM else None
+            continue
+        if kind == ITEM and before is not None and _asks_for_more(before.text):
+            lead = before
+        elif kind != ITEM:
+            lead = None
+        found.append(lead + piece if lead else piece)
+        before = piece
+    return [s.sub(_TOUCHING, " ").sub(_STROKES, " ").sub(_SPACES, " ") for s in found]
+
+
+def _asks_for_more(text: str) -> bool:
+    """ "No evidence of:", "None of the following:": what the items that follow belong to."""
+    bare = text.strip().rstrip(":-, ")
+    return _last_word(bare) in LEADING | {"following", "negative"} and not bare.endswith((".", "!", "?"))
+
+
+_JOINED_DASH = re.compile(r"(?<=[a-z]{5})-(?=[A-Z][a-z])|(?<=[a-z]{4})(?=[A-Z][a-z])|(?<=mm)(?=[A-Z])|(?<=cm)(?=[A-Z])")
+_MARK = re.compile(
+    r"(?P<bullet>[•*]+)"
+    r"|(?P<dash>-{1,2})(?=[ ]?[A-Za-z?(\d])"
+    r"|(?P<open>[(\[]?)(?P<label>\d{1,2}|[A-Za-z]|[ivxIVX]{2,4})[ ]?(?P<close>\.?[)\]]|\.-?|-|:)(?=\s*[A-Za-z?(\"'•-])"
+    r"|(?P<bare>\d{1,2})(?=[ ][A-Za-z?])"
+)
+
+
+def _items(part: Tracked) -> Tracked:
+    """Marks of lists become `ITEM`: at the beginning of a line, and inside of it where they count on."""
+    text, last = part.text, {"number": 0, "letter": 0, "roman": 0}
+    spans: list[tuple[int, int]] = []
+    for match in _MARK.finditer(text):
+        start = match.start()
+        before, after = _around(match)
+        opens = not before.strip() or before.endswith("\n") or (bool(spans) and not text[spans[-1][1] : start].strip())
+        left = before[-1:] if before else "\n"
+        if match["bullet"]:
+            taken = not (left.isdigit() and after[:1].isdigit()) and (opens or not left.isalnum())
+        elif match["dash"]:
+            taken = _is_dash(before, after, opens)
+        else:
+            taken = _counts(match, opens, left, last)
+        if taken:
+            spans.append((match.start(), match.end()))
+    places = {start: end for start, end in spans}
+    return part.sub(_MARK, lambda m: f" {ITEM}" if m.start() in places else m.group())
+
+
+def _is_dash(before: str, after: str, opens: bool) -> bool:
+    """A dash before an item or another statement; not one of a range, a number or a word."""
+    word = re.match(r"\s*([A-Za-z]*)", after)
+    following = word.group(1).lower() if word else ""
+    left = before.rstrip()[-1:]
+    if (left.isdigit() and re.match(r"\s*\d", after)) or following in FOLLOWING | {"and", "or", "to", "with"}:
+        return False
+    if re.match(r"\d", after):
+        return opens
+    if opens:
+        return True
+    if re.search(r"[A-Za-z]\d{1,2}\s*$", before) and re.match(r"\s*[A-Za-z]\d", after):
+        return False
+    return before.endswith(" ") or (after.startswith(" ") and left.isalnum())
+
+
+def _counts(match: re.Match[str], opens: bool, left: str, last: dict[str, int]) -> bool:
+    """Whether a number, a letter or a Roman number marks an item; `last` holds where each of them stands."""
+    before, after = _around(match)
+    label = (match["label"] or match["bare"]).lower()
+    close = match["close"] or ""
+    follows = re.match(rf"\s*(?:{UNITS})(?![A-Za-z])", after, re.IGNORECASE)
+    if label.isdigit():
+        number = int(label)
+        next_one = number == last["number"] + 1
+        touches = left.isalpha() and re.search(r"[a-z]{3}$", before, re.IGNORECASE)
+        if not (opens or left in " \n.;:,)" or touches) or left == ".":
+            if not (left == "." and next_one and re.search(r"[A-Za-z]\.$", before)):
+                return False
+        if match["bare"]:
+            taken = opens and next_one and not follows
+        elif close == ":":
+            taken = opens
+        elif close == "-":
+            taken = (opens or next_one) and not follows
+        elif not match["open"] and ")" in close and before.rfind("(") > before.rfind(")"):
+            taken = False
+        else:
+            taken = opens or next_one
+        if taken:
+            last["number"] = number
+        return taken
+    if close in (":", "-") or not (opens or left in " .;:)"):
+        return False
+    for kind, index in (("roman", ROMAN.index(label) + 1 if label in ROMAN else 0),
+                        ("letter", ord(label) - 96 if len(label) == 1 else 0)):  # fmt: skip
+        first = index == 1 and (opens or left == ":" or before.rstrip().endswith(":"))
+        if index and (first or index == last[kind] + 1 > 1):
+            last[kind] = index
+            return True
+    return False
+
+
+_BREAK = re.compile(r" ?\n ?")
+
+
+def _lines(part: Tracked, style: str, words: Words) -> Tracked:
+    """Line breaks become blanks, or ends of sentences where the next line is another statement."""
+    if "\n" not in part.text:
+        return part
+    lines = part.text.split("\n")
+    bare = [line.strip(f" {ITEM}") for line in lines]
+    widest = max(map(len, bare))
+    body = part.text.strip()
+    prose = bool(re.search(r"[A-Za-z\d)][.!;](?:\s|$)", body))
+    listed = not re.search(r"[A-Za-z\d)][.!;]\s", body) and all(b[:1].isupper() or not b[:1].isalpha() for b in bare)
+    leading = False
+    number = -1
+
+    def decide(match: re.Match[str]) -> str:
+        nonlocal leading, number
+        number += 1
+        before, after = bare[number], bare[number + 1]
+        if lines[number + 1].lstrip().startswith(ITEM) or not before or not after:
+            return " "
+        if before.endswith(":") and _asks_for_more(before):
+            leading = True
+            return f" {ITEM}"
+        first = re.match(r"[A-Za-z]+", after)
+        word = first.group() if first else ""
+        if (
+            before[-1] in ".!?;:"
+            or _leads_on(before)
+            or (word.lower() in FOLLOWING and not (word[0].isupper() and style == "sentence"))
+            or words.inside_phrase(before, after)
+        ):
+            return " "
+        if style == "sentence":
+            title = word[:1].isupper() and word[1:].islower() and word.lower() not in NAMES
+            begins = title or (listed and bool(word) and word.isupper() and len(before) < WIDE)
+        elif prose:
+            begins = bool(re.match(r"no |there (?:is|are|was|were) ", after, re.IGNORECASE)) and not re.match(
+                "no longer", after, re.IGNORECASE
+            )
+        else:
+            fits = len(before) + 1 + len(after.split(" ")[0]) <= widest
+            begins = bool(word) and (widest < WIDE or fits)
+        return (f" {ITEM}" if leading else f" {END}") if begins else " "
+
+    return part.sub(_BREAK, decide)
+
+
+_POINTS = re.compile(r"[.!?;|]+|//+")
+
+
+def _ends(match: re.Match[str]) -> str:
+    """A point with `END` after it where it ends a sentence."""
+    (before, after), mark = _around(match), match.group()
+    whole = mark + END
+    if mark.strip("!;|/") == "":
+        return whole if mark != ";" or after else mark
+    left, following = before[-1:], re.match(r"[\s\"')\]]*([A-Za-z]*)", after)
+    word = following.group(1) if following else ""
+    if "?" in mark:
+        if not before.rsplit(END, 1)[-1].strip(f" {ITEM}(\"'"):
+            return mark  # asks about what follows
+        if after[:1].isalpha():
+            return whole if left.isalpha() and word[0].isupper() and word[1:].islower() else mark
+        if left == " " and word and not (word[0].isupper() and word[1:].islower()):
+            return mark
+        return mark if after[:1] in ("),") and after else whole
+    if mark == "." and after[:1].isdigit() and not left.isalpha():
+        return mark  # 5.5 mm, .5 mm
+    last = re.search(r"([A-Za-z.]*[A-Za-z])$", before)
+    abbreviated = last.group(1).lower() if last else ""
+    capital = word[:1].isupper()
+    if len(mark) > 1:
+        return whole
+    if "." in abbreviated and all(len(p) == 1 for p in abbreviated.split(".")):  # S.A.H., e.g.
+        return whole if capital and word[1:].islower() and after[:1] == " " else mark
+    if len(abbreviated) == 1 and not before[-2:-1].isdigit():  # L. temporal; the first letter of e.g.
+        return whole if after[:1] in ("", " ") and word.lower() in OPENING and capital else mark
+    if abbreviated in ABBREVIATIONS or (abbreviated == "no" and re.match(r" ?\d", after)):
+        return mark
+    if abbreviated in PERHAPS_ABBREVIATIONS and not capital and word:
+        return mark if word.lower() not in OPENING else whole
+    return mark if word in ("or", "nor") else whole
+
+
+_RUN_ON = re.compile(r"(?<=[A-Za-z\d)%]) (?=([A-Z][a-z]+))")
+
+
+def _runs_on(match: re.Match[str], style: str, words: Words) -> str:
+    """`END` between "no bleed" and "Midline shift"."""
+    word = match.group(1).lower()
+    before, after = _around(match)
+    last = re.split(r"[\s(]", before)[-1]
+    sentence = re.split(f"[{END}{ITEM}]", before)[-1].strip()
+    if style != "sentence" or word in NAMES or _leads_on(before) or last.endswith("."):
+        return match.group()
+    if word not in OPENING:
+        adjective = re.search(r"(?:al|ic|ous|ive|oid|ary|ar|ate|ed)$", last) and last not in ("normal", "seen")
+        if (last[:1].isupper() and last[1:].islower()) or adjective:
+            return match.group()
+        if words.inside_phrase(before, after):
+            return match.group()
+    elif last == sentence and last[:1].isupper() and last[1:].islower() and word not in ("no", "there", "the"):
+        return match.group()
+    return f" {END}"
+
+
+def _cut(sentence: Tracked) -> list[Tracked]:
+    """A sentence of more than `LONGEST` words in pieces of so many."""
+    starts = [m.start() for m in re.finditer(r"\S+", sentence.text)][::LONGEST]
+    if not starts:
+        return []
+    return [sentence[a:b] for a, b in zip(starts, [*starts[1:], len(sentence.text)], strict=True)]
