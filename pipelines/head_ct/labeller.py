@@ -1,8 +1,8 @@
 """Concepts in radiology reports with their assertion status: present, absent, uncertain or historical.
 
 A report becomes plain characters (`report_text`) and sentences (`sentences`): its labels do not depend on how its lines
-were broken or its list was numbered. Each sentence goes through spaCy's blank pipeline: spelling (British forms, plurals,
-typing errors), concepts of the lexicon, three negspacy components (NegEx: Chapman et al., J Biomed Inform
+were broken or its list was numbered. Each sentence goes through spaCy's blank pipeline: spelling (British forms,
+plurals, typing errors), concepts of the lexicon, three negspacy components (NegEx: Chapman et al., J Biomed Inform
 2001;34:301-310) with term sets of ours for absence, doubt and the past. Rules say what NegEx does not know: sections,
 and which status wins.
 

@@ -102,7 +102,7 @@ def _characters(report: str) -> Tracked:
 # --- words ---
 
 # Short forms, in the order in which they are spelled out; whole words, any case.
-SHORT_FORMS = [
+SHORT_FORMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<![\w'])(is|are|was|were|do|does|did|has|have|had|could|would|should|need)n[' ?]?t(?!\w)", r"\1 not"),
     (r"(?<![\w'])(?:can[' ?]?t|can ?not)(?!\w)", "cannot"),
     (r"(?<![\w'])won[' ?]?t(?!\w)", "will not"),
@@ -131,6 +131,8 @@ SHORT_FORMS = [
     (r"(?<!\w)prev(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "previous"),
     (r"(?<!\w)hx(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))(?! of)", "history"),
     (r"(?<!\w)nil(?!\w)", "no"),
+    (r"(?-i:(?<!\w)(?:[A-Z]\.){2,}[A-Z](?!\w)\.?)(?= (?-i:[a-z]))", lambda m: m.group().replace(".", "")),  # S.A.H. is
+    (r"(?-i:(?<!\w)(?:[A-Z]\.){2,}[A-Z](?!\w))(?=\.)", lambda m: m.group().replace(".", "")),
     (r"(?<!\w)[Ø∅⌀](?!\w)\s?", "no "),
     (r"(?<=[a-z])\((?:s|es)\)", "s"),
     (r"\(\s*\?+\s*\)", " ?"),
@@ -141,7 +143,6 @@ SHORT_PATTERNS = [(re.compile(p, re.IGNORECASE), n) for p, n in SHORT_FORMS]
 _DIVIDED = re.compile(r"(?<=[A-Za-z])(?:-[ \n]?|[ \n])(?=[A-Za-z])")
 _LAST_WORD, _FIRST_WORD = re.compile("[A-Za-z]+$"), re.compile("[A-Za-z]+")
 LINES = [
-    (re.compile(r"\r*\n|\r+"), "\n"),
     (re.compile(r"[ \t]*\n[ \t]*"), "\n"),
     (
         re.compile(
@@ -171,7 +172,7 @@ def readable(report: str, known: Callable[[str], bool]) -> Tracked:
         report: as stored.
         known: whether a word is one of the lexicon or of the term sets.
     """
-    text = _characters(report)
+    text = _unbroken(_characters(report).sub(re.compile(r"\r*\n|\r+"), "\n"), known)
     for pattern, new in LINES:
         text = text.sub(pattern, new)
     text = _single_spaced(text)
@@ -182,14 +183,48 @@ def readable(report: str, known: Callable[[str], bool]) -> Tracked:
         assert left is not None
         assert right is not None
         mark, whole = match.group(), left.group() + right.group()
-        if len(whole) >= 7 and known(whole) and ("-" in mark or not (known(left.group()) and known(right.group()))):
-            return ""
-        return mark.replace("-\n", "-")
+        familiar = known(left.group()), known(right.group())
+        whole_parts = "-" in mark or (not all(familiar) and min(len(left.group()), len(right.group())) > 1)
+        one = len(whole) >= 7 and known(whole) and whole_parts
+        return "" if one or (mark == "-\n" and not any(familiar)) else mark.replace("-\n", "-")
 
     text = text.sub(_DIVIDED, mark_kept)
     for pattern, new in SHORT_PATTERNS:
         text = text.sub(pattern, new)
     return text
+
+
+def _unbroken(text: Tracked, known: Callable[[str], bool]) -> Tracked:
+    """Lines put together that were cut after the same number of characters, wherever that fell: "hemorr", "hage"."""
+    lines = text.text.split("\n")
+    lengths = [len(line) for line in lines]
+    width = max(lengths)
+    cut = lengths.count(width)
+    if (
+        width < 20
+        or cut < 3
+        or cut + lengths.count(width - 1)
+        < 0.8 * sum(len(line) > width - 12 and line[-1] not in ".:!?" for line in lines)
+    ):
+        return text
+    cuts = [(a, b) for a, b in pairwise(lines) if len(a) == width and b]
+    if not any(a[-1] == " " or b[0] == " " or _one_word(a, b, known) for a, b in cuts):
+        return text
+
+    def put_together(match: re.Match[str]) -> str:
+        start = match.string.rfind("\n", 0, match.start()) + 1
+        before, after = match.string[match.start() - 1], match.string[match.end()]
+        inside = before.isalnum() and (after.islower() or after.isdigit() or (before.isupper() and after.isupper()))
+        return "" if match.start() - start == width and (inside or " " in before + after or after in ".,;:)") else "\n"
+
+    return text.sub(re.compile("(?<=[^\n])\n(?=[^\n])"), put_together)
+
+
+def _one_word(before: str, after: str, known: Callable[[str], bool]) -> bool:
+    left, right = _LAST_WORD.search(before), _FIRST_WORD.match(after)
+    if left is None or right is None:
+        return False
+    return known(left.group() + right.group()) and not (known(left.group()) and known(right.group()))
 
 
 def _single_spaced(text: Tracked) -> Tracked:

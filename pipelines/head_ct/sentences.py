@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipelines.head_ct.report_text import Tracked, readable
 
@@ -33,10 +34,11 @@ LEADING = _words(
     "into within along about over under between versus as than if is are was were be been being has have had may might "
     "can could will would should must does do did there which whose both either each every all such very more most "
     "less due secondary up per via plus including measuring measures approximately approx circa consistent compatible "
-    "suspicious concerning suggestive evidence sign signs history status cannot only further other additional obvious "
-    "definite significant gross acute subacute hyperacute small large tiny intracranial possible probable "
-    "questionable suspected known underlying associated adjacent dr mr mrs prof"
+    "suspicious concerning suggestive cannot only further other additional obvious definite gross acute subacute "
+    "hyperacute small large tiny intracranial underlying associated adjacent dr mr mrs prof"
 )
+# After these a list goes on: "no evidence of: 1. bleed 2. fracture".
+LISTING = _words("of for no not without any with and or nor following including negative excluding excludes denies")
 # With these a statement goes on.
 FOLLOWING = _words(
     "and or nor of in on at to by for from is are was were be has have had which that than seen noted measuring "
@@ -50,14 +52,26 @@ OPENING = _words(
 # Written with a capital in the middle of a sentence.
 NAMES = _words(
     "sylvian sylvius monro willis galen chiari arnold dandy walker virchow robin hounsfield wernicke rathke duret "
-    "evans fisher fazekas marshall rotterdam magendie luschka kernohan meckel labbe trolard rolandic broca heubner percheron "
-    "charcot alzheimer parkinson moyamoya jefferson lefort rosenthal heschl hunt hess glasgow ommaya doctor dr mr mrs "
-    "ms prof monday tuesday wednesday thursday friday saturday sunday january february march april may june july august "
-    "september october november december jan feb mar apr jun jul aug sep sept oct nov dec ct mri"
+    "evans fisher fazekas marshall rotterdam magendie luschka kernohan meckel labbe trolard rolandic broca heubner "
+    "percheron charcot alzheimer parkinson moyamoya jefferson lefort rosenthal heschl hunt hess glasgow ommaya doctor "
+    "dr mr mrs ms prof monday tuesday wednesday thursday friday saturday sunday january february march april may june "
+    "july august september october november december jan feb mar apr jun jul aug sep sept oct nov dec ct mri"
 )
 ABBREVIATIONS = _words("approx ca cf dr mr mrs ms prof fig im img ser incl esp resp st eg ie min max")
-PERHAPS_ABBREVIATIONS = _words("etc mm cm ml cc post ant lat inf sup mod sig assoc temp occ par am pm hr hrs")
-ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"]
+UNITS_WITH_POINTS = _words("mm cm ml cc hr hrs")
+PERHAPS_ABBREVIATIONS = _words("etc post ant lat inf sup mod sig assoc temp occ par am pm")
+ROMAN = [
+    "i",
+    "ii",
+    "iii",
+    "iv",
+    "v",
+    "vi",
+    "vii",
+    "viii",
+    "ix",
+    *(f"x{i}" for i in ("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix")),
+]
 UNITS = "mm|cm|ml|cc|hu|x|to|of|by|and|or|year|years|day|days|hour|hours|month|months|week|weeks|fold"
 
 
@@ -104,7 +118,7 @@ def sentences(report: str, sections: Mapping[str, Collection[str]], words: Words
         words: of the lexicon and of the term sets.
     """
     found = []
-    for section, part in _parts(readable(report, words.known), sections):
+    for section, part in _parts(readable(report, words.known), sections, words):
         for sentence in _sentences_of(part, words):
             found += [Sentence(s.text, s.places, section) for s in _cut(sentence)]
     return found
@@ -128,7 +142,7 @@ def _leads_on(text: str) -> bool:
 # --- sections and paragraphs ---
 
 
-def _parts(text: Tracked, sections: Mapping[str, Collection[str]]) -> list[tuple[str, Tracked]]:
+def _parts(text: Tracked, sections: Mapping[str, Collection[str]], words: Words) -> list[tuple[str, Tracked]]:
     """(kind of section, paragraph): cut at headings, which are left out, and at blank lines.
 
     A paragraph after a blank line belongs to the section before it, except to a question, a history or a technique
@@ -140,7 +154,7 @@ def _parts(text: Tracked, sections: Mapping[str, Collection[str]]) -> list[tuple
     heading = re.compile(rf"{label}(?:\s?:|(?=\s)) ?-?", re.IGNORECASE)
     cuts: list[tuple[int, int, str]] = []
     for match in heading.finditer(text.text):
-        if _is_heading(match):
+        if _is_heading(match, words):
             cuts.append((match.start(), match.end(), kinds[re.sub(r"\s", " ", match.group("name").lower())]))
     parts = []
     starts = [(0, "findings"), *((end, kind) for _, end, kind in cuts)]
@@ -154,7 +168,7 @@ def _parts(text: Tracked, sections: Mapping[str, Collection[str]]) -> list[tuple
     return parts
 
 
-def _is_heading(match: re.Match[str]) -> bool:
+def _is_heading(match: re.Match[str], words: Words) -> bool:
     (before, after), name = _around(match), match.group()
     line = before.rsplit("\n", 1)[-1]
     begins = not re.search(r"[A-Za-z0-9,(/]\s*$", line) or bool(re.fullmatch(r"[ \d.()*•#-]*", line))
@@ -164,11 +178,15 @@ def _is_heading(match: re.Match[str]) -> bool:
             return True
         capital = written[0].isupper() and not (written.isupper() and line.isupper())
         return capital or (written.isupper() and not _leads_on(before.rstrip()))
-    if after.startswith("\n") or name.endswith("\n"):  # alone on its line
-        return not line.strip() and written[0].isupper() and not _leads_on(before.strip())
+    goes_on = re.match(r"\s*([A-Za-z]*)", after)
+    following = goes_on.group(1) if goes_on else ""
+    if _leads_on(before.rstrip()) or following.lower() in FOLLOWING or words.inside_phrase(name, after):
+        return False
+    if after.startswith("\n"):  # alone on its line
+        return not line.strip() and written[0].isupper() and not following[:1].islower()
     # Without a colon, in capitals, and a sentence begins after it: "FINDINGS No bleed".
     starts = re.match(r"\s?(?:[(\[]?\d{1,2}[.)\]]|[-*•])?\s?[A-Z][a-z]", after)
-    return written.isupper() and len(written) > 5 and not _leads_on(before.rstrip()) and bool(starts)
+    return written.isupper() and len(written) > 5 and bool(starts)
 
 
 # --- paragraphs to sentences ---
@@ -186,9 +204,9 @@ def _style(text: str) -> str:
     return "flat" if starts and sum(s.islower() for s in starts) > len(starts) / 2 else "sentence"
 
 
-_ANSWER = re.compile(
-    r"(?<=[A-Za-z)])[ ]?(?:(?<=[ ])-+|--+|\.{3,}|=+)[ ]?(?=(?:none|negative|absent|resolved|unlikely|normal|"
-    r"(?:not|no longer) [a-z]+|no(?=\s*(?:[.;,\n]|$)))(?![a-z]))",
+_ANSWER = re.compile(  # "Fracture - none", "Hydrocephalus ..... not seen"
+    r"(?<=[A-Za-z)])[ ]?(?:(?<=[ ])-+|--+|\.{3,}|=+)[ ]?(?=(?:none|no|negative|absent|resolved|unlikely|normal)\s*"
+    r"(?:[.;,\n]|[ ]-|$)|(?:not|no longer) [a-z]+)",
     re.IGNORECASE,
 )
 _SPACES, _STROKES = re.compile(r"\s+"), re.compile(r"(?<=\w)[/_](?=[A-Za-z])|[\"*#=+&<>~^•]|(?<=[A-Za-z])-(?=[A-Za-z])")
@@ -227,15 +245,16 @@ def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
 def _asks_for_more(text: str) -> bool:
     """ "No evidence of:", "None of the following:": what the items that follow belong to."""
     bare = text.strip().rstrip(":-, ")
-    return _last_word(bare) in LEADING | {"following", "negative"} and not bare.endswith((".", "!", "?"))
+    return _last_word(bare) in LISTING and not bare.endswith((".", "!", "?"))
 
 
 _JOINED_DASH = re.compile(r"(?<=[a-z]{5})-(?=[A-Z][a-z])|(?<=[a-z]{4})(?=[A-Z][a-z])|(?<=mm)(?=[A-Z])|(?<=cm)(?=[A-Z])")
 _MARK = re.compile(
-    r"(?P<bullet>[•*]+)"
+    r"(?P<bullet>[•*]+|(?m:^)[oO+](?=[ ]))"
     r"|(?P<dash>-{1,2})(?=[ ]?[A-Za-z?(\d])"
-    r"|(?P<open>[(\[]?)(?P<label>\d{1,2}|[A-Za-z]|[ivxIVX]{2,4})[ ]?(?P<close>\.?[)\]]|\.-?|-|:)(?=\s*[A-Za-z?(\"'•-])"
-    r"|(?P<bare>\d{1,2})(?=[ ][A-Za-z?])"
+    r"|(?P<open>[(\[#]?)(?P<label>(?<![\d.,])\d{1,2}|(?<![A-Za-z])(?:[A-Za-z]|[ivxIVX]{2,5}))[ ]?"
+    r"(?P<close>\.?[)\]]|\.-?|-|:)(?=\s*[A-Za-z?(\"'•-])"
+    r"|(?P<sign>#?)(?P<bare>\d{1,2})(?=[ ][A-Za-z?])"
 )
 
 
@@ -273,7 +292,7 @@ def _is_dash(before: str, after: str, opens: bool) -> bool:
         return True
     if re.search(r"[A-Za-z]\d{1,2}\s*$", before) and re.match(r"\s*[A-Za-z]\d", after):
         return False
-    return before.endswith(" ") or (after.startswith(" ") and left.isalnum())
+    return before[-1:] in " .;:" or (after.startswith(" ") and left.isalnum())
 
 
 def _counts(match: re.Match[str], opens: bool, left: str, last: dict[str, int]) -> bool:
@@ -285,14 +304,14 @@ def _counts(match: re.Match[str], opens: bool, left: str, last: dict[str, int]) 
     if label.isdigit():
         number = int(label)
         next_one = number == last["number"] + 1
-        touches = left.isalpha() and re.search(r"[a-z]{3}$", before, re.IGNORECASE)
-        if not (opens or left in " \n.;:,)" or touches) or left == ".":
-            if not (left == "." and next_one and re.search(r"[A-Za-z]\.$", before)):
-                return False
+        touches = left.isalpha() and re.search(r"[a-z]{2}$", before, re.IGNORECASE)
+        if not (opens or left in " ;:,)" or touches or (next_one and re.search(r"[A-Za-z]\.$", before))):
+            return False
         if match["bare"]:
-            taken = opens and next_one and not follows
+            counted = number > 1 and after[1:2].isupper()
+            taken = (opens or bool(match["sign"]) or counted) and next_one and not follows
         elif close == ":":
-            taken = opens
+            taken = opens or (next_one and number > 1)
         elif close == "-":
             taken = (opens or next_one) and not follows
         elif not match["open"] and ")" in close and before.rfind("(") > before.rfind(")"):
@@ -304,11 +323,14 @@ def _counts(match: re.Match[str], opens: bool, left: str, last: dict[str, int]) 
         return taken
     if close in (":", "-") or not (opens or left in " .;:)"):
         return False
-    for kind, index in (("roman", ROMAN.index(label) + 1 if label in ROMAN else 0),
-                        ("letter", ord(label) - 96 if len(label) == 1 else 0)):  # fmt: skip
-        first = index == 1 and (opens or left == ":" or before.rstrip().endswith(":"))
-        if index and (first or index == last[kind] + 1 > 1):
-            last[kind] = index
+    index = {
+        "roman": ROMAN.index(label) + 1 if label in ROMAN else 0,
+        "letter": ord(label) - 96 if not label[1:] else 0,
+    }
+    starts = opens or left == ":" or before.rstrip().endswith(":")
+    for kind in sorted(index, key=lambda k: index[k] == last[k] + 1 > 1, reverse=True):
+        if index[kind] and (index[kind] == last[kind] + 1 > 1 or (index[kind] == 1 and starts)):
+            last[kind] = index[kind]
             return True
     return False
 
@@ -323,6 +345,7 @@ def _lines(part: Tracked, style: str, words: Words) -> Tracked:
     lines = part.text.split("\n")
     bare = [line.strip(f" {ITEM}") for line in lines]
     widest = max(map(len, bare))
+    full = widest >= WIDE and all(len(a) + 1 + len(b.split(" ")[0]) > widest for a, b in pairwise(bare))
     body = part.text.strip()
     prose = bool(re.search(r"[A-Za-z\d)][.!;](?:\s|$)", body))
     listed = not re.search(r"[A-Za-z\d)][.!;]\s", body) and all(b[:1].isupper() or not b[:1].isalpha() for b in bare)
@@ -355,14 +378,13 @@ def _lines(part: Tracked, style: str, words: Words) -> Tracked:
                 "no longer", after, re.IGNORECASE
             )
         else:
-            fits = len(before) + 1 + len(after.split(" ")[0]) <= widest
-            begins = bool(word) and (widest < WIDE or fits)
+            begins = bool(word) and not full
         return (f" {ITEM}" if leading else f" {END}") if begins else " "
 
     return part.sub(_BREAK, decide)
 
 
-_POINTS = re.compile(r"[.!?;|]+|//+")
+_POINTS = re.compile(r"[.!;|]+|[?]+|//+")
 
 
 def _ends(match: re.Match[str]) -> str:
@@ -374,7 +396,7 @@ def _ends(match: re.Match[str]) -> str:
     left, following = before[-1:], re.match(r"[\s\"')\]]*([A-Za-z]*)", after)
     word = following.group(1) if following else ""
     if "?" in mark:
-        if not before.rsplit(END, 1)[-1].strip(f" {ITEM}(\"'"):
+        if not before.strip() or before.rstrip(" (\"'")[-1] in f".!;:{END}{ITEM}":
             return mark  # asks about what follows
         if after[:1].isalpha():
             return whole if left.isalpha() and word[0].isupper() and word[1:].islower() else mark
@@ -394,8 +416,10 @@ def _ends(match: re.Match[str]) -> str:
         return whole if after[:1] in ("", " ") and word.lower() in OPENING and capital else mark
     if abbreviated in ABBREVIATIONS or (abbreviated == "no" and re.match(r" ?\d", after)):
         return mark
-    if abbreviated in PERHAPS_ABBREVIATIONS and not capital and word:
-        return mark if word.lower() not in OPENING else whole
+    if abbreviated in UNITS_WITH_POINTS and word in FOLLOWING | {"thick", "wide", "deep", "long", "high", "diameter"}:
+        return mark
+    if abbreviated in PERHAPS_ABBREVIATIONS and word and not capital and word not in OPENING:
+        return mark
     return mark if word in ("or", "nor") else whole
 
 
