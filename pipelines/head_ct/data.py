@@ -114,7 +114,7 @@ def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFram
     from pipelines.head_ct import english, labeller, report_text, sentences
 
     mark = hashlib.sha256()
-    for part in (*(Path(m.__file__) for m in (labeller, english, report_text, sentences)), lexicon, terms):
+    for part in (*(Path(str(m.__file__)) for m in (labeller, english, report_text, sentences)), lexicon, terms):
         mark.update(part.read_bytes() if part else b"-")
     for file in ("lexicon.yaml", "terms.yaml"):
         mark.update((labeller.conf_folder() / "head_ct" / file).read_bytes())

@@ -196,7 +196,7 @@ def table_of_reports(file: Path, text_column: str) -> pd.DataFrame:
         DataError: no such table or column, or no report in it.
     """
     table = read_csv(file, [])
-    named = [c for c in table if c.lower() in ("report", "text")]
+    named = [c for c in table if str(c).lower() in ("report", "text")]
     column = next((c for c in [text_column, *named] if c in table), None)
     if column is None:
         raise DataError(

@@ -189,8 +189,8 @@ def readable(report: str, known: Callable[[str], bool]) -> Tracked:
         return "" if one or (mark == "-\n" and not any(familiar)) else mark.replace("-\n", "-")
 
     text = text.sub(_DIVIDED, mark_kept)
-    for pattern, new in SHORT_PATTERNS:
-        text = text.sub(pattern, new)
+    for short, words in SHORT_PATTERNS:
+        text = text.sub(short, words)
     return text
 
 
