@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
-from pipelines.shared.errors import DataError
+from pipelines.shared.errors import ConfigError, DataError
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.splits import folds, grouped_split, subsample_groups
 
@@ -33,6 +33,7 @@ def divide(records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
 
     Raises:
         DataError: a class has too few patients.
+        ConfigError: `folds` names one that there is not.
     """
     records = records.copy()
     fixed = (records["split"] == "test").to_numpy()
@@ -44,6 +45,12 @@ def divide(records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
         rest = records[~fixed].assign(split=None)
         found = folds(rest, min(config.cross_validation.folds, most), "stratum", config.seed)
         records["fold"] = found.reindex(records.index).fillna(FIXED).astype(int)
+    there = fold_numbers(records)
+    beyond = [k for k in config.folds or [] if k not in there]
+    if beyond:
+        raise ConfigError(
+            f"folds: {beyond[0]} is not there.", f"The rarest class allows {len(there)}: 0 to {there[-1]}."
+        )
     fixed = (records["fold"] == FIXED).to_numpy()
     tested = fixed if fixed.any() else np.ones(len(records), bool)
     if config.folds is not None and not fixed.any():

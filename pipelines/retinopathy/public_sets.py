@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipelines.retinopathy.config import PublicData, RetinopathyConfig
 from pipelines.retinopathy.labels import add_grade_targets, either
-from pipelines.shared.copies import ROWS, Copy, paths_of, stem
+from pipelines.shared.copies import ROWS, Copy, paths_of, stem, strangers
 from pipelines.shared.errors import DataError
 from pipelines.shared.records import RowProblem, Source, check_ids, parse_values, row_of, without_bad_rows
 
@@ -176,13 +176,12 @@ def messidor2(config: RetinopathyConfig) -> Source:
     stems = records["path"].map(lambda path: Path(path).stem.lower())
     records["group"] = [exams.get(name, name) for name in stems]
     records["split"] = None
-    alone = int((~stems.isin(list(exams))).sum())
-    if not exams:
-        copy.notes.append(
-            "There is no messidor-2.csv: each image counts as its own patient, although eyes come in pairs."
-        )
-    elif alone:
-        copy.notes.append(f"{alone} images are not in messidor-2.csv and count as patients of their own.")
+    pairs = copy.find("messidor-2.csv")
+    if pairs is None:
+        alone = "each image counts as its own patient, although eyes come in pairs"
+        copy.notes.append(f"There is no messidor-2.csv: {alone}.")
+    else:
+        copy.notes += strangers(stems, exams, pairs, "each a patient of its own")
     records, left_out = without_bad_rows(records, problems + bad, config.data.on_bad_row, str(copy.root), ROWS)
     records = records.reset_index(drop=True)
     return Source(

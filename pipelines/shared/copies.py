@@ -233,3 +233,32 @@ def without_rows_of(table: pd.DataFrame, problems: Iterable[str]) -> pd.DataFram
     """The rows of a further table of a set, such as its readers', that no problem names."""
     bad = {label for problem in problems if isinstance(problem, RowProblem) for label in problem.rows}
     return table[~table.index.isin(list(bad))]
+
+
+def strangers(images: Iterable[str], named: Iterable[str], file: Path, alone: str) -> list[str]:
+    """Notes on what only one of two knows: the images of a set, and a list that says which of them belong together.
+
+    Args:
+        images: names of the images.
+        named: names in the list, written alike.
+        file: the list.
+        alone: what becomes of images that it does not name, for the note.
+
+    Raises:
+        DataError: the list names none of the images, so it is another set's or written in another way.
+    """
+    ours, theirs = set(images), set(named)
+    lacking, beyond = sorted(ours - theirs), sorted(theirs - ours)
+    if ours and len(lacking) == len(ours):
+        raise DataError(
+            f"{file} names none of the {len(ours)} images: it names {_some(beyond)}; the images are {_some(lacking)}.",
+            "Give the list that belongs to these images, or take it out of the folder.",
+        )
+    notes = [f"{counted(len(lacking), 'image')} not in {file.name}, {alone}: {_some(lacking)}."] if lacking else []
+    return notes + (
+        [f"{counted(len(beyond), 'name')} of {file.name} without an image: {_some(beyond)}."] if beyond else []
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.copies import ROWS, Copy, paths_of, stem, without_rows_of
+from pipelines.shared.copies import ROWS, Copy, paths_of, stem, strangers, without_rows_of
 from pipelines.shared.errors import DataError, counted
 from pipelines.shared.records import OnBadRow, RowProblem, Source, check_ids, read_csv, row_of, without_bad_rows
 from pipelines.skin.config import SkinConfig
@@ -137,7 +137,7 @@ def isic2018(config: SkinConfig) -> Source:
         folder = f"ISIC2018_Task3_{part.capitalize()}_Input"
         records["path"], leaving = paths_of(records["id"], images, folder, ".jpg", file)
         problems += bad + leaving
-        tables.append(records.assign(split=PARTS[part] if len(found) > 1 else None))
+        tables.append(records.assign(part=part, split=PARTS[part] if len(found) > 1 else None))
     records = pd.concat(tables)
     copy.notes += _without_row(images, records["id"], "the ground truth")
     records, left_out = without_bad_rows(records, problems, config.data.on_bad_row, str(copy.root), ROWS)
@@ -146,6 +146,8 @@ def isic2018(config: SkinConfig) -> Source:
     if groupings is not None:
         lesions = copy.table(groupings, {"image": (), "lesion_id": ()}).dropna()
         lesion = dict(zip(lesions["image"].map(stem), lesions["lesion_id"], strict=True))
+        training = records.loc[records["part"] == "training", "id"]
+        copy.notes += strangers(training, lesion, groupings, "each a lesion of its own") if len(training) else []
     groups = [lesion.get(i, own) for i, own in zip(records["id"], records["group"], strict=True)]
     records = records.assign(group=groups).reset_index(drop=True)
     grouped = bool((records["group"] != records["id"]).any())

@@ -18,7 +18,7 @@ from pipelines.covid_flannel.protocol import FIXED, divide, fold_numbers, roles
 from pipelines.covid_flannel.study import STUDY
 from pipelines.covid_flannel.training import fit_and_predict, stacked
 from pipelines.shared.distributed import World
-from pipelines.shared.errors import DataError, RunError
+from pipelines.shared.errors import ConfigError, DataError, RunError
 from pipelines.shared.records import Source
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.study import Data
@@ -42,6 +42,12 @@ def make_records(patients: int = 48, seed: int = 0) -> pd.DataFrame:
                  "fingerprint": f"f{patient}-{shot}"}
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def test_a_fold_that_there_is_not_is_refused_with_the_data():
+    records = make_records(patients=16)  # four patients of each class
+    with pytest.raises(ConfigError, match="folds: 4 is not there"):
+        divide(records, compose("covid_flannel", "folds=[0,4]"))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -264,6 +264,21 @@ def test_kaggles_messidor2_calls_its_columns_as_aptos_does(tmp_path):
     assert source.records["grade"].tolist()[:3] == [0, 1, 2]
 
 
+def test_pairs_that_belong_to_other_images_are_not_passed_over(tmp_path):
+    root = tmp_path / "messidor2"
+    write_messidor(
+        root, messidor_data=ADJUDICATED, messidor__2="left;right\nIM000005.JPG;IM000006.JPG\nIM7.JPG;IM8.JPG\n"
+    )
+    notes = " ".join(public_sets.messidor2(config("messidor2", root)).notes)
+    assert "2 images not in messidor-2.csv, each a patient of its own: 20051020_0100_pp, 20051020_0200_pp." in notes
+    assert "2 names of messidor-2.csv without an image: im7, im8." in notes
+    (root / "messidor-2.csv").write_text("left;right\nIM7.JPG;IM8.JPG\n")
+    with pytest.raises(
+        DataError, match=r"names none of the 4 images: it names im7, im8; the images are 20051020_0100_pp"
+    ):
+        public_sets.messidor2(config("messidor2", root))
+
+
 def test_bad_pairs_of_messidor2_may_be_left_out(tmp_path):
     root = tmp_path / "messidor2"
     write_messidor(root, messidor_data=ADJUDICATED, messidor__2=PAIRS + "IM000005.JPG;\n")

@@ -187,6 +187,11 @@ def test_isic2018s_parts_are_its_split_and_its_groupings_its_groups(tmp_path):
     by_id = source.records.set_index("id")
     assert by_id["split"].to_dict() == {"A": "train", "B": "train", "C": "test"}
     assert by_id["group"].to_dict() == {"A": "L1", "B": "L1", "C": "C"}
+    (tmp_path / "ISIC2018_Task3_Training_LesionGroupings.csv").write_text(groups.replace("B,", "Z,"))
+    half = public_sets.isic2018(compose("skin", "data=isic2018", f"data.root={tmp_path}"))
+    text = " ".join(half.notes)
+    assert "1 image not in ISIC2018_Task3_Training_LesionGroupings.csv, each a lesion of its own: B." in text
+    assert "1 name of ISIC2018_Task3_Training_LesionGroupings.csv without an image: Z." in text
     only = public_sets.isic2018(compose("skin", "data=isic2018", f"data.root={tmp_path}", "data.part=test"))
     assert only.records["id"].tolist() == ["C"]
     with pytest.raises(DataError, match="Validation_GroundTruth"):
