@@ -262,10 +262,11 @@ def _quality(recording: Recording) -> tuple[float, int]:
 def _write_annotations(folder: Path, name: str, labels: list[str], recording: Recording) -> None:
     """`<name>.rhy`: rhythm changes in aux_note, counted in the frames of the recording's own file."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as aside:  # wfdb takes no names with points
-        stem = Path(aside) / "record"
+    with tempfile.TemporaryDirectory() as place:  # wfdb takes no names with points
+        stem = Path(place) / "record"
         write_rhythms(stem, "rhy", episodes(labels), NOTES, recording.frame_rate or recording.rate)
-        beside(stem, "rhy").replace(folder / f"{name}.rhy")
+        content = beside(stem, "rhy").read_bytes()
+    write_atomically(folder / f"{name}.rhy", lambda aside: aside.write_bytes(content))
 
 
 def _strips(recording: Recording, labels: list[str], p: np.ndarray) -> list[Strip]:
