@@ -63,7 +63,7 @@ def evaluate(evidence: Evidence) -> Results:
     points, rates = point_estimates(known, evidence.operating_points, bootstrap)
     metrics |= rates
     chance = read_json(evidence.folder.path / "froc.json", ["chance"])["chance"]
-    note = synthetic_note(evidence)
+    note = evidence.note
     curves = [("after hard negatives" if "before" in judged else "this run", froc_curve(scored))]
     if "before" in judged:
         curves.append(("before hard negatives", froc_curve(judged["before"])))
@@ -164,7 +164,7 @@ def _patches_only(evidence: Evidence) -> Results:
         )
     test = evidence.predictions["test"]
     points, rates = point_estimates(test[test[TASK].notna()], evidence.operating_points, bootstrap)
-    note = synthetic_note(evidence)
+    note = evidence.note
     return Results(
         metrics=metrics | rates,
         headline="test.patches.auroc",

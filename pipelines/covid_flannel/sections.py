@@ -101,7 +101,7 @@ def table(evidence: Evidence, test: pd.DataFrame, metrics: Metrics) -> Section:
         numbers[title] = np.array(values, float).reshape(len(methods), len(folds))
     path = evidence.folder.figures / "table.png"
     first = len(methods) - len(COMBINED)
-    fold_table(path, [shown(m) for m in methods], list(numbers.items()), first, note=synthetic_note(evidence))
+    fold_table(path, [shown(m) for m in methods], list(numbers.items()), first, note=evidence.note)
     right = ["left"] + ["right"] * len(measures)
     return Section(
         "Base learners and combinations (table 6.3)",
@@ -158,7 +158,7 @@ def curves(evidence: Evidence, test: pd.DataFrame, metrics: Metrics, points: Seq
             curve = roc_curve(truth, scores_of(test, "flannel")[:, i])
             label = f"{NAMES[name]}, AUROC {metrics[f'test.flannel.auroc[{name}]'].format()}"
             drawn.append(Curve(label, 1 - curve.specificity, curve.sensitivity))
-    note = synthetic_note(evidence)
+    note = evidence.note
     figures.roc(evidence.folder.figures / "roc_classes.png", drawn, note=note)
     blocks: list[Any] = [Picture("figures/roc_classes.png", "FLANNEL, each class against the rest.", "ROC curves.")]
     truth = (test["label"] == COVID).to_numpy()
@@ -204,7 +204,7 @@ def confusions(evidence: Evidence, test: pd.DataFrame) -> Section:
     matrix = confusion_matrix(test["label"].to_numpy(), answers_of(test, "flannel"), CLASSES)
     path = evidence.folder.figures / "confusion.png"
     labels = [NAMES[c] for c in CLASSES]
-    figures.confusion(path, matrix, labels, column_label="FLANNEL", note=synthetic_note(evidence))
+    figures.confusion(path, matrix, labels, column_label="FLANNEL", note=evidence.note)
     return Section("Confusion", [Picture("figures/confusion.png", "FLANNEL, test parts pooled.", "Confusion matrix.")])
 
 
@@ -246,7 +246,7 @@ def shortcuts(evidence: Evidence, found: Mapping[str, Estimate], gaps: Mapping[s
     for key, estimate in found.items():
         kind, name = key.rstrip("]").split("[")
         rows.append(Subgroup(NAMES[name], estimate, estimate.n or 0, heads[kind]))
-    figures.forest(evidence.folder.figures / "shortcuts.png", rows, metric="AUROC", note=synthetic_note(evidence))
+    figures.forest(evidence.folder.figures / "shortcuts.png", rows, metric="AUROC", note=evidence.note)
     section = evidence.config.shortcut_tests
     text = (
         "Where sources differ in age, scanner, border and letters, and most COVID-19 comes from one of them, COVID-19 "
@@ -294,7 +294,7 @@ def subgroups(evidence: Evidence, found: list[Subgroup], overall: Estimate) -> l
     if not found:
         return []
     path = evidence.folder.figures / "subgroups.png"
-    figures.forest(path, found, Subgroup("All", overall, overall.n or 0), note=synthetic_note(evidence))
+    figures.forest(path, found, Subgroup("All", overall, overall.n or 0), note=evidence.note)
     caption = (
         "FLANNEL's AUROC for COVID-19 against the rest. Within one source the differences between sources, age among "
         "them, cannot help."

@@ -255,7 +255,7 @@ def _by_class(evidence: Evidence, found: Found, read: Found) -> list[Section]:
 def _confusions(evidence: Evidence, test: pd.DataFrame, reading: readers.Readings | None) -> Section:
     rows = known_steps(test)
     matrix = confusion_matrix(codes_of(rows["target"]), answers(rows), range(len(CLASSES)))
-    note = synthetic_note(evidence)
+    note = evidence.note
     figures.confusion(evidence.folder.figures / "confusion.png", matrix, CLASSES, row_label="Committee", note=note)
     blocks = [Picture("figures/confusion.png", "Model against the committee, every step of test.", "Confusion matrix.")]
     if reading is not None:
@@ -267,7 +267,7 @@ def _curves(
     evidence: Evidence, test: pd.DataFrame, reading: readers.Readings | None, missing: Collection[str]
 ) -> Section:
     """ROC and precision-recall curves of every class but the `missing`, with the cardiologists' points."""
-    folder, note = evidence.folder.figures, synthetic_note(evidence)
+    folder, note = evidence.folder.figures, evidence.note
     rows = known_steps(test)
     blocks: list[Any] = []
     for level in LEVELS:
@@ -351,9 +351,7 @@ def _cardiologists(
 def _whole_recordings(evidence: Evidence, test: pd.DataFrame, whole: Found) -> Section:
     rows, words = recordings(test, evidence.config.labels)
     matrix = confusion_matrix(rows["label"].to_numpy(), rows["answer"].to_numpy(), words)
-    figures.confusion(
-        evidence.folder.figures / "recordings.png", matrix, words, row_label="Label", note=synthetic_note(evidence)
-    )
+    figures.confusion(evidence.folder.figures / "recordings.png", matrix, words, row_label="Label", note=evidence.note)
     table: list[list[Any]] = [
         [w, int((rows["label"] == w).sum()), whole[w, "f1_record"]] for w in words if (w, "f1_record") in whole
     ]
@@ -394,7 +392,7 @@ def _subgroup_section(evidence: Evidence, subgroups: list[Subgroup], overall: Es
     windows = int((evidence.records["split"] == "test").sum())
     figures.forest(
         evidence.folder.figures / "subgroups.png", subgroups, Subgroup("All", overall, windows),
-        metric="F1 by support", note=synthetic_note(evidence),
+        metric="F1 by support", note=evidence.note,
     )  # fmt: skip
     rows = [[f"{s.group}: {s.label}", s.n, s.estimate] for s in subgroups]
     return Section(
@@ -433,7 +431,7 @@ def _strips(evidence: Evidence, test: pd.DataFrame) -> list[Section]:
             title = f"{row['name']}: {row['id']}"
             shown.append(_strip(title, window, signal, first, min(first + SHOWN, len(window))))
         if shown:
-            strips(evidence.folder.figures / f"strips_{kind}.png", shown, note=synthetic_note(evidence))
+            strips(evidence.folder.figures / f"strips_{kind}.png", shown, note=evidence.note)
             blocks.append(
                 Picture(
                     f"figures/strips_{kind}.png",

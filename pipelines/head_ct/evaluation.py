@@ -220,7 +220,7 @@ def _discrimination(evidence: Evidence, test: pd.DataFrame, task: str, metrics: 
     figures.roc(
         evidence.folder.figures / "roc.png", curves, [],
         [Point(str(r.reader), r.sensitivity, r.specificity) for r in readers],
-        readers_label="single physicians", note=synthetic_note(evidence),
+        readers_label="single physicians", note=evidence.note,
     )  # fmt: skip
     caption = "Test studies. The same network judged by what radiologists decided and by what reports say."
     blocks.append(Picture("figures/roc.png", caption, "ROC curves on gold and silver labels, with physicians."))
@@ -279,7 +279,7 @@ def _calibration(evidence: Evidence, test: pd.DataFrame, task: str, metrics: dic
     blocks: list[Any] = []
     if len(rows):
         curve = reliability_curve(rows[task].to_numpy(), rows[SCORE].to_numpy())
-        figures.reliability(evidence.folder.figures / "calibration.png", curve, note=synthetic_note(evidence))
+        figures.reliability(evidence.folder.figures / "calibration.png", curve, note=evidence.note)
         caption = f"{NAMES[task]}: observed against predicted, exact binomial intervals per bin."
         blocks.append(Picture("figures/calibration.png", caption, "Reliability curve."))
     names = {
@@ -363,7 +363,7 @@ def _subgroups(evidence: Evidence, test: pd.DataFrame, task: str, bootstrap: Boo
 def _subgroup_section(evidence: Evidence, subgroups: list[Subgroup], overall: Estimate) -> Section:
     figures.forest(
         evidence.folder.figures / "subgroups.png", subgroups, Subgroup("All", overall, overall.n or 0),
-        metric="AUROC", note=synthetic_note(evidence),
+        metric="AUROC", note=evidence.note,
     )  # fmt: skip
     rows = [[f"{s.group}: {s.label}", s.n, s.estimate.positives, s.estimate] for s in subgroups]  # type: ignore[union-attr]
     caption = "Intervals are wide where a subgroup is small."
@@ -391,7 +391,7 @@ def _errors(evidence: Evidence) -> list[Section]:
             pictures.append(read_picture(file.parent / row["image"]))
             truth = row["truth"] if isinstance(row["truth"], str) else ""
             titles.append(f"{row['id']}, score {row['score']:.2f}" + (f"; truth: {truth}" if truth else ""))
-        drawing.strips(evidence.folder.figures / f"{kind}.png", pictures, titles, synthetic_note(evidence))
+        drawing.strips(evidence.folder.figures / f"{kind}.png", pictures, titles, evidence.note)
         caption = f"{label}: the most confident errors on test, the three slices that matter most, brain window."
         blocks.append(Picture(f"figures/{kind}.png", caption, f"{label}, key slices."))
     return [Section("Most confident errors", blocks)] if blocks else []

@@ -13,7 +13,6 @@ from pipelines.head_ct.config import TriageSection
 from pipelines.head_ct.metrics import SCORE, known
 from pipelines.head_ct.triage_statistics import POLICIES, QueueOrder, Room, queue_order, reading_room
 from pipelines.shared.errors import DataError, StatisticsError
-from pipelines.shared.judging.evaluator import synthetic_note
 from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.stats.bootstrap import bootstrap_estimate
 from pipelines.shared.stats.estimate import Estimate
@@ -55,7 +54,7 @@ def triage_section(
     """Both trials on the test part: sections and metrics `triage.queue.…`, `triage.<policy>.…` (times in seconds)."""
     rows = known(test, task)
     y, score, group = rows[task].to_numpy(), rows[SCORE].to_numpy(), rows["group"].to_numpy()
-    config, note = evidence.config, synthetic_note(evidence)
+    config, note = evidence.config, evidence.note
     if rows[task].nunique() < 2:
         return [Section("Triage", [Text("The test part holds one class only: there is nothing to order.", "note")])], {}
     order = queue_order(y, score, config.seed)

@@ -24,7 +24,7 @@ def explain(run: Run[RetinopathyConfig], data: Data, network: nn.Module) -> None
     """Write saliency/ for the most confident errors of the headline task."""
     config = run.config
     test = run.folder.read_table(run.folder.predictions("test"))
-    task = headline_task(test)
+    task = headline_task(test).name
     errors = confident_errors(test, task, config.explain.errors)
     grades = ["unknown" if np.isnan(g) else str(int(g)) for g in errors["grade"]]
     errors["subtitle"] = [f"grade {g}, score {p:.2f}" for g, p in zip(grades, errors[f"p_{task}"], strict=True)]

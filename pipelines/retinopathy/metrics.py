@@ -9,25 +9,26 @@ import pandas as pd
 
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.labels import GRADE_TARGETS, GRADES
+from pipelines.shared.judging.tasks import BinaryTask, known
 from pipelines.shared.stats.agreement import agreement_estimates
-from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
 from pipelines.shared.stats.bootstrap import Bootstrap
-from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
 
 HEADS = [*GRADE_TARGETS, "dme", "gradable"]
-TASKS = ["referable", *HEADS]
-HEADLINES = ["referable", "moderate_or_worse"]  # the second where a source has no DME labels
-NAMES = {
-    "referable": "Referable diabetic retinopathy",
-    "mild_or_worse": "Mild or worse",
-    "moderate_or_worse": "Moderate or worse",
-    "severe_or_worse": "Severe or worse",
-    "proliferative": "Proliferative",
-    "dme": "Referable macular oedema",
-    "gradable": "Gradable",
+TASKS = {
+    name: BinaryTask(name, title, target=name, score=f"p_{name}")
+    for name, title in {
+        "referable": "Referable diabetic retinopathy",
+        "mild_or_worse": "Mild or worse",
+        "moderate_or_worse": "Moderate or worse",
+        "severe_or_worse": "Severe or worse",
+        "proliferative": "Proliferative",
+        "dme": "Referable macular oedema",
+        "gradable": "Gradable",
+    }.items()
 }
+HEADLINES = [TASKS["referable"], TASKS["moderate_or_worse"]]  # the second where a source has no DME labels
 
 
 def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
@@ -47,14 +48,9 @@ def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The rows whose target for a task is known."""
-    return predictions[predictions[task].notna()]
-
-
-def headline_task(predictions: pd.DataFrame) -> str:
+def headline_task(predictions: pd.DataFrame) -> BinaryTask:
     """Referable DR where the source has DME labels, else moderate or worse."""
-    return next((t for t in HEADLINES if predictions[t].nunique(dropna=True) > 0), HEADLINES[-1])
+    return next((task for task in HEADLINES if len(task.known(predictions))), HEADLINES[-1])
 
 
 def choose_points(predictions: pd.DataFrame, config: RetinopathyConfig) -> list[dict[str, Any]]:
@@ -64,31 +60,29 @@ def choose_points(predictions: pd.DataFrame, config: RetinopathyConfig) -> list[
     """
     points: list[dict[str, Any]] = []
     for task in HEADLINES:
-        rows = known(predictions, task)
-        if rows[task].nunique() < 2:
-            continue
-        points += choose_two_points(rows, task, config.operating_points)
+        if task.has_both_classes(predictions):
+            points += choose_two_points(task.known(predictions), task.name, config.operating_points)
     return points
 
 
-def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """AUROC of one task, for headline tasks also average precision and calibration."""
-    rows = known(rows, task)
-    y, score, group = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy(), rows["group"].to_numpy()
-    found = {f"{split}.{task}.auroc": auroc_estimate(y, score, group, bootstrap=bootstrap)}
-    if task in HEADLINES:
-        found[f"{split}.{task}.average_precision"] = average_precision_estimate(y, score, group, bootstrap=bootstrap)
-        for name, estimate in calibration_estimates(y, score, group, bootstrap=bootstrap).items():
-            found[f"{split}.{task}.{name}"] = estimate
-    return found
+def split_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """Every task's AUROC, the headline tasks' average precision and calibration, the agreement of the grades."""
+    metrics: dict[str, Estimate] = {}
+    for task in TASKS.values():
+        main = task in HEADLINES
+        metrics |= task.metrics(rows, split, bootstrap, average_precision=main, calibration=main)
+    return metrics | grade_metrics(rows, split, bootstrap)
 
 
 def grade_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Agreement of the five grades: quadratic weighted kappa, accuracy, balanced accuracy."""
     rows = known(rows, "grade")
-    found = agreement_estimates(
-        rows["grade"].to_numpy(int), rows["grade_predicted"].to_numpy(int), list(range(5)),
-        rows["group"].to_numpy(), bootstrap=bootstrap,
-    )  # fmt: skip
-    found["quadratic_kappa"] = found.pop("kappa")
-    return {f"{split}.grade.{name}": estimate for name, estimate in found.items()}
+    agreement = agreement_estimates(
+        rows["grade"].to_numpy(int),
+        rows["grade_predicted"].to_numpy(int),
+        range(len(GRADES)),
+        rows["group"].to_numpy(),
+        bootstrap=bootstrap,
+    )
+    agreement["quadratic_kappa"] = agreement.pop("kappa")
+    return {f"{split}.grade.{name}": estimate for name, estimate in agreement.items()}

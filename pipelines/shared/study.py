@@ -18,8 +18,10 @@ import pandas as pd
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.records import SPLITS, Source
 from pipelines.shared.data.splits import grouped_split, subsample_groups
+from pipelines.shared.judging.published import Published
 from pipelines.shared.judging.report import Section
 from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 
 if TYPE_CHECKING:  # torch is imported by the modes that need it
@@ -67,6 +69,16 @@ class Evidence(Generic[C]):
     networks: list[dict[str, Any]]
     operating_points: list[dict[str, Any]]
 
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How the run's intervals are made."""
+        return Bootstrap(self.config.statistics.resamples, self.config.seed, self.config.statistics.level)
+
+    @property
+    def note(self) -> str:
+        """The small line below every figure that was made from a phantom."""
+        return "synthetic data" if self.flow["synthetic"] else ""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -80,7 +92,7 @@ class Results:
         chance_note: what the coin is, if it is none.
         oracle: the headline metric of a phantom's latent truth; None on real data.
         operating_points: as in metrics.json.
-        paper: the paper's own numbers: what, value, low, high, source.
+        paper: the paper's own numbers.
         departures: where the run differs from the paper: (what, in the paper, here).
         sections: the study's part of the report, in order.
         warnings: for the top of the report.
@@ -92,7 +104,7 @@ class Results:
     chance: float
     oracle: Estimate | None
     operating_points: list[dict[str, Any]]
-    paper: list[dict[str, Any]]
+    paper: Sequence[Published]
     departures: list[tuple[str, str, str]]
     sections: list[Section]
     warnings: list[str] = field(default_factory=list)

@@ -19,7 +19,7 @@ from pipelines.skin.config import SkinConfig
 from pipelines.skin.data import centre_square
 from pipelines.skin.embeddings import write_embeddings
 from pipelines.skin.learner import SkinLearner
-from pipelines.skin.metrics import answered
+from pipelines.skin.metrics import MALIGNANT
 
 
 def explain(run: Run[SkinConfig], data: Data, network: nn.Module) -> None:
@@ -30,7 +30,7 @@ def explain(run: Run[SkinConfig], data: Data, network: nn.Module) -> None:
     config = run.config
     write_embeddings(network, data, run)
     test = run.folder.read_table(run.folder.predictions("test"))
-    if not answered(test, "malignant") or test["malignant"].nunique() < 2:
+    if not MALIGNANT.has_score(test) or not MALIGNANT.has_both_classes(test):
         return
     errors = confident_errors(test, "malignant", config.explain.errors)
     names = zip(errors["label"].str.replace("_", " "), errors["p_malignant"], strict=True)

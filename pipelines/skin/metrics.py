@@ -8,26 +8,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.stats.agreement import agreement_estimates, class_estimates
-from pipelines.shared.stats.auc import auroc_estimate, average_precision_estimate
+from pipelines.shared.judging.tasks import BinaryTask
+from pipelines.shared.stats.agreement import agreement_estimates
+from pipelines.shared.stats.auc import auroc_estimate
 from pipelines.shared.stats.bootstrap import Bootstrap
-from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
+from pipelines.shared.stats.proportions import both_estimates
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import BINARY, LEVELS, binary_scores
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, answers, infer
 
 OTHER = "other"  # predicted: a class that does not occur in the dataset
 DEPTHS = {"three_way": THREE_WAY, "nine_way": NINE_WAY, "label": None}
-NAMES = {
-    "three_way": "Three-way",
-    "nine_way": "Nine-way",
-    "label": "The dataset's own classes",
-    "malignant": "Malignant vs all else",
-    "carcinoma_vs_keratosis": "Keratinocyte carcinoma vs benign seborrheic keratosis",
-    "melanoma_vs_nevus": "Malignant melanoma vs benign naevus",
+TITLES = {"three_way": "Three-way", "nine_way": "Nine-way", "label": "The dataset's own classes"}
+TASKS = {
+    name: BinaryTask(name, title, target=name, score=f"p_{name}")
+    for name, title in {
+        "malignant": "Malignant vs all else",
+        "carcinoma_vs_keratosis": "Keratinocyte carcinoma vs benign seborrheic keratosis",
+        "melanoma_vs_nevus": "Malignant melanoma vs benign naevus",
+    }.items()
 }
+MALIGNANT = TASKS["malignant"]
 
 
 def predict_columns(probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
@@ -47,26 +50,13 @@ def predict_columns(probabilities: np.ndarray, classes: Sequence[str]) -> pd.Dat
     return pd.DataFrame(columns | {"class_predicted": best})
 
 
-def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The rows that a binary task is about."""
-    return predictions[predictions[task].notna()]
-
-
-def answered(predictions: pd.DataFrame, task: str) -> bool:
-    """Whether the network tells a binary task's nodes apart."""
-    return f"p_{task}" in predictions
-
-
 # --- the levels ---
 
 
 def level_paths(lineages: Sequence[str], level: str) -> dict[str, list[str]]:
     """The nodes of a level that a dataset has, each with its path, in the order of their names along the tree."""
-    found = {}
-    for lineage in sorted(set(lineages)):
-        path = lineage.split("/")[: DEPTHS[level]]
-        found[path[-1]] = path
-    return found
+    paths = (lineage.split("/")[: DEPTHS[level]] for lineage in sorted(set(lineages)))
+    return {path[-1]: path for path in paths}
 
 
 def answer_level(
@@ -87,21 +77,21 @@ def answer_level(
     columns = [str(column) for column in predictions if str(column).startswith("p_")]
     # "malignant" is both a binary task and a node.
     nodes = [c.removeprefix("p_") for c in columns if c == "p_malignant" or c.removeprefix("p_") not in BINARY]
-    found: dict[str, str | None] = dict(zip(asked, answers(list(asked.values()), nodes), strict=True))
-    lacking = [node for node, answer in found.items() if answer is None]
-    if lacking or not found:
+    answering: dict[str, str | None] = dict(zip(asked, answers(list(asked.values()), nodes), strict=True))
+    lacking = [node for node, answer in answering.items() if answer is None]
+    if lacking or not answering:
         shown = ", ".join(lacking[:5]) + (" …" if len(lacking) > 5 else "")
         return f"the network's classes do not tell {len(lacking)} of {len(asked)} classes from others: {shown}"
-    names = list(found)
-    scores = predictions[[f"p_{found[name]}" for name in names]].to_numpy()
+    names = list(answering)
+    scores = predictions[[f"p_{answering[name]}" for name in names]].to_numpy()
     best = [names[i] for i in scores.argmax(axis=1)]
-    inside = set(found.values())
+    inside = set(answering.values())
     rows = zip(best, scores.max(axis=1), predictions["class_predicted"].str.split("/"), predictions.index, strict=True)
     predicted = []
-    for name, score, path, at in rows:
-        elsewhere = not inside & set(path) and predictions.at[at, f"p_{path[-1]}"] > score
+    for name, score, path, row in rows:
+        elsewhere = not inside & set(path) and predictions.at[row, f"p_{path[-1]}"] > score
         predicted.append(OTHER if elsewhere else name)
-    return predicted, [found.get(node) for node in paths]
+    return predicted, [answering.get(node) for node in paths]
 
 
 def level_metrics(
@@ -117,21 +107,25 @@ def level_metrics(
     The paper's "accuracy" is the mean of the classes' accuracies, which here is called balanced accuracy. On test also
     each class's sensitivity and its AUROC against all others.
     """
-    found = answer_level(rows, paths, untrained)
-    if isinstance(found, str):
-        none = Estimate(None, n=len(rows), reason=found)
-        return {f"{split}.{level}.{name}": none for name in ("accuracy", "balanced_accuracy")}, None
-    predicted, by = found
+    answer = answer_level(rows, paths, untrained)
+    if isinstance(answer, str):
+        undefined = Estimate(None, n=len(rows), reason=answer)
+        return {f"{split}.{level}.{name}": undefined for name in ("accuracy", "balanced_accuracy")}, None
+    predicted, nodes = answer
     classes = [*paths, *([OTHER] if OTHER in predicted else [])]
     truth, group = rows[level].to_numpy(), rows["group"].to_numpy()
     measures = agreement_estimates(truth, predicted, classes, group, weights="none", bootstrap=bootstrap)
     metrics = {f"{split}.{level}.{name}": measures[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")}
     if split == "test":
-        for name, estimate in class_estimates(truth, predicted, classes, group, bootstrap=bootstrap).items():
-            if name != OTHER:
-                metrics[f"test.{level}.sensitivity[{name}]"] = estimate.sensitivity.clustered
+        for name in paths:
+            positive = truth == name
+            right = np.array(predicted, dtype=object)[positive] == name
+            sensitivity = both_estimates(
+                right, group[positive], bootstrap=bootstrap, no_rows="the class does not occur"
+            )
+            metrics[f"test.{level}.sensitivity[{name}]"] = sensitivity.clustered
         if level == "label":
-            for name, node in zip(paths, by, strict=True):
+            for name, node in zip(paths, nodes, strict=True):
                 if node is not None:
                     metrics[f"test.label.auroc[{name}]"] = auroc_estimate(
                         truth == name, rows[f"p_{node}"].to_numpy(), group, bootstrap=bootstrap
@@ -141,49 +135,48 @@ def level_metrics(
 
 def reference_metrics(
     rows: pd.DataFrame,
-    latent: pd.DataFrame,
+    records: pd.DataFrame,
     metrics: Mapping[str, Estimate],
-    paths: Mapping[str, Any],
-    boot: Bootstrap,
+    paths: Mapping[str, Mapping[str, Sequence[str]]],
+    bootstrap: Bootstrap,
 ) -> dict[str, Estimate]:
     """Chance beside each defined metric of a level or binary task, and on a phantom the oracle.
 
-    Chance is, for accuracy, always saying the commonest class of test; for balanced accuracy one over the classes.
-    The oracle's answers (`truth_<level>`, `truth_<task>`) are judged by the same record as the model's.
+    Chance is, for accuracy, always answering the commonest class of test; for balanced accuracy one over the classes.
+    The oracle's answers (`truth_<level>`, `truth_<task>`) are judged by the same reference as the model's.
 
     Args:
         rows: test predictions.
-        latent: the record table's rows in the same order.
+        records: the record table.
         metrics: of test.
         paths: the nodes of each level.
-        boot: settings of the bootstrap.
+        bootstrap: resamples, seed and level.
     """
-    found: dict[str, Estimate] = {}
+    references: dict[str, Estimate] = {}
+    latent = records.set_index("id").reindex(rows["id"])
     for level in LEVELS:
         if metrics[f"test.{level}.balanced_accuracy"].value is None:
             continue
         counts = rows[level].value_counts()
-        found[f"test.{level}.accuracy_chance"] = Estimate(counts.iloc[0] / counts.sum(), n=len(rows))
-        found[f"test.{level}.balanced_accuracy_chance"] = Estimate(1 / len(counts), n=len(rows))
+        references[f"test.{level}.accuracy_chance"] = Estimate(counts.iloc[0] / counts.sum(), n=len(rows))
+        references[f"test.{level}.balanced_accuracy_chance"] = Estimate(1 / len(counts), n=len(rows))
         if f"truth_{level}" in latent:
-            said = latent[f"truth_{level}"].to_numpy()
-            classes = list(dict.fromkeys([*paths[level], *said]))
+            drawn = latent[f"truth_{level}"].to_numpy()
+            classes = list(dict.fromkeys([*paths[level], *drawn]))
             oracle = agreement_estimates(
-                rows[level].to_numpy(), said, classes, rows["group"].to_numpy(), weights="none", bootstrap=boot
+                rows[level].to_numpy(), drawn, classes, rows["group"].to_numpy(), weights="none", bootstrap=bootstrap
             )
             for name in ("accuracy", "balanced_accuracy"):
-                found[f"test.{level}.{name}_oracle"] = oracle[name]
-    for task in BINARY:
-        if f"test.{task}.auroc" not in metrics or metrics[f"test.{task}.auroc"].value is None:
+                references[f"test.{level}.{name}_oracle"] = oracle[name]
+    for task in TASKS.values():
+        auroc = metrics.get(f"test.{task.name}.auroc")
+        if auroc is None or auroc.value is None:
             continue
-        found[f"test.{task}.auroc_chance"] = Estimate(0.5, n=metrics[f"test.{task}.auroc"].n)
-        if f"truth_{task}" in latent:
-            about = rows[task].notna().to_numpy()
-            y, score = rows[task].to_numpy()[about], latent[f"truth_{task}"].to_numpy()[about]
-            found[f"test.{task}.auroc_oracle"] = auroc_estimate(
-                y, score, rows["group"].to_numpy()[about], bootstrap=boot
-            )
-    return found
+        references[f"test.{task.name}.auroc_chance"] = Estimate(0.5, n=auroc.n)
+        oracle_auroc = task.oracle(rows, records, f"truth_{task.name}", bootstrap)
+        if oracle_auroc is not None:
+            references[f"test.{task.name}.auroc_oracle"] = oracle_auroc
+    return references
 
 
 # --- the binary tasks ---
@@ -195,26 +188,15 @@ def choose_points(predictions: pd.DataFrame, config: SkinConfig) -> list[dict[st
     A task that the network does not answer, or without both classes, has none.
     """
     points: list[dict[str, Any]] = []
-    for task in BINARY:
-        rows = known(predictions, task)
-        if not answered(predictions, task) or rows[task].nunique() < 2:
-            continue
-        points += choose_two_points(rows, task, config.operating_points)
+    for task in TASKS.values():
+        if task.has_score(predictions) and task.has_both_classes(predictions):
+            points += choose_two_points(task.known(predictions), task.name, config.operating_points)
     return points
 
 
-def binary_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
+def binary_metrics(rows: pd.DataFrame, task: BinaryTask, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """AUROC and average precision of a binary task; calibration too of the probability of malignancy."""
-    about = known(rows, task)
-    if not answered(rows, task):
+    if not task.has_score(rows):
         reason = "the network's classes do not tell the two apart"
-        return {f"{split}.{task}.auroc": Estimate(None, n=len(about), reason=reason)}
-    y, score, group = about[task].to_numpy(), about[f"p_{task}"].to_numpy(), about["group"].to_numpy()
-    found = {
-        f"{split}.{task}.auroc": auroc_estimate(y, score, group, bootstrap=bootstrap),
-        f"{split}.{task}.average_precision": average_precision_estimate(y, score, group, bootstrap=bootstrap),
-    }
-    if task == "malignant":
-        for name, estimate in calibration_estimates(y, score, group, bootstrap=bootstrap).items():
-            found[f"{split}.{task}.{name}"] = estimate
-    return found
+        return {f"{split}.{task.name}.auroc": Estimate(None, n=len(task.known(rows)), reason=reason)}
+    return task.metrics(rows, split, bootstrap, average_precision=True, calibration=task == MALIGNANT)

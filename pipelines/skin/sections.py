@@ -1,4 +1,4 @@
-"""The sections of the skin report. No torch."""
+"""What the report shows, in order. No torch."""
 
 from __future__ import annotations
 
@@ -9,84 +9,103 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.judging import figures
-from pipelines.shared.judging.evaluator import synthetic_note
-from pipelines.shared.judging.figures import Curve, Point, Subgroup
-from pipelines.shared.judging.report import Picture, Section, Table, Text
+from pipelines.shared.judging.cohort import Cohort, share
+from pipelines.shared.judging.error_gallery import error_sections
+from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text
+from pipelines.shared.judging.sections import (
+    Metrics,
+    OperatingPoint,
+    calibration_section,
+    operating_points_section,
+    reader_rates,
+    roc_blocks,
+    words,
+)
+from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_section
 from pipelines.shared.run_folder import read_array
-from pipelines.shared.stats.auc import roc_curve
-from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.confusion import balanced_accuracy, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.readers import Reader, reader_estimates, readers_below_curve
 from pipelines.shared.study import Evidence
-from pipelines.skin.labels import BINARY, LEVELS
-from pipelines.skin.metrics import NAMES, OTHER, answered, known
+from pipelines.skin.config import SkinConfig
+from pipelines.skin.labels import LEVELS
+from pipelines.skin.metrics import MALIGNANT, OTHER, TASKS, TITLES
 from pipelines.skin.subgroups import Gap
 from pipelines.skin.tsne import tsne
 
-SPLITS = ("train", "val", "test")
 MOST_CLASSES = 24  # that a confusion matrix can show
+Skin = Evidence[SkinConfig]
+Predicted = Mapping[str, Sequence[str]]  # the predicted nodes of test, by level
+Paths = Mapping[str, Mapping[str, Sequence[str]]]  # of every node, by level
 
 
-def words(name: object) -> str:
-    """A node's name for people."""
-    return str(name).replace("_", " ")
+def report_sections(
+    evidence: Skin,
+    metrics: Metrics,
+    points: Sequence[OperatingPoint],
+    predicted: Predicted,
+    paths: Paths,
+    subgroups: Sequence[SubgroupEstimate],
+    gaps: Sequence[Gap],
+    saliency: Estimate | None,
+) -> list[Section]:
+    """The sections of the report."""
+    test, tasks = evidence.predictions["test"], list(TASKS.values())
+    return [
+        _levels(evidence, metrics),
+        *_training_classes(evidence),
+        _cohort(evidence),
+        _binary_tasks(evidence, test, metrics, points),
+        operating_points_section(evidence, test, MALIGNANT, points, tasks=tasks),
+        _confusions(evidence, test, predicted, paths, metrics),
+        *_beside_readers(evidence, test, predicted),
+        _calibration(evidence, test, metrics),
+        *subgroup_section(
+            evidence,
+            subgroups,
+            metrics["test.malignant.auroc"],
+            n=len(test),
+            about=MALIGNANT.inline,
+            more=_gaps(gaps),
+        ),
+        *_embedding_map(evidence, test),
+        *error_sections(evidence, saliency, {"missed": "Missed malignancies", "false_alarm": "False alarms"}),
+    ]
 
 
-def levels(evidence: Evidence, metrics: Mapping[str, Estimate]) -> Section:
+def _levels(evidence: Skin, metrics: Metrics) -> Section:
     """What one network answers at every level, beside chance and oracle."""
-    rows: list[list[Any]] = []
-    for level in LEVELS:
-        for name, label in (("balanced_accuracy", "balanced accuracy"), ("accuracy", "accuracy")):
-            key = f"test.{level}.{name}"
-            chance, oracle = metrics.get(f"{key}_chance"), metrics.get(f"{key}_oracle")
-            rows.append([f"{NAMES[level]}: {label}", metrics[key], oracle, chance, metrics[key].n])
-    for task in BINARY:
-        key = f"test.{task}.auroc"
-        rows.append(
-            [
-                f"{NAMES[task]}: AUROC",
-                metrics[key],
-                metrics.get(f"{key}_oracle"),
-                metrics.get(f"{key}_chance"),
-                metrics[key].n,
-            ]
-        )
-    synthetic = evidence.flow["synthetic"]
-    used = [0, 1, 2, 3, 4] if synthetic else [0, 1, 3, 4]
-    head = ["Task", "Test", "Oracle", "Chance", "Images"]
-    table = Table(
-        [head[i] for i in used],
-        [[row[i] for i in used] for row in rows],
-        "One network, asked at every level: a node's probability is the sum over the training classes below it.",
-    )
+    keys = [
+        (f"{TITLES[level]}: {label}", f"test.{level}.{name}")
+        for level in LEVELS
+        for name, label in (("balanced_accuracy", "balanced accuracy"), ("accuracy", "accuracy"))
+    ] + [(f"{task.title}: AUROC", f"test.{task.name}.auroc") for task in TASKS.values()]
+    references = ["oracle", "chance"] if evidence.flow["synthetic"] else ["chance"]
+    rows: list[list[Cell]] = [
+        [label, metrics[key], *(metrics.get(f"{key}_{name}") for name in references), metrics[key].n]
+        for label, key in keys
+    ]
     text = (
         "Balanced accuracy is the mean of the classes' sensitivities: the paper calls it accuracy, ISIC 2018 ranked by "
-        "it. Chance: one over the classes; for accuracy, always saying the commonest class of test; for AUROC 0.5. "
+        "it. Chance: one over the classes; for accuracy, always answering the commonest class of test; for AUROC 0.5. "
         "Intervals resample lesions (groups)."
     )
-    undefined = [f"{row[0]}: {row[1].reason}." for row in rows if row[1].value is None]
-    return Section("One network, every level", [Text(text), table, *(Text(line, "note") for line in undefined)])
+    caption = "One network, asked at every level: a node's probability is the sum over the training classes below it."
+    undefined = [Text(f"{label}: {metrics[key].reason}.", "note") for label, key in keys if metrics[key].value is None]
+    columns = ["Task", "Test", *(name.capitalize() for name in references), "Images"]
+    return Section("One network, every level", [Text(text), Table(columns, rows, caption), *undefined])
 
 
-def training_classes(evidence: Evidence) -> list[Section]:
-    """What the network was trained on: the classes that the partitioning algorithm found."""
+def _training_classes(evidence: Skin) -> list[Section]:
+    """What the network was trained on: the classes of the partitioning algorithm."""
     train = evidence.records[evidence.records["split"] == "train"]
     if train.empty or not evidence.networks:
         return []
-    rows: list[list[Any]] = []
+    rows: list[list[Cell]] = []
     for name in evidence.networks[0]["classes"]:
-        mine = train[(train["lineage"] + "/").str.startswith(name + "/")]
-        inside = ", ".join(words(label) for label in sorted(mine["label"].unique()))
-        rows.append(
-            [
-                words(name.split("/")[-1]),
-                words(" > ".join(name.split("/")[:-1])),
-                inside,
-                len(mine),
-                mine["group"].nunique(),
-            ]
-        )
+        *above, node = name.split("/")
+        inside = train[(train["lineage"] + "/").str.startswith(name + "/")]
+        labels = ", ".join(words(label) for label in sorted(inside["label"].unique()))
+        rows.append([words(node), words(" > ".join(above)), labels, len(inside), inside["group"].nunique()])
     config = evidence.config
     limit = config.data.max_class_size
     how = f"Partitioning algorithm: a node with fewer than {limit:,} training images is one class."
@@ -98,271 +117,136 @@ def training_classes(evidence: Evidence) -> list[Section]:
     return [Section("Training classes", [Table(columns, rows, how, ["left", "left", "left", "right", "right"])])]
 
 
-def cohort(evidence: Evidence) -> Section:
-    """The records by split: counts, levels, age, sex, skin type."""
-    records = evidence.records
-    parts = {s: records[records["split"] == s] for s in SPLITS if (records["split"] == s).any()}
-    rows: list[list[Any]] = [
-        ["Images", *(len(p) for p in parts.values())],
-        ["Groups", *(p["group"].nunique() for p in parts.values())],
-    ]
-    if "age" in records:
-        ages = [pd.to_numeric(p.drop_duplicates("group")["age"], errors="coerce") for p in parts.values()]
-        rows.append(
-            ["Age, years: mean (SD)", *(f"{a.mean():.1f} ({a.std():.1f})" if a.notna().any() else "–" for a in ages)]
-        )
-    if "sex" in records:
-        sexes = [p.drop_duplicates("group")["sex"] for p in parts.values()]
-        rows.append(
-            ["Female", *(_share((s.astype(str).str.lower() == "female").sum(), s.notna().sum()) for s in sexes)]
-        )
-    if "skin_type" in records:
-        types = [p["skin_type"] for p in parts.values()]
-        rows.append(["Skin types V and VI", *(_share((t >= 5).sum(), t.notna().sum()) for t in types)])
+def _cohort(evidence: Skin) -> Section:
+    """The records by split: counts, age, sex, skin type, coarse levels."""
+    cohort, records = Cohort(evidence.records), evidence.records
+    cohort.counts("Images", "Lesions (groups)")
+    cohort.people()
+    if "skin_type" in records and records["skin_type"].notna().any():
+        cohort.add("Skin types V and VI", _dark)
     for level in ("three_way", "nine_way"):
         for node in sorted(records[level].unique()):
-            shares = [_share((p[level] == node).sum(), len(p)) for p in parts.values()]
-            rows.append([f"{NAMES[level]}: {words(node)}", *shares])
-    return Section("Cohort", [Table(["", *parts], rows, "Images by split; age and sex once per group.")])
+            cohort.share(f"{TITLES[level]}: {words(node)}", level, node)
+    return Section("Cohort", [cohort.table("The cohort by split; age and sex once per lesion.")])
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part:,} ({100 * part / whole:.1f} %)" if whole else "–"
+def _dark(part: pd.DataFrame) -> str:
+    return share(int((part["skin_type"] >= 5).sum()), int(part["skin_type"].notna().sum()))
 
 
 # --- binary tasks ---
 
 
-def binary(
-    evidence: Evidence, test: pd.DataFrame, metrics: Mapping[str, Estimate], points: list[dict[str, Any]]
-) -> Section:
+def _binary_tasks(evidence: Skin, test: pd.DataFrame, metrics: Metrics, points: Sequence[OperatingPoint]) -> Section:
     """ROC curves of the binary tasks, with every reader's point and the readers' mean."""
-    blocks: list[Any] = []
-    for task in reversed(BINARY):
-        estimate = metrics[f"test.{task}.auroc"]
-        if estimate.value is None:
-            blocks.append(Text(f"{NAMES[task]}: no curve, {estimate.reason}.", "note"))
-            continue
-        rows = known(test, task)
-        curve = roc_curve(rows[task].to_numpy(), rows[f"p_{task}"].to_numpy())
-        marks = [
-            Point(words(p["name"]), _of(p["sensitivity"]), _of(p["specificity"])) for p in points if p["task"] == task
-        ]
-        readers = _readers(evidence, rows, task)
-        if readers:
-            sensitivity = float(np.mean([r.sensitivity.value for r in readers]))
-            specificity = float(np.mean([r.specificity.value for r in readers]))
-            marks.append(Point(f"mean of the {len(readers)} readers", sensitivity, specificity))
-        figures.roc(
-            evidence.folder.figures / f"roc_{task}.png",
-            [Curve(f"network, AUROC {estimate.format()}", 1 - curve.specificity, curve.sensitivity)],
-            marks,
-            [Point(str(r.reader), r.sensitivity, r.specificity) for r in readers],
-            note=synthetic_note(evidence),
+    blocks: list[Block] = []
+    for task in reversed(TASKS.values()):
+        blocks += roc_blocks(
+            evidence,
+            test,
+            [task],
+            metrics,
+            f"{task.title}, test: {len(task.known(test)):,} images. Crosses: exact binomial intervals at frozen "
+            "thresholds.",
+            points=points,
+            readers=reader_rates(evidence, test, task, "biopsy"),
+            about_readers="Each is judged on the images that this reader read; a diagnosis under malignant, which "
+            "means to biopsy or treat, counts as positive.",
+            file=f"roc_{task.name}",
         )
-        caption = f"{NAMES[task]}, test: {len(rows):,} images. Crosses: exact binomial intervals at frozen thresholds."
-        blocks.append(Picture(f"figures/roc_{task}.png", caption, f"ROC curve, {NAMES[task]}."))
-        if readers:
-            below, total = readers_below_curve(readers, curve)
-            blocks.append(
-                Text(
-                    f"{below} of {total} readers ({100 * below / total:.0f} %) lie below the curve. A reader's point "
-                    "is on the images that this reader read; positive is a diagnosis under malignant, which means to "
-                    "biopsy or treat."
-                )
-            )
     return Section("Binary tasks", blocks)
 
 
-def _of(fields: dict[str, Any]) -> Estimate:
-    return Estimate.from_dict(fields)
+def _calibration(evidence: Skin, test: pd.DataFrame, metrics: Metrics) -> Section:
+    """Whether the probability of malignancy means what it says."""
+    if not MALIGNANT.has_score(test):
+        return Section("Calibration", [Text("The network gives no probability of malignancy.", "note")])
+    note = "Rare classes weighed more in training, so rare diseases are predicted more often than they occur."
+    more = [Text(note, "note")] if evidence.config.loss.class_balance else []
+    caption = "Calibration of P(malignant), test."
+    return calibration_section(evidence, test, [MALIGNANT], metrics, caption=caption, more=more)
 
 
-def _readers(evidence: Evidence, rows: pd.DataFrame, task: str) -> list[Reader]:
-    """Each reader's sensitivity and specificity on the test images of a binary task that the reader read."""
-    if evidence.readers is None:
+def _gaps(gaps: Sequence[Gap]) -> list[Block]:
+    """The largest difference between two subgroups of each column."""
+    if not gaps:
         return []
-    truth = rows.set_index("id")[task]
-    readings = evidence.readers[evidence.readers["id"].isin(truth.index)]
-    if readings.empty:
-        return []
-    found = reader_estimates(
-        readings["id"].to_numpy(), readings["reader"].to_numpy(), readings["biopsy"].to_numpy(float),
-        truth.reindex(readings["id"]).to_numpy(float), level=evidence.config.statistics.level,
-    )  # fmt: skip
-    return [r for r in found if r.sensitivity.value is not None and r.specificity.value is not None]
-
-
-def operating_points(evidence: Evidence, test: pd.DataFrame, points: list[dict[str, Any]]) -> Section:
-    """The frozen thresholds and what they give on test."""
-    blocks: list[Any] = [
-        Text(
-            "Thresholds were chosen on val to reach the targets of the configuration, then frozen. On test they are "
-            "only applied, so the rates may fall short of the targets."
-        )
-    ]
-    if not points:
-        return Section("Operating points", [*blocks, Text("There are none: val lacked a class of each task.", "note")])
-    table: list[list[Any]] = []
-    for point in points:
-        target = ", ".join(f"{k} {v:g}" for k, v in point["target"].items())
-        for rate in ("sensitivity", "specificity"):
-            both = _of(point[rate]), _of(point[f"{rate}_clustered"])
-            table.append([f"{NAMES[point['task']]}: {rate}", target, f"{point['threshold']:.3f}", *both])
-    columns = ["Rate", "Target on val", "Threshold", "Exact binomial interval", "Groups resampled"]
-    blocks.append(Table(columns, table, "All operating points on test."))
-    mine = {words(p["name"]): p["threshold"] for p in points if p["task"] == "malignant"}
-    if mine and answered(test, "malignant"):
-        scores = {
-            n: test.loc[test["malignant"] == v, "p_malignant"].to_numpy()
-            for n, v in (("not malignant", 0), ("malignant", 1))
-        }
-        figures.score_distribution(evidence.folder.figures / "scores.png", scores, mine, note=synthetic_note(evidence))
-        blocks.append(Picture("figures/scores.png", "P(malignant) by reference, test.", "Histograms of the score."))
-    return Section("Operating points", blocks)
+    rows = [[words(gap.column), f"{gap.better} over {gap.worse}", gap.estimate] for gap in gaps]
+    caption = "The largest gap in AUROC between two subgroups of at least 20 images."
+    note = "Each pair was chosen because it differs most, so there is always some gap."
+    return [Table(["Column", "Subgroups", "Difference"], rows, caption), Text(note, "note")]
 
 
 # --- levels ---
 
 
-def confusions(
-    evidence: Evidence,
-    test: pd.DataFrame,
-    predicted: Mapping[str, Sequence[str]],
-    paths: Mapping[str, Mapping[str, Any]],
-    metrics: Mapping[str, Estimate],
-) -> Section:
+def _confusions(evidence: Skin, test: pd.DataFrame, predicted: Predicted, paths: Paths, metrics: Metrics) -> Section:
     """Confusion matrices of every level that is answered, and each label's sensitivity and AUROC."""
-    blocks: list[Any] = []
-    for level, said in predicted.items():
-        classes = [*paths[level], *([OTHER] if OTHER in said else [])]
-        if len(classes) <= MOST_CLASSES:
-            matrix = confusion_matrix(test[level].to_numpy(), said, classes)
-            name = f"figures/confusion_{level}.png"
-            figures.confusion(
-                evidence.folder.path / name, matrix, [words(c) for c in classes], column_label="Network",
-                note=synthetic_note(evidence),
-            )  # fmt: skip
-            blocks.append(Picture(name, f"{NAMES[level]}, test.", f"Confusion matrix, {NAMES[level]}."))
+    blocks: list[Block] = []
+    for level, nodes in predicted.items():
+        classes = [*paths[level], *([OTHER] if OTHER in nodes else [])]
+        if len(classes) > MOST_CLASSES:
+            continue
+        matrix = confusion_matrix(test[level].to_numpy(), nodes, classes)
+        file = f"figures/confusion_{level}.png"
+        names = [words(name) for name in classes]
+        figures.confusion(evidence.folder.path / file, matrix, names, column_label="Network", note=evidence.note)
+        blocks.append(Picture(file, f"{TITLES[level]}, test.", f"Confusion matrix, {TITLES[level]}."))
     finest = list(predicted)[-1]
-    rows: list[list[Any]] = []
+    with_auroc = finest == "label"
+    rows: list[list[Cell]] = []
     for node in paths[finest]:
-        row = [words(node), int((test[finest] == node).sum()), metrics[f"test.{finest}.sensitivity[{node}]"]]
-        rows.append(row + ([metrics.get(f"test.label.auroc[{node}]")] if finest == "label" else []))
-    columns = ["Class", "Images", "Sensitivity", *(["AUROC against all others"] if finest == "label" else [])]
-    caption = f"{NAMES[finest]}, test; intervals from resampling groups."
-    blocks.append(Table(columns, rows, caption))
+        row: list[Cell] = [words(node), int((test[finest] == node).sum())]
+        row.append(metrics[f"test.{finest}.sensitivity[{node}]"])
+        rows.append([*row, metrics.get(f"test.label.auroc[{node}]")] if with_auroc else row)
+    columns = ["Class", "Images", "Sensitivity", *(["AUROC against all others"] if with_auroc else [])]
+    blocks.append(Table(columns, rows, f"{TITLES[finest]}, test; intervals from resampling groups."))
     return Section("Confusion and sensitivity by class", blocks)
 
 
-def reader_accuracy(
-    evidence: Evidence, test: pd.DataFrame, metrics: Mapping[str, Estimate], predicted: Mapping[str, Sequence[str]]
-) -> list[Section]:
+def _beside_readers(evidence: Skin, test: pd.DataFrame, predicted: Predicted) -> list[Section]:
     """Each reader's balanced accuracy at both coarse levels, beside the network's on the same test images."""
-    if evidence.readers is None:
+    levels = [level for level in ("three_way", "nine_way") if level in predicted]
+    if evidence.readers is None or not levels:
         return []
-    rows: list[list[Any]] = []
     truth = test.set_index("id")
-    readings = evidence.readers[evidence.readers["id"].isin(truth.index)]
-    answered_levels = [level for level in ("three_way", "nine_way") if level in predicted]
-    for reader, mine in readings.groupby("reader"):
-        row: list[Any] = [str(reader), len(mine)]
-        for level in answered_levels:
-            said = pd.Series(list(predicted[level]), index=test["id"]).reindex(mine["id"])
-            given = mine[level].notna().to_numpy()
-            true = truth[level].reindex(mine["id"])
-            row += [_balanced(true[given], mine[level][given]), _balanced(true[given], said[given])]
+    network = {level: pd.Series(list(predicted[level]), index=test["id"]) for level in levels}
+    rows: list[list[Any]] = []
+    for reader, readings in evidence.readers[evidence.readers["id"].isin(truth.index)].groupby("reader"):
+        row: list[Any] = [str(reader), len(readings)]
+        for level in levels:
+            given = readings[readings[level].notna()]
+            true = truth[level].reindex(given["id"])
+            row += [_balanced_accuracy(true, given[level]), _balanced_accuracy(true, network[level][given["id"]])]
         rows.append(row)
-    if not rows or not answered_levels:
+    if not rows:
         return []
-    means = ["Mean", sum(row[1] for row in rows) / len(rows)]
-    for k in range(2, len(rows[0])):
-        defined = [row[k] for row in rows if row[k] is not None]
-        means.append(float(np.mean(defined)) if defined else None)
-    columns = [
-        "Reader",
-        "Images",
-        *(f"{NAMES[level]}, {who}" for level in answered_levels for who in ("reader", "network")),
-    ]
+    means = pd.DataFrame(rows).iloc[:, 1:].astype(float).mean()
+    rows.append(["Mean", *(None if np.isnan(mean) else mean for mean in means)])
+    columns = ["Reader", "Images", *(f"{TITLES[level]}, {who}" for level in levels for who in ("reader", "network"))]
     caption = "Balanced accuracy on the test images that each reader read, and the network's on the same images."
-    return [Section("Beside the readers", [Table(columns, [*rows, means], caption)])]
+    return [Section("Beside the readers", [Table(columns, rows, caption)])]
 
 
-def _balanced(truth: pd.Series, said: pd.Series) -> float | None:
+def _balanced_accuracy(truth: pd.Series, answers: pd.Series) -> float | None:
     if truth.empty:
         return None
-    classes = sorted({*truth, *said})
-    return float(balanced_accuracy(confusion_matrix(truth.to_numpy(), said.to_numpy(), classes)))
-
-
-def calibration(evidence: Evidence, test: pd.DataFrame, metrics: Mapping[str, Estimate]) -> Section:
-    """Whether the probability of malignancy holds."""
-    if not answered(test, "malignant"):
-        return Section("Calibration", [Text("The network gives no probability of malignancy.", "note")])
-    curve = reliability_curve(test["malignant"].to_numpy(), test["p_malignant"].to_numpy())
-    figures.reliability(evidence.folder.figures / "calibration.png", curve, note=synthetic_note(evidence))
-    names = {
-        "brier": "Brier score",
-        "brier_skill": "Brier skill against the prevalence",
-        "ece": "Expected calibration error (10 equal-width bins)",
-        "slope": "Calibration slope (1 is ideal)",
-        "intercept": "Calibration intercept (0 is ideal)",
-        "in_the_large": "Calibration in the large (0 is ideal)",
-    }
-    rows: list[list[Any]] = [[label, metrics[f"test.malignant.{name}"]] for name, label in names.items()]
-    caption = "P(malignant), test: observed against predicted probability, exact binomial intervals per bin."
-    blocks: list[Any] = [
-        Picture("figures/calibration.png", caption, "Reliability curve."),
-        Table(["Measure", "Test"], rows, "Calibration of P(malignant)."),
-    ]
-    if evidence.config.loss.class_balance:
-        blocks.append(
-            Text(
-                "Rare classes weighed more in training, so rare diseases are predicted more often than they occur.",
-                "note",
-            )
-        )
-    return Section("Calibration", blocks)
-
-
-def subgroup_section(
-    evidence: Evidence, subgroups: list[Subgroup], gaps: list[Gap], metrics: Mapping[str, Estimate]
-) -> list[Section]:
-    """AUROC of malignancy by age band, sex, site and skin type, and the largest gaps."""
-    if not subgroups:
-        return []
-    overall = metrics["test.malignant.auroc"]
-    named = [Subgroup(s.label, s.estimate, s.n, words(s.group)) for s in subgroups]
-    figures.forest(
-        evidence.folder.figures / "subgroups.png", named, Subgroup("All", overall, overall.n or 0), metric="AUROC",
-        note=synthetic_note(evidence),
-    )  # fmt: skip
-    rows: list[list[Any]] = [[f"{s.group}: {s.label}", s.n, s.estimate.positives, s.estimate] for s in named]  # type: ignore[union-attr]
-    blocks: list[Any] = [
-        Picture(
-            "figures/subgroups.png", "Malignant vs all else: AUROC by subgroup, test.", "Forest plot of subgroups."
-        ),
-        Table(["Subgroup", "Images", "Malignant", "AUROC"], rows, "Intervals are wide where a subgroup is small."),
-    ]
-    if gaps:
-        table: list[list[Any]] = [[words(g.column), f"{g.better} over {g.worse}", g.estimate] for g in gaps]
-        caption = "The largest gap in AUROC between two subgroups of at least 20 images."
-        blocks.append(Table(["Column", "Subgroups", "Difference"], table, caption))
-        blocks.append(Text("Each pair was chosen because it differs most, so some gap is always found.", "note"))
-    return [Section("Subgroups", blocks)]
+    classes = sorted({*truth, *answers})
+    return float(balanced_accuracy(confusion_matrix(truth.to_numpy(), answers.to_numpy(), classes)))
 
 
 # --- pictures ---
 
 
-def embedding_map(evidence: Evidence, test: pd.DataFrame) -> list[Section]:
-    """t-SNE of the last hidden layer on test, coloured by the nine-way disease group (the chapter's Fig 6.17)."""
+def _embedding_map(evidence: Skin, test: pd.DataFrame) -> list[Section]:
+    """t-SNE of the last hidden layer on test, coloured by the nine-way disease group."""
     file = evidence.folder.path / "predictions" / "embeddings.npy"
     if not file.exists():
         return []
     places = tsne(read_array(file), evidence.config.seed % 2**32)
     groups = [words(node) for node in test["nine_way"]]
-    order = sorted(set(groups))
-    figures.embedding(evidence.folder.figures / "embedding.png", places, groups, order, note=synthetic_note(evidence))
+    figures.embedding(
+        evidence.folder.figures / "embedding.png", places, groups, sorted(set(groups)), note=evidence.note
+    )
     caption = "t-SNE of the last hidden layer, test images by disease group. Distances between far groups mean nothing."
     return [Section("What the last hidden layer holds", [Picture("figures/embedding.png", caption, "t-SNE map.")])]

@@ -9,13 +9,13 @@ from conftest import compose
 
 from pipelines.retinopathy.metrics import (
     HEADS,
+    TASKS,
     choose_points,
     grade_metrics,
     headline_task,
     predict_columns,
-    task_metrics,
 )
-from pipelines.shared.judging.evaluator import age_bands, calls
+from pipelines.shared.judging.evaluator import calls
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.stats.probabilities import sigmoid
@@ -56,8 +56,8 @@ def test_sigmoid_does_not_overflow():
 
 
 def test_the_headline_is_referable_only_where_dme_is_known():
-    assert headline_task(predictions()) == "referable"
-    assert headline_task(predictions(dme=False)) == "moderate_or_worse"
+    assert headline_task(predictions()).name == "referable"
+    assert headline_task(predictions(dme=False)).name == "moderate_or_worse"
 
 
 def test_points_reach_their_targets_on_the_set_they_are_chosen_on():
@@ -80,23 +80,19 @@ def test_points_reach_their_targets_on_the_set_they_are_chosen_on():
 
 def test_one_class_gives_reasons_not_numbers():
     table = predictions(dme=False)
-    found = task_metrics(table, "dme", "test", BOOTSTRAP)["test.dme.auroc"]
+    found = TASKS["dme"].auroc(table, BOOTSTRAP)
     assert found.value is None
     assert found.reason
-    gradable = task_metrics(table, "gradable", "test", BOOTSTRAP)["test.gradable.auroc"]
+    gradable = TASKS["gradable"].auroc(table, BOOTSTRAP)
     assert gradable.value is None
     assert gradable.reason
 
 
 def test_better_than_chance_and_kappa():
     table = predictions()
-    auroc = task_metrics(table, "referable", "test", BOOTSTRAP)["test.referable.auroc"]
+    auroc = TASKS["referable"].auroc(table, BOOTSTRAP)
     assert auroc.low is not None
     assert 0.5 < auroc.low < auroc.value < 1
     assert auroc.groups == 200
     kappa = grade_metrics(table, "test", BOOTSTRAP)["test.grade.quadratic_kappa"]
     assert 0.5 < kappa.value < 1
-
-
-def test_age_bands():
-    assert age_bands(pd.Series([49, 50, None, "61"])).tolist() == ["40-49", "50-59", None, "60-69"]

@@ -14,6 +14,7 @@ from pipelines.skin.labels import BINARY, add_levels, binary_scores, decision
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.metrics import (
     OTHER,
+    TASKS,
     answer_level,
     binary_metrics,
     choose_points,
@@ -130,7 +131,7 @@ def test_coarse_classes_answer_coarse_levels_only():
     assert predicted is None
     assert fine["test.label.balanced_accuracy"].value is None
     assert "do not tell 7 of 7" in fine["test.label.balanced_accuracy"].reason
-    assert binary_metrics(table, "melanoma_vs_nevus", "test", BOOTSTRAP)["test.melanoma_vs_nevus.auroc"].reason
+    assert binary_metrics(table, TASKS["melanoma_vs_nevus"], "test", BOOTSTRAP)["test.melanoma_vs_nevus.auroc"].reason
     assert [p["task"] for p in choose_points(table, compose("skin"))] == ["malignant"] * 2
 
 
@@ -164,12 +165,12 @@ def test_a_label_without_training_images_is_missed_not_undefined():
 
 def test_chance_and_oracle():
     table, _ = toy()
-    latent = table[["three_way", "nine_way", "label", *BINARY]].add_prefix("truth_")
+    latent = table[["three_way", "nine_way", "label", *BINARY]].add_prefix("truth_").assign(id=table["id"])
     paths = {level: level_paths(table["lineage"].tolist(), level) for level in ("three_way", "nine_way", "label")}
     metrics = {}
     for level in paths:
         metrics |= level_metrics(table, level, "test", paths[level], [], BOOTSTRAP)[0]
-    for task in BINARY:
+    for task in TASKS.values():
         metrics |= binary_metrics(table, task, "test", BOOTSTRAP)
     found = reference_metrics(table, latent, metrics, paths, BOOTSTRAP)
     assert found["test.label.balanced_accuracy_chance"].value == pytest.approx(1 / 7)

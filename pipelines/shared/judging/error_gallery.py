@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.judging import figures
-from pipelines.shared.judging.evaluator import synthetic_note
 from pipelines.shared.judging.figures import Tile
 from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.run_folder import read_picture, read_table
@@ -52,7 +51,7 @@ def error_sections(evidence: Evidence, saliency: Estimate | None, labels: Mappin
             if part.empty:
                 continue
             tiles = [_tile(folder, row) for _, row in part.iterrows()]
-            figures.gallery(evidence.folder.figures / f"{kind}.png", tiles, note=synthetic_note(evidence))
+            figures.gallery(evidence.folder.figures / f"{kind}.png", tiles, note=evidence.note)
             caption = f"{label}: the most confident errors on test, with the saliency map beside each picture."
             blocks.append(Picture(f"figures/{kind}.png", caption, f"{label} with saliency maps."))
     if saliency is not None:

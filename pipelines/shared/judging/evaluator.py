@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pipelines.shared.config import StudyConfig, check
@@ -151,7 +151,7 @@ def metrics_file(study: Study, evidence: Evidence, results: Results, environment
         "metrics": {key: estimate.to_dict() for key, estimate in results.metrics.items()},
         "reference": {"chance": results.chance, "oracle": oracle.value if oracle else None},
         "operating_points": results.operating_points,
-        "paper": results.paper,
+        "paper": [asdict(number) for number in results.paper],
         "seconds": environment["seconds"],
     }
 
@@ -171,7 +171,7 @@ def _report(study: Study, evidence: Evidence, results: Results, environment: dic
         figures_.append(HeadlineFigure("Oracle", results.oracle, "the phantom's latent truth, same reference"))
     if results.paper:
         first = results.paper[0]
-        figures_.append(HeadlineFigure("Paper", first["value"], f"{first['what']}; {first['source']}: another dataset"))
+        figures_.append(HeadlineFigure("Paper", first.value, f"{first.what}; {first.source}: another dataset"))
     headline = Headline(_headline_sentence(evidence, results, kind), figures_, [*flow["warnings"], *results.warnings])
     sections = [
         _data_section(study, evidence),
@@ -181,11 +181,6 @@ def _report(study: Study, evidence: Evidence, results: Results, environment: dic
         _environment_section(evidence, environment),
     ]
     return Report(study.title, study.name, flow["synthetic"], headline, sections, footer=environment["version"])
-
-
-def synthetic_note(evidence: Evidence) -> str:
-    """The strip below every figure that was made from a phantom."""
-    return "synthetic data" if evidence.flow["synthetic"] else ""
 
 
 def _headline_sentence(evidence: Evidence, results: Results, kind: str) -> str:
@@ -222,7 +217,7 @@ def _data_section(study: Study, evidence: Evidence) -> Section:
         for name, part in ((s, records[records["split"] == s]) for s in SPLITS)
         if len(part)
     ]
-    figures.flow(path, steps, exclusions, parts, note=synthetic_note(evidence))
+    figures.flow(path, steps, exclusions, parts, note=evidence.note)
     blocks: list[Any] = [
         Picture("figures/flow.png", "From the files found to the records used.", "Flow diagram of record counts."),
     ]
@@ -248,7 +243,7 @@ def _training_section(evidence: Evidence) -> Section:
         history,
         monitor,
         higher_is_better=not monitor.endswith("loss"),
-        note=synthetic_note(evidence),
+        note=evidence.note,
     )
     best = history[history["best"].astype(bool)].groupby("network").tail(1)
     rows: list[list[Any]] = [
@@ -263,18 +258,12 @@ def _training_section(evidence: Evidence) -> Section:
 
 
 def _paper_section(results: Results) -> Section:
-    rows: list[list[Any]] = [[p["what"], _paper_value(p), p["source"]] for p in results.paper]
+    rows = [[number.what, str(number), number.source] for number in results.paper]
     note = "These numbers are from other data. They say what the paper found, not what this run should have found."
     table = Table(["What", "Published", "Where"], rows, "The paper's own numbers.", ["left", "right", "left"])
     columns = ["What", "In the paper", "Here"]
     departures = Table(columns, results.departures, "Where this run departs from the paper.", ["left"] * 3)
     return Section("Beside the paper", [Text(note, "note"), table, departures])
-
-
-def _paper_value(entry: dict[str, Any]) -> str:
-    if entry.get("low") is None:
-        return f"{entry['value']:g}"
-    return f"{entry['value']:g} ({entry['low']:g} to {entry['high']:g})"
 
 
 def _environment_section(evidence: Evidence, environment: dict[str, Any]) -> Section:
@@ -294,10 +283,3 @@ def _environment_section(evidence: Evidence, environment: dict[str, Any]) -> Sec
             ),
         ],
     )
-
-
-def age_bands(column: pd.Series) -> pd.Series:
-    """Ages as decades ("40-49"), None where unknown."""
-    decade = (pd.to_numeric(column, errors="coerce") // 10 * 10).to_numpy(float)
-    labels = [None if np.isnan(d) else f"{int(d)}-{int(d) + 9}" for d in decade]
-    return pd.Series(labels, index=column.index, dtype=object)
