@@ -11,7 +11,7 @@ from pipelines.camelyon.annotations import MPP
 from pipelines.camelyon.froc import Scored, froc_curve, froc_estimates, unused_lowest
 from pipelines.camelyon.froc_report import PUBLISHED, denominators, froc_section
 from pipelines.camelyon.metrics import TASK, scored_again
-from pipelines.shared.judging.evaluator import bootstrap_settings, synthetic_note
+from pipelines.shared.judging.evaluator import bootstrap_settings
 from pipelines.shared.run_folder import read_json, read_table
 from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
 from pipelines.shared.stats.bootstrap import Bootstrap

@@ -13,7 +13,7 @@ from pipelines.covid_flannel.metrics import COMBINED, answers_of, methods_of, sc
 from pipelines.covid_flannel.plots import fold_table
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.shared.judging import figures
-from pipelines.shared.judging.evaluator import age_bands, synthetic_note
+from pipelines.shared.judging.evaluator import age_bands
 from pipelines.shared.judging.figures import Curve, Point, Subgroup
 from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve

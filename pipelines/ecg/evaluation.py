@@ -33,7 +33,7 @@ from pipelines.ecg.metrics import (
 )
 from pipelines.ecg.plots import Panel, Strip, panels, strips
 from pipelines.shared.judging import figures
-from pipelines.shared.judging.evaluator import age_bands, bootstrap_settings, synthetic_note
+from pipelines.shared.judging.evaluator import age_bands, bootstrap_settings
 from pipelines.shared.judging.figures import Subgroup
 from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.run_folder import read_arrays, read_table

@@ -15,7 +15,7 @@ from pipelines.head_ct.archive import names_of, read_index
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.data import grid_of, labelled_reports, prepare_settings
 from pipelines.head_ct.labeller import STATUSES
-from pipelines.head_ct.metrics import SCORES, headline_task, known
+from pipelines.head_ct.metrics import headline_task
 from pipelines.head_ct.page import concepts_page
 from pipelines.head_ct.phantom.dataset import PhantomSettings, ensure_phantom
 from pipelines.head_ct.scoring import Scorer, key_slices, score_study
@@ -127,10 +127,10 @@ def _errors(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder)
     """errors/: the most confident errors on test, three key slices each."""
     test = folder.read_table(folder.predictions("test"))
     task = headline_task(test)
-    rows, score = known(test, task), SCORES[task]
+    rows, score = task.known(test), task.score
     middle = float(rows[score].median()) if len(rows) else 0.5
-    missed = rows[(rows[task] == 1) & (rows[score] < middle)].nsmallest(ERRORS, score).assign(kind="missed")
-    alarms = rows[(rows[task] == 0) & (rows[score] >= middle)].nlargest(ERRORS, score).assign(kind="false_alarm")
+    missed = rows[(rows[task.target] == 1) & (rows[score] < middle)].nsmallest(ERRORS, score).assign(kind="missed")
+    alarms = rows[(rows[task.target] == 0) & (rows[score] >= middle)].nlargest(ERRORS, score).assign(kind="false_alarm")
     out = folder.path / "errors"
     grid = grid_of(prepare_settings(config))
     place = {name: i for i, name in enumerate(data.records["id"])}

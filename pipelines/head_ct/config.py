@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection, UserPath
+from pipelines.shared.config import (
+    Count,
+    DataSection,
+    ModelSection,
+    OperatingPointsSection,
+    Section,
+    StudyConfig,
+    TableSection,
+    UserPath,
+)
 
 MODES = ["label"]
 
@@ -166,11 +175,9 @@ class LabelSection(Section):
     terms: UserPath | None
 
 
-class OperatingPointsSection(Section):
-    """Targets on `val`; the thresholds that reach them are frozen. `alarm`: which of the two raises the alarm."""
+class AlarmSection(OperatingPointsSection):
+    """The two operating points, and which of them raises the alarm."""
 
-    high_specificity: Annotated[float, Field(gt=0, lt=1)]
-    high_sensitivity: Annotated[float, Field(gt=0, lt=1)]
     alarm: Literal["high_specificity", "high_sensitivity"]
 
 
@@ -205,7 +212,7 @@ class HeadCtConfig(StudyConfig):
     preprocess: PreprocessSection
     augment: AugmentSection
     labels: LabelSection
-    operating_points: OperatingPointsSection
+    operating_points: AlarmSection
     triage: TriageSection
     subgroups: list[str]
 

@@ -11,21 +11,27 @@ import pandas as pd
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.labeller import STATUSES, THRESHOLDS
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.auc import auroc, auroc_estimate, auroc_statistic, average_precision_estimate
+from pipelines.shared.judging.tasks import BinaryTask
+from pipelines.shared.stats.auc import auroc, auroc_estimate, auroc_statistic
 from pipelines.shared.stats.bootstrap import Bootstrap, Statistic, bootstrap_estimate
-from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.operating_points import choose_threshold, is_positive, rate_estimates
+from pipelines.shared.stats.operating_points import choose_two_points, is_positive, rate_estimates
 from pipelines.shared.stats.proportions import both_estimates, weighted_ratio_estimate
 
 CLASSES = [f"at_least_{t}" for t in THRESHOLDS]
 SCORE = "p_at_least_4"  # orders the worklist and raises the alarm
 SILVER = [f"silver_{t}" for t in THRESHOLDS]
-TASKS = ["critical", *SILVER]
-SCORES = {"critical": SCORE} | {f"silver_{t}": f"p_at_least_{t}" for t in THRESHOLDS}
-NAMES = {"critical": "Critical, gold labels"} | {
-    f"silver_{t}": f"At least {t} critical concepts, silver labels" for t in THRESHOLDS
+CRITICAL = BinaryTask("critical", "Critical, gold labels", target="critical", score=SCORE)
+TASKS = {"critical": CRITICAL} | {
+    f"silver_{t}": BinaryTask(
+        f"silver_{t}",
+        f"At least {t} critical concepts, silver labels",
+        target=f"silver_{t}",
+        score=f"p_at_least_{t}",
+    )
+    for t in THRESHOLDS
 }
+SILVER_4 = TASKS["silver_4"]  # judged by the same score as the gold labels
 
 
 def predict_columns(values: np.ndarray) -> pd.DataFrame:
@@ -33,14 +39,9 @@ def predict_columns(values: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({f"p_{name}": values[:, i] for i, name in enumerate(CLASSES)})
 
 
-def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The rows whose target for a task is known."""
-    return predictions[predictions[task].notna()]
-
-
-def headline_task(predictions: pd.DataFrame) -> str:
+def headline_task(predictions: pd.DataFrame) -> BinaryTask:
     """Gold where there are gold labels of both classes, else silver at 4 concepts."""
-    return "critical" if known(predictions, "critical")["critical"].nunique() == 2 else "silver_4"
+    return CRITICAL if CRITICAL.has_both_classes(predictions) else SILVER_4
 
 
 def choose_points(predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[str, Any]]:
@@ -48,38 +49,18 @@ def choose_points(predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[
 
     A val part with one class only gives none.
     """
-    task = next((t for t in ("silver_4", "critical") if known(predictions, t)[t].nunique() == 2), None)
+    task = next((task for task in (SILVER_4, CRITICAL) if task.has_both_classes(predictions)), None)
     if task is None:
         return []
-    rows = known(predictions, task)
-    points = []
-    for name, rate in (("high_specificity", "specificity"), ("high_sensitivity", "sensitivity")):
-        target = getattr(config.operating_points, name)
-        threshold = choose_threshold(rows[task].to_numpy(), rows[SCORE].to_numpy(), **{rate: target})
-        alarm = name == config.operating_points.alarm
-        points.append(
-            {
-                "name": name,
-                "task": task,
-                "score": SCORE,
-                "target": {rate: target},
-                "threshold": threshold,
-                "alarm": alarm,
-            }
-        )
-    return points
+    targets = config.operating_points
+    points = choose_two_points(task.known(predictions), task.name, targets, score=task.score)
+    return [point | {"alarm": point["name"] == targets.alarm} for point in points]
 
 
-def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
+def task_metrics(rows: pd.DataFrame, task: BinaryTask, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """AUROC of one task, for gold and silver at 4 also average precision and calibration."""
-    rows = known(rows, task)
-    y, score, group = rows[task].to_numpy(), rows[SCORES[task]].to_numpy(), rows["group"].to_numpy()
-    found = {f"{split}.{task}.auroc": auroc_estimate(y, score, group, bootstrap=bootstrap)}
-    if task in ("critical", "silver_4"):
-        found[f"{split}.{task}.average_precision"] = average_precision_estimate(y, score, group, bootstrap=bootstrap)
-        for name, estimate in calibration_estimates(y, score, group, bootstrap=bootstrap).items():
-            found[f"{split}.{task}.{name}"] = estimate
-    return found
+    main = task in (CRITICAL, SILVER_4)
+    return task.metrics(rows, split, bootstrap, average_precision=main, calibration=main)
 
 
 def gap_metrics(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
@@ -87,36 +68,28 @@ def gap_metrics(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]
 
     `test.gap_<threshold>.silver`, `.gold` and `.difference` (silver minus gold): AUROCs of p_at_least_<threshold>.
     """
-    found = {}
+    metrics = {}
     for t in THRESHOLDS:
-        both = rows[rows["critical"].notna() & rows[f"silver_{t}"].notna()]
-        silver, gold, score = (
-            both[f"silver_{t}"].to_numpy(),
-            both["critical"].to_numpy(),
-            both[f"p_at_least_{t}"].to_numpy(),
-        )
-        group = both["group"].to_numpy()
-        found[f"test.gap_{t}.silver"] = auroc_estimate(silver, score, group, bootstrap=bootstrap)
-        found[f"test.gap_{t}.gold"] = auroc_estimate(gold, score, group, bootstrap=bootstrap)
+        task = TASKS[f"silver_{t}"]
+        both = rows[rows[CRITICAL.target].notna() & rows[task.target].notna()]
+        gold = both[CRITICAL.target].to_numpy()
+        silver, score, group = task.arrays(both)
+        metrics[f"test.gap_{t}.silver"] = auroc_estimate(silver, score, group, bootstrap=bootstrap)
+        metrics[f"test.gap_{t}.gold"] = auroc_estimate(gold, score, group, bootstrap=bootstrap)
         try:
             value = auroc(silver, score) - auroc(gold, score)
-            a, b = auroc_statistic(silver, score), auroc_statistic(gold, score)
+            statistic = partial(_minus, auroc_statistic(silver, score), auroc_statistic(gold, score))
         except StatisticsError as reason:
-            found[f"test.gap_{t}.difference"] = Estimate(None, n=len(both), reason=str(reason))
+            metrics[f"test.gap_{t}.difference"] = Estimate(None, n=len(both), reason=str(reason))
             continue
-        found[f"test.gap_{t}.difference"] = bootstrap_estimate(
-            value,
-            partial(_minus, a, b),
-            group,
-            n=len(both),
-            undefined="with one class",
-            bootstrap=bootstrap,
+        metrics[f"test.gap_{t}.difference"] = bootstrap_estimate(
+            value, statistic, group, n=len(both), undefined="with one class", bootstrap=bootstrap
         )
-    return found
+    return metrics
 
 
 def point_metrics(
-    rows: pd.DataFrame, points: list[dict[str, Any]], task: str, bootstrap: Bootstrap
+    rows: pd.DataFrame, points: list[dict[str, Any]], task: BinaryTask, bootstrap: Bootstrap
 ) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
     """Sensitivity, specificity, PPV, NPV and accuracy at frozen thresholds, on gold and on silver labels.
 
@@ -126,15 +99,14 @@ def point_metrics(
     """
     filled, metrics = [], {}
     for point in points:
-        both: dict[str, Any] = {"judged_on": task}
-        for each in dict.fromkeys((task, "critical", "silver_4")):
-            part = known(rows, each)
-            y, score, group = part[each].to_numpy(), part[point["score"]].to_numpy(), part["group"].to_numpy()
+        both: dict[str, Any] = {"judged_on": task.name}
+        for each in dict.fromkeys((task, CRITICAL, SILVER_4)):
+            y, score, group = each.arrays(rows)
             rates = rate_estimates(y, score, point["threshold"], group, bootstrap=bootstrap)
-            right = is_positive(score, point["threshold"]) == (y == 1) if len(part) else np.zeros(0, bool)
+            right = is_positive(score, point["threshold"]) == (y == 1) if len(y) else np.zeros(0, bool)
             rates["accuracy"] = both_estimates(right, group, bootstrap=bootstrap)
             for name, rate in rates.items():
-                metrics[f"test.{each}.{name}@{point['name']}"] = rate.clustered
+                metrics[f"test.{each.name}.{name}@{point['name']}"] = rate.clustered
                 if each == task:
                     both[name], both[f"{name}_clustered"] = rate.exact.to_dict(), rate.clustered.to_dict()
         filled.append(point | both)
@@ -158,11 +130,11 @@ def labeller_metrics(statements: pd.DataFrame, bootstrap: Bootstrap) -> dict[str
     Returns:
         `labeller.<status or all>.precision`, `.recall` (phrasings of the lexicon) and `.recall_unseen` (others).
     """
-    found = {}
+    metrics = {}
     for status in ["all", *STATUSES]:
-        mine = statements if status == "all" else statements[statements["status"] == status]
-        tp, fp, fn = (mine["kind"] == k for k in ("tp", "fp", "fn"))
-        seen = mine["known"].astype(bool)
+        of_status = statements if status == "all" else statements[statements["status"] == status]
+        tp, fp, fn = (of_status["kind"] == k for k in ("tp", "fp", "fn"))
+        seen = of_status["known"].astype(bool)
         parts = {
             "precision": (tp, tp | fp),
             "recall": (tp & seen, (tp | fn) & seen),
@@ -171,10 +143,10 @@ def labeller_metrics(statements: pd.DataFrame, bootstrap: Bootstrap) -> dict[str
         for name, (top, bottom) in parts.items():
             key = f"labeller.{status}.{name}"
             if not bottom.any():
-                found[key] = Estimate(None, n=0, reason="no such statements")
+                metrics[key] = Estimate(None, n=0, reason="no such statements")
                 continue
-            rows = mine[bottom]
-            found[key] = weighted_ratio_estimate(
+            rows = of_status[bottom]
+            metrics[key] = weighted_ratio_estimate(
                 top[bottom].to_numpy(float), np.ones(len(rows)), rows["id"].to_numpy(), bootstrap=bootstrap
             )
-    return found
+    return metrics

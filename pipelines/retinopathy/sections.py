@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -15,6 +14,8 @@ from pipelines.shared.judging.cohort import Cohort
 from pipelines.shared.judging.error_gallery import error_sections
 from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.judging.sections import (
+    Metrics,
+    OperatingPoint,
     auroc_table,
     calibration_section,
     operating_points_section,
@@ -36,8 +37,8 @@ Retinopathy = Evidence[RetinopathyConfig]
 def report_sections(
     evidence: Retinopathy,
     task: BinaryTask,
-    metrics: Mapping[str, Estimate],
-    points: Sequence[dict[str, Any]],
+    metrics: Metrics,
+    points: Sequence[OperatingPoint],
     subgroups: Sequence[SubgroupEstimate],
     saliency: Estimate | None,
 ) -> list[Section]:
@@ -99,7 +100,7 @@ def _graders(evidence: Retinopathy, test: pd.DataFrame, task: BinaryTask) -> lis
     return reader_rates(evidence, test, task, task.name, readings)
 
 
-def _grades(evidence: Retinopathy, test: pd.DataFrame, metrics: Mapping[str, Estimate]) -> Section:
+def _grades(evidence: Retinopathy, test: pd.DataFrame, metrics: Metrics) -> Section:
     """The five grades of the international scale."""
     rows = known(test, "grade")
     if rows.empty:

@@ -171,7 +171,7 @@ def _gaps(gaps: Sequence[Gap]) -> list[Block]:
     """The largest difference between two subgroups of each column."""
     if not gaps:
         return []
-    rows = [[words(gap.column), f"{gap.better} over {gap.worse}", gap.estimate] for gap in gaps]
+    rows: list[list[Cell]] = [[words(gap.column), f"{gap.better} over {gap.worse}", gap.estimate] for gap in gaps]
     caption = "The largest gap in AUROC between two subgroups of at least 20 images."
     note = "Each pair was chosen because it differs most, so there is always some gap."
     return [Table(["Column", "Subgroups", "Difference"], rows, caption), Text(note, "note")]

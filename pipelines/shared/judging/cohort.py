@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.shared.data.records import SPLITS
-from pipelines.shared.judging.report import UNDEFINED, Cell, Table
+from pipelines.shared.judging.report import UNDEFINED, Alignment, Cell, Table
 
 
 class Cohort:
@@ -48,7 +48,8 @@ class Cohort:
 
     def table(self, caption: str) -> Table:
         """The table, numbers to the right."""
-        return Table(["", *self.parts], self.rows, caption, ["left", *["right"] * len(self.parts)])
+        numbers: list[Alignment] = ["right"] * len(self.parts)
+        return Table(["", *self.parts], self.rows, caption, ["left", *numbers])
 
     def _records(self, column: str) -> bool:
         return column in self.records and bool(self.records[column].notna().any())

@@ -305,5 +305,7 @@ def calibration_section(
         blocks.append(Picture("figures/calibration.png", about, "Reliability curve."))
     judged = [task for task in tasks if f"test.{task.name}.brier" in metrics]
     columns = ["Measure", *(["Test"] if len(judged) == 1 else [task.title for task in judged])]
-    rows = [[label, *(metrics[f"test.{t.name}.{key}"] for t in judged)] for key, label in CALIBRATION.items()]
+    rows: list[list[Cell]] = [
+        [label, *(metrics[f"test.{task.name}.{key}"] for task in judged)] for key, label in CALIBRATION.items()
+    ]
     return Section("Calibration", [*blocks, Table(columns, rows, caption), *more])

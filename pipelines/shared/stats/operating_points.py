@@ -131,25 +131,26 @@ def _called(y: ArrayLike, score: ArrayLike, threshold: float) -> tuple[np.ndarra
     return truth, is_positive(values, threshold)
 
 
-def choose_two_points(rows: pd.DataFrame, task: str, targets: OperatingPointsSection) -> list[dict[str, Any]]:
+def choose_two_points(
+    rows: pd.DataFrame, task: str, targets: OperatingPointsSection, score: str | None = None
+) -> list[dict[str, Any]]:
     """A point of high specificity and one of high sensitivity for a binary task.
 
     Args:
-        rows: predictions (those of `val`) whose `<task>` is known, with both classes; the score is `p_<task>`.
+        rows: predictions (those of `val`) whose `<task>` is known, with both classes.
         task: the task.
         targets: the rates to reach.
+        score: the score's column; `p_<task>` by default.
 
     Returns:
         Two operating points: name, task, score (its column), target and threshold.
     """
-    y, score = rows[task].to_numpy(), rows[f"p_{task}"].to_numpy()
+    column = score or f"p_{task}"
     points = []
     for name, rate in (("high_specificity", "specificity"), ("high_sensitivity", "sensitivity")):
-        target = getattr(targets, name)
-        threshold = choose_threshold(y, score, **{rate: target})
-        points.append(
-            {"name": name, "task": task, "score": f"p_{task}", "target": {rate: target}, "threshold": threshold}
-        )
+        target = {rate: getattr(targets, name)}
+        threshold = choose_threshold(rows[task].to_numpy(), rows[column].to_numpy(), **target)
+        points.append({"name": name, "task": task, "score": column, "target": target, "threshold": threshold})
     return points
 
 
