@@ -1,76 +1,50 @@
-"""The report of a run: lesions, slides, patches, from the run's tables alone. No torch."""
+"""How a run is judged: every metric, the headline, departures from the paper, warnings. No torch."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
-from pipelines.camelyon import sections
+from pipelines.camelyon import published, sections
 from pipelines.camelyon.annotations import MPP
-from pipelines.camelyon.froc import Scored, froc_curve, froc_estimates, unused_lowest
-from pipelines.camelyon.froc_report import PUBLISHED, denominators, froc_section
-from pipelines.camelyon.metrics import TASK, scored_again
-from pipelines.shared.judging.evaluator import bootstrap_settings
+from pipelines.camelyon.config import CamelyonConfig
+from pipelines.camelyon.froc import Scored, froc_estimates, unused_lowest
+from pipelines.camelyon.metrics import FOREST, PATCHES, TASK, patch_metrics, scored_again, slide_metrics
 from pipelines.shared.run_folder import read_json, read_table
-from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
-from pipelines.shared.stats.bootstrap import Bootstrap
+from pipelines.shared.stats.auc import auroc_difference
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.study import Evidence, Results
 
-JAMA = "JAMA 2017, 129 test slides"
+Camelyon = Evidence[CamelyonConfig]
 
 
-def _printed(what: str, value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    return {"what": what, "value": value, "low": low, "high": high, "source": JAMA}
-
-
-PAPER_SLIDES = [
-    _printed("Slide AUC, HMS-MIT II (the winner)", 0.994, 0.983, 0.999),
-    _printed("Slide AUC, HMS-MGH III", 0.976),
-    _printed("Slide AUC, ExB I", 0.916),
-    _printed("Slide AUC, 11 pathologists with a time limit, mean", 0.810, 0.738, 0.884),
-]
-
-
-def evaluate(evidence: Evidence) -> Results:
+def evaluate(evidence: Camelyon) -> Results:
     """All results of a run."""
     if evidence.config.data.name == "pcam":
         return _patches_only(evidence)
-    bootstrap = bootstrap_settings(evidence.config)
-    test = evidence.predictions["test"]
-    known = test[test[TASK].notna()].reset_index(drop=True)
-    metrics: dict[str, Estimate] = {}
-    judged = _lesions(evidence, known)
-    scored = judged["run"]
-    estimates = froc_estimates(scored, bootstrap=bootstrap)
-    metrics |= {f"test.lesions.{name}": value for name, value in estimates.items()}
-    for name, other in judged.items():
-        if name not in ("run", "oracle"):
+    test, bootstrap, path = evidence.predictions["test"], evidence.bootstrap, evidence.folder.path
+    known = FOREST.known(test).reset_index(drop=True)
+    scored = _lesions(evidence, known)
+    run = scored["run"]
+    metrics = {f"test.lesions.{name}": e for name, e in froc_estimates(run, bootstrap=bootstrap).items()}
+    for name, other in scored.items():
+        if name != "run":
             metrics[f"test.lesions.froc_{name}"] = froc_estimates(other, bootstrap=bootstrap)["froc"]
-    oracle = froc_estimates(judged["oracle"], bootstrap=bootstrap)["froc"] if "oracle" in judged else None
-    if oracle is not None:
-        metrics["test.lesions.froc_oracle"] = oracle
     for split, rows in evidence.predictions.items():
         metrics |= slide_metrics(rows, split, bootstrap)
     metrics["test.slides.forest_minus_maximum"] = auroc_difference(
         known[TASK], known["p_tumor"], known["p_maximum"], known["group"], bootstrap=bootstrap
     ).difference
-    patches = _patch_table(evidence)
+    file = path / "patches" / "test.parquet"
+    patches = read_table(file) if file.exists() else None
     if patches is not None:
         metrics |= patch_metrics(patches, bootstrap)
     points, rates = point_estimates(known, evidence.operating_points, bootstrap)
     metrics |= rates
-    chance = read_json(evidence.folder.path / "froc.json", ["chance"])["chance"]
-    note = evidence.note
-    curves = [("after hard negatives" if "before" in judged else "this run", froc_curve(scored))]
-    if "before" in judged:
-        curves.append(("before hard negatives", froc_curve(judged["before"])))
-    lesions = froc_section(evidence.folder, scored, estimates, note, scale=_scale(evidence, known["id"]))
-    lowest = unused_lowest(scored)
+    chance = read_json(path / "froc.json", ["chance"])["chance"]
+    lowest = unused_lowest(run)
     warnings = [lowest] if lowest else []
-    if not (~scored.tumour).any():
+    if run.tumour.all():
         warnings.append("There are no normal slides: the FROC curve is not comparable to one of a whole test set.")
     if len(known) < len(test):
         warnings.append(f"{len(test) - len(known)} test slides have no label; they are in no number.")
@@ -79,27 +53,19 @@ def evaluate(evidence: Evidence) -> Results:
         headline="test.lesions.froc",
         sentence="FROC score of lesions (mean sensitivity at 1/4 to 8 false positives per slide)",
         chance=chance if chance is not None else 0.0,
-        oracle=oracle,
+        oracle=metrics.get("test.lesions.froc_oracle"),
         operating_points=points,
-        paper=PUBLISHED + PAPER_SLIDES,
-        departures=sections.departures(evidence.config),
-        sections=[
-            lesions,
-            sections.methods_section(evidence, metrics, curves, note),
-            sections.slide_section(evidence, known, metrics, note),
-            *sections.operating_points(points, metrics),
-            *sections.patch_section(patches, metrics),
-            *sections.hard_negative_section(evidence),
-            *sections.subgroup_section(evidence, known, scored, bootstrap, note),
-            *sections.picture_sections(evidence, scored, note),
-            sections.denominator_section(evidence, denominators(scored), chance),
-        ],
+        paper=published.LESIONS + published.SLIDES,
+        departures=_departures(evidence.config),
+        sections=sections.report_sections(
+            evidence, known, scored, metrics, points, patches, chance, _scale(evidence, known["id"])
+        ),
         warnings=warnings,
         chance_note="random places in tissue with random probabilities, mean of 40 draws",
     )
 
 
-def _scale(evidence: Evidence, slides: pd.Series) -> str:
+def _scale(evidence: Camelyon, slides: pd.Series) -> str:
     """The microns per pixel that lesions were counted with, see `scoring.lesion_maps`."""
     if evidence.config.data.name != "table":
         return f"{MPP:g} microns per level-0 pixel for all slides, as in the challenge"
@@ -108,7 +74,7 @@ def _scale(evidence: Evidence, slides: pd.Series) -> str:
     return f"{number} microns per level-0 pixel, each slide's own"
 
 
-def _lesions(evidence: Evidence, known: pd.DataFrame) -> dict[str, Scored]:
+def _lesions(evidence: Camelyon, known: pd.DataFrame) -> dict[str, Scored]:
     """`run`, the other method's, `before` hard negatives, and the `oracle`, as far as they are there."""
     path = evidence.folder.path
     detections, lesions = read_table(path / "detections.parquet"), read_table(path / "lesions.parquet")
@@ -128,54 +94,44 @@ def _lesions(evidence: Evidence, known: pd.DataFrame) -> dict[str, Scored]:
     return found
 
 
-def slide_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """AUROC of the forest and of the heatmap's maximum."""
-    rows = rows[rows[TASK].notna()]
-    return {
-        f"{split}.slides.{name}": auroc_estimate(rows[TASK], rows[column], rows["group"], bootstrap=bootstrap)
-        for name, column in (("auroc", "p_tumor"), ("auroc_maximum", "p_maximum"))
-    }
-
-
-def _patch_table(evidence: Evidence) -> pd.DataFrame | None:
-    file = evidence.folder.path / "patches" / "test.parquet"
-    return read_table(file) if file.exists() else None
-
-
-def patch_metrics(patches: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """AUROC over test patches; intervals resample slides."""
-    names = [str(c).removeprefix("p_") for c in patches if str(c).startswith("p_")]
-    return {
-        f"test.patches.auroc_{name}": auroc_estimate(
-            patches[TASK], patches[f"p_{name}"], patches["group"], bootstrap=bootstrap
-        )
-        for name in names
-    }
-
-
-def _patches_only(evidence: Evidence) -> Results:
+def _patches_only(evidence: Camelyon) -> Results:
     """The patch task of pcam."""
-    bootstrap = bootstrap_settings(evidence.config)
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
-        rows = rows[rows[TASK].notna()]
-        metrics[f"{split}.patches.auroc"] = auroc_estimate(
-            rows[TASK], rows["p_tumor"], rows["group"], bootstrap=bootstrap
-        )
-    test = evidence.predictions["test"]
-    points, rates = point_estimates(test[test[TASK].notna()], evidence.operating_points, bootstrap)
-    note = evidence.note
+        metrics |= PATCHES.metrics(rows, split, evidence.bootstrap)
+    test = PATCHES.known(evidence.predictions["test"])
+    points, rates = point_estimates(test, evidence.operating_points, evidence.bootstrap)
+    metrics |= rates
     return Results(
-        metrics=metrics | rates,
+        metrics=metrics,
         headline="test.patches.auroc",
         sentence="AUROC of patches (tumour or not)",
         chance=0.5,
         oracle=None,
         operating_points=points,
         paper=[],
-        departures=[
-            ("Data", "whole slides, heatmaps, lesions, slide scores", "ready patches: the patch task only"),
-        ],
-        sections=[sections.patch_roc(evidence, test, metrics["test.patches.auroc"], note),
-                  *sections.operating_points(points, metrics | rates)],
-    )  # fmt: skip
+        departures=[("Data", "whole slides, heatmaps, lesions, slide scores", "ready patches: the patch task only")],
+        sections=sections.patch_sections(evidence, test, metrics, points),
+    )
+
+
+def _departures(config: CamelyonConfig) -> list[tuple[str, str, str]]:
+    """Where the run differs from Wang et al. 2016."""
+    patches, model, trainer = config.patches, config.model, config.trainer
+    start = {"none": "a random start", "imagenet": "ImageNet weights"}.get(model.weights, "weights from a file")
+    return [
+        ("Network", "GoogLeNet", f"{model.backbone}, {start}"
+         + ("" if model.level is None else f", cut after stage {model.level}")),
+        ("Magnification", "40x (10x and 20x were worse)", f"{patches.mpp:g} microns per pixel"),
+        ("Patches", "256 pixels, crops of 224; about 1,000 of each kind per slide",
+         f"{patches.size} pixels, crops of {patches.crop}; {patches.tumor} tumour and {patches.normal_in_tumor} normal "
+         f"per tumour slide, {patches.normal} per normal slide"),
+        ("Optimiser", "SGD, 0.01 halved every 50,000 steps, weight decay 0.0005, batch 32",
+         f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule}, weight decay "
+         f"{trainer.weight_decay:g}, batch {trainer.batch_size}"),
+        ("Heatmaps", "each patch by itself", "each patch by itself" if config.heatmap.patchwise
+         else "fully convolutional where the network allows it: beyond a patch's border lie pixels, not zeros"),
+        ("Slide classifier", "28 features, trained on heatmaps of the training slides",
+         f"31 features; training slides are scored by {config.slide_scores.folds} cross-fitted models that have not "
+         "seen them"),
+    ]  # fmt: skip

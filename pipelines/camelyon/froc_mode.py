@@ -8,6 +8,7 @@ It also takes `data.mpp` (microns per level-0 pixel of slides of one's own; defa
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,13 @@ import pandas as pd
 
 from pipelines.camelyon.froc import Scored, froc_estimates, score_detections, unused_lowest
 from pipelines.camelyon.froc_inputs import Submission, read_submission
-from pipelines.camelyon.froc_report import PUBLISHED, denominators, froc_section
+from pipelines.camelyon.froc_report import denominators, froc_section
 from pipelines.camelyon.masks import LESION_COLUMNS
+from pipelines.camelyon.published import LESIONS
 from pipelines.shared.cli.environment import read_environment, stage, start
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.judging.evaluator import bootstrap_settings
+from pipelines.shared.judging.published import published_table
 from pipelines.shared.judging.report import Code, Headline, HeadlineFigure, Report, Section, Table, Text, render
 from pipelines.shared.log import log
 from pipelines.shared.run_folder import RunFolder, plain, write_json
@@ -129,29 +132,22 @@ def write_report(
         "metrics": {f"test.lesions.{name}": estimate.to_dict() for name, estimate in estimates.items()},
         "reference": {"chance": 0.0, "oracle": None},
         "operating_points": [],
-        "paper": PUBLISHED,
+        "paper": [asdict(number) for number in LESIONS],
         "seconds": environment["seconds"],
     }
     write_json(folder.metrics, plain(content))
     folder.figures.mkdir(exist_ok=True)
     main = estimates["froc"]
     found = f"FROC score: {main}" if main.value is not None else f"The FROC score is undefined: {main.reason}"
-    best = PUBLISHED[0]
     shown = [
         HeadlineFigure("FROC score", main, "mean sensitivity at 1/4 to 8 false positives per slide"),
         HeadlineFigure("Sensitivity at 1", estimates["sensitivity_at_1"], "false positive per slide"),
-        HeadlineFigure(
-            "Winner of 2016", f"{best['value']:g} ({best['low']:g} to {best['high']:g})", "its 129 test slides"
-        ),
+        HeadlineFigure("Winner of 2016", str(LESIONS[0]), "its 129 test slides"),
     ]
-    rows: list[list[Any]] = [[p["what"], _published(p), p["source"]] for p in PUBLISHED]
     sections = [
         froc_section(folder, scored, estimates, scale=submission.scale),
         Section("Slides", _slide_blocks(folder)),
-        Section(
-            "Beside the challenge",
-            [Table(["What", "Published", "Where"], rows, "On the challenge's test set.", ["left", "right", "left"])],
-        ),
+        Section("Beside the challenge", [published_table(LESIONS, "On the challenge's test set.")]),
         Section(
             "How the inputs were read",
             [*(Text(note, "note") for note in [*submission.notes, SIZES]), Code(environment["command"])],
@@ -162,11 +158,6 @@ def write_report(
     return render(
         Report(f"{title}: a submission", study, False, headline, sections, footer=environment["version"]), folder.path
     )
-
-
-def _published(entry: dict[str, Any]) -> str:
-    interval = "" if entry["low"] is None else f" ({entry['low']:g} to {entry['high']:g})"
-    return f"{entry['value']:g}{interval}"
 
 
 def _slide_blocks(folder: RunFolder, limit: int = 20) -> list[Any]:

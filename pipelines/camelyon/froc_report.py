@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipelines.camelyon.froc import NAMES, RATES, Curve, Scored, by_size, froc_curve
+from pipelines.camelyon.published import PATHOLOGIST
 from pipelines.shared.judging.figures.style import (
     COLOURS,
     INK,
@@ -26,21 +27,6 @@ from pipelines.shared.judging.figures.style import (
 from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.estimate import Estimate
-
-JAMA = "JAMA 2017, 129 test slides"
-PUBLISHED: list[dict[str, Any]] = [
-    {"what": "FROC, HMS-MIT II (the winner)", "value": 0.807, "low": 0.732, "high": 0.889, "source": JAMA},
-    {"what": "FROC, HMS-MGH III", "value": 0.760, "low": None, "high": None, "source": JAMA},
-    {"what": "FROC, ExB I", "value": 0.511, "low": None, "high": None, "source": JAMA},
-    {
-        "what": "Sensitivity of a pathologist without time limit, at 0 false positives",
-        "value": 0.724,
-        "low": None,
-        "high": None,
-        "source": JAMA,
-    },
-]
-PATHOLOGIST = 0.724
 
 LEFT, RIGHT = 1 / 16, 32  # false positives per slide on the axis; what lies left of it is drawn at its beginning
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,16 @@ from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.froc import Scored
 from pipelines.camelyon.masks import LESION_COLUMNS
 from pipelines.shared.errors import DataError, StatisticsError
+from pipelines.shared.judging.tasks import BinaryTask, known
+from pipelines.shared.stats.bootstrap import Bootstrap
+from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
 
 TASK = "tumor"
 CLASSES = ["tumor"]
+FOREST = BinaryTask("slides", "Random forest of 31 features", target=TASK, score="p_tumor")
+MAXIMUM = BinaryTask("slides", "Heatmap's maximum", target=TASK, score="p_maximum")
+PATCHES = BinaryTask("patches", "Patches with tumour", target=TASK, score="p_tumor")
 
 
 def predict_columns(p: np.ndarray) -> pd.DataFrame:
@@ -25,11 +32,28 @@ def predict_columns(p: np.ndarray) -> pd.DataFrame:
 def choose_points(rows: pd.DataFrame, config: CamelyonConfig) -> list[dict[str, Any]]:
     """A specific and a sensitive threshold of `p_tumor`, on val."""
     try:
-        return choose_two_points(rows[rows[TASK].notna()], TASK, config.operating_points)
+        return choose_two_points(known(rows, TASK), TASK, config.operating_points)
     except StatisticsError as reason:
         raise DataError(
             f"No operating point can be chosen on val: {reason}.", "Give val slides of both kinds."
         ) from None
+
+
+def slide_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """AUROC of the forest and of the heatmap's maximum."""
+    return {
+        f"{split}.slides.auroc": FOREST.auroc(rows, bootstrap),
+        f"{split}.slides.auroc_maximum": MAXIMUM.auroc(rows, bootstrap),
+    }
+
+
+def patch_metrics(patches: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """AUROC of each network over test patches; intervals resample slides."""
+    scores = [str(column) for column in patches if str(column).startswith("p_")]
+    return {
+        f"test.patches.auroc_{score.removeprefix('p_')}": replace(PATCHES, score=score).auroc(patches, bootstrap)
+        for score in scores
+    }
 
 
 def scored_again(slides: list[str], tumour: np.ndarray, detections: pd.DataFrame, lesions: pd.DataFrame) -> Scored:

@@ -99,7 +99,7 @@ def point_metrics(
     """
     filled, metrics = [], {}
     for point in points:
-        both: dict[str, Any] = {"judged_on": task.name}
+        both: dict[str, Any] = {"judged_on": task.target}
         for each in dict.fromkeys((task, CRITICAL, SILVER_4)):
             y, score, group = each.arrays(rows)
             rates = rate_estimates(y, score, point["threshold"], group, bootstrap=bootstrap)

@@ -12,7 +12,7 @@ from pipelines.head_ct.labeller import STATUSES, THRESHOLDS
 from pipelines.head_ct.metrics import CRITICAL, SILVER_4, TASKS
 from pipelines.head_ct.published import SECONDS_TO_ALARM
 from pipelines.shared.judging.cohort import Cohort
-from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text
+from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text, words
 from pipelines.shared.judging.sections import (
     RATES,
     Metrics,
@@ -22,7 +22,6 @@ from pipelines.shared.judging.sections import (
     operating_points_section,
     reader_rates,
     roc_blocks,
-    words,
 )
 from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_section
 from pipelines.shared.judging.tasks import BinaryTask

@@ -126,9 +126,9 @@ def _reading_room(
     text = (
         f"{room.readers} radiologists are busy {room.load:.0%} of their time and take {room.mean_reading:.0f} s a "
         f"study. Studies arrive {arrivals}; the prevalence of critical ones is {prevalence}. Simulated were "
-        f"{section.repetitions} days of {room.cases} studies each. A scored study enters the queue {scoring:.0f} s later: the time "
-        f"measured in this run (median {measured:.2f} s), rounded up. With alarms first, {result.alarms:.1%} of the "
-        "studies raise one. Nobody is interrupted while reading."
+        f"{section.repetitions} days of {room.cases} studies each. A scored study enters the queue {scoring:.0f} s "
+        f"later: the time measured in this run (median {measured:.2f} s), rounded up. With alarms first, "
+        f"{result.alarms:.1%} of the studies raise one. Nobody is interrupted while reading."
     )
     columns = ["Policy", "Critical", "Others", "Saved for critical", "Monte Carlo error"]
     caption = (

@@ -79,7 +79,7 @@ def _cohort(evidence: Retinopathy) -> Section:
     cohort.people()
     cohort.share("Gradable", "gradable")
     for grade, name in enumerate(GRADES):
-        cohort.share(f"{name.capitalize()} DR", "grade", grade)
+        cohort.share(f"{name.capitalize() if grade else 'No'} DR", "grade", grade)
     for name in ("moderate_or_worse", "dme", "referable"):
         cohort.share(TASKS[name].title, name)
     caption = "The cohort by split; percentages are of the images (of the patients for sex) in which it is known."

@@ -11,7 +11,7 @@ import pandas as pd
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.cohort import Cohort, share
 from pipelines.shared.judging.error_gallery import error_sections
-from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text
+from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text, words
 from pipelines.shared.judging.sections import (
     Metrics,
     OperatingPoint,
@@ -19,7 +19,6 @@ from pipelines.shared.judging.sections import (
     operating_points_section,
     reader_rates,
     roc_blocks,
-    words,
 )
 from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_section
 from pipelines.shared.run_folder import read_array
@@ -150,8 +149,8 @@ def _binary_tasks(evidence: Skin, test: pd.DataFrame, metrics: Metrics, points: 
             "thresholds.",
             points=points,
             readers=reader_rates(evidence, test, task, "biopsy"),
-            about_readers="Each is judged on the images that this reader read; a diagnosis under malignant, which "
-            "means to biopsy or treat, counts as positive.",
+            about_readers="Each reader is judged on the images that this reader read; a diagnosis under malignant, "
+            "which means to biopsy or treat, counts as positive.",
             file=f"roc_{task.name}",
         )
     return Section("Binary tasks", blocks)

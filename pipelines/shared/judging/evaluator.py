@@ -17,6 +17,7 @@ from pipelines.shared.handover.checklist import write_checklist
 from pipelines.shared.handover.model_card import CardFacts, write_card
 from pipelines.shared.job import config_model
 from pipelines.shared.judging import figures
+from pipelines.shared.judging.published import published_table
 from pipelines.shared.judging.report import (
     Code,
     Headline,
@@ -258,9 +259,8 @@ def _training_section(evidence: Evidence) -> Section:
 
 
 def _paper_section(results: Results) -> Section:
-    rows = [[number.what, str(number), number.source] for number in results.paper]
     note = "These numbers are from other data. They say what the paper found, not what this run should have found."
-    table = Table(["What", "Published", "Where"], rows, "The paper's own numbers.", ["left", "right", "left"])
+    table = published_table(results.paper, "The paper's own numbers.")
     columns = ["What", "In the paper", "Here"]
     departures = Table(columns, results.departures, "Where this run departs from the paper.", ["left"] * 3)
     return Section("Beside the paper", [Text(note, "note"), table, departures])

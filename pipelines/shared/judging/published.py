@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from pipelines.shared.judging.report import Table
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,9 @@ class Published:
         if self.low is None or self.high is None:
             return f"{self.value:g}"
         return f"{self.value:g} ({self.low:g} to {self.high:g})"
+
+
+def published_table(numbers: Sequence[Published], caption: str) -> Table:
+    """The numbers with their intervals and sources."""
+    rows = [[number.what, str(number), number.source] for number in numbers]
+    return Table(["What", "Published", "Where"], rows, caption, ["left", "right", "left"])

@@ -126,7 +126,12 @@ class Report:
     footer: str = ""
 
 
-# ---- numbers ----
+# ---- names and numbers ----
+
+
+def words(name: object) -> str:
+    """A name for people."""
+    return str(name).replace("_", " ")
 
 
 def number_text(value: float) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.figures import Curve, Point
-from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text
+from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text, words
 from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.auc import RocCurve, precision_recall_curve
 from pipelines.shared.stats.calibration import reliability_curve
@@ -40,11 +40,6 @@ CALIBRATION = {
     "intercept": "Calibration intercept (0 is ideal)",
     "in_the_large": "Calibration in the large (0 is ideal)",
 }
-
-
-def words(name: object) -> str:
-    """A name for people."""
-    return str(name).replace("_", " ")
 
 
 # --- discrimination ---
@@ -184,8 +179,8 @@ def reader_rates(
 
 
 def points_of(points: Sequence[OperatingPoint], task: BinaryTask) -> list[OperatingPoint]:
-    """The operating points whose rates are those of a task."""
-    return [point for point in points if point.get("judged_on", point["task"]) == task.name]
+    """The operating points whose rates are those of a task; they name it by the column of its reference."""
+    return [point for point in points if point.get("judged_on", point["task"]) == task.target]
 
 
 def operating_points_section(
@@ -256,7 +251,7 @@ def operating_points_table(
     chosen_on: str = "val",
 ) -> Table:
     """The rates of each point with both intervals; with a column for the task where there are several `tasks`."""
-    titles = {task.name: task.title for task in tasks}
+    titles = {task.target: task.title for task in tasks}
     rows: list[list[Cell]] = []
     for point in points:
         target = ", ".join(f"{rate} {value:g}" for rate, value in point["target"].items())

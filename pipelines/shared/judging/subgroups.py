@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.figures import Subgroup
-from pipelines.shared.judging.report import Block, Picture, Section, Table
+from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, words
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence
 
@@ -108,27 +108,25 @@ def subgroup_section(
     """
     if not subgroups:
         return []
-    rows = [Subgroup(s.value, s.estimate, s.n, s.column.replace("_", " ")) for s in subgroups]
+    rows = [Subgroup(s.value, s.estimate, s.n, words(s.column)) for s in subgroups]
     figures.forest(
         evidence.folder.figures / "subgroups.png", rows, Subgroup("All", overall, n), metric=metric, note=evidence.note
     )
     caption = f"{metric} by subgroup, test{about and f': {about}'}."
-    with_positives = any(s.estimate.positives is not None for s in subgroups)
-    columns = ["Subgroup", records, *(["Positive"] if with_positives else []), metric]
-    lines = [
-        [f"{row.group}: {row.label}", s.n, *([s.estimate.positives] if with_positives else []), s.estimate]
-        for row, s in zip(rows, subgroups, strict=True)
+    picture = Picture("figures/subgroups.png", caption, "Forest plot of subgroups.")
+    table = subgroup_table(subgroups, metric, records, "Intervals are wide where a subgroup is small.")
+    return [Section("Subgroups", [picture, table, *more])]
+
+
+def subgroup_table(subgroups: Sequence[SubgroupEstimate], metric: str, records: str, caption: str) -> Table:
+    """A row per subgroup; with the number of positive records, if the metric has them."""
+    positives = any(s.estimate.positives is not None for s in subgroups)
+    columns = ["Subgroup", records, *(["Positive"] if positives else []), metric]
+    rows: list[list[Cell]] = [
+        [f"{words(s.column)}: {s.value}", s.n, *([s.estimate.positives] if positives else []), s.estimate]
+        for s in subgroups
     ]
-    return [
-        Section(
-            "Subgroups",
-            [
-                Picture("figures/subgroups.png", caption, "Forest plot of subgroups."),
-                Table(columns, lines, "Intervals are wide where a subgroup is small."),
-                *more,
-            ],
-        )
-    ]
+    return Table(columns, rows, caption)
 
 
 def _text(value: Any) -> str:
