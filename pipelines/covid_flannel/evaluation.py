@@ -1,21 +1,23 @@
-"""The COVID report: every metric, table and figure, from the run's own tables. No torch."""
+"""How a run is judged: every metric, the headline, departures from the paper, warnings. No torch."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from pipelines.covid_flannel import published, sections
-from pipelines.covid_flannel.config import CLASSES, COVID
+from pipelines.covid_flannel import published
+from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
 from pipelines.covid_flannel.metrics import (
     auroc_metrics,
     chance_of,
     comparisons,
+    covid_auroc,
     point_metrics,
     scores_of,
     table_metrics,
 )
 from pipelines.covid_flannel.protocol import FIXED, fold_numbers
-from pipelines.shared.judging.evaluator import bootstrap_settings
+from pipelines.covid_flannel.sections import BOUND, NAMES, report_sections, verdict
+from pipelines.shared.judging.subgroups import subgroup_estimates, subgroup_metrics
 from pipelines.shared.run_folder import read_table
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
@@ -24,11 +26,12 @@ from pipelines.shared.stats.confusion import macro_f1
 from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.study import Evidence, Results
 
+Covid = Evidence[CovidConfig]
 
-def evaluate(evidence: Evidence) -> Results:
+
+def evaluate(evidence: Covid) -> Results:
     """All results of a run."""
-    test = evidence.predictions["test"]
-    bootstrap = bootstrap_settings(evidence.config)
+    test, bootstrap = evidence.predictions["test"], evidence.bootstrap
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
         metrics |= table_metrics(rows, split, bootstrap)
@@ -40,11 +43,11 @@ def evaluate(evidence: Evidence) -> Results:
     oracle = _oracle(evidence, test, bootstrap)
     if oracle is not None:
         metrics["test.oracle.macro_f1"] = oracle
-    tests, gaps = _shortcuts(evidence, test, bootstrap)
-    metrics |= {f"test.shortcut.{name}": estimate for name, estimate in tests.items()}
-    metrics |= {f"test.flannel.auroc_minus_shortcut[{name}]": gap.difference for name, gap in gaps.items()}
-    subgroups = sections.subgroup_estimates(evidence, test, bootstrap)
-    metrics |= {f"test.flannel.auroc[{s.group}={s.label}]": s.estimate for s in subgroups}  # type: ignore[misc]
+    shortcuts, leads = _shortcuts(evidence, test, bootstrap)
+    metrics |= {f"test.shortcut.{name}": estimate for name, estimate in shortcuts.items()}
+    metrics |= {f"test.flannel.auroc_minus_shortcut[{name}]": lead.difference for name, lead in leads.items()}
+    subgroups = subgroup_estimates(evidence, test, lambda rows: covid_auroc(rows, bootstrap))
+    metrics |= subgroup_metrics("test.flannel.auroc", subgroups)
     return Results(
         metrics=metrics,
         headline="test.flannel.macro_f1",
@@ -55,114 +58,101 @@ def evaluate(evidence: Evidence) -> Results:
         operating_points=points,
         paper=published.NUMBERS,
         departures=_departures(evidence),
-        sections=[
-            sections.cohort(evidence),
-            sections.table(evidence, test, metrics),
-            sections.against(evidence, compared, test),
-            *sections.shortcuts(evidence, tests, gaps),
-            sections.curves(evidence, test, metrics, points),
-            sections.confusions(evidence, test),
-            sections.ensemble(evidence, test),
-            *sections.subgroups(evidence, subgroups, metrics[f"test.flannel.auroc[{COVID}]"]),
-        ],
-        warnings=_warnings(evidence, test, tests, gaps, compared),
+        sections=report_sections(evidence, metrics, points, compared, shortcuts, leads, subgroups),
+        warnings=_warnings(evidence, test, shortcuts, leads, compared),
     )
 
 
-def _oracle(evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap) -> Estimate | None:
+def _oracle(evidence: Covid, test: pd.DataFrame, bootstrap: Bootstrap) -> Estimate | None:
     """Macro-F1 of a phantom's drawn diseases against the record."""
     if "truth" not in evidence.records:
         return None
-    drawn = test["id"].map(evidence.records.set_index("id")["truth"])
-    found = confusion_estimates(
-        {"macro_f1": macro_f1},
-        test["label"].to_numpy(),
-        drawn.to_numpy(),
-        CLASSES,
-        test["group"].to_numpy(),
-        bootstrap=bootstrap,
-    )
-    return found["macro_f1"]
+    drawn = test["id"].map(evidence.records.set_index("id")["truth"]).to_numpy()
+    truth, group = test["label"].to_numpy(), test["group"].to_numpy()
+    return confusion_estimates({"macro_f1": macro_f1}, truth, drawn, CLASSES, group, bootstrap=bootstrap)["macro_f1"]
 
 
 def _shortcuts(
-    evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap
+    evidence: Covid, test: pd.DataFrame, bootstrap: Bootstrap
 ) -> tuple[dict[str, Estimate], dict[str, Comparison]]:
     """AUROC of every shortcut test, and FLANNEL's lead over those that speak of COVID-19."""
     file = evidence.folder.path / "shortcuts.parquet"
     if not file.exists():
         return {}, {}
-    found, gaps = {}, {}
+    aurocs, leads = {}, {}
     flannel = test.groupby("id")[f"p_{COVID}"].mean()
-    for name, rows in read_table(file, ["test", "truth", "score", "group", "id"]).groupby("test", sort=False):
-        truth, score, group = rows["truth"].to_numpy(), rows["score"].to_numpy(), rows["group"].to_numpy()
-        found[str(name)] = auroc_estimate(truth, score, group, bootstrap=bootstrap)
-        mine = rows["id"].isin(flannel.index).to_numpy()
-        if str(name).endswith(f"[{COVID}]") and not str(name).startswith("source") and mine.any():
-            ours = flannel.reindex(rows["id"][mine]).to_numpy()
-            gap = auroc_difference(truth[mine], ours, score[mine], group[mine], bootstrap=bootstrap)
-            gaps[str(name).split("[")[0]] = gap
-    return found, gaps
+    table = read_table(file, ["test", "truth", "score", "group", "id"])
+    for name, rows in ((str(name), rows) for name, rows in table.groupby("test", sort=False)):
+        truth, score, group = (rows[column].to_numpy() for column in ("truth", "score", "group"))
+        aurocs[name] = auroc_estimate(truth, score, group, bootstrap=bootstrap)
+        scored = rows["id"].isin(flannel.index).to_numpy()
+        if name.endswith(f"[{COVID}]") and not name.startswith("source") and scored.any():
+            of_flannel = flannel.reindex(rows["id"][scored]).to_numpy()
+            leads[name.split("[")[0]] = auroc_difference(
+                truth[scored], of_flannel, score[scored], group[scored], bootstrap=bootstrap
+            )
+    return aurocs, leads
 
 
 def _warnings(
-    evidence: Evidence,
+    evidence: Covid,
     test: pd.DataFrame,
-    tests: dict[str, Estimate],
-    gaps: dict[str, Comparison],
+    shortcuts: dict[str, Estimate],
+    leads: dict[str, Comparison],
     compared: dict[str, Comparison],
 ) -> list[str]:
     """What may spoil the result, for the top of the report."""
-    config, records, found = evidence.config, evidence.records, []
-    for kind, gap in gaps.items():
-        lead, alone = gap.difference, tests[f"{kind}[{COVID}]"]
+    config, records = evidence.config, evidence.records
+    warnings = []
+    for kind, comparison in leads.items():
+        lead, alone = comparison.difference, shortcuts[f"{kind}[{COVID}]"]
         where = "frames without a centre" if kind == "border" else "heavily blurred pictures"
         if lead.low is not None and lead.low <= 0:
-            found.append(
+            warnings.append(
                 f"The result for COVID-19 cannot be told from a shortcut: {where} give an AUROC of {alone}, and "
                 f"FLANNEL's lead over that is {lead}."
             )
         elif alone.low is not None and alone.low > 0.5:
-            found.append(
+            warnings.append(
                 f"There is a shortcut: {where} tell COVID-19 with an AUROC of {alone}; FLANNEL does better by {lead}."
             )
     if "best_base" in compared:
         lead = compared["best_base"].difference
         if lead.low is None or lead.low <= 0:
-            found.append(sections.verdict(lead))
+            warnings.append(verdict(lead))
     if records["source"].nunique() > 1:
         share = records.groupby("source")["label"].apply(lambda labels: float((labels == COVID).mean()))
         if share.max() > 0.3 > 0.1 > share.min():
-            found.append(
+            warnings.append(
                 f"Most COVID-19 pictures come from one source ({share.idxmax()}): age and scanner go with the class."
             )
     if config.protocol == "released":
-        found.append(
+        warnings.append(
             "protocol=released: pictures were shuffled, not patients, and the ensemble learned from in-sample "
             "predictions; scores come out too high. It shows what the authors did."
         )
-    absent = [sections.NAMES[c] for c in CLASSES if not (records["label"] == c).any()]
+    absent = [NAMES[c] for c in CLASSES if not (records["label"] == c).any()]
     if absent:
-        found.append(f"Classes without any picture: {', '.join(absent)}. The macro-F1 leaves them out.")
+        warnings.append(f"Classes without any picture: {', '.join(absent)}. The macro-F1 leaves them out.")
     if "fold" in records:
         there = len(fold_numbers(records))
         if there < config.cross_validation.folds:
-            found.append(f"{there} folds instead of {config.cross_validation.folds}: the rarest class allows no more.")
+            warnings.append(
+                f"{there} folds instead of {config.cross_validation.folds}: the rarest class allows no more."
+            )
         if (records["fold"] == FIXED).any():
-            found.append("A fixed test part is scored by every fold: its pictures count once per fold.")
+            warnings.append("A fixed test part is scored by every fold: its pictures count once per fold.")
         done = test["fold"].nunique()
         if done < there or config.learners is not None:
             learners = f"{len(config.chosen_learners)} of {len(config.base_learners)} base learners"
-            found.append(f"A part of the cross-validation: {done} of {there} folds, {learners}.")
+            warnings.append(f"A part of the cross-validation: {done} of {there} folds, {learners}.")
     highest = scores_of(test, "flannel").max()
     if config.ensemble.weights == "softmax":
-        found.append(
-            f"Softmax weights: no probability can exceed {sections.BOUND:.3f} (here {highest:.3f}); not calibrated."
-        )
-    return found
+        warnings.append(f"Softmax weights: no probability can exceed {BOUND:.3f} (here {highest:.3f}); not calibrated.")
+    return warnings
 
 
-def _departures(evidence: Evidence) -> list[tuple[str, str, str]]:
+def _departures(evidence: Covid) -> list[tuple[str, str, str]]:
     """What the paper did and this run did otherwise, from the run's own configuration."""
     config = evidence.config
     learners = "; ".join(

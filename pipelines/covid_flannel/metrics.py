@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
-from pipelines.shared.stats.agreement import Measure, confusion_difference, confusion_estimates
-from pipelines.shared.stats.auc import auroc_estimate
-from pipelines.shared.stats.bootstrap import Bootstrap
+from pipelines.shared.errors import StatisticsError
+from pipelines.shared.stats.agreement import Measure, confusion_estimates
+from pipelines.shared.stats.auc import auroc_estimate, bootstrap_p_value
+from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate
 from pipelines.shared.stats.confusion import (
     accuracy,
     class_f1,
     class_precision,
     class_sensitivity,
+    confusion_cells,
     confusion_matrix,
     macro_f1,
 )
@@ -81,27 +84,27 @@ def table_metrics(predictions: pd.DataFrame, split: str, bootstrap: Bootstrap) -
     """`<split>.<method>.<measure>`: pooled over the folds with patient-clustered intervals, then of each fold
     (`macro_f1@fold_0`), their mean and standard deviation (`macro_f1@mean`, `@sd`), as in the paper's table.
     """
-    found: dict[str, Estimate] = {}
+    metrics: dict[str, Estimate] = {}
     truth, group = predictions["label"].to_numpy(), predictions["group"].to_numpy()
     folds = predictions["fold"].to_numpy(dtype=float, na_value=np.nan)
     numbers = sorted({int(k) for k in folds if not np.isnan(k)})
     for method in methods_of(predictions):
-        said = answers_of(predictions, method)
-        pooled = confusion_estimates(MEASURES, truth, said, CLASSES, group, bootstrap=bootstrap)
-        found |= {f"{split}.{method}.{name}": estimate for name, estimate in pooled.items()}
-        matrices = [confusion_matrix(truth[folds == k], said[folds == k], CLASSES) for k in numbers]
+        answers = answers_of(predictions, method)
+        pooled = confusion_estimates(MEASURES, truth, answers, CLASSES, group, bootstrap=bootstrap)
+        metrics |= {f"{split}.{method}.{name}": estimate for name, estimate in pooled.items()}
+        matrices = [confusion_matrix(truth[folds == k], answers[folds == k], CLASSES) for k in numbers]
         for name, measure in MEASURES.items():
             values = [float(measure(matrix)) for matrix in matrices]
             for k, value, matrix in zip(numbers, values, matrices, strict=True):
-                found[f"{split}.{method}.{name}@fold_{k}"] = Estimate(value, n=int(matrix.sum()), reason=_why(value))
+                metrics[f"{split}.{method}.{name}@fold_{k}"] = Estimate(value, n=int(matrix.sum()), reason=_why(value))
             known = [v for v in values if not np.isnan(v)]
             few = None if len(known) > 1 else "fewer than two folds"
             method_of = f"over {len(known)} folds"
             mean = Estimate(float(np.mean(known)) if known else None, n=len(known), method=method_of, reason=few)
             sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
-            found[f"{split}.{method}.{name}@mean"] = mean
-            found[f"{split}.{method}.{name}@sd"] = Estimate(sd, n=len(known), method=method_of, reason=few)
-    return found
+            metrics[f"{split}.{method}.{name}@mean"] = mean
+            metrics[f"{split}.{method}.{name}@sd"] = Estimate(sd, n=len(known), method=method_of, reason=few)
+    return metrics
 
 
 def _why(value: float) -> str | None:
@@ -120,20 +123,75 @@ def auroc_metrics(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, 
     return found
 
 
+def covid_auroc(predictions: pd.DataFrame, bootstrap: Bootstrap) -> Estimate:
+    """FLANNEL's AUROC of COVID-19 against the rest."""
+    truth = (predictions["label"] == COVID).to_numpy()
+    return auroc_estimate(
+        truth, predictions[f"p_{COVID}"].to_numpy(), predictions["group"].to_numpy(), bootstrap=bootstrap
+    )
+
+
 def comparisons(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Comparison]:
     """FLANNEL's macro-F1 minus that of the best base learner (of each fold, chosen on its stacking part), of every base
     learner and of every other combination, on the same resamples of patients.
     """
     truth, group = predictions["label"].to_numpy(), predictions["group"].to_numpy()
-    ours = answers_of(predictions, "flannel")
+    flannel = answers_of(predictions, "flannel")
     rivals = [*(["best_base"] if "best_base" in predictions else []), *methods_of(predictions)]
     return {
         rival: confusion_difference(
-            macro_f1, truth, ours, answers_of(predictions, rival), CLASSES, group, bootstrap=bootstrap
+            macro_f1, truth, flannel, answers_of(predictions, rival), CLASSES, group, bootstrap=bootstrap
         )
         for rival in rivals
         if rival != "flannel"
     }
+
+
+def confusion_difference(
+    measure: Measure,
+    truth: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    classes: Sequence[Any],
+    group: ArrayLike,
+    *,
+    bootstrap: Bootstrap,
+) -> Comparison:
+    """A measure of the confusion matrix of `first` minus that of `second`, two models' answers for the same rows.
+
+    By the paired clustered bootstrap: both on the same resamples of groups; p-value as in `auc.auroc_difference`.
+
+    Args:
+        measure: from matrices (..., k, k) to (...), NaN where undefined.
+        truth: (n,) classes.
+        first: (n,) classes, of one model.
+        second: (n,) classes, of the other.
+        classes: all k classes in their order.
+        group: (n,) keys.
+        bootstrap: resamples, seed and level.
+    """
+    k = len(classes)
+    try:
+        cells = [confusion_cells(truth, predicted, classes) for predicted in (first, second)]
+    except StatisticsError as error:
+        return Comparison(Estimate(None, n=np.size(truth), reason=str(error)))
+    drawn: list[np.ndarray] = []
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        both = [
+            measure(np.stack([np.bincount(c, weights=row, minlength=k * k) for row in counts]).reshape(-1, k, k))
+            for c in cells
+        ]
+        drawn.append(both[0] - both[1])
+        return drawn[-1]
+
+    value = float(statistic(np.ones((1, len(cells[0]))))[0])
+    drawn.clear()
+    estimate = bootstrap_estimate(value, statistic, group, n=len(cells[0]), bootstrap=bootstrap)
+    if estimate.low is None:
+        return Comparison(estimate)
+    differences = np.concatenate(drawn)
+    return Comparison(estimate, bootstrap_p_value(differences[~np.isnan(differences)]))
 
 
 # --- thresholds ---
@@ -161,9 +219,9 @@ def pooled_points(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry per operating point: each fold's threshold, and their median for pictures that belong to no fold."""
     found = []
     for name in dict.fromkeys(p["name"] for p in points):
-        mine = [p for p in points if p["name"] == name]
-        thresholds = {str(p["fold"]): p["threshold"] for p in mine}
-        first = {k: mine[0][k] for k in ("name", "task", "score", "target", "chosen_on")}
+        of_folds = [p for p in points if p["name"] == name]
+        thresholds = {str(p["fold"]): p["threshold"] for p in of_folds}
+        first = {k: of_folds[0][k] for k in ("name", "task", "score", "target", "chosen_on")}
         found.append(first | {"threshold": float(np.median(list(thresholds.values()))), "thresholds": thresholds})
     return found
 

@@ -1,30 +1,67 @@
-"""The sections of the COVID report. No torch."""
+"""What the report shows, in order. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipelines.covid_flannel.config import CLASSES, COVID
+from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
 from pipelines.covid_flannel.metrics import COMBINED, answers_of, methods_of, scores_of
 from pipelines.covid_flannel.plots import fold_table
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.shared.judging import figures
-from pipelines.shared.judging.evaluator import age_bands
-from pipelines.shared.judging.figures import Curve, Point, Subgroup
-from pipelines.shared.judging.report import Picture, Section, Table, Text
-from pipelines.shared.stats.auc import auroc_estimate, roc_curve
-from pipelines.shared.stats.bootstrap import Bootstrap
+from pipelines.shared.judging.figures import Subgroup
+from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text, left_then_right
+from pipelines.shared.judging.sections import Metrics, OperatingPoint, operating_points_table, roc_line, roc_mark
+from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_section
+from pipelines.shared.stats.auc import roc_curve
 from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.study import Evidence
 
 NAMES = {"covid19": "COVID-19", "viral": "other viral", "bacterial": "bacterial", "normal": "normal"}
+SHORTCUTS = {
+    "border": "Disease from the border alone",
+    "blurred": "Disease from the blurred picture",
+    "source": "Source, within a class",
+}
 BOUND = float(np.e / (np.e + len(CLASSES) - 1))
-Metrics = Mapping[str, Estimate]
+Covid = Evidence[CovidConfig]
+
+
+def report_sections(
+    evidence: Covid,
+    metrics: Metrics,
+    points: Sequence[OperatingPoint],
+    compared: Mapping[str, Comparison],
+    shortcuts: Mapping[str, Estimate],
+    leads: Mapping[str, Comparison],
+    subgroups: Sequence[SubgroupEstimate],
+) -> list[Section]:
+    """The sections of the report."""
+    test = evidence.predictions["test"]
+    note = "Within one source the differences between sources, age among them, cannot help."
+    overall = metrics[f"test.flannel.auroc[{COVID}]"]
+    return [
+        _cohort(evidence),
+        _methods(evidence, test, metrics),
+        _against_members(test, compared),
+        *_shortcut_tests(evidence, shortcuts, leads),
+        _discrimination(evidence, test, metrics, points),
+        _confusion(evidence, test),
+        _ensemble(evidence, test),
+        *subgroup_section(
+            evidence,
+            subgroups,
+            overall,
+            n=overall.n or 0,
+            records="Pictures",
+            about="FLANNEL, COVID-19 against the rest",
+            more=[Text(note, "note")],
+        ),
+    ]
 
 
 def shown(method: str) -> str:
@@ -34,19 +71,19 @@ def shown(method: str) -> str:
     return COMBINED.get(method, method)
 
 
-def cohort(evidence: Evidence) -> Section:
+def _cohort(evidence: Covid) -> Section:
     """Classes by source, ages, and which folds played which part."""
     records = evidence.records
     sources = sorted(records["source"].dropna().unique())
-    rows: list[list[Any]] = []
+    rows: list[list[Cell]] = []
     for name in CLASSES:
-        mine = records[records["label"] == name]
-        by_source = [int((mine["source"] == s).sum()) for s in sources]
-        rows.append([NAMES[name], *by_source, len(mine), mine["group"].nunique()])
+        part = records[records["label"] == name]
+        by_source = [int((part["source"] == s).sum()) for s in sources]
+        rows.append([NAMES[name], *by_source, len(part), part["group"].nunique()])
     total = [int((records["source"] == s).sum()) for s in sources]
     rows.append(["all", *total, len(records), records["group"].nunique()])
     caption = "Pictures by class and source, and patients by class."
-    blocks: list[Any] = [Table(["Class", *sources, "Pictures", "Patients"], rows, caption)]
+    blocks: list[Block] = [Table(["Class", *sources, "Pictures", "Patients"], rows, caption)]
     if "age" in records and records["age"].notna().any():
         ages = records.drop_duplicates("group").assign(age=lambda t: pd.to_numeric(t["age"], errors="coerce"))
         lines = [
@@ -56,13 +93,13 @@ def cohort(evidence: Evidence) -> Section:
         ]
         blocks.append(Text("; ".join(lines) + "."))
     if "fold" in records:
-        blocks += _parts(evidence)
+        blocks.append(_parts(evidence))
     return Section("Cohort and folds", blocks)
 
 
-def _parts(evidence: Evidence) -> list[Any]:
+def _parts(evidence: Covid) -> Table:
     records, config = evidence.records, evidence.config
-    rows: list[list[Any]] = []
+    rows: list[list[Cell]] = []
     for fold in fold_numbers(records) if config.folds is None else config.folds:
         parts = roles(records, fold, config)
         cells = [f"{int(m.sum()):,} of {records[m]['group'].nunique():,}" for m in parts.values()]
@@ -77,17 +114,17 @@ def _parts(evidence: Evidence) -> list[Any]:
         "patient may be in several parts, and the ensemble learns from predictions of the base learners' own training "
         "pictures. Scores come out too high."
     )
-    return [Table(columns, rows, how)]
+    return Table(columns, rows, how)
 
 
-def table(evidence: Evidence, test: pd.DataFrame, metrics: Metrics) -> Section:
-    """Table 6.3: all methods, pooled and over folds."""
+def _methods(evidence: Covid, test: pd.DataFrame, metrics: Metrics) -> Section:
+    """The paper's table of all methods, pooled and over folds."""
     methods = methods_of(test)
     measures = [*(f"f1[{c}]" for c in CLASSES), "macro_f1", f"precision[{COVID}]", f"recall[{COVID}]"]
     heads = [*(f"F1 {NAMES[c]}" for c in CLASSES), "Macro-F1", "COVID-19 precision", "COVID-19 recall"]
     folds = sorted({int(k) for k in test["fold"].dropna()})
-    spread: list[list[Any]] = []
-    pooled: list[list[Any]] = []
+    spread: list[list[Cell]] = []
+    pooled: list[list[Cell]] = []
     for method in methods:
         cells = []
         for name in measures:
@@ -102,29 +139,22 @@ def table(evidence: Evidence, test: pd.DataFrame, metrics: Metrics) -> Section:
     path = evidence.folder.figures / "table.png"
     first = len(methods) - len(COMBINED)
     fold_table(path, [shown(m) for m in methods], list(numbers.items()), first, note=evidence.note)
-    right = ["left"] + ["right"] * len(measures)
+    columns = ["Method", *heads]
+    align = left_then_right(columns)
     return Section(
-        "Base learners and combinations (table 6.3)",
+        "Base learners and combinations",
         [
             Picture("figures/table.png", "F1 of every method: each fold, mean, standard deviation.", "F1 by fold."),
-            Table(["Method", *heads], spread, f"Mean (standard deviation) over {len(folds)} folds.", right),  # type: ignore[arg-type]
-            Table(
-                ["Method", *heads],
-                pooled,
-                "All test parts pooled; intervals from resampling patients.",
-                right,  # type: ignore[arg-type]
-            ),
+            Table(columns, spread, f"Mean (standard deviation) over {len(folds)} folds.", align),
+            Table(columns, pooled, "All test parts pooled; intervals from resampling patients.", align),
         ],
     )
 
 
-def against(evidence: Evidence, compared: Mapping[str, Comparison], test: pd.DataFrame) -> Section:
+def _against_members(test: pd.DataFrame, compared: Mapping[str, Comparison]) -> Section:
     """Does the ensemble beat its members?"""
-    rows: list[list[Any]] = []
-    for rival, comparison in compared.items():
-        p = "–" if comparison.p_value is None else f"{comparison.p_value:.3f}"
-        rows.append([shown(rival), comparison.difference, p])
-    blocks: list[Any] = []
+    rows: list[list[Cell]] = [[shown(rival), result.difference, _p(result)] for rival, result in compared.items()]
+    blocks: list[Block] = []
     if "best_base" in compared:
         picks = test.drop_duplicates("fold").sort_values("fold")
         chosen = ", ".join(f"fold {k}: {name}" for k, name in zip(picks["fold"], picks["best_base"], strict=True))
@@ -135,6 +165,10 @@ def against(evidence: Evidence, compared: Mapping[str, Comparison], test: pd.Dat
     )
     blocks.append(Table(["Compared with", "Difference", "p"], rows, caption))
     return Section("Does the ensemble beat its members?", blocks)
+
+
+def _p(comparison: Comparison) -> str | None:
+    return None if comparison.p_value is None else f"{comparison.p_value:.3f}"
 
 
 def verdict(difference: Estimate) -> str:
@@ -149,57 +183,39 @@ def verdict(difference: Estimate) -> str:
     return f"FLANNEL is not shown to beat the best base learner: {text}."
 
 
-def curves(evidence: Evidence, test: pd.DataFrame, metrics: Metrics, points: Sequence[dict[str, Any]]) -> Section:
-    """ROC curves: FLANNEL for each class, all methods for COVID-19; the operating points."""
-    drawn = []
+def _discrimination(evidence: Covid, test: pd.DataFrame, metrics: Metrics, points: Sequence[OperatingPoint]) -> Section:
+    """ROC curves of FLANNEL, each class against the rest; AUROC of all methods; the operating points of COVID-19."""
+    curves = {}
     for i, name in enumerate(CLASSES):
         truth = (test["label"] == name).to_numpy()
         if truth.any() and not truth.all():
-            curve = roc_curve(truth, scores_of(test, "flannel")[:, i])
             label = f"{NAMES[name]}, AUROC {metrics[f'test.flannel.auroc[{name}]'].format()}"
-            drawn.append(Curve(label, 1 - curve.specificity, curve.sensitivity))
-    note = evidence.note
-    figures.roc(evidence.folder.figures / "roc_classes.png", drawn, note=note)
-    blocks: list[Any] = [Picture("figures/roc_classes.png", "FLANNEL, each class against the rest.", "ROC curves.")]
-    truth = (test["label"] == COVID).to_numpy()
-    if truth.any() and not truth.all():
-        mine = roc_curve(truth, test[f"p_{COVID}"].to_numpy())
-        marks = [
-            Point(
-                p["name"].replace("_", " "), Estimate.from_dict(p["sensitivity"]), Estimate.from_dict(p["specificity"])
-            )
-            for p in points
-        ]
-        label = f"FLANNEL, AUROC {metrics[f'test.flannel.auroc[{COVID}]'].format()}"
-        figures.roc(
-            evidence.folder.figures / "roc_covid19.png",
-            [Curve(label, 1 - mine.specificity, mine.sensitivity)], marks, note=note,
-        )  # fmt: skip
+            curves[name] = roc_line(label, roc_curve(truth, scores_of(test, "flannel")[:, i]))
+    folder = evidence.folder.figures
+    figures.roc(folder / "roc_classes.png", list(curves.values()), note=evidence.note)
+    blocks: list[Block] = [Picture("figures/roc_classes.png", "FLANNEL, each class against the rest.", "ROC curves.")]
+    if COVID in curves:
+        marks = [roc_mark(point) for point in points]
+        figures.roc(folder / "roc_covid19.png", [curves[COVID]], marks, note=evidence.note)
         caption = (
-            "COVID-19 against the rest, all folds pooled. Crosses: every fold's pictures called by that fold's own "
-            "threshold, exact binomial intervals."
+            "FLANNEL, COVID-19 against the rest, all folds pooled. Crosses: every fold's pictures called by that "
+            "fold's own threshold, exact binomial intervals."
         )
         blocks.append(Picture("figures/roc_covid19.png", caption, "ROC curve for COVID-19."))
-    rows: list[list[Any]] = [[shown(m), *(metrics[f"test.{m}.auroc[{c}]"] for c in CLASSES)] for m in methods_of(test)]
+    rows: list[list[Cell]] = [
+        [shown(method), *(metrics[f"test.{method}.auroc[{name}]"] for name in CLASSES)] for method in methods_of(test)
+    ]
     blocks.append(Table(["AUROC", *(NAMES[c] for c in CLASSES)], rows, "Each class against the rest, folds pooled."))
-    lines: list[list[Any]] = []
-    for point in points:
-        target = ", ".join(f"{k} {v:g}" for k, v in point["target"].items())
-        used = sorted(point["thresholds"].values())
-        for rate in ("sensitivity", "specificity", "ppv"):
-            both = Estimate.from_dict(point[rate]), Estimate.from_dict(point[f"{rate}_clustered"])
-            lines.append([f"{rate}", target, f"{used[0]:.3f} to {used[-1]:.3f}", *both])
-    if lines:
-        columns = ["Rate on test", "Target on the stacking parts", "Thresholds", "Exact binomial", "Patients resampled"]
+    if points:
         caption = (
             "COVID-19 against the rest at frozen thresholds: chosen in every fold on predictions of its stacking part "
             "by ensembles that had not learned from those patients."
         )
-        blocks.append(Table(columns, lines, caption))
+        blocks.append(operating_points_table(points, caption, chosen_on="the stacking parts"))
     return Section("Discrimination and operating points", blocks)
 
 
-def confusions(evidence: Evidence, test: pd.DataFrame) -> Section:
+def _confusion(evidence: Covid, test: pd.DataFrame) -> Section:
     """FLANNEL's confusion matrix."""
     matrix = confusion_matrix(test["label"].to_numpy(), answers_of(test, "flannel"), CLASSES)
     path = evidence.folder.figures / "confusion.png"
@@ -208,17 +224,17 @@ def confusions(evidence: Evidence, test: pd.DataFrame) -> Section:
     return Section("Confusion", [Picture("figures/confusion.png", "FLANNEL, test parts pooled.", "Confusion matrix.")])
 
 
-def ensemble(evidence: Evidence, test: pd.DataFrame) -> Section:
+def _ensemble(evidence: Covid, test: pd.DataFrame) -> Section:
     """The learned weights, and what FLANNEL's probabilities are not."""
     learners = [str(c) for c in test if str(c).startswith("weight.")]
-    rows: list[list[Any]] = []
+    rows: list[list[Cell]] = []
     for column in learners:
         by_class = [test.loc[test["label"] == c, column] for c in CLASSES]
         means = [f"{v.mean():.2f}" if len(v) else "–" for v in by_class]
         rows.append([column.removeprefix("weight."), f"{test[column].mean():.2f} ({test[column].std():.2f})", *means])
     section = evidence.config.ensemble
     columns = ["Learner", "Mean (SD) over pictures", *(f"Mean, {NAMES[c]}" for c in CLASSES)]
-    blocks: list[Any] = [Table(columns, rows, f"FLANNEL's weights on test ({section.weights}).")]
+    blocks: list[Block] = [Table(columns, rows, f"FLANNEL's weights on test ({section.weights}).")]
     highest = float(scores_of(test, "flannel").max())
     if section.weights == "softmax":
         text = (
@@ -236,16 +252,16 @@ def ensemble(evidence: Evidence, test: pd.DataFrame) -> Section:
     return Section("What the ensemble learned", blocks)
 
 
-def shortcuts(evidence: Evidence, found: Mapping[str, Estimate], gaps: Mapping[str, Comparison]) -> list[Section]:
+def _shortcut_tests(
+    evidence: Covid, shortcuts: Mapping[str, Estimate], leads: Mapping[str, Comparison]
+) -> list[Section]:
     """The shortcut tests."""
-    if not found:
+    if not shortcuts:
         return []
-    heads = {"border": "Disease from the border alone", "blurred": "Disease from the blurred picture",
-             "source": "Source, within a class"}  # fmt: skip
     rows = []
-    for key, estimate in found.items():
+    for key, estimate in shortcuts.items():
         kind, name = key.rstrip("]").split("[")
-        rows.append(Subgroup(NAMES[name], estimate, estimate.n or 0, heads[kind]))
+        rows.append(Subgroup(NAMES[name], estimate, estimate.n or 0, SHORTCUTS[kind]))
     figures.forest(evidence.folder.figures / "shortcuts.png", rows, metric="AUROC", note=evidence.note)
     section = evidence.config.shortcut_tests
     text = (
@@ -256,12 +272,11 @@ def shortcuts(evidence: Evidence, found: Mapping[str, Estimate], gaps: Mapping[s
         f"{section.blur} x {section.blur} pixels; and the whole picture at 32 x 32 for the source within one class. "
         "0.5 is chance. Where a test beats chance, that much can be had without the disease."
     )
-    blocks: list[Any] = [
+    blocks: list[Block] = [
         Text(text),
         Picture("figures/shortcuts.png", "AUROC of the shortcut tests, patients resampled.", "Forest plot."),
     ]
-    lines: list[list[Any]] = [[heads[k], g.difference, "–" if g.p_value is None else f"{g.p_value:.3f}"]
-                              for k, g in gaps.items()]  # fmt: skip
+    lines: list[list[Cell]] = [[SHORTCUTS[kind], lead.difference, _p(lead)] for kind, lead in leads.items()]
     if lines:
         caption = (
             "COVID-19 against the rest: FLANNEL's AUROC minus the shortcut's, same pictures, paired bootstrap of "
@@ -269,34 +284,3 @@ def shortcuts(evidence: Evidence, found: Mapping[str, Estimate], gaps: Mapping[s
         )
         blocks.append(Table(["Shortcut", "FLANNEL is better by", "p"], lines, caption))
     return [Section("Shortcut tests", blocks)]
-
-
-def subgroup_estimates(evidence: Evidence, test: pd.DataFrame, bootstrap: Bootstrap) -> list[Subgroup]:
-    """AUROC of COVID-19 against the rest in every value of the configured columns that the source has."""
-    records = evidence.records.set_index("id").reindex(test["id"])
-    found = []
-    for column in evidence.config.subgroups:
-        if column not in records or not records[column].notna().any():
-            continue
-        values = age_bands(records[column]) if column == "age" else records[column]
-        for value in sorted(values.dropna().unique(), key=str):
-            rows = test[(values == value).to_numpy()]
-            truth = (rows["label"] == COVID).to_numpy()
-            estimate = auroc_estimate(
-                truth, rows[f"p_{COVID}"].to_numpy(), rows["group"].to_numpy(), bootstrap=bootstrap
-            )
-            found.append(Subgroup(str(value), estimate, len(rows), column))
-    return found
-
-
-def subgroups(evidence: Evidence, found: list[Subgroup], overall: Estimate) -> list[Section]:
-    """Forest plot of the subgroups."""
-    if not found:
-        return []
-    path = evidence.folder.figures / "subgroups.png"
-    figures.forest(path, found, Subgroup("All", overall, overall.n or 0), note=evidence.note)
-    caption = (
-        "FLANNEL's AUROC for COVID-19 against the rest. Within one source the differences between sources, age among "
-        "them, cannot help."
-    )
-    return [Section("Subgroups", [Picture("figures/subgroups.png", caption, "Forest plot of subgroups.")])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pipelines.shared.judging.published import Published
 
 PAPER = "Hannun 2019, 328 records"
 NOTEBOOK = "authors' notebook, 328 records"
@@ -26,18 +26,14 @@ CARDIOLOGISTS: dict[str, tuple[float, float]] = {
 FLEISS_KAPPA = 0.645
 
 
-def _entry(what: str, value: float, source: str) -> dict[str, Any]:
-    return {"what": what, "value": value, "low": None, "high": None, "source": source}
-
-
-CHALLENGE = _entry("Best entries, F1 (mean of N, A and O) on hidden recordings", 0.83, "CinC Challenge 2017")
-NUMBERS: list[dict[str, Any]] = [
-    _entry("Network, F1, support-weighted, sequence level", 0.809, NOTEBOOK),
-    _entry("Network, F1, support-weighted, set level", 0.831, NOTEBOOK),
-    _entry("Network, F1, support-weighted, set level", 0.837, PAPER),
-    _entry("Network, AUROC, support-weighted, sequence level", 0.978, PAPER),
-    _entry("Network, AUROC, support-weighted, set level", 0.977, PAPER),
-    _entry("Six cardiologists, F1, support-weighted, sequence level", CARDIOLOGISTS["weighted"][0], NOTEBOOK),
-    _entry("Six cardiologists, F1, support-weighted, set level", CARDIOLOGISTS["weighted"][1], NOTEBOOK),
-    _entry("Six cardiologists, Fleiss' kappa", FLEISS_KAPPA, NOTEBOOK),
+CHALLENGE = Published("Best entries, F1 (mean of N, A and O) on hidden recordings", 0.83, source="CinC Challenge 2017")
+NUMBERS = [
+    Published("Network, F1, support-weighted, sequence level", 0.809, source=NOTEBOOK),
+    Published("Network, F1, support-weighted, set level", 0.831, source=NOTEBOOK),
+    Published("Network, F1, support-weighted, set level", 0.837, source=PAPER),
+    Published("Network, AUROC, support-weighted, sequence level", 0.978, source=PAPER),
+    Published("Network, AUROC, support-weighted, set level", 0.977, source=PAPER),
+    Published("Six cardiologists, F1, support-weighted, sequence level", CARDIOLOGISTS["weighted"][0], source=NOTEBOOK),
+    Published("Six cardiologists, F1, support-weighted, set level", CARDIOLOGISTS["weighted"][1], source=NOTEBOOK),
+    Published("Six cardiologists, Fleiss' kappa", FLEISS_KAPPA, source=NOTEBOOK),
 ]

@@ -5,7 +5,7 @@ The readings of all cardiologists are pooled: a record that six have read counts
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -258,7 +258,7 @@ def read_by_cardiologists(study: Study[Any], job: Job) -> None:
         "metrics": {key: estimate.to_dict() for key, estimate in keyed.items()},
         "reference": {"chance": None, "oracle": None},
         "operating_points": [],
-        "paper": published.NUMBERS,
+        "paper": [asdict(number) for number in published.NUMBERS],
         "seconds": environment["seconds"],
     }
     write_json(folder.metrics, plain(content))

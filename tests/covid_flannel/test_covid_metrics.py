@@ -12,13 +12,13 @@ from pipelines.covid_flannel.metrics import (
     answers_of,
     chance_of,
     comparisons,
+    confusion_difference,
     point_metrics,
     prediction_columns,
     table_metrics,
 )
 from pipelines.covid_flannel.published import NUMBERS
 from pipelines.covid_flannel.sections import verdict
-from pipelines.shared.stats.agreement import confusion_difference
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import macro_f1
 
@@ -124,7 +124,7 @@ def test_chance_is_what_drawn_answers_reach():
 
 
 def test_both_printed_and_recomputed_cells_are_there():
-    values = {n["what"]: n["value"] for n in NUMBERS}
+    values = {n.what: n.value for n in NUMBERS}
     assert values["ResNeXt101, macro-F1 as printed"] == 0.7140
     assert values["ResNeXt101, macro-F1"] == 0.7131
     assert values["ResNet152, macro-F1 as printed"] == 0.7110

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.shared.data.records import SPLITS
-from pipelines.shared.judging.report import UNDEFINED, Alignment, Cell, Table
+from pipelines.shared.judging.report import UNDEFINED, Cell, Table, left_then_right
 
 
 class Cohort:
@@ -48,8 +48,8 @@ class Cohort:
 
     def table(self, caption: str) -> Table:
         """The table, numbers to the right."""
-        numbers: list[Alignment] = ["right"] * len(self.parts)
-        return Table(["", *self.parts], self.rows, caption, ["left", *numbers])
+        columns = ["", *self.parts]
+        return Table(columns, self.rows, caption, left_then_right(columns))
 
     def _records(self, column: str) -> bool:
         return column in self.records and bool(self.records[column].notna().any())

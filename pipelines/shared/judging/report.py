@@ -69,6 +69,11 @@ class Table:
     align: Sequence[Alignment] | None = None
 
 
+def left_then_right(columns: Sequence[str]) -> list[Alignment]:
+    """The alignment of a table whose first column names its rows and whose other columns are numbers as text."""
+    return ["left" if i == 0 else "right" for i in range(len(columns))]
+
+
 @dataclass(frozen=True)
 class Picture:
     """A PNG file, its path relative to the run folder; `alt` says what it shows to those who cannot see it."""

@@ -85,7 +85,7 @@ def roc_blocks(
             curves.append(roc_line(f"{'model' if len(tasks) == 1 else task.title}, AUROC {area}", curve))
     if not curves:
         return [Text(f"{main.title}: no curve, {metrics[f'test.{main.name}.auroc'].reason}.", "note")]
-    marks = [_mark(point) for point in points_of(points, main)]
+    marks = [roc_mark(point) for point in points_of(points, main)]
     if len(readers) > 1:
         sensitivity, specificity = (
             float(np.mean([rate.value for rate in rates]))
@@ -109,7 +109,8 @@ def roc_blocks(
     return blocks
 
 
-def _mark(point: OperatingPoint) -> Point:
+def roc_mark(point: OperatingPoint) -> Point:
+    """An operating point on a ROC curve, with exact intervals."""
     sensitivity, specificity = (Estimate.from_dict(point[rate]) for rate in ("sensitivity", "specificity"))
     return Point(words(point["name"]), sensitivity, specificity)
 

@@ -14,33 +14,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.auc import bootstrap_p_value
-from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimate, bootstrap_estimates, group_codes
+from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimates, group_codes
 from pipelines.shared.stats.checks import same_length
 from pipelines.shared.stats.confusion import (
     Weights,
     accuracy,
     balanced_accuracy,
-    class_f1,
     class_positions,
     cohen_kappa,
     confusion_cells,
     macro_f1,
     weighted_kappa,
 )
-from pipelines.shared.stats.estimate import Comparison, Estimate
-from pipelines.shared.stats.proportions import Proportion, both_estimates
+from pipelines.shared.stats.estimate import Estimate
 
 Name = TypeVar("Name", bound=Hashable)
 Measure = Callable[[np.ndarray], np.ndarray]  # confusion matrices (..., k, k) -> (...)
-
-
-@dataclass(frozen=True)
-class ClassEstimates:
-    """Of one class: sensitivity with exact and clustered interval, F1 with the clustered one."""
-
-    sensitivity: Proportion
-    f1: Estimate
 
 
 @dataclass(frozen=True)
@@ -98,53 +87,6 @@ def confusion_estimates(
     return dict(zip(measures, estimates, strict=True))
 
 
-def confusion_difference(
-    measure: Measure,
-    truth: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    classes: Sequence[Any],
-    group: ArrayLike,
-    *,
-    bootstrap: Bootstrap = STANDARD,
-) -> Comparison:
-    """A measure of the confusion matrix of `first` minus that of `second`, two models' answers for the same rows.
-
-    By the paired clustered bootstrap: both on the same resamples of groups; p-value as in `auc.auroc_difference`.
-
-    Args:
-        measure: from matrices (..., k, k) to (...), NaN where undefined.
-        truth: (n,) classes.
-        first: (n,) classes, of one model.
-        second: (n,) classes, of the other.
-        classes: all k classes in their order.
-        group: (n,) keys.
-        bootstrap: resamples, seed and level.
-    """
-    k = len(classes)
-    try:
-        cells = [confusion_cells(truth, predicted, classes) for predicted in (first, second)]
-    except StatisticsError as error:
-        return Comparison(Estimate(None, n=np.size(truth), reason=str(error)))
-    drawn: list[np.ndarray] = []
-
-    def statistic(counts: np.ndarray) -> np.ndarray:
-        both = [
-            measure(np.stack([np.bincount(c, weights=row, minlength=k * k) for row in counts]).reshape(-1, k, k))
-            for c in cells
-        ]
-        drawn.append(both[0] - both[1])
-        return drawn[-1]
-
-    value = float(statistic(np.ones((1, len(cells[0]))))[0])
-    drawn.clear()
-    estimate = bootstrap_estimate(value, statistic, group, n=len(cells[0]), bootstrap=bootstrap)
-    if estimate.low is None:
-        return Comparison(estimate)
-    differences = np.concatenate(drawn)
-    return Comparison(estimate, bootstrap_p_value(differences[~np.isnan(differences)]))
-
-
 def weighted_kappa_estimate(
     truth: ArrayLike,
     predicted: ArrayLike,
@@ -191,42 +133,6 @@ def agreement_estimates(
         "kappa": lambda confusion: cohen_kappa(confusion, weights),
     }
     return confusion_estimates(measures, truth, predicted, classes, group, bootstrap=bootstrap)
-
-
-def class_estimates(
-    truth: ArrayLike,
-    predicted: ArrayLike,
-    classes: Sequence[Any],
-    group: ArrayLike,
-    *,
-    bootstrap: Bootstrap = STANDARD,
-) -> dict[Any, ClassEstimates]:
-    """Sensitivity and F1 of each class, by class; null with the reason where undefined.
-
-    The sensitivity rests on the rows of the class and draws only groups that have some.
-    """
-
-    def f1_of(k: int) -> Measure:
-        return lambda confusion: class_f1(confusion)[..., k]
-
-    measures = {name: f1_of(k) for k, name in enumerate(classes)}
-    f1 = confusion_estimates(measures, truth, predicted, classes, group, bootstrap=bootstrap)
-    try:
-        cells = confusion_cells(truth, predicted, classes)
-        codes = group_codes(group)[0]
-        same_length(truth=cells, group=codes)
-    except StatisticsError as error:
-        null = Estimate(None, n=np.size(truth), reason=str(error))
-        return {name: ClassEstimates(Proportion(null, null), f1[name]) for name in classes}
-    correct = cells // len(classes) == cells % len(classes)
-    estimates = {}
-    for k, name in enumerate(classes):
-        rows = cells // len(classes) == k
-        sensitivity = both_estimates(
-            correct[rows], codes[rows], bootstrap=bootstrap, no_rows="the class does not occur"
-        )
-        estimates[name] = ClassEstimates(sensitivity, f1[name])
-    return estimates
 
 
 def rating_counts(case: ArrayLike, rating: ArrayLike, classes: Sequence[Any]) -> np.ndarray:

@@ -8,7 +8,6 @@ from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats import confusion as cm
 from pipelines.shared.stats.agreement import (
     agreement_estimates,
-    class_estimates,
     confusion_estimates,
     fleiss_kappa,
     pairwise_kappas,
@@ -17,7 +16,6 @@ from pipelines.shared.stats.agreement import (
 )
 from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.confusion import confusion_matrix, weighted_kappa
-from pipelines.shared.stats.proportions import clopper_pearson
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -116,34 +114,11 @@ def test_intervals_equal_the_loop_over_the_same_resamples():
     assert linear.value == weighted_kappa(truth, predicted, CLASSES, "linear")
 
 
-def test_class_estimates():
-    truth, predicted, group = make()
-    estimates = class_estimates(truth, predicted, CLASSES, group, bootstrap=Bootstrap(resamples=200, seed=2))
-    assert list(estimates) == CLASSES
-    for k in CLASSES:
-        rows = truth == k
-        hits = int((predicted[rows] == k).sum())
-        exact, clustered = estimates[k].sensitivity
-        assert (exact.value, exact.n, exact.positives) == (hits / rows.sum(), rows.sum(), hits)
-        assert (exact.low, exact.high) == clopper_pearson(hits, int(rows.sum()))
-        assert clustered.groups == len(set(group[rows]))
-        drawn = [predicted[rows][np.repeat(np.arange(rows.sum()), w)] == k for w in cluster_counts(group[rows], 200, 2)]
-        expected = np.quantile([d.mean() for d in drawn], [0.025, 0.975])
-        assert (clustered.low, clustered.high) == pytest.approx(tuple(expected), abs=1e-12)
-        f1 = metrics.f1_score(truth, predicted, labels=[k], average=None)[0]
-        assert estimates[k].f1.value == pytest.approx(f1)
-        assert estimates[k].f1.low < f1 < estimates[k].f1.high
-
-
 def test_classes_that_do_not_occur_are_said():
     truth, predicted, group = [0, 0, 1, 1], [0, 1, 1, 1], [1, 2, 3, 4]
     overall = agreement_estimates(truth, predicted, [0, 1, 2], group, bootstrap=Bootstrap(resamples=50))
     assert overall["balanced_accuracy"].value == 0.75
     assert "2 of 3 classes occur in the truth" in overall["accuracy"].method
-    absent = class_estimates(truth, predicted, [0, 1, 2], group, bootstrap=Bootstrap(resamples=50))[2]
-    assert absent.f1.value is None
-    assert "2 of 3 classes" in absent.f1.reason
-    assert absent.sensitivity.exact.reason == absent.sensitivity.clustered.reason == "the class does not occur"
 
 
 @pytest.mark.parametrize(
@@ -162,8 +137,6 @@ def test_undefined_input_is_named(truth, predicted, reason):
     group = np.arange(len(truth))
     nulls = [
         *agreement_estimates(truth, predicted, CLASSES, group).values(),
-        *[c.f1 for c in class_estimates(truth, predicted, CLASSES, group).values()],
-        *[c.sensitivity.exact for c in class_estimates(truth, predicted, CLASSES, group).values()],
     ]
     for estimate in nulls:
         assert estimate.value is None
