@@ -102,6 +102,17 @@ def test_resampling_lesions_gives_wider_intervals_than_rows(level):
     assert by_lesion[f"test.{level}.accuracy"].groups == 140
 
 
+def test_sensitivity_of_a_class_rests_on_its_own_images_and_lesions():
+    table, _ = toy()
+    metrics, predicted = level_metrics(
+        table, "label", "test", level_paths(table["lineage"].tolist(), "label"), [], BOOTSTRAP
+    )
+    for name, rows in table.assign(predicted=predicted).groupby("label"):
+        estimate = metrics[f"test.label.sensitivity[{name}]"]
+        assert estimate.value == pytest.approx((rows["predicted"] == name).mean())
+        assert (estimate.n, estimate.groups) == (len(rows), rows["group"].nunique())
+
+
 def test_a_level_is_the_argmax_of_summed_probabilities():
     table, classes = toy()
     paths = level_paths(table["lineage"].tolist(), "three_way")
