@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from pipelines.camelyon.annotations import Annotation, Polygon
+from pipelines.camelyon.annotations import MPP, Annotation, Polygon
 
 LEVEL = 5  # of the evaluation
 STEP = 2**LEVEL  # level-0 pixels
-MPP = 0.243  # microns per level-0 pixel, for all slides of the challenge
 GROWTH = 75 / 2  # microns by which tumour grows on each side: five tumour cells are 75 microns
 ITC_LENGTH = 275  # microns: shorter components are isolated tumour cells
+
+CROSSINGS = 2**22  # of sides and rows that are held at a time
 
 
 # --- masks ---
@@ -43,14 +44,17 @@ def windings(
     first = np.clip(np.ceil(np.minimum(y, y_next)), 0, rows).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y, y_next)), 0, rows).astype(np.int64)
     count = last - first
-    side = np.repeat(np.arange(len(points)), count)
-    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[side]
-    crossing = x[side] + (row - y[side]) * (x_next[side] - x[side]) / (y_next[side] - y[side])
-    column = np.clip(np.ceil(crossing), 0, columns).astype(np.int64)
+    total = np.cumsum(count)
     # What lies right of a side is once more (or once less) surrounded.
-    change = np.zeros((rows, columns + 1), np.int32)
-    np.add.at(change, (row, column), np.where(y_next[side] > y[side], 1, -1).astype(np.int32))
-    return np.cumsum(change[:, :columns], axis=1, dtype=np.int32)
+    change = np.zeros(rows * (columns + 1), np.int32)
+    for begin in range(0, int(total[-1]), CROSSINGS):
+        crossing = np.arange(begin, min(begin + CROSSINGS, int(total[-1])))
+        side = np.searchsorted(total, crossing, side="right")
+        row = crossing - (total[side] - count[side]) + first[side]
+        at = x[side] + (row - y[side]) * (x_next[side] - x[side]) / (y_next[side] - y[side])
+        column = np.clip(np.ceil(at), 0, columns).astype(np.int64)
+        np.add.at(change, row * (columns + 1) + column, np.where(y_next[side] > y[side], 1, -1).astype(np.int32))
+    return np.cumsum(change.reshape(rows, columns + 1)[:, :columns], axis=1, dtype=np.int32)
 
 
 def _draw(
@@ -111,7 +115,8 @@ class LesionMap:
 
     def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The component at each level-0 position: (n,) int32, 0 where there is none."""
-        column, row = (np.floor_divide(np.asarray(v, np.float64), STEP).astype(np.int64) for v in (x, y))
+        end = np.iinfo(np.int32).max
+        column, row = (np.clip(np.asarray(v, np.float64) // STEP, -1, end).astype(np.int64) for v in (x, y))
         found = np.zeros(len(row), np.int32)
         for top, left, labels in self.tiles:
             r, c = row - top, column - left
@@ -151,37 +156,65 @@ def lesion_map(
         height: of the slide, level-0 pixels.
         mpp: microns per level-0 pixel; the challenge uses 0.243 for all slides.
     """
-    from scipy import ndimage
-    from skimage import measure
-
     reach = GROWTH / (mpp * STEP)  # pixels
     end = [np.iinfo(np.int32).max if side is None else -(-side // STEP) for side in (width, height)]
     tiles: list[tuple[int, int, np.ndarray]] = []
-    rows: list[tuple[Any, ...]] = []
+    tables: list[pd.DataFrame] = []
+    known = 0
     for left, top, right, bottom in _boxes(annotation.tumour, int(np.ceil(reach)) + 1, (end[0], end[1])):
-        shape = (bottom - top, right - left)
-        mask = _draw(annotation.polygons, shape, STEP, (left * STEP, top * STEP))
+        mask = _draw(annotation.polygons, (bottom - top, right - left), STEP, (left * STEP, top * STEP))
         if not mask.any():  # smaller than a pixel, or all cut out
             continue
-        grown = ndimage.distance_transform_edt(~mask) < reach
-        labels = measure.label(ndimage.binary_fill_holes(grown), connectivity=2).astype(np.int32)
-        for region in measure.regionprops(labels):
-            length = float(region.axis_major_length)
-            y, x = region.centroid
-            rows.append(
-                (
-                    len(rows) + 1,
-                    length < ITC_LENGTH / (mpp * STEP),
-                    length * mpp * STEP,
-                    float(region.area) * (mpp * STEP / 1000) ** 2,
-                    (left + x) * STEP,
-                    (top + y) * STEP,
-                )
-            )
-        labels[labels > 0] += len(rows) - labels.max()
+        labels, table = _components(_filled(_grown(mask, reach)), mpp, (left, top))
+        tables.append(table.assign(label=table["label"] + known))
+        labels[labels > 0] += known
+        known += len(table)
         tiles.append((top, left, labels))
-    table = pd.DataFrame(rows, columns=LESION_COLUMNS).astype({"label": int, "itc": bool})
-    return LesionMap(tiles, table)
+    empty = pd.DataFrame(columns=LESION_COLUMNS)
+    table = pd.concat(tables, ignore_index=True) if tables else empty
+    return LesionMap(tiles, table.astype({"label": int, "itc": bool}))
+
+
+def _grown(mask: np.ndarray, reach: float) -> np.ndarray:
+    """Everything nearer than `reach` pixels to a mask: uint8. Growing by a disc is the same as a map of distances."""
+    span = int(np.ceil(reach))
+    y, x = np.mgrid[-span : span + 1, -span : span + 1]
+    disc = (np.sqrt(y**2 + x**2) < reach).astype(np.uint8)
+    disc[span, span] = 1
+    return cv2.dilate(mask.astype(np.uint8), disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """A uint8 mask without its holes: what cannot be reached from outside by steps to the four sides."""
+    outside = np.pad(mask, 1)
+    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
+    return (outside[1:-1, 1:-1] != 2).astype(np.uint8)
+
+
+def _components(mask: np.ndarray, mpp: float, corner: tuple[int, int]) -> tuple[np.ndarray, pd.DataFrame]:
+    """8-connected components of a uint8 mask, numbered from 1, and their table.
+
+    Length: the major axis of the ellipse with the same second moments. `corner`: (x, y) of the mask at level 5.
+    """
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    rows = []
+    for k in range(1, count):
+        x, y, width, height, _ = boxes[k]
+        moments = cv2.moments((labels[y : y + height, x : x + width] == k).astype(np.uint8), binaryImage=True)
+        area = moments["m00"]
+        xx, yy, xy = (moments[name] / area for name in ("mu20", "mu02", "mu11"))
+        length = 4 * np.sqrt((xx + yy) / 2 + np.hypot((xx - yy) / 2, xy))
+        rows.append(
+            {
+                "label": k,
+                "itc": length < ITC_LENGTH / (mpp * STEP),
+                "length": length * mpp * STEP,
+                "area": area * (mpp * STEP / 1000) ** 2,
+                "x": (corner[0] + x + moments["m10"] / area) * STEP,
+                "y": (corner[1] + y + moments["m01"] / area) * STEP,
+            }
+        )
+    return labels, pd.DataFrame(rows, columns=LESION_COLUMNS)
 
 
 def _boxes(polygons: Sequence[Polygon], room: int, end: tuple[int, int]) -> list[tuple[int, int, int, int]]:
