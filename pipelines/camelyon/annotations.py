@@ -16,6 +16,7 @@ from xml.parsers import expat
 
 import numpy as np
 
+from pipelines.camelyon.outlines import doubts_about, strays
 from pipelines.shared.errors import DataError, listed
 
 TUMOUR_GROUPS = ("Tumor", "_0", "_1")
@@ -25,17 +26,9 @@ AREAS = ("Polygon", "Spline", "Rectangle")  # types that surround something; oth
 
 MPP = 0.243  # microns per level-0 pixel, for all slides of the challenge
 
-OUTSIDE = 256  # level-0 pixels by which a hand may draw beyond the slide's border
-# What no slide and no hand does, where the slide's size is not known:
-LARGEST_SIDE = 500_000  # level-0 pixels
-GLASS = (52.0, 76.0)  # mm: short and long side of the largest glass
-GAP = 30.0  # mm between neighbouring outlines: two sections on one glass are nearer to each other
-SPIKE = (2.0, 8.0)  # mm, and times the median distance: how far one corner may lie from the middle of its outline
-
 BEYOND_REASON = 1e9  # level-0 pixels, whatever the slide
 LARGEST_FILE = 2**28  # bytes
 DEEPEST = 100  # elements within each other; ASAP's are four
-PAIRS = 30_000_000  # pairs of sides that are compared in the search for crossings
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class Polygon:
 class Annotation:
     """The outlines of one slide, and what was noticed while they were read.
 
-    `notes` name the outline and its place; `kinds` say the same without numbers, so that they can be counted.
+    `notes` name the outline and its place; `kinds` say the same without names and numbers, so that they can be counted.
     """
 
     file: Path
@@ -117,11 +110,11 @@ def check_annotation(
     if annotation is None:
         return None, problems
     for polygon in annotation.polygons:
-        fatal, odd = _doubts(polygon.points, size, mpp)
+        fatal, odd = doubts_about(polygon.points, size, mpp)
         problems += [f"{polygon.name}: {text}" for text in fatal]
         doubts += [(polygon.name, kind, text) for kind, text in odd]
     if size is None:
-        problems += _strays(annotation.polygons, mpp)
+        problems += strays([(p.name, p.points) for p in annotation.polygons], mpp)
     for name, kind, text in doubts:
         if strict and kind != EMPTY:
             problems.append(f"{name}: {text}")
@@ -141,12 +134,9 @@ def outlines_of(file: Path, groups: Mapping[str, str] | None = None) -> Annotati
 
 # --- the file ---
 
-EMPTY = "An annotation without any point was passed over."
-NO_AREA = "A point, a line or an outline of fewer than three points was passed over."
-CROSSING = "An outline crosses itself; it was filled as it runs."
-UNSEARCHED = "An outline has too many corners to look for crossings."
-BEYOND = "An outline reaches far outside its slide."
-SPIKED = "One corner of an outline lies far from all others."
+# Kinds of doubts, counted over all slides.
+EMPTY = "an annotation without any point was passed over"
+NO_AREA = "a point, a line or an outline of fewer than three points was passed over"
 
 
 class _Refused(Exception):
@@ -263,7 +253,9 @@ def _points(coordinates: Sequence[tuple[str | None, ...]]) -> tuple[np.ndarray, 
     except ValueError as failure:
         return np.empty((0, 2)), [f"a coordinate is missing or no number ({failure})"]
     points = np.array(values, dtype=np.float64)
-    if not (np.isfinite(points).all() and np.isfinite(order).all()):
+    if not np.isfinite(order).all():
+        return points, ["the Order of a coordinate is not finite"]
+    if not np.isfinite(points).all():
         return points, ["a coordinate is not finite"]
     if np.abs(points).max() > BEYOND_REASON:
         return points, [f"a coordinate is beyond reason ({np.abs(points).max():.3g})"]
@@ -278,114 +270,3 @@ def _number(text: str | None) -> float:
         return float(text.replace(",", "."))
     except ValueError:
         raise ValueError("missing" if text is None else f"'{_short(text)}'") from None
-
-
-# --- doubts ---
-
-
-def _doubts(points: np.ndarray, size: tuple[int, int] | None, mpp: float) -> tuple[list[str], list[tuple[str, str]]]:
-    """What cannot be of this slide; and (kind, text) of what may be a slip of the hand."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    end = np.array([np.inf, np.inf]) if size is None else np.array(size, dtype=float)
-    slide = "the slide" if size is None else f"the slide of {size[0]} x {size[1]} pixels"
-    where = f"x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}"
-    if (high < 0).any() or (low >= end).any():
-        return [f"lies outside {slide} ({where}): it is of another slide"], []
-    beyond = (points < -OUTSIDE).any(axis=1) | (points > end + OUTSIDE).any(axis=1)
-    fatal, doubts = [], []
-    far = _spike(points, mpp)
-    if far is not None:
-        x, y = points[far]
-        text = f"its corner number {far} (x {x:.0f}, y {y:.0f}) lies far from all others: a digit too many?"
-        if size is None or beyond[far]:
-            fatal.append(text)
-        else:
-            doubts.append((SPIKED, text))
-    elif size is None and not _on_glass(high, mpp):
-        fatal.append(
-            f"reaches further than any slide ({where}, at {mpp:g} microns per pixel {high[0] * mpp / 1000:.0f} x "
-            f"{high[1] * mpp / 1000:.0f} mm)"
-        )
-    if beyond.any() and not fatal:
-        doubts.append((BEYOND, f"reaches far outside {slide} ({where}): perhaps it is of another slide"))
-    if fatal:
-        return fatal, doubts
-    try:
-        crossing = first_crossing(points)
-    except OverflowError:
-        return fatal, [*doubts, (UNSEARCHED, f"has {len(points):,} corners, too many to look for crossings")]
-    if crossing is not None:
-        doubts.append((CROSSING, f"crosses itself near x {crossing[0]:.0f}, y {crossing[1]:.0f}"))
-    return fatal, doubts
-
-
-def _spike(points: np.ndarray, mpp: float) -> int | None:
-    """The corner that lies furthest from the middle of its outline, if no hand drew it there."""
-    distance = np.hypot(*(points - np.median(points, axis=0)).T)
-    furthest = int(distance.argmax())
-    far = distance[furthest] * mpp / 1000 > SPIKE[0] and distance[furthest] > SPIKE[1] * np.median(distance)
-    return furthest if far else None
-
-
-def _on_glass(corner: np.ndarray, mpp: float) -> bool:
-    """Whether a slide may reach to a point (2,)."""
-    millimetres = np.sort(corner) * mpp / 1000
-    return bool((millimetres <= GLASS).all() and corner.max() <= LARGEST_SIDE)
-
-
-def _strays(polygons: Sequence[Polygon], mpp: float) -> list[str]:
-    """Outlines that a wide gap divides from all others, along x or y; of the two sides the one with fewer."""
-    if len(polygons) < 2:
-        return []
-    low = np.array([p.points.min(axis=0) for p in polygons])
-    high = np.array([p.points.max(axis=0) for p in polygons])
-    problems = {}
-    for axis, name in enumerate("xy"):
-        order = np.argsort(low[:, axis], kind="stable")
-        reach = np.maximum.accumulate(high[order, axis])[:-1]
-        gap = (low[order[1:], axis] - reach) * mpp / 1000
-        for i in np.flatnonzero(gap > GAP):
-            few = order[: i + 1] if i + 1 < len(order) - i - 1 else order[i + 1 :]
-            for k in few:
-                problems[int(k)] = (
-                    f"{polygons[k].name}: lies far from all others ({gap[i]:.0f} mm along {name}, at {mpp:g} microns "
-                    "per pixel): a digit too many, or an outline of another slide?"
-                )
-    return [problems[k] for k in sorted(problems)]
-
-
-def first_crossing(points: np.ndarray) -> np.ndarray | None:
-    """Where two sides of a polygon cross (the end of one of them), or None. Sides that only touch don't cross.
-
-    Sides are sorted by their left ends and each is compared with those that begin before it ends.
-
-    Raises:
-        OverflowError: more than `PAIRS` pairs would have to be compared.
-    """
-    a, b = points, np.roll(points, -1, axis=0)
-    left, right = np.minimum(a[:, 0], b[:, 0]), np.maximum(a[:, 0], b[:, 0])
-    order = np.argsort(left, kind="stable")
-    a, b, left, right = a[order], b[order], left[order], right[order]
-    active = np.arange(len(points) - 1)
-    pairs = 0
-    for distance in range(1, len(points)):
-        active = active[active + distance < len(points)]
-        active = active[left[active + distance] <= right[active]]
-        if len(active) == 0:
-            return None
-        pairs += len(active)
-        if pairs > PAIRS:
-            raise OverflowError
-        i, j = active, active + distance
-        cross = (_side(a[i], b[i], a[j]) * _side(a[i], b[i], b[j]) < 0) & (
-            _side(a[j], b[j], a[i]) * _side(a[j], b[j], b[i]) < 0
-        )
-        if cross.any():
-            where: np.ndarray = a[i[cross][0]]
-            return where
-    return None
-
-
-def _side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """On which side of the lines a-b the points c lie: -1, 0, 1."""
-    return np.sign((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipelines.shared.config import AugmentSection as SharedAugment
 from pipelines.shared.config import (
@@ -19,6 +19,13 @@ from pipelines.shared.config import (
 
 MODES = ["froc"]
 PREDICT_KEYS = ["data.mpp"]
+# Of modes that use few keys: another one would count for nothing, and is refused. Those of the machine may be there.
+MODE_KEYS = {
+    "froc": [
+        "detections", "annotations", "slides", "data.mpp", "data.annotation_groups", "statistics", "seed", "run_dir",
+        "cache", "trainer.device", "trainer.workers",
+    ],
+}  # fmt: skip
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -34,10 +41,18 @@ class CamelyonData(DataSection):
     `mpp`: microns per level-0 pixel of all slides, whatever they say themselves (where that differs, it is said); null:
     what each slide says, and one that does not is an error.
     `strict_outlines`: refuse outlines that cross themselves, as the official ones sometimes do.
+    `annotation_groups`: ASAP groups of other names than the challenge's -> tumor, or other (cut out of tumour).
     """
 
     mpp: Mpp | None
     strict_outlines: bool
+    annotation_groups: dict[str, Literal["tumor", "other"]]
+
+    @field_validator("annotation_groups", mode="before")
+    @classmethod
+    def _names_are_words(cls, groups: Any) -> Any:
+        """YAML reads a group called 1 as a number."""
+        return {str(name): word for name, word in groups.items()} if isinstance(groups, dict) else groups
 
 
 class PhantomKeys(Section):
@@ -190,7 +205,7 @@ class CamelyonConfig(StudyConfig):
     """The root of the study's configuration.
 
     `trial`: few small slides and few patches, to see that all is connected (trainer=smoke). `detections`,
-    `annotations`, `slides`: of mode=froc.
+    `annotations`, `slides`: of mode=froc, which also takes `data.mpp` and `data.annotation_groups`.
     """
 
     trial: bool
@@ -222,6 +237,11 @@ class CamelyonConfig(StudyConfig):
     def slide_mpp(self) -> float | None:
         """Microns per level-0 pixel of all slides; None: as each slide says."""
         return None if self.data.name == "pcam" else self.data.mpp
+
+    @property
+    def annotation_groups(self) -> dict[str, str]:
+        """What ASAP groups of other names stand for."""
+        return {} if self.data.name == "pcam" else dict(self.data.annotation_groups)
 
 
 CONFIG = CamelyonConfig

@@ -8,8 +8,8 @@ to the source's root, or None), `partly` (1: only some of its metastases are out
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,22 @@ import pandas as pd
 
 from pipelines.camelyon import pcam
 from pipelines.camelyon.annotations import check_annotation
+from pipelines.camelyon.challenge import outlines_in_normal, read_challenge, some
 from pipelines.camelyon.config import CamelyonConfig, TissueSection
+from pipelines.camelyon.pairing import pair, slide_key
 from pipelines.camelyon.phantom import TRIAL, PhantomSettings, ensure_phantom
-from pipelines.camelyon.slides import SUFFIXES, Slide, fingerprint
+from pipelines.camelyon.slides import SUFFIXES, Slide, SlideFacts, fingerprint
 from pipelines.camelyon.tissue import require_tissue
-from pipelines.shared.errors import BadFile, DataError, listed
-from pipelines.shared.records import Source, Target, dataset_folder, raise_problems, read_table
+from pipelines.shared.errors import BadFile, DataError, counted
+from pipelines.shared.files import find_files
+from pipelines.shared.records import RowProblem, Source, Target, dataset_folder, read_table, without_bad_rows
+from pipelines.shared.splits import folds
 
 __all__ = ["PREPARE_READS", "SOURCES", "SUFFIXES", "prepare", "prepare_settings"]
 
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays
 OVERVIEW = 128  # pixels
 PREPARE_READS = ("annotation", "outlines", "row")  # columns that `prepare` looks at, or that stand for a file it reads
-SLIDE_NAME = re.compile(r"(normal|tumor|test)_?(\d+)$", re.IGNORECASE)
 
 
 # --- one record ---
@@ -49,6 +52,7 @@ def prepare_settings(config: CamelyonConfig) -> dict[str, Any]:
             "source": "slides",
             "overview": OVERVIEW,
             "strict_outlines": config.data.strict_outlines,
+            "annotation_groups": config.annotation_groups,
             "tissue": config.tissue.model_dump(),
             "mpp": config.patches.mpp,
             "crop": config.patches.crop,
@@ -69,14 +73,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     try:
         slide.check()
         facts = slide.facts
-        annotation = record.get("annotation")
-        if isinstance(annotation, str):
-            _, problems = check_annotation(
-                root / annotation, (facts.width, facts.height), strict=settings["strict_outlines"]
-            )
-            if problems:
-                shown = "; ".join(problems[:5]) + (f"; {len(problems) - 5} more" if len(problems) > 5 else "")
-                raise BadFile(f"its annotation {annotation}: {shown}")
+        warnings = _check_outlines(record, root, facts, settings)
         area = require_tissue(slide, TissueSection(**settings["tissue"]))
         return slide.overview(settings["overview"]), {
             "fingerprint": fingerprint(slide.path),
@@ -86,10 +83,31 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
             "levels": len(facts.downsamples),
             "vendor": facts.vendor,
             "tissue_mm2": round(area, 4),
-            "warnings": slide.warned(settings["mpp"]),
+            "warnings": [*slide.warned(settings["mpp"]), *warnings],
         }
     finally:
         slide.close()
+
+
+def _check_outlines(record: Mapping[str, Any], root: Path, facts: SlideFacts, settings: dict[str, Any]) -> list[str]:
+    """The kinds of what is odd about a slide's annotation."""
+    name = record.get("annotation")
+    if not isinstance(name, str):
+        return []
+    annotation, problems = check_annotation(
+        root / name, (facts.width, facts.height), settings["strict_outlines"], facts.mpp[0],
+        settings["annotation_groups"],
+    )  # fmt: skip
+    if annotation is not None and not problems and not annotation.tumour:
+        groups = ", ".join(sorted({p.group for p in annotation.polygons})) or "none"
+        problems.append(
+            f"outlines no tumour, although the slide holds some (groups: {groups}; others than the challenge's are "
+            "named with data.annotation_groups)"
+        )
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise BadFile(f"its annotation {name}: {shown}")
+    return sorted(set(annotation.kinds)) if annotation is not None else []
 
 
 # --- CAMELYON16 ---
@@ -100,7 +118,8 @@ def phantom(config: CamelyonConfig) -> Source:
     assert config.data.name == "phantom"
     settings = TRIAL if config.trial else PhantomSettings(**config.data.phantom.model_dump())
     root = ensure_phantom(Path(config.cache.dir).expanduser(), settings)
-    records, notes = read_challenge(root, [], {})
+    source = _challenge(config, root, [], {})
+    records = source.records
     truth = pd.read_csv(root / "truth" / "slides.csv", keep_default_na=False).set_index("slide").loc[records["id"]]
     for column in ("centre", "artefacts"):
         records[column] = truth[column].to_numpy()
@@ -108,112 +127,69 @@ def phantom(config: CamelyonConfig) -> Source:
     mine = {name: part.drop(columns="slide").to_json(orient="records") for name, part in lesions.groupby("slide")}
     records["truth_lesions"] = [mine.get(name, "[]") for name in records["id"]]
     if config.trial:
-        notes.append("A trial run: few small slides. Its numbers mean nothing.")
-    return Source("phantom", True, root, records, "slide", notes=notes)
+        source.notes.append("A trial run: few small slides. Its numbers mean nothing.")
+    return replace(source, name="phantom", synthetic=True, group_key="slide")
 
 
 def camelyon16(config: CamelyonConfig) -> Source:
     """`data=camelyon16`: the challenge's folders, or the newer flat ones (images/, annotations/).
 
     Raises:
-        DataError: no slides, or tumour slides without an annotation, all at once.
+        DataError: no slides; slides, annotations or labels that are missing or contradict each other, all at once.
     """
     data = config.data
     assert data.name == "camelyon16"
-    root = dataset_folder(data.root, "camelyon16")
-    records, notes = read_challenge(root, data.partly_annotated, data.set_apart)
-    return Source("camelyon16", False, root, records, "slide (the set has one slide per patient)", notes=notes)
+    return _challenge(config, dataset_folder(data.root, "camelyon16"), data.partly_annotated, data.set_apart)
 
 
-def read_challenge(root: Path, partly: list[str], apart: dict[str, str]) -> tuple[pd.DataFrame, list[str]]:
-    """The record table of a folder in either layout, and notes for the report.
-
-    Slides are found by name (normal_, tumor_, test_ and a number, in any case) wherever they lie below the folder,
-    masks and other pictures are passed over; annotations likewise.
-    """
-    files: dict[str, Path] = {}
-    xml: dict[str, Path] = {}
-    problems: list[str] = []
-    for file in sorted(root.rglob("*")):
-        match = SLIDE_NAME.match(file.stem)
-        if match is None or "mask" in file.parent.name.lower():
-            continue
-        key = f"{match.group(1).lower()}_{int(match.group(2)):03d}"
-        there = files if file.suffix.lower() in (".tif", ".tiff") else xml if file.suffix.lower() == ".xml" else None
-        if there is None:
-            continue
-        if key in there:
-            problems.append(f"{there[key].relative_to(root)} and {file.relative_to(root)} are both {key}")
-        there[key] = file
-    if not files:
-        raise DataError(
-            f"{root} holds no slide named normal_…, tumor_… or test_….tif.",
-            "See data_cards/camelyon16.md for the layout.",
-        )
-    notes: list[str] = []
-    labels = _test_labels(root, problems)
-    if labels is None and any(k.startswith("test") for k in files):
-        notes.append(
-            "No reference table of the test slides was found: those with an annotation count as tumour, the others as "
-            "normal."
-        )
-    set_apart = {_key(name): reason for name, reason in apart.items()}
-    partly_keys = {_key(name) for name in partly}
-    rows = []
-    for key, file in files.items():
-        if key in set_apart:
-            notes.append(f"{file.stem} is set apart by the configuration: {set_apart[key]}.")
-            continue
-        test = key.startswith("test")
-        tumor = key.startswith("tumor") if not test else labels.get(key, 0) if labels else key in xml
-        if test and labels is not None and key not in labels:
-            problems.append(f"{file.stem}: the reference table does not name it")
-        if tumor and key not in xml:
-            problems.append(f"{file.stem}: a tumour slide without an annotation ({file.stem}.xml)")
-        outlines = xml[key].relative_to(root).as_posix() if key in xml and tumor else None
-        rows.append(
-            {
-                "id": file.stem, "group": file.stem, "split": "test" if test else "train",
-                "path": file.relative_to(root).as_posix(), "tumor": float(tumor), "annotation": outlines,
-                "partly": int(key in partly_keys),
-            }
-        )  # fmt: skip
-    raise_problems(problems, str(root), "Complete the folder; data_cards/camelyon16.md says what belongs there.")
-    return stamped(pd.DataFrame(rows), root), notes
+def _challenge(config: CamelyonConfig, root: Path, partly: list[str], apart: dict[str, str]) -> Source:
+    records, problems, notes = read_challenge(root, partly, apart, config.annotation_groups)
+    records, left_out = without_bad_rows(
+        records, problems, config.data.on_bad_row, str(root),
+        "Complete the folder (data_cards/camelyon16.md says what belongs there), or leave these slides out with "
+        "data.on_bad_row=skip.",
+    )  # fmt: skip
+    records = stamped(records.reset_index(drop=True), root)
+    return Source("camelyon16", False, root, records, "slide (the set has one slide per patient)", notes=notes,
+                  left_out=left_out)  # fmt: skip
 
 
 def stamped(records: pd.DataFrame, root: Path) -> pd.DataFrame:
     """With `outlines`, a digest of each annotation: slides are checked anew when their outlines have changed."""
-    files = [root / a if isinstance(a, str) else None for a in records["annotation"]]
-    digests = [None if f is None else hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files]
+    digests = [_digest(root / a) if isinstance(a, str) else None for a in records["annotation"]]
     return records.assign(outlines=pd.Series(digests, index=records.index, dtype=object))
 
 
-def _key(name: str) -> str:
-    match = SLIDE_NAME.match(name)
-    if match is None:
-        raise DataError(f"'{name}' is no slide of CAMELYON16.", "Names are normal_001, tumor_001, test_001.")
-    return f"{match.group(1).lower()}_{int(match.group(2)):03d}"
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as failure:  # `prepare` says so
+        return str(failure.strerror)
 
 
-def _test_labels(root: Path, problems: list[str]) -> dict[str, int] | None:
-    """Labels of the test slides by key, from reference.csv or whatever table lies there; None: there is none."""
-    labels: dict[str, int] = {}
-    for file in sorted(root.rglob("*.csv")):
-        if file.parent.name == "truth":
-            continue
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-            cells = [c.strip().strip('"') for c in re.split(r"[,;\t]", line)]
-            match = SLIDE_NAME.match(Path(cells[0]).stem)
-            if match is None or match.group(1).lower() != "test":
-                continue
-            words = [c.lower() for c in cells[1:]]
-            found = {1 for w in words if w == "tumor"} | {0 for w in words if w == "normal"}
-            if len(found) != 1:
-                problems.append(f"{file.relative_to(root)} line {number}: neither Tumor nor Normal: {line[:60]}")
-                continue
-            labels[f"test_{int(match.group(2)):03d}"] = found.pop()
-    return labels or None
+def check_parts(config: CamelyonConfig, records: pd.DataFrame) -> None:
+    """What training needs of the divided slides, known before it begins.
+
+    Raises:
+        DataError: no normal tissue to learn from, too few training slides of a kind for the folds, or slides of one
+            kind only to choose thresholds on.
+    """
+    if config.data.name == "pcam":
+        return
+    train, val = (records[records["split"] == split] for split in ("train", "val"))
+    folds(train, config.slide_scores.folds, "tumor", config.seed)
+    if (train["partly"] == 1).all():
+        raise DataError(
+            "All training slides are marked as partly annotated, so there is no normal tissue to learn from.",
+            "Name fewer in data.partly_annotated, or add normal slides.",
+        )
+    kinds = set(val["tumor"].dropna())
+    if len(kinds) < 2:
+        found = {0.0: "normal ones only", 1.0: "tumour slides only"}[kinds.pop()] if kinds else "none"
+        raise DataError(
+            f"Operating points are chosen on val, which needs slides of both kinds; it has {found}.",
+            "Move some there (data.columns.split), or let the slides be divided by leaving the column out.",
+        )
 
 
 # --- a table of one's own ---
@@ -228,33 +204,67 @@ def table(config: CamelyonConfig) -> Source:
     data = config.data
     assert data.name == "table"
     source = read_table(data, [Target("tumor", (0, 1), required=True)])
-    records, notes = source.records, source.notes
-    stems = [Path(p).stem for p in records["path"]]
-    found: dict[str, str] = {}
+    records, notes = source.records, list(source.notes)
+    problems: list[str] = []
+    outlines: dict[str, str] = {}
     if data.annotations is not None:
         folder = Path(data.annotations).expanduser()
         folder = folder if folder.is_absolute() else source.root / folder
         if not folder.is_dir():
             raise DataError(f"data.annotations={data.annotations} is no folder.", "Give the folder of ASAP XML files.")
-        found = {f.stem.lower(): _relative(f, source.root) for f in sorted(folder.glob("*.xml"))}
-    tumor = records["tumor"].to_numpy() == 1
-    outlines = [found.get(s.lower()) if t else None for s, t in zip(stems, tumor, strict=True)]
-    records["annotation"] = outlines
-    partly = {name.lower() for name in data.partly_annotated}
-    records["partly"] = [int(s.lower() in partly) for s in stems]
-    without = [i for i, a, t in zip(records["id"], outlines, tumor, strict=True) if t and a is None]
-    if len(without) == int(tumor.sum()):
+        outlines = _outlines(records, source.root, folder, config.annotation_groups, problems, notes)
+    tumor = records["tumor"] == 1
+    records["annotation"] = [outlines.get(p) if t else None for p, t in zip(records["path"], tumor, strict=True)]
+    records["partly"] = _marked(records, data.partly_annotated, problems)
+    without = records.index[tumor & records["annotation"].isna()]
+    ambiguous = {row for p in problems if isinstance(p, RowProblem) for row in p.rows}
+    if len(without) == tumor.sum() and not ambiguous:
         raise DataError(
             f"None of the {len(without)} tumour slides has an annotation; patches cannot be labelled.",
             "Give data.annotations=<folder of ASAP XML files named like the slides>.",
         )
-    if without:
-        raise DataError(
-            f"{len(without)} tumour slides have no annotation:\n{listed(without)}",
-            "Give an XML file for each, or leave these slides out.",
+    for row in without.difference(list(ambiguous)):
+        problems.append(RowProblem(f"{records['id'][row]}: a tumour slide without an annotation", row))
+    records, left_out = without_bad_rows(
+        records, problems, data.on_bad_row, str(data.table),
+        "Give an XML file for each tumour slide, in folders like those of the slides where names recur; or leave these "
+        "slides out with data.on_bad_row=skip.",
+    )  # fmt: skip
+    records = stamped(records.reset_index(drop=True), source.root)
+    return replace(source, records=records, notes=notes, left_out=[*source.left_out, *left_out])
+
+
+def _outlines(
+    records: pd.DataFrame, root: Path, folder: Path, groups: dict[str, str], problems: list[str], notes: list[str]
+) -> dict[str, str]:
+    """Path of each slide -> its XML file, relative to the root; of normal slides too."""
+    pairs = pair(records["path"].tolist(), [f.as_posix() for f in find_files(folder, {".xml"})])
+    row = dict(zip(records["path"], records.index, strict=True))
+    problems += [RowProblem(text, *(row[s] for s in slides)) for text, slides in pairs.problems]
+    if pairs.strangers:
+        notes.append(
+            f"{counted(len(pairs.strangers), 'annotation')} of no slide of the table: {some(pairs.strangers)}."
         )
-    records = stamped(records, source.root)
-    return Source(source.name, source.synthetic, source.root, records, source.group_key, notes=notes)
+    for path, file in pairs.files.items():
+        if records["tumor"][row[path]] == 0:
+            found = outlines_in_normal(path, folder, Path(file), groups)
+            problems += [RowProblem(text, row[path]) for text in found]
+    return {path: _relative(folder / file, root) for path, file in pairs.files.items()}
+
+
+def _marked(records: pd.DataFrame, names: list[str], problems: list[str]) -> list[int]:
+    """1 for the slides that `data.partly_annotated` names: by id, path, or file name if no other slide has the same."""
+    marked: set[Any] = set()
+    keys = records["path"].map(slide_key)
+    for name in names:
+        found = records.index[(records["id"] == name) | (records["path"] == name)]
+        found = found if len(found) else records.index[keys == slide_key(name)]
+        if len(found) == 1:
+            marked.add(found[0])
+        else:
+            which = f"{len(found)} slides: {some(records['id'][found].tolist())}" if len(found) else "no slide"
+            problems.append(f"data.partly_annotated: '{name}' names {which} of the table")
+    return [int(i in marked) for i in records.index]
 
 
 def _relative(file: Path, root: Path) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from pipelines.camelyon import sections
-from pipelines.camelyon.froc import Scored, froc_curve, froc_estimates
+from pipelines.camelyon.annotations import MPP
+from pipelines.camelyon.froc import Scored, froc_curve, froc_estimates, unused_lowest
 from pipelines.camelyon.froc_report import PUBLISHED, denominators, froc_section
 from pipelines.camelyon.metrics import TASK, scored_again
 from pipelines.shared.evaluator import bootstrap_settings, synthetic_note
@@ -65,8 +66,9 @@ def evaluate(evidence: Evidence) -> Results:
     curves = [("after hard negatives" if "before" in judged else "this run", froc_curve(scored))]
     if "before" in judged:
         curves.append(("before hard negatives", froc_curve(judged["before"])))
-    lesions = froc_section(evidence.folder, scored, estimates, note)
-    warnings = []
+    lesions = froc_section(evidence.folder, scored, estimates, note, scale=_scale(evidence, known["id"]))
+    lowest = unused_lowest(scored)
+    warnings = [lowest] if lowest else []
     if not (~scored.tumour).any():
         warnings.append("There are no normal slides: the FROC curve is not comparable to one of a whole test set.")
     if len(known) < len(test):
@@ -94,6 +96,15 @@ def evaluate(evidence: Evidence) -> Results:
         warnings=warnings,
         chance_note="random places in tissue with random probabilities, mean of 40 draws",
     )
+
+
+def _scale(evidence: Evidence, slides: pd.Series) -> str:
+    """The microns per pixel that lesions were counted with, see `scoring.lesion_maps`."""
+    if evidence.config.data.name != "table":
+        return f"{MPP:g} microns per level-0 pixel for all slides, as in the challenge"
+    scales = evidence.records.loc[evidence.records["id"].isin(slides), "mpp"]
+    number = f"{scales.min():.4g}" if scales.nunique() == 1 else f"{scales.min():.4g} to {scales.max():.4g}"
+    return f"{number} microns per level-0 pixel, each slide's own"
 
 
 def _lesions(evidence: Evidence, known: pd.DataFrame) -> dict[str, Scored]:

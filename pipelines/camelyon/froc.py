@@ -144,6 +144,28 @@ def froc_curve(scored: Scored, lesions: np.ndarray | None = None) -> Curve:
     return Curve(thresholds, (len(false) - np.searchsorted(false, thresholds)) / len(scored.slides), sensitivity)
 
 
+def unused_lowest(scored: Scored) -> str | None:
+    """Why lesions count as missed although they were found: the lowest probability of all is never a threshold.
+
+    None where that costs no lesion, as whenever some lesion was missed or isolated tumour cells are there (a 0).
+    """
+    listed = np.concatenate([scored.false_score, scored.lesion_score, np.zeros(min(1, int(scored.itc.sum())))])
+    lowest = listed.min(initial=np.inf)
+    lost = int((scored.lesion_score == lowest).sum())
+    if lost == 0 or lowest == 0:
+        return None
+    if (listed == lowest).all():
+        return (
+            f"All detections share one probability ({lowest:g}) and every lesion is found, yet the score is 0: as in "
+            "the challenge's evaluator the lowest probability is never a threshold. Give detections probabilities that "
+            "differ."
+        )
+    return (
+        f"{lost} of {len(scored.lesion_score)} lesions are found at the lowest probability of all ({lowest:g}) only "
+        "and count as missed: as in the challenge's evaluator the lowest probability is never a threshold."
+    )
+
+
 def froc_score(scored: Scored) -> float:
     """Mean sensitivity at the six rates; NaN without lesions."""
     return float(froc_curve(scored).at().mean())
@@ -162,15 +184,19 @@ def froc_estimates(scored: Scored, *, resamples: int, seed: int, level: float) -
         return {name: Estimate(None, n=lesions, groups=n, reason=reason) for name in names}
     at = froc_curve(scored).at()
     values = [float(at.mean()), *at.tolist()]
+    why = unused_lowest(scored)
     if n < 2:
-        reason = "one slide only: no interval"
+        reason = "one slide only: no interval" + (f". {why}" if why else "")
         return {k: Estimate(v, n=lesions, groups=n, reason=reason) for k, v in zip(names, values, strict=True)}
     estimates = bootstrap_estimates(
         values, _Resampling(scored), np.arange(n), n=n, resamples=resamples, seed=seed, level=level,
         undefined="without a lesion",
     )  # fmt: skip
     # Slides are resampled, but a sensitivity rests on lesions.
-    return {name: replace(estimate, n=lesions) for name, estimate in zip(names, estimates, strict=True)}
+    return {
+        name: replace(estimate, n=lesions, reason=estimate.reason or why)
+        for name, estimate in zip(names, estimates, strict=True)
+    }
 
 
 class _Resampling:

@@ -101,8 +101,13 @@ def denominators(scored: Scored) -> str:
     )
 
 
-def froc_section(folder: RunFolder, scored: Scored, estimates: dict[str, Estimate], note: str = "") -> Section:
-    """Draws figures/froc.png; the section with curve, sensitivities, sizes and how it was counted."""
+def froc_section(
+    folder: RunFolder, scored: Scored, estimates: dict[str, Estimate], note: str = "", *, scale: str
+) -> Section:
+    """Draws figures/froc.png; the section with curve, sensitivities, sizes and how it was counted.
+
+    `scale`: the microns per pixel that sizes and growth rest on, in words.
+    """
     curve = froc_curve(scored)
     large = by_size(scored)
     froc_figure(folder.figures / "froc.png", [("this run", curve)], estimates, note=note)
@@ -127,11 +132,11 @@ def froc_section(folder: RunFolder, scored: Scored, estimates: dict[str, Estimat
             Table(
                 ["Size", "Lesions", "Found at any threshold", "Score", "Sensitivity at 1"],
                 sizes,
-                "By size: the major axis of the lesion after growth, up to 2 mm and longer. All false positives count "
-                "in both rows.",
+                f"By size: the major axis of the lesion after growth, up to 2 mm and longer, at {scale}. All false "
+                "positives count in both rows.",
             ),
             Text(
-                "Counted as by the challenge's evaluator: level 5, 0.243 microns per level-0 pixel; tumour grown by "
+                f"Counted as by the challenge's evaluator: level 5, {scale}; tumour grown by "
                 "37.5 microns, holes filled, 8-connected components. Isolated tumour cells are components shorter than "
                 "275 microns. Of several detections on a lesion the highest counts; false positives are averaged over "
                 "all slides, also those without any detection. Level-5 pixel (X, Y) is tumour if the level-0 point "

@@ -6,15 +6,15 @@ pixels from `origin + stride * (column, row)` on, `stride` on each side; a detec
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.errors import DataError, listed
+from pipelines.camelyon.annotations import BEYOND_REASON
+from pipelines.shared.errors import DataError, counted, listed
+from pipelines.shared.records import BLANKS, SEPARATORS
 from pipelines.shared.run_folder import write_atomically
 
 COLUMNS = ["probability", "x", "y"]
@@ -163,23 +163,24 @@ def check_detections(file: Path) -> tuple[pd.DataFrame, list[str]]:
     """`read_detections`, but problems are returned, so that those of many files can be told at once."""
     empty = pd.DataFrame(columns=COLUMNS, dtype=np.float64)
     try:
-        lines = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as failure:
         return empty, [f"cannot be read: {failure.strerror}"]
-    except (UnicodeDecodeError, csv.Error) as failure:
-        return empty, [f"is no text in UTF-8: {failure}"]
+    except UnicodeDecodeError as failure:
+        return empty, [f"is no text in UTF-8: {failure.reason} at byte {failure.start}"]
     rows, problems = [], []
-    for number, cells in enumerate(lines, start=1):
-        if not "".join(cells).strip():
+    for number, line in enumerate(lines, start=1):  # each by itself: a quotation mark too many ends with its line
+        if not line.strip(f"{BLANKS},"):
             continue
+        cells = [_unquoted(cell.strip(BLANKS)) for cell in line.split(",")]
         if len(cells) != len(COLUMNS):
-            problems.append(f"line {number}: {len(cells)} columns, expected 3 ({','.join(COLUMNS)})")
+            problems.append(f"line {number}: {_columns(line, len(cells))}, expected 3 ({','.join(COLUMNS)})")
             continue
         try:
-            values = [float(cell) for cell in cells]
+            values = [_number(cell) for cell in cells]
         except ValueError:
-            shown = ",".join(cells)
-            what = "a header, the format has none" if number == 1 else "not three numbers"
+            shown = line if len(line) <= 60 else line[:57] + "..."
+            what = "a header, the format has none" if number == 1 and '"' not in line else "not three numbers"
             problems.append(f"line {number}: '{shown}' is {what}")
             continue
         problems += [f"line {number}: {wrong}" for wrong in _wrong(*values)]
@@ -187,9 +188,28 @@ def check_detections(file: Path) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows, columns=COLUMNS, dtype=np.float64), problems
 
 
+def _unquoted(cell: str) -> str:
+    """Some programs write every cell in quotation marks."""
+    return cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+
+
+def _number(cell: str) -> float:
+    if "_" in cell:  # Python would read 1_0 as 10
+        raise ValueError
+    return float(cell)
+
+
+def _columns(line: str, count: int) -> str:
+    """What is there instead of three columns."""
+    other = next((words for sign, words in SEPARATORS.items() if line.count(sign) == len(COLUMNS) - 1), None)
+    return f"separated by {other}, not by commas" if other else counted(count, "column")
+
+
 def _wrong(probability: float, x: float, y: float) -> list[str]:
     wrong = []
     if not 0 <= probability <= 1:  # NaN too
         wrong.append(f"probability {probability:g} is not within 0 and 1")
-    wrong += [f"{name} {value:g} is no pixel" for name, value in (("x", x), ("y", y)) if not 0 <= value < np.inf]
+    wrong += [
+        f"{name} {value:g} is no pixel" for name, value in (("x", x), ("y", y)) if not 0 <= value <= BEYOND_REASON
+    ]
     return wrong

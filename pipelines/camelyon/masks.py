@@ -23,7 +23,9 @@ STEP = 2**LEVEL  # level-0 pixels
 GROWTH = 75 / 2  # microns by which tumour grows on each side: five tumour cells are 75 microns
 ITC_LENGTH = 275  # microns: shorter components are isolated tumour cells
 
-CROSSINGS = 2**22  # of sides and rows that are held at a time
+# What is held at a time, so that memory is bounded whatever is drawn:
+CROSSINGS = 2**22  # of sides and rows
+STRIP = 2**24  # points of a grid
 
 
 # --- masks ---
@@ -54,7 +56,9 @@ def windings(
         at = x[side] + (row - y[side]) * (x_next[side] - x[side]) / (y_next[side] - y[side])
         column = np.clip(np.ceil(at), 0, columns).astype(np.int64)
         np.add.at(change, row * (columns + 1) + column, np.where(y_next[side] > y[side], 1, -1).astype(np.int32))
-    return np.cumsum(change.reshape(rows, columns + 1)[:, :columns], axis=1, dtype=np.int32)
+    change = change.reshape(rows, columns + 1)
+    np.cumsum(change, axis=1, out=change)
+    return change[:, :columns]
 
 
 def _draw(
@@ -70,16 +74,19 @@ def _draw(
 
 
 def _draw_one(mask: np.ndarray, polygon: Polygon, value: bool, step: float, origin: tuple[float, float]) -> None:
-    """Only the polygon's own box of the mask is touched."""
+    """Only the polygon's own box of the mask is touched, some rows at a time."""
     low = np.floor((polygon.points.min(axis=0) - origin) / step)
     high = np.ceil((polygon.points.max(axis=0) - origin) / step) + 1
     rows, columns = mask.shape
     (left, top), (right, bottom) = (np.clip(v, 0, (columns, rows)).astype(int) for v in (low, high))
     if left >= right or top >= bottom:
         return
-    corner = (origin[0] + left * step, origin[1] + top * step)
-    inside = windings(polygon.points, (bottom - top, right - left), step, corner) != 0
-    mask[top:bottom, left:right][inside] = value
+    count = max(1, STRIP // (right - left))
+    for first in range(top, bottom, count):
+        last = min(first + count, bottom)
+        corner = (origin[0] + left * step, origin[1] + first * step)
+        inside = windings(polygon.points, (last - first, right - left), step, corner) != 0
+        mask[first:last, left:right][inside] = value
 
 
 def tumour_mask(annotation: Annotation, downsample: float, width: int, height: int) -> np.ndarray:
@@ -167,7 +174,7 @@ def lesion_map(
             continue
         labels, table = _components(_filled(_grown(mask, reach)), mpp, (left, top))
         tables.append(table.assign(label=table["label"] + known))
-        labels[labels > 0] += known
+        np.add(labels, known, out=labels, where=labels > 0)
         known += len(table)
         tiles.append((top, left, labels))
     empty = pd.DataFrame(columns=LESION_COLUMNS)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipelines.camelyon.annotations import Annotation, check_annotation
+from pipelines.camelyon.annotations import Annotation, outlines_of
 from pipelines.camelyon.config import CamelyonConfig, PatchSection
 from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.slides import Slide, opened
@@ -33,12 +33,11 @@ VERSION = 1  # raise it whenever the same settings give other patches
 TRIAL = 12  # patches of a kind per slide of a trial run
 
 
-def annotation_of(record: Mapping[str, Any], root: Path) -> Annotation | None:
+def annotation_of(config: CamelyonConfig, record: Mapping[str, Any], root: Path) -> Annotation | None:
     """A slide's outlines; None if it has none. They were checked when the slides were prepared."""
     if not isinstance(record.get("annotation"), str):
         return None
-    annotation, _ = check_annotation(root / record["annotation"], strict=False)
-    return annotation
+    return outlines_of(root / record["annotation"], config.annotation_groups)
 
 
 def normal_tissue(tissue: Tissue, slide: Slide, annotation: Annotation | None, reach: float) -> Tissue:
@@ -94,7 +93,7 @@ def sample_patches(config: CamelyonConfig, records: pd.DataFrame, root: Path, ti
     for record in track(rows_of(records), "Sampling patches"):
         slide = opened(root / record["path"], config.slide_mpp)
         tissue = read_tissue(tissue_folder, str(record["id"]), slide, config.tissue)
-        found = sample_slide(record, slide, tissue, annotation_of(record, root), settings, config.seed)
+        found = sample_slide(record, slide, tissue, annotation_of(config, record, root), settings, config.seed)
         parts.append(with_slide(found, record))
     table = pd.concat(parts, ignore_index=True)
     train = table[table["split"] == "train"]

@@ -181,7 +181,7 @@ def lesion_maps(config: CamelyonConfig, slides: pd.DataFrame, root: Path) -> dic
     slides of one's own with what they say."""
     maps = {}
     for record in track(rows_of(slides), "Lesions of the annotations"):
-        annotation = annotation_of(record, root)
+        annotation = annotation_of(config, record, root)
         if annotation is not None and annotation.tumour:
             mpp = record["mpp"] if config.data.name == "table" else MPP
             maps[str(record["id"])] = lesion_map(annotation, int(record["width"]), int(record["height"]), mpp)

@@ -23,6 +23,7 @@ STUDY = Study(
     suffixes=data.SUFFIXES,
     labels=["tumor"],
     stratify="tumor",
+    check=data.check_parts,
     # Patches are coordinates; a patch network, hard negatives, a second network; the same without each fold's slides;
     # heatmaps of all slides; detections; features of heatmaps.
     fit_and_predict=training.fit_and_predict,

@@ -193,7 +193,7 @@ def _mine(config: CamelyonConfig, data: Data, folder: RunFolder, slides: list[st
             continue
         slide = opened(data.source.root / record["path"], config.slide_mpp)
         tissue = read_tissue(folder.path / "tissue", slide_id, slide, config.tissue)
-        normal = normal_tissue(tissue, slide, annotation_of(record, data.source.root), reach)
+        normal = normal_tissue(tissue, slide, annotation_of(config, record, data.source.root), reach)
         heatmap = heatmap_of(folder, name, slide_id)
         rows, columns = np.nonzero(np.nan_to_num(heatmap.values) > settings.threshold)
         x, y = (columns + 0.5) * heatmap.stride, (rows + 0.5) * heatmap.stride

@@ -26,6 +26,7 @@ from pipelines.shared.job import (
     EXIT_RESUME_ME,
     Job,
     config_model,
+    mode_keys,
     predict_keys,
     study_modes,
 )
@@ -245,6 +246,10 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
     modes = study_modes(study)
     if config.mode not in modes:
         raise ConfigError(f"mode={config.mode} is no mode of this study.", nearest(config.mode, modes))
+    takes = mode_keys(study, config.mode)
+    for key in keys if takes else []:
+        if not any(key == t or key.startswith(t + ".") for t in ["mode", *takes]):
+            raise ConfigError(f"'{key}' counts for nothing in mode={config.mode}.", f"It takes: {', '.join(takes)}.")
     if config.mode not in FREE_WITH_RUN:
         return config
     if config.run is None:

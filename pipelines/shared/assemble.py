@@ -74,6 +74,8 @@ def training_data(study: Study, config: Config, flow: Flow | None = None) -> Dat
     if study.split is not None:
         gated = study.split(gated, config)
         flow.kept("Records used", len(gated))
+        if study.check is not None:
+            study.check(config, gated)
         return _data(study, config, source, records, prepared, gated, flow, gate, _warnings(config, source, gate))
     fractions = {name: getattr(config.split, name) for name in SPLITS}
     gated["split"] = grouped_split(gated, fractions, study.stratify, config.seed)
@@ -86,6 +88,8 @@ def training_data(study: Study, config: Config, flow: Flow | None = None) -> Dat
         flow.left_out("Training groups beyond data.train_size", list(gated["id"][drop]))
         gated = gated[~drop]
         flow.kept("Records used", len(gated))
+    if study.check is not None:
+        study.check(config, gated)
     return _data(study, config, source, records, prepared, gated, flow, gate, _warnings(config, source, gate))
 
 

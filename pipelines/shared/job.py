@@ -53,6 +53,12 @@ def predict_keys(study: str) -> list[str]:
     return list(getattr(importlib.import_module(f"pipelines.{study}.config"), "PREDICT_KEYS", []))
 
 
+def mode_keys(study: str, mode: str) -> list[str]:
+    """All keys that count in a mode of the study's own (`MODE_KEYS` of its config.py); empty: it does not say."""
+    keys: dict[str, list[str]] = getattr(importlib.import_module(f"pipelines.{study}.config"), "MODE_KEYS", {})
+    return keys.get(mode, [])
+
+
 def exit_with_words(command: Callable[[], object]) -> None:
     """Run a command; a user's mistake is two lines on standard error and its exit status."""
     try:

@@ -127,6 +127,8 @@ class Study:
         split: for a study that divides its records in its own way, as into the folds of a cross-validation: (record
             table after the leakage gate, configuration) -> the same with `split` (and `fold`); None:
             `splits.grouped_split`.
+        check: what training needs of the divided records beyond labels in each part, known before it begins:
+            (configuration, record table with `split`), raises DataError. None: nothing.
         combine: for a study whose finished networks are not simply averaged: (study, configuration, networks, dataset,
             its rows of the record table, world) -> prediction columns. Rows of unlabelled files have an `id` only.
         for_training: for a study whose classes are found in its training records: the study with these classes, all
@@ -168,6 +170,7 @@ class Study:
     fit_and_predict: Callable[[Study, Config, Data, RunFolder, World], None] | None = None
     external: Callable[[Study, Config, Data, list[Path], RunFolder, World], pd.DataFrame] | None = None
     split: Callable[[pd.DataFrame, Config], pd.DataFrame] | None = None
+    check: Callable[[Config, pd.DataFrame], None] | None = None
     combine: Callable[[Study, Config, list[Path], PreparedDataset, pd.DataFrame, World], pd.DataFrame] | None = None
     for_training: Callable[[Study, Config, pd.DataFrame], Study] | None = None
     for_classes: Callable[[Study, list[str]], Study] | None = None

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from asap import star, write_asap
 
-from pipelines.camelyon.annotations import Polygon, check_annotation, first_crossing, read_annotation
-from pipelines.camelyon.masks import tumour_mask
+from pipelines.camelyon import outlines
+from pipelines.camelyon.annotations import EMPTY, NO_AREA, Polygon, check_annotation, outlines_of, read_annotation
+from pipelines.camelyon.masks import lesion_map, tumour_mask
+from pipelines.camelyon.outlines import CROSSING, LONGEST_OUTLINE, SPIKED, first_crossing
 from pipelines.shared.errors import DataError
 
 SQUARE = np.array([[100, 100], [900, 100], [900, 900], [100, 900]], float)
@@ -99,11 +101,168 @@ def test_slips_of_the_hand_become_notes_where_they_are_allowed(tmp_path):
     found, problems = check_annotation(file, strict=False)
     assert problems == []
     assert len(found.notes) == 2
+    assert set(found.kinds) == {CROSSING, NO_AREA}
     assert any("a.xml, tie: crosses itself" in note for note in found.notes)
     assert tumour_mask(found, 64, 640, 640).sum() in range(40, 61)  # half of 100 cells, both wings of the tie
     other = write_asap(tmp_path / "b.xml", [Polygon("there", "Tumor", SQUARE + 50_000)])
     _, problems = check_annotation(other, size=(4000, 4000), strict=False)
     assert "another slide" in problems[0]
+
+
+def written(file, *parts, head=""):
+    """A file of annotations: (name, type, group, coordinates as they stand in the file)."""
+    body = ""
+    for name, kind, group, points in parts:
+        inside = "".join(f'<Coordinate Order="{o}" X="{x}" Y="{y}" />' for o, x, y in points)
+        body += (
+            f'<Annotation Name="{name}" Type="{kind}" PartOfGroup="{group}"><Coordinates>{inside}</Coordinates>'
+            "</Annotation>"
+        )
+    text = f"{head}<ASAP_Annotations><Annotations>{body}</Annotations></ASAP_Annotations>"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def ordered(points):
+    return [(i, x, y) for i, (x, y) in enumerate(np.asarray(points).tolist())]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_annotation_without_points_is_passed_over_and_said(tmp_path, strict):
+    parts = [("good", "Polygon", "Tumor", ordered(SQUARE)), ("click", "Polygon", "Tumor", [])]
+    found, problems = check_annotation(written(tmp_path / "a.xml", *parts), (4000, 4000), strict)
+    assert problems == []
+    assert [p.name for p in found.polygons] == ["good"]
+    assert found.kinds == [EMPTY]
+    assert "a.xml, click" in found.notes[0]
+    assert len(lesion_map(found).lesions) == 1
+    assert [p.name for p in outlines_of(tmp_path / "a.xml").polygons] == ["good"]
+
+
+def test_groups_without_members_are_of_no_interest(tmp_path):
+    file = write_asap(tmp_path / "a.xml", [Polygon("A", "Tumor", SQUARE)])
+    more = '<AnnotationGroups><Group Name="necrosis" PartOfGroup="None" Color="#000000" /></AnnotationGroups>'
+    file.write_text(file.read_text().replace("</ASAP_Annotations>", more + "</ASAP_Annotations>"))
+    assert len(read_annotation(file).polygons) == 1
+
+
+@pytest.mark.parametrize("kind", ["Dot", "PointSet", "LineMeasurement"])
+def test_points_and_lines_are_no_outlines(tmp_path, kind):
+    file = written(tmp_path / "a.xml", ("it", kind, "Tumor", ordered(SQUARE)))
+    found, problems = check_annotation(file, strict=False)
+    assert (found.polygons, problems, found.kinds) == ([], [], [NO_AREA])
+    _, problems = check_annotation(file)
+    assert f"it: is a {kind}, which surrounds nothing" in problems
+
+
+def test_groups_of_other_names_are_what_the_configuration_says(tmp_path):
+    polygons = [Polygon("A", "metastases", SQUARE), Polygon("B", "fat", SQUARE / 2), Polygon("C", "None", SQUARE / 4)]
+    file = write_asap(tmp_path / "a.xml", polygons)
+    with pytest.raises(DataError, match=r"unknown group 'metastases'.*'data\.annotation_groups=\{metastases: tumor\}'"):
+        read_annotation(file)
+    found = read_annotation(file, groups={"metastases": "tumor", "fat": "other", "None": "tumor"})
+    assert [p.name for p in found.tumour] == ["A", "C"]
+    assert [p.tumour for p in outlines_of(file, {"metastases": "tumor", "fat": "other"}).polygons] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('<Coordinate Order="inf" X="1" Y="2" />', "Order of a coordinate is not finite"),
+        ('<Coordinate Order="nan" X="1" Y="2" />', "Order of a coordinate is not finite"),
+        ('<Coordinate Order="first" X="1" Y="2" />', "no number ('first')"),
+        ('<Coordinate Order="9" X="1e300" Y="2" />', "beyond reason (1e+300)"),
+        (f'<Coordinate Order="9" X="{"9" * 5000}" Y="2" />', "a coordinate is not finite"),
+        ('<Coordinate Order="9" X="1_0" Y="2" />', "no number ('1_0')"),
+        ('<Coordinate Order="9" Y="2" />', "missing"),
+        ("<a>" * 200_000, "nests more than 100 elements"),
+        ("Größe".encode("latin-1"), "is not UTF-8 either (byte"),
+    ],
+)
+def test_what_no_program_writes_is_a_problem_in_words(tmp_path, text, word):
+    file = written(tmp_path / "a.xml", ("A", "Polygon", "Tumor", ordered(SQUARE)))
+    text = text if isinstance(text, bytes) else text.encode()
+    file.write_bytes(file.read_bytes().replace(b"</Coordinates>", text + b"</Coordinates>"))
+    with pytest.raises(DataError) as caught:
+        read_annotation(file)
+    assert word in caught.value.problem
+    assert len(caught.value.problem) < 600
+
+
+@pytest.mark.parametrize(
+    "entity", ['<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">', '<!ENTITY b SYSTEM "file:///etc/hostname">']
+)
+def test_entities_are_refused_before_they_grow(tmp_path, entity):
+    file = written(tmp_path / "a.xml", ("&b;", "Polygon", "Tumor", ordered(SQUARE)), head=f"<!DOCTYPE x [{entity}]>")
+    with pytest.raises(DataError, match="declares an entity"):
+        read_annotation(file)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "word"),
+    [("utf-16", None), ("iso-8859-1", None), ("gb2312", "save it as UTF-8"), ("klingon", "klingon")],
+)
+def test_an_encoding_is_read_if_the_file_names_it(tmp_path, encoding, word):
+    head = f'<?xml version="1.0" encoding="{encoding}"?>'
+    file = written(tmp_path / "a.xml", ("x", "Polygon", "Tumor", ordered(SQUARE)), head=head)
+    file.write_bytes(file.read_text().encode("utf-16" if encoding == "utf-16" else "ascii"))
+    found, problems = check_annotation(file)
+    assert [word in p for p in problems] == ([True] if word else [])
+    assert (found is None) == bool(word)
+
+
+def test_a_corner_ten_times_too_far_is_named(tmp_path):
+    """It would make a mask of gigabytes, and hundreds of lesions."""
+    angle = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    circle = np.column_stack([30_000 + 2000 * np.cos(angle), 40_000 + 1500 * np.sin(angle)])
+    for right in (circle, SQUARE * 5 + 9000, SQUARE[:3] * 5 + 9000):
+        for corner in (0, 2):
+            wrong = right.copy()
+            wrong[corner] *= 10
+            file = write_asap(tmp_path / "a.xml", [Polygon("A", "Tumor", wrong), Polygon("B", "Tumor", SQUARE + 9000)])
+            _, problems = check_annotation(file, strict=False)
+            assert len(problems) == 1
+            assert f"A: its corner number {corner} (x" in problems[0]
+    inside, problems = check_annotation(file, size=(400_000, 400_000), strict=False)  # of a slide so large it may be
+    assert (problems, inside.kinds) == ([], [SPIKED])
+    _, problems = check_annotation(file, size=(60_000, 60_000), strict=False)
+    assert "lies far from all others" in problems[0]
+
+
+def test_an_outline_far_from_all_others_is_named_where_the_size_is_not_known(tmp_path):
+    near = [Polygon("A", "Tumor", SQUARE + 10_000), Polygon("B", "_2", SQUARE + 60_000)]
+    file = write_asap(tmp_path / "a.xml", [*near, Polygon("C", "Tumor", SQUARE + np.array([190_000, 12_000]))])
+    _, problems = check_annotation(file, strict=False)
+    assert len(problems) == 1
+    assert problems[0].startswith("C: lies far from all others (31 mm along x, at 0.243 microns per pixel)")
+    assert check_annotation(file, size=(200_000, 90_000))[1] == []
+    assert check_annotation(file, mpp=0.12, strict=False)[1] == []  # of a finer scan it is near
+    # Two sections on one glass, 54 mm long, are no mistake.
+    section = [Polygon("A", "Tumor", SQUARE + 40_000), Polygon("B", "Tumor", SQUARE + np.array([40_000, 150_000]))]
+    assert check_annotation(write_asap(tmp_path / "b.xml", section), strict=False)[1] == []
+    vast = write_asap(tmp_path / "c.xml", [Polygon("V", "Tumor", SQUARE * 400)])
+    assert "V: reaches further than any slide" in check_annotation(vast, strict=False)[1][0]
+
+
+def test_an_outline_of_kilometres_is_refused(tmp_path):
+    n = 1 + int(LONGEST_OUTLINE * 1e6 / 0.243 / 20_000)
+    comb = np.column_stack([np.arange(n) % 2 * 20_000.0, np.arange(n) * 2.0])
+    file = write_asap(tmp_path / "a.xml", [Polygon("A", "Tumor", comb)])
+    assert "m long, which no hand draws" in check_annotation(file, strict=False)[1][0]
+
+
+def test_the_search_for_crossings_has_an_end(tmp_path, monkeypatch):
+    """Corners above each other: every side must be compared with every other."""
+    monkeypatch.setattr(outlines, "PAIRS", 1000)
+    line = np.column_stack([np.full(200, 300.0), np.arange(200.0)])
+    with pytest.raises(OverflowError):
+        first_crossing(line)
+    found, problems = check_annotation(write_asap(tmp_path / "a.xml", [Polygon("A", "Tumor", line)]), strict=False)
+    assert (problems, found.kinds) == ([], [outlines.UNSEARCHED])
 
 
 def test_crossing_sides_are_found_and_touching_ones_are_not():

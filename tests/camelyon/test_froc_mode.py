@@ -12,7 +12,9 @@ import pytest
 from asap import random_polygons, star, write_asap
 
 from pipelines.camelyon.annotations import Polygon
-from pipelines.camelyon.froc_mode import read_submission, score_submission, slide_key
+from pipelines.camelyon.froc_inputs import read_submission
+from pipelines.camelyon.froc_mode import score_submission
+from pipelines.camelyon.pairing import slide_key
 from pipelines.shared.errors import ConfigError, DataError
 from pipelines.shared.job import Job
 
@@ -62,6 +64,8 @@ def run(inputs, folder, **changes):
     places = {key: str(getattr(inputs, key)) for key in ("detections", "annotations", "slides")} | changes
     config = SimpleNamespace(
         **places,
+        slide_mpp=None,
+        annotation_groups={},
         seed=0,
         trainer=SimpleNamespace(device="cpu", deterministic=True),
         statistics=SimpleNamespace(resamples=300, level=0.95),

@@ -146,7 +146,7 @@ def test_an_empty_file_is_a_slide_without_detections(tmp_path):
         ("0.5,1,inf\n", "y inf is no pixel"),
         ("0.5,1\n", "line 1: 2 columns, expected 3"),
         ("0.5,1,2,3\n", "line 1: 4 columns, expected 3"),
-        ("0.5;1;2\n", "line 1: 1 columns, expected 3"),
+        ("0.5;1;2\n", "line 1: separated by semicolons, not by commas, expected 3"),
         (b"\xff\xfe\x00\x01", "is no text in UTF-8"),
     ],
 )

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import official
 import pytest
-from asap import random_polygons
+from asap import random_polygons, star
 from scipy import ndimage
 
+from pipelines.camelyon import masks
 from pipelines.camelyon.annotations import Annotation, Polygon
 from pipelines.camelyon.masks import lesion_map, tumour_mask, windings
 
@@ -122,6 +123,21 @@ def test_distant_lesions_take_no_memory():
     assert len(found.tiles) == 3
     assert sum(labels.size for _, _, labels in found.tiles) < 10_000
     assert found.at(np.array([500, 90_500, 45_000]), np.array([500, 90_500, 45_000])).tolist() == [1, 2, 0]
+
+
+def test_memory_is_bounded_whatever_is_drawn(monkeypatch):
+    """In parts as at once: many sides that cross many rows, and a grid of many points."""
+    polygons = [Polygon("", "Tumor", star(np.random.default_rng(1), (2500, 2000), 1900, 60)), Polygon("", "_2", SQUARE)]
+    once, whole = windings(polygons[0].points, (400, 500), 10), tumour_mask(annotation(*polygons), 10, 5000, 4000)
+    monkeypatch.setattr(masks, "CROSSINGS", 97)
+    monkeypatch.setattr(masks, "STRIP", 1009)
+    np.testing.assert_array_equal(windings(polygons[0].points, (400, 500), 10), once)
+    np.testing.assert_array_equal(tumour_mask(annotation(*polygons), 10, 5000, 4000), whole)
+
+
+def test_detections_beyond_every_slide_lie_on_no_lesion():
+    found = lesion_map(annotation(Polygon("", "Tumor", SQUARE)))
+    assert found.at(np.array([500, 1e12, -1e12]), np.array([500, 1e12, 500])).tolist() == [1, 0, 0]
 
 
 def test_lesions_touch_at_a_corner_and_rings_are_filled():
