@@ -186,15 +186,16 @@ def froc_estimates(scored: Scored, *, resamples: int, seed: int, level: float) -
     values = [float(at.mean()), *at.tolist()]
     why = unused_lowest(scored)
     if n < 2:
-        reason = "one slide only: no interval" + (f". {why}" if why else "")
-        return {k: Estimate(v, n=lesions, groups=n, reason=reason) for k, v in zip(names, values, strict=True)}
-    estimates = bootstrap_estimates(
-        values, _Resampling(scored), np.arange(n), n=n, resamples=resamples, seed=seed, level=level,
-        undefined="without a lesion",
-    )  # fmt: skip
+        reason = "one slide only: no interval"
+        estimates = [Estimate(v, groups=n, reason=reason) for v in values]
+    else:
+        estimates = bootstrap_estimates(
+            values, _Resampling(scored), np.arange(n), n=n, resamples=resamples, seed=seed, level=level,
+            undefined="without a lesion",
+        )  # fmt: skip
     # Slides are resampled, but a sensitivity rests on lesions.
     return {
-        name: replace(estimate, n=lesions, reason=estimate.reason or why)
+        name: replace(estimate, n=lesions, reason=". ".join(filter(None, (estimate.reason, why))) or None)
         for name, estimate in zip(names, estimates, strict=True)
     }
 

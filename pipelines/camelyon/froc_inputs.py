@@ -18,6 +18,7 @@ import pandas as pd
 
 from pipelines.camelyon.annotations import check_annotation
 from pipelines.camelyon.challenge import some
+from pipelines.camelyon.config import PLAUSIBLE_MPP
 from pipelines.camelyon.lesions import COLUMNS, check_detections
 from pipelines.camelyon.masks import MPP, LesionMap, lesion_map
 from pipelines.camelyon.pairing import Pairs, pair, slide_key
@@ -27,7 +28,6 @@ from pipelines.shared.records import read_csv
 from pipelines.shared.screen import track
 
 LABELS = {"0": 0, "normal": 0, "negative": 0, "1": 1, "tumor": 1, "tumour": 1, "positive": 1}
-SCALES = (0.02, 20.0)  # microns per pixel that a slide may have
 SIDES = (1, 1_000_000)  # level-0 pixels
 REMEDY = (
     "Correct them; nothing was guessed or left out. detections: <slide>.csv with lines probability,x,y (level-0 "
@@ -156,7 +156,7 @@ def _read_slides(file: Path) -> tuple[pd.DataFrame, list[str]]:
         where = ", ".join(str(int(r) + 2) for r in rows)
         problems.append(f"{file.name} rows {where}: slide '{str(key).lstrip('/')}' occurs {len(rows)} times")
     found = pd.DataFrame({"slide": table["slide"], "label": words.map(LABELS)})
-    for column, (low, high) in {"mpp": SCALES, "width": SIDES, "height": SIDES}.items():
+    for column, (low, high) in {"mpp": PLAUSIBLE_MPP, "width": SIDES, "height": SIDES}.items():
         cells = table.get(column, pd.Series(np.nan, index=table.index))
         found[column] = pd.to_numeric(cells, errors="coerce")
         problems += [

@@ -180,7 +180,8 @@ def check_detections(file: Path) -> tuple[pd.DataFrame, list[str]]:
             values = [_number(cell) for cell in cells]
         except ValueError:
             shown = line if len(line) <= 60 else line[:57] + "..."
-            what = "a header, the format has none" if number == 1 and '"' not in line else "not three numbers"
+            header = number == 1 and all(cell[:1].isalpha() for cell in cells)
+            what = "a header, the format has none" if header else "not three numbers"
             problems.append(f"line {number}: '{shown}' is {what}")
             continue
         problems += [f"line {number}: {wrong}" for wrong in _wrong(*values)]

@@ -56,9 +56,9 @@ def windings(
         at = x[side] + (row - y[side]) * (x_next[side] - x[side]) / (y_next[side] - y[side])
         column = np.clip(np.ceil(at), 0, columns).astype(np.int64)
         np.add.at(change, row * (columns + 1) + column, np.where(y_next[side] > y[side], 1, -1).astype(np.int32))
-    change = change.reshape(rows, columns + 1)
-    np.cumsum(change, axis=1, out=change)
-    return change[:, :columns]
+    found = change.reshape(rows, columns + 1)
+    np.cumsum(found, axis=1, out=found)
+    return found[:, :columns]
 
 
 def _draw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.errors import BadFile, DataError
-from pipelines.shared.records import Source, dataset_folder, raise_problems, read_csv
+from pipelines.shared.errors import BadFile
+from pipelines.shared.files import find_files
+from pipelines.shared.records import RowProblem, Source, dataset_folder, raise_problems, read_csv, without_bad_rows
 
 MPP = 0.972  # 10x: level 2 of the challenge's slides
 NAME = "camelyonpatch_level_2_split_{split}"
 PARTS = {"train": "train", "valid": "val", "test": "test"}  # the files' names of the splits -> ours
+KAGGLE = {"train": "training_split.h5", "valid": "validation_split.h5", "test": "test_split.h5"}  # for …_x.h5
 
 
 @lru_cache(maxsize=8)
@@ -37,46 +40,68 @@ def pcam(config: Any) -> Source:
     """
     root = dataset_folder(config.data.root, "pcam")
     problems: list[str] = []
-    parts = []
-    for theirs, ours in PARTS.items():
-        name = NAME.format(split=theirs)
-        files = {kind: root / f"{name}_{kind}" for kind in ("x.h5", "y.h5", "meta.csv")}
-        missing = [f.name for f in files.values() if not f.is_file()]
-        if missing:
-            packed = " (unpack the .gz file first)" if any((root / f"{m}.gz").exists() for m in missing) else ""
-            problems += [f"{m} is missing{packed}" for m in missing]
-            continue
-        try:
-            shape = _open(str(files["x.h5"]))["x"].shape
-            labels = np.asarray(_open(str(files["y.h5"]))["y"]).reshape(-1)
-        except (BadFile, KeyError) as failure:
-            problems.append(f"{name}: {failure}")
-            continue
-        meta = read_csv(files["meta.csv"], ["wsi"])
-        if not len(labels) == shape[0] == len(meta):
-            problems.append(f"{name}: {shape[0]} patches, {len(labels)} labels and {len(meta)} rows of meta.csv")
-            continue
-        if len(shape) != 4 or shape[3] != 3:
-            problems.append(f"{files['x.h5'].name} holds {shape}, expected (n, 96, 96, 3)")
-            continue
-        index = np.arange(shape[0])
-        parts.append(
-            pd.DataFrame(
-                {
-                    "id": [f"{theirs}_{i}" for i in index], "group": meta["wsi"].astype(str), "split": ours,
-                    "path": files["x.h5"].name, "row": index, "tumor": labels.astype(float),
-                }
-            )
-        )  # fmt: skip
-    raise_problems(problems, str(root), "Complete the folder, see data_cards/pcam.md.")
-    if not parts:
-        raise DataError(f"{root} holds no patches.", "See data_cards/pcam.md.")
-    records = pd.concat(parts, ignore_index=True)
+    there: dict[str, list[Path]] = defaultdict(list)
+    for file in find_files(root, (".h5", ".csv", ".gz")):
+        there[file.name.lower()].append(file)
+    parts = [_part(root, there, split, problems) for split in PARTS]
     notes = ["Patches only: no heatmaps, lesions or slide scores can be made from them."]
-    return Source("pcam", False, root, records, "slide", notes=notes)
+    remedy = "Complete the folder, see data_cards/pcam.md."
+    whole = [p for p in problems if not isinstance(p, RowProblem)]
+    raise_problems(whole, str(root), remedy)
+    records = pd.concat([part for part in parts if part is not None])
+    records, left_out = without_bad_rows(records, problems, config.data.on_bad_row, str(root))
+    return Source("pcam", False, root, records.reset_index(drop=True), "slide", notes=notes, left_out=left_out)
+
+
+def _part(root: Path, there: Mapping[str, list[Path]], split: str, problems: list[str]) -> pd.DataFrame | None:
+    """The records of one split, in whatever folders its three files lie (index: the ids)."""
+    name = NAME.format(split=split)
+    files: dict[str, Path] = {}
+    for kind, names in {
+        "x": [f"{name}_x.h5", KAGGLE[split]], "y": [f"{name}_y.h5"], "meta": [f"{name}_meta.csv"]
+    }.items():  # fmt: skip
+        found = [file for n in names for file in there.get(n, [])]
+        if len(found) == 1:
+            files[kind] = found[0]
+        elif found:
+            problems.append(f"{' and '.join(f.as_posix() for f in found)} are the same file of the set: remove one")
+        else:
+            packed = " (unpack the .gz file first)" if any(f"{n}.gz" in there for n in names) else ""
+            problems.append(f"{names[0]} is missing{packed}")
+    if len(files) < 3:
+        return None
+    try:
+        patches = _open(str(root / files["x"]))["x"]
+        shape, kind = patches.shape, patches.dtype
+        labels = np.asarray(_open(str(root / files["y"]))["y"]).reshape(-1)
+    except (BadFile, KeyError, AttributeError, TypeError, OSError) as failure:
+        problems.append(f"{name}: {' '.join(str(failure).split())[:120]}")
+        return None
+    meta = read_csv(root / files["meta"], ["wsi"])
+    if len(shape) != 4 or shape[3] != 3 or kind != np.uint8:
+        problems.append(f"{files['x']} holds {shape} {kind}, expected (n, 96, 96, 3) uint8")
+    elif not len(labels) == shape[0] == len(meta):
+        problems.append(f"{name}: {shape[0]} patches, {len(labels)} labels and {len(meta)} rows of meta.csv")
+    ids = np.array([f"{split}_{i}" for i in range(len(labels))], dtype=object)
+    for bad, what in ((~np.isin(labels, (0, 1)), f"{files['y']}: labels other than 0 and 1"),
+                      (meta["wsi"].isna().to_numpy(), f"{files['meta']}: rows without wsi, the slide")):  # fmt: skip
+        if len(bad) == len(ids) and bad.any():
+            problems.append(RowProblem(f"{what}, {bad.sum()} (first: {ids[bad][0]})", *ids[bad]))
+    if len(meta) != len(ids):
+        return None
+    return pd.DataFrame(
+        {
+            "id": ids, "group": meta["wsi"].astype(str).to_numpy(), "split": PARTS[split],
+            "path": files["x"].as_posix(), "row": np.arange(len(ids)), "tumor": labels.astype(float),
+        },
+        index=ids,
+    )  # fmt: skip
 
 
 def read_patch(record: Mapping[str, Any], root: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """One patch, uint8 (96, 96, 3), and its fingerprint."""
-    patch = np.asarray(_open(str(root / record["path"]))["x"][int(record["row"])], np.uint8)
+    try:
+        patch = np.asarray(_open(str(root / record["path"]))["x"][int(record["row"])], np.uint8)
+    except (KeyError, IndexError, OSError) as failure:
+        raise BadFile(f"patch {record['row']} cannot be read: {' '.join(str(failure).split())[:120]}") from None
     return patch, {"fingerprint": hashlib.sha256(patch.tobytes()).hexdigest()}

@@ -11,10 +11,11 @@ import pytest
 from conftest import compose
 
 from pipelines.camelyon import data, pcam, slides
-from pipelines.camelyon.annotations import read_annotation
+from pipelines.camelyon.annotations import EMPTY, read_annotation
 from pipelines.camelyon.heatmap import heatmap_file
 from pipelines.camelyon.masks import tumour_mask
-from pipelines.camelyon.patches import PatchReader, normal_tissue, read_patch, sample_slide, with_slide
+from pipelines.camelyon.outlines import CROSSING
+from pipelines.camelyon.patches import PatchReader, annotation_of, normal_tissue, read_patch, sample_slide, with_slide
 from pipelines.camelyon.phantom import PhantomSettings, make_slide, slide_names, write_annotation, write_pyramid
 from pipelines.camelyon.slides import COARSE, NO_MPP, OTHER_MPP, Slide, fingerprint
 from pipelines.camelyon.tissue import Tissue, find_tissue, read_tissue, tissue_mask, write_tissue
@@ -383,6 +384,9 @@ def test_what_is_odd_about_a_slides_scale_is_told(folder):
         ([], "holds no annotation"),
         ([("Tumor", np.array([[100, 100], [400, 400], [400, 100], [100, 400]]))], "crosses itself"),
         ([("Metastasis", np.array([[100, 100], [400, 100], [400, 400]]))], "unknown group"),
+        ([("Exclusion", np.array([[100, 100], [400, 100], [400, 400]]))], "outlines no tumour"),
+        ([("Tumor", np.empty((0, 2)))], "outlines no tumour"),
+        ([("Tumor", np.array([[100, 100], [400, 100], [4000, 40000]]))], "far from all others"),
     ],
 )
 def test_a_bad_annotation_is_a_bad_record(folder, tmp_path, polygons, word):
@@ -390,6 +394,21 @@ def test_a_bad_annotation_is_a_bad_record(folder, tmp_path, polygons, word):
     write_annotation(tmp_path / "a.xml", polygons)
     with pytest.raises(BadFile, match=word):
         prepared(tmp_path, "a.tif", "a.xml")
+
+
+def test_what_is_odd_about_outlines_is_a_warning_of_the_slide(folder, tmp_path):
+    shutil.copy(folder / "training/tumor/Tumor_001.tif", tmp_path / "a.tif")
+    tie = np.array([[100, 100], [400, 400], [400, 100], [100, 400]])
+    write_annotation(tmp_path / "a.xml", [("Tumor", tie), ("Tumor", tie + 300), ("Tumor", np.empty((0, 2)))])
+    _, facts = prepared(tmp_path, "a.tif", "a.xml", strict_outlines="false")
+    assert facts["warnings"] == [EMPTY, CROSSING]
+    write_annotation(tmp_path / "b.xml", [("Tumor", tie[[0, 2, 1]]), ("Tumor", np.empty((0, 2)))])
+    assert prepared(tmp_path, "a.tif", "b.xml")[1]["warnings"] == [EMPTY]  # in either way of reading
+    write_annotation(tmp_path / "c.xml", [("tumor", tie[[0, 2, 1]])])
+    config = compose("camelyon", "data=table", "++data.annotation_groups={tumor: tumor}")
+    record = {"id": "a", "path": "a.tif", "annotation": "c.xml"}
+    assert data.prepare(record, tmp_path, data.prepare_settings(config))[1]["warnings"] == []
+    assert len(annotation_of(config, record, tmp_path).tumour) == 1
 
 
 def test_glass_is_of_no_use(tmp_path):

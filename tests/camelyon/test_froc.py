@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from pipelines.camelyon import froc
 from pipelines.camelyon.annotations import Annotation, Polygon
-from pipelines.camelyon.froc import NAMES, Scored, by_size, froc_curve, froc_estimates, froc_score, score_detections
+from pipelines.camelyon.froc import (
+    NAMES,
+    Scored,
+    by_size,
+    froc_curve,
+    froc_estimates,
+    froc_score,
+    score_detections,
+    unused_lowest,
+)
 from pipelines.camelyon.masks import LesionMap, lesion_map
 
 WIDTH, HEIGHT = 5000, 3700  # level-0 pixels
@@ -260,3 +269,33 @@ def test_a_map_answers_outside_of_its_tiles():
     x = np.array([7 * 32, 8 * 32 + 31.9, 9 * 32, 0, 1e9])
     y = np.array([5 * 32, 6 * 32, 6 * 32, 0, 1e9])
     assert found.at(x, y).tolist() == [1, 2, 0, 0, 0]
+
+
+def found_at(lesions, false=(), itc=0):
+    """Two slides, one with lesions."""
+    n, k = len(lesions), len(false)
+    return Scored(
+        ["a", "b"], np.array([True, False]), np.zeros(n, int), np.array(lesions, float), np.full(n, 500.0),
+        np.ones(k, int), np.array(false, float), np.array([itc, 0]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scored", "said"),
+    [
+        (found_at([0.9, 0.9], [0.9]), "All detections share one probability (0.9)"),
+        (found_at([0.9, 0.5], [0.7]), "1 of 2 lesions are found at the lowest probability of all (0.5) only"),
+        (found_at([0.9, 0.9], [0.2]), None),
+        (found_at([0.9, 0.9], itc=1), None),  # a 0 is the lowest
+        (found_at([0.9, 0.0]), None),
+        (found_at([]), None),
+    ],
+)
+def test_a_score_that_the_lowest_probability_spoils_says_why(scored, said):
+    found = unused_lowest(scored)
+    assert (found is None) == (said is None)
+    if said is not None:
+        assert said in found
+        estimate = froc_estimates(scored, resamples=100, seed=0, level=0.95)["froc"]
+        assert found in estimate.reason
+        assert estimate.value == froc_score(scored) < 1

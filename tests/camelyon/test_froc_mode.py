@@ -63,9 +63,7 @@ def run(inputs, folder, **changes):
     """The mode as the command line calls it."""
     places = {key: str(getattr(inputs, key)) for key in ("detections", "annotations", "slides")} | changes
     config = SimpleNamespace(
-        **places,
-        slide_mpp=None,
-        annotation_groups={},
+        **({"slide_mpp": None, "annotation_groups": {}} | places),
         seed=0,
         trainer=SimpleNamespace(device="cpu", deterministic=True),
         statistics=SimpleNamespace(resamples=300, level=0.95),
@@ -258,3 +256,96 @@ def test_only_normal_slides_need_no_annotation_of_their_own(inputs):
     """A normal slide may have a file that outlines no tumour."""
     write_asap(inputs.annotations / "test_006.xml", [Polygon("A", "None", SQUARE * 3000)])
     assert "test_006" not in read(inputs).maps
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Slides of 0.5 microns per pixel: two metastases of 250 microns, with their growth 375; both are found."""
+    for folder in ("detections", "annotations"):
+        (tmp_path / folder).mkdir()
+    for k in (1, 2):
+        write_asap(tmp_path / f"annotations/own_{k}.xml", [Polygon("A", "Tumor", SQUARE * 500 + (3000 * k, 4000))])
+        (tmp_path / f"detections/own_{k}.csv").write_text(f"0.{9 - k},{3000 * k + 250},4250\n")
+    (tmp_path / "detections/own_3.csv").write_text("0.4,2000,2000\n")
+    slides = tmp_path / "slides.csv"
+    slides.write_text("slide,label\nown_1,1\nown_2,1\nown_3,0\n")
+    return SimpleNamespace(detections=tmp_path / "detections", annotations=tmp_path / "annotations", slides=slides)
+
+
+def test_the_scale_is_a_key_and_stands_in_the_result(own, tmp_path, capsys):
+    assert read(own).scale == "0.243 microns per level-0 pixel (the challenge's scale, as no other is given)"
+    assert read(own).maps["own_1"].lesions["itc"].tolist() == [True]
+    folder = run(own, tmp_path / "run", slide_mpp=0.5)
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["metrics"]["test.lesions.froc"]["n"] == 2
+    assert content["scale"] == "0.5 microns per level-0 pixel (data.mpp)"
+    assert content["scale"] in capsys.readouterr().out
+    report = (folder / "report.html").read_text()
+    assert report.count("0.5 microns per level-0 pixel (data.mpp)") >= 3
+    assert "0.243" not in report
+    lesions = pd.read_parquet(folder / "lesions.parquet")
+    assert lesions["mpp"].tolist() == [0.5, 0.5]
+    assert lesions["length"].between(350, 400).all()
+    assert pd.read_parquet(folder / "records.parquet")["mpp"].tolist() == [0.5] * 3
+
+
+def test_slides_may_have_a_scale_and_a_size_of_their_own(own):
+    own.slides.write_text("slide,label,mpp,width,height\nown_1,1,0.5,5000,5000\nown_2,1,,,\nown_3,0,1,,\n")
+    found = read(own)
+    assert [m.lesions["itc"].tolist() for m in found.maps.values()] == [[False], [True]]
+    assert found.scale.startswith("0.243 to 1 microns per level-0 pixel (column mpp of slides.csv; else the challenge")
+    own.slides.write_text("slide,label,mpp,width,height\nown_1,1,500,5000,\nown_2,1,x,-1,9\nown_3,0,1,,\n")
+    problems = problems_of(own)
+    for words in ("row 2: mpp=500", "row 3: mpp=x", "row 3: width=-1", "row 2: width and height belong together"):
+        assert words in problems
+
+
+def test_a_far_outline_may_lie_there_if_the_size_says_so(own):
+    polygons = [Polygon("A", "Tumor", SQUARE * 500), Polygon("B", "Tumor", SQUARE * 500 + (300_000, 0))]
+    write_asap(own.annotations / "own_1.xml", polygons)
+    assert "own_1.xml, B: lies far from all others" in problems_of(own)
+    own.slides.write_text("slide,label,width,height\nown_1,1,310000,9000\nown_2,1,,\nown_3,0,,\n")
+    assert len(read(own).maps["own_1"].lesions) == 2
+
+
+def test_detections_that_share_one_probability_score_zero_and_the_result_says_why(own, tmp_path, capsys):
+    for k in (1, 2):
+        (own.detections / f"own_{k}.csv").write_text(f"1,{3000 * k + 250},4250\n")
+    (own.detections / "own_3.csv").write_text("")
+    folder = run(own, tmp_path / "run", slide_mpp=0.5)
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["metrics"]["test.lesions.froc"]["value"] == 0
+    why = "All detections share one probability (1) and every lesion is found"
+    assert why in content["metrics"]["test.lesions.froc"]["reason"]
+    assert any(why in warning for warning in content["warnings"])
+    assert why in (folder / "report.html").read_text()
+    assert why in capsys.readouterr().out
+
+
+def test_an_empty_annotation_is_a_note(own):
+    outlines = [Polygon("A", "Tumor", SQUARE * 500), Polygon("click", "Tumor", np.empty((0, 2)))]
+    write_asap(own.annotations / "own_1.xml", outlines)
+    found = read(own)
+    assert len(found.maps["own_1"].lesions) == 1
+    assert any("own_1.xml, click: has no point at all" in note for note in found.notes)
+    write_asap(own.annotations / "own_2.xml", outlines[1:])
+    assert any("without a lesion" in w and "own_2" in w for w in read(own).warnings)
+
+
+def test_groups_of_other_names_are_what_the_configuration_says(own):
+    write_asap(own.annotations / "own_1.xml", [Polygon("A", "metastases", SQUARE * 500)])
+    assert "data.annotation_groups={metastases: tumor}" in problems_of(own)
+    found = read_submission(own.detections, own.annotations, own.slides, None, {"metastases": "tumor"})
+    assert len(found.maps["own_1"].lesions) == 1
+
+
+def test_slides_of_one_name_are_told_apart_by_their_folders(own):
+    own.slides.write_text("slide,label\na/s.tif,1\nb/s.tif,1\nown_3,0\n")
+    for k, name in ((1, "a"), (2, "b")):
+        for folder, suffix in ((own.detections, "csv"), (own.annotations, "xml")):
+            (folder / name).mkdir()
+            (folder / f"own_{k}.{suffix}").rename(folder / name / f"s.{suffix}")
+    assert read(own).detections["slide"].tolist() == ["a/s.tif", "b/s.tif", "own_3"]
+    (own.annotations / "a/s.xml").rename(own.annotations / "s.xml")
+    (own.annotations / "b/s.xml").unlink()
+    assert "annotations: s.xml could belong to a/s.tif or b/s.tif" in problems_of(own)

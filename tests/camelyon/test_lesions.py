@@ -147,6 +147,12 @@ def test_an_empty_file_is_a_slide_without_detections(tmp_path):
         ("0.5,1\n", "line 1: 2 columns, expected 3"),
         ("0.5,1,2,3\n", "line 1: 4 columns, expected 3"),
         ("0.5;1;2\n", "line 1: separated by semicolons, not by commas, expected 3"),
+        ('0.5,1,2\n0.9,"1,2\n0.7,x,4\n', "line 2: '0.9,\"1,2' is not three numbers"),
+        ('0.5,1,2\n0.9,"1,2\n0.7,x,4\n', "line 3: '0.7,x,4' is not three numbers"),
+        ("0.5,1_0,2\n", "is not three numbers"),
+        ("0.5,1,1e300\n", "y 1e+300 is no pixel"),
+        ("0,5\t1\t2\n", "separated by tabs, not by commas"),
+        (b"0.5,1,2\n\xe4,1,2\n", "is no text in UTF-8: invalid continuation byte at byte 8"),
         (b"\xff\xfe\x00\x01", "is no text in UTF-8"),
     ],
 )
@@ -165,3 +171,8 @@ def test_all_bad_lines_are_named_at_once(tmp_path):
         read_detections(file)
     for word in ("4 problems", "line 2: probability 2", "line 3: x -1", "line 3: y -2", "line 4: 2 columns"):
         assert word in caught.value.problem
+
+
+def test_cells_may_be_quoted_and_blanks_are_no_part_of_them(tmp_path):
+    (tmp_path / "a.csv").write_text('"0.5","10","20"\n\u00a0 0.25, 30 ,40\u200b\n,,\n\n', encoding="utf-8")
+    assert rows_of(read_detections(tmp_path / "a.csv")) == [(0.5, 10, 20), (0.25, 30, 40)]
