@@ -8,6 +8,8 @@ A file is read element by element, without a tree: how deep it is nested and wha
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,10 +213,9 @@ def _parsed(
             continue
         points, wrong = _points(coordinates)
         if group not in known:
-            word = _short(group)
             wrong.append(
-                f"unknown group '{word}', allowed: {', '.join(known)}; say what it is with "
-                f"'data.annotation_groups={{{word}: tumor}}' (or other)"
+                f"unknown group '{_short(group)}', allowed: {', '.join(known)}; say what it is with "
+                f"{_as_key(_short(group))} (or other)"
             )
         problems += [f"{name}: {w}" for w in wrong]
         if wrong:
@@ -237,6 +238,14 @@ def _no_xml(file: Path, failure: Exception) -> str:
     except UnicodeDecodeError as wrong:
         return f"is no XML: {failure}; it is not UTF-8 either (byte {wrong.start}), save it so"
     return f"is no XML: {failure}"
+
+
+def _as_key(group: str) -> str:
+    """The configuration that gives a group its meaning, as it is typed."""
+    if re.fullmatch(r"[A-Za-z0-9_ .-]+", group):
+        return f"'data.annotation_groups={{{group}: tumor}}'"
+    name = json.dumps(group, ensure_ascii=False).replace('"', '\\"').replace("'", r"\u0027")
+    return f"""'data.annotation_groups="{{{name}: tumor}}"'"""
 
 
 def _short(text: str) -> str:

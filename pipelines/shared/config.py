@@ -11,7 +11,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipelines.shared.errors import ConfigError, nearest
 
@@ -23,6 +31,24 @@ class Section(BaseModel):
     """Base of all configuration sections."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _quoted_dictionaries(cls, values: Any) -> Any:
+        """Words that Hydra's grammar lacks stand in quotation marks: `'data.targets="{tumor: présence}"'`."""
+        if not isinstance(values, dict):
+            return values
+        kinds = {name: get_origin(field.annotation) for name, field in cls.model_fields.items()}
+        return {k: _unquoted(v) if kinds.get(k) is dict and isinstance(v, str) else v for k, v in values.items()}
+
+
+def _unquoted(text: str) -> Any:
+    """The dictionary that a text writes in YAML; the text itself if it writes something else."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return found if isinstance(found, dict) else text
 
 
 class DataSection(Section):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pytest
 from asap import star, write_asap
+from conftest import compose
 
 from pipelines.camelyon import outlines
 from pipelines.camelyon.annotations import EMPTY, NO_AREA, Polygon, check_annotation, outlines_of, read_annotation
@@ -167,6 +170,16 @@ def test_groups_of_other_names_are_what_the_configuration_says(tmp_path):
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("group", ["metastases", "Tumor cells", "肿瘤", "métastase", "a,b", "x:y", "it's", "1"])
+def test_the_key_for_an_unknown_group_can_be_typed_as_it_is_told(tmp_path, group):
+    file = write_asap(tmp_path / "a.xml", [Polygon("A", group, SQUARE)])
+    _, (problem,) = check_annotation(file)
+    (key,) = shlex.split(problem[problem.index("'data.") : problem.index(" (or other)")])
+    groups = compose("camelyon", f"++{key}").annotation_groups
+    assert groups == {group: "tumor"}
+    assert len(read_annotation(file, groups=groups).tumour) == 1
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,33 @@ MISTAKES = [
 ]
 
 
+def test_a_key_that_counts_for_nothing_in_a_mode_is_refused(monkeypatch, capsys):
+    for key in ("lesions.threshold=0.5", "trainer=smoke", "data.root=slides"):
+        monkeypatch.setattr(sys, "argv", ["camelyon", "mode=froc", key])
+        with pytest.raises(SystemExit) as stop:
+            main("camelyon")
+        assert stop.value.code == 2
+        shown = capsys.readouterr().err
+        assert f"'{key.partition('=')[0]}' counts for nothing in mode=froc" in shown
+        assert "data.mpp" in shown
+    monkeypatch.setattr(sys, "argv", ["camelyon", "mode=froc", "data.mpp=0.5", "cache.dir=cache", "seed=1"])
+    with pytest.raises(SystemExit):
+        main("camelyon")
+    assert "mode=froc needs detections=" in capsys.readouterr().err
+
+
+def test_a_dictionary_in_quotation_marks_is_one():
+    """As the message about what Hydra cannot read advises."""
+    config = compose(
+        "retinopathy", "data=table", '++data.targets="{grade: sévérité}"', '++data.values="{grade: {1: 2}}"'
+    )
+    assert config.data.targets == {"grade": "sévérité"}
+    assert config.data.values == {"grade": {"1": 2}}
+    for text in ('"{grade"', '"no dictionary"'):
+        with pytest.raises(ConfigError, match=r"data\.targets"):
+            compose("retinopathy", "data=table", f"++data.targets={text}")
+
+
 @pytest.mark.parametrize(("argument", "problem", "remedy"), MISTAKES, ids=[m[0] for m in MISTAKES])
 def test_a_mistake_is_answered_in_two_lines(argument, problem, remedy, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["retinopathy", argument])
