@@ -17,6 +17,7 @@ from pipelines.ecg.metrics import (
     CHALLENGE,
     LEVELS,
     RATES,
+    SUMMED,
     answers,
     cells,
     chance,
@@ -124,19 +125,14 @@ def _warnings(evidence: Evidence, test: pd.DataFrame) -> list[str]:
     found = []
     if evidence.networks:
         facts = evidence.networks[0]["architecture"]
-        missing = list(untaught(facts, evidence.config.labels))
+        missing = untaught(facts, evidence.config.labels)
+        summed = [name for name, why in missing.items() if why == SUMMED]
+        if summed:
+            found.append(f"Taught only as part of a sum of classes, so which one is a guess: {', '.join(summed)}.")
         there = set(known_steps(test)["target"])
-        if missing:
-            summed = [name for name in missing if name in facts["classes"]]
-            never = [name for name in missing if name not in facts["classes"]]
-            parts = []
-            if never:
-                parts.append(f"{', '.join(never)} (never answered)")
-            if summed:
-                parts.append(f"{', '.join(summed)} (only as part of a sum of classes, so which one is a guess)")
-            tested = [name for name in missing if name in there]
-            tail = f" Test has steps of {', '.join(tested)}: they count as errors." if tested else ""
-            found.append(f"Classes that training never saw: {'; '.join(parts)}.{tail}")
+        tested = [name for name in missing if name in there]
+        if tested:
+            found.append(f"Test has steps of {', '.join(tested)}, which training did not teach: they count as errors.")
     clipped = evidence.records.get("clipped")
     if clipped is not None and (clipped > CLIPPED).any():
         count = int((clipped > CLIPPED).sum())

@@ -27,6 +27,7 @@ from pipelines.shared.learner import Learner
 from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
 from pipelines.shared.trainer import Loss
+from pipelines.shared.untaught import NO_RECORD
 
 
 class EcgLearner(Learner[EcgConfig]):
@@ -34,15 +35,23 @@ class EcgLearner(Learner[EcgConfig]):
 
     classes = CLASSES
     targets_shown = ()
-    probabilities = staticmethod(softmax)
+    activation = staticmethod(softmax)
     columns = staticmethod(metrics.predict_columns)
     table = staticmethod(metrics.prediction_table)
 
     def __init__(
-        self, config: EcgConfig, scale: tuple[float, float] = (0.0, 1.0), trained: Sequence[str] = tuple(CLASSES)
+        self,
+        config: EcgConfig,
+        scale: tuple[float, float] = (0.0, 1.0),
+        trained: Sequence[str] = tuple(CLASSES),
+        answered: Sequence[str] | None = None,
     ) -> None:
-        """`scale`: mean and standard deviation of the training signals; `trained`: the labels that training holds."""
-        super().__init__(config)
+        """`scale`: mean and standard deviation of the training signals; `trained`: the labels that training holds;
+        `answered`: the classes that these labels allow, by default those that the configuration says.
+        """
+        if answered is None:
+            answered = [c for name in trained for c in config.labels.record.get(name, [name])]
+        super().__init__(config, {name: NO_RECORD for name in CLASSES if name not in answered})
         self.scale, self.trained = scale, list(trained)
 
     @classmethod
@@ -50,6 +59,12 @@ class EcgLearner(Learner[EcgConfig]):
         """Scale and labels of the training part."""
         training = data.records.iloc[data.positions("train")]
         return cls(config, training_scale(config, data), trained_labels(training))
+
+    @classmethod
+    def from_model(cls, config: EcgConfig, model: dict[str, Any]) -> Self:
+        """Scale and labels that a finished network was trained on."""
+        facts = model["architecture"]
+        return cls(config, (facts["mean"], facts["std"]), facts["trained"], facts["classes"])
 
     def build(self) -> nn.Module:
         """The network with its starting weights: random, or those of `model.weights`.
@@ -61,14 +76,13 @@ class EcgLearner(Learner[EcgConfig]):
         section = self.config.model
         if section.backbone != BACKBONE:
             raise ConfigError(f"model.backbone={section.backbone} is not known to this study.", f"Allowed: {BACKBONE}.")
-        shared = [c for name in self.trained for c in self.config.labels.record.get(name, [name])]
         architecture = Architecture(
             filters=section.filters,
             drop_rate=section.drop_rate,
             mean=self.scale[0],
             std=self.scale[1],
             trained=self.trained,
-            classes=[name for name in CLASSES if name in shared],
+            classes=[name for name in CLASSES if name not in self.untaught],
         )
         network = EcgNetwork(architecture)
         if section.weights != "none":

@@ -20,6 +20,7 @@ from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimates, div
 from pipelines.shared.stats.confusion import class_f1, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.probabilities import softmax
+from pipelines.shared.untaught import NO_RECORD
 
 SCORES = [f"p_{name}" for name in CLASSES]
 RATES = ["f1", "ppv", "sensitivity", "specificity", "npv"]
@@ -32,16 +33,12 @@ CHALLENGE = ["N", "A", "O"]  # whose mean F1 is the CinC Challenge 2017's score;
 
 
 def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
-    """`p_<class>` of every step: (windows, steps, 12) -> one row per step, window after window.
-
-    A class that no training record taught has no probability: the network gives it exactly 0 (`model.UNSEEN`).
-    """
-    flat = probabilities.reshape(-1, len(CLASSES))
-    return pd.DataFrame(np.where(flat == 0, np.nan, flat), columns=SCORES)
+    """`p_<class>` of every step: (windows, steps, 12) -> one row per step, window after window."""
+    return pd.DataFrame(probabilities.reshape(-1, len(CLASSES)), columns=SCORES)
 
 
 def scores_of(table: pd.DataFrame) -> np.ndarray:
-    """The probabilities of a table's rows, (rows, 12); 0 for a class that is never answered."""
+    """The probabilities of a table's rows, (rows, 12); 0 for a class that nothing taught."""
     return table[SCORES].fillna(0).to_numpy()
 
 
@@ -259,6 +256,9 @@ def model_metrics(table: pd.DataFrame, bootstrap: Bootstrap, areas: bool) -> dic
     return found
 
 
+SUMMED = "training taught it only as part of a sum of classes"
+
+
 def untaught(architecture: dict[str, Any], labels: LabelSection) -> dict[str, str]:
     """Classes that training never taught by themselves, in their order -> why what is said of them means nothing.
 
@@ -268,8 +268,7 @@ def untaught(architecture: dict[str, Any], labels: LabelSection) -> dict[str, st
     """
     allowed = [labels.record.get(word, [word]) for word in architecture["trained"]]
     taught = {names[0] for names in allowed if len(names) == 1}
-    never, summed = "no training record has it", "training taught it only as part of a sum of classes"
-    return {name: summed if name in architecture["classes"] else never for name in CLASSES if name not in taught}
+    return {name: SUMMED if name in architecture["classes"] else NO_RECORD for name in CLASSES if name not in taught}
 
 
 def without(found: dict[tuple[str, str], Estimate], classes: dict[str, str]) -> dict[tuple[str, str], Estimate]:

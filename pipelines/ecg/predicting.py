@@ -33,6 +33,7 @@ from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically
 from pipelines.shared.screen import track
+from pipelines.shared.untaught import most_probable, untaught_lines
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
@@ -63,7 +64,8 @@ def plan(steps: int, size: int, overlap: int) -> list[tuple[int, int, int]]:
 def label_recording(
     recording: Recording, answer: Answer, settings: dict[str, Any], overlap: int, at_once: int, what: str
 ) -> np.ndarray:
-    """Probabilities of every step, float64 (steps, 12); NaN where the signal is a flat line or has a gap.
+    """Probabilities of every step, float64 (steps, 12); NaN where the signal is a flat line or has a gap, and for a
+    class that nothing taught.
 
     At most `at_once` windows of signal are in memory, whatever the recording's length.
 
@@ -96,8 +98,8 @@ def label_recording(
 
 def named(probabilities: np.ndarray) -> list[str]:
     """The most probable rhythm of every step; `MASKED` where there is no answer."""
-    known = ~np.isnan(probabilities[:, 0])
-    best = np.where(known, np.nan_to_num(probabilities).argmax(axis=1), len(CLASSES))
+    known = ~np.isnan(probabilities).all(axis=1)
+    best = np.where(known, most_probable(probabilities), len(CLASSES))
     return [[*CLASSES, MASKED][i] for i in best]
 
 
@@ -134,6 +136,8 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
     if not run.world.main:
         return  # a recording is labelled in its order, by one process
     answer = _answer(run, finished)
+    for line in untaught_lines(finished.untaught):
+        log.warning(line)
     with stage(run, "predict"):
         score = partial(_rows, config=config, root=inputs.root, answer=answer, folder=folder)
         table = score_in_parts(folder, inputs.files, score, run.world, size=1)
@@ -216,7 +220,8 @@ def _answer(run: Run[EcgConfig], finished: FinishedRun) -> Answer:
     from pipelines.shared.method import load_network
     from pipelines.shared.trainer import uses_bf16
 
-    learner, device = EcgLearner(run.config), run.world.device
+    learner = EcgLearner.from_model(run.config, next(iter(finished.models.values())))
+    device = run.world.device
     networks = [load_network(run, learner, path).eval() for path in finished.networks]
     bf16 = uses_bf16(run.config.trainer, run.world)
 
@@ -232,7 +237,7 @@ def _answer(run: Run[EcgConfig], finished: FinishedRun) -> Answer:
 def _summary(recording: Recording, labels: list[str], p: np.ndarray) -> dict[str, Any]:
     """What predictions.csv says of one file. `p_<class>` is the mean over its steps."""
     beyond = recording.samples - recording.steps * STEP
-    means = np.nanmean(p, axis=0)
+    means = p[~np.isnan(p).all(axis=1)].mean(axis=0)
     clipped, missing = _quality(recording)
     return {
         "warnings": signals.MISSING if missing else None,
