@@ -188,7 +188,7 @@ def test_the_prediction_table_has_one_row_per_real_step():
 
 def test_a_class_that_nothing_taught_has_no_probability_and_is_never_the_answer():
     p = np.full((2, 3, 12), 1 / 11)
-    p[..., CLASSES.index("EAR")] = 0
+    p[..., CLASSES.index("EAR")] = np.nan
     columns = metrics.predict_columns(p)
     assert columns["p_EAR"].isna().all()
     assert columns.drop(columns="p_EAR").notna().all(axis=None)

@@ -11,7 +11,7 @@ from pipelines.ecg import signals
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import scaled
 from pipelines.ecg.labels import RATE, STEP
-from pipelines.ecg.predicting import episode_table, label_recording, named, plan
+from pipelines.ecg.predicting import _summary, episode_table, label_recording, named, plan
 
 SETTINGS = {"steps": 23, "scale": "window"}
 
@@ -74,6 +74,22 @@ def test_memory_is_bounded_whatever_the_length():
 def test_a_recording_shorter_than_a_window_is_padded():
     short, _ = recording(9.5)
     assert label_recording(short, mean_and_place, SETTINGS, 4, 8, "").shape == (7, 12)
+
+
+def test_a_class_that_nothing_taught_is_null_and_every_step_still_has_an_answer():
+    def answer(windows):
+        p = np.roll(mean_and_place(windows), 1, axis=-1)  # the first class of all has none
+        p[..., 0] = np.nan
+        return p
+
+    whole, _ = recording(60)
+    p = label_recording(whole, answer, SETTINGS, 4, 8, "")
+    labels = named(p)
+    assert set(labels) <= {CLASSES[1], CLASSES[2]}
+    row = _summary(whole, labels, p)
+    assert np.isnan(row[f"p_{CLASSES[0]}"])
+    assert row[f"p_{CLASSES[1]}"] + row[f"p_{CLASSES[2]}"] == pytest.approx(1)
+    assert row["unlabelled_s"] < STEP / RATE
 
 
 def test_flat_stretches_have_no_answer_and_the_rest_has():
