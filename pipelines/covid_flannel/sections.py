@@ -237,8 +237,8 @@ def ensemble(evidence: Evidence, test: pd.DataFrame) -> Section:
     if section.weights == "softmax":
         text = (
             f"With softmax weights FLANNEL's probabilities pass through two softmax functions and can never exceed "
-            f"e / (e + {others}) = {bound(others + 1):.3f} (highest here: {most:.3f}). They rank pictures; they are not "
-            "calibrated probabilities."
+            f"e / (e + {others}) = {bound(others + 1):.3f} (highest here: {most:.3f}). They rank pictures; they are "
+            "not calibrated probabilities."
         )
     else:
         text = (
