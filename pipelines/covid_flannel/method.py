@@ -106,7 +106,7 @@ def _stage2(
     answers = answers_of(data.records)[at["val"]].astype(int)
     best = best_learner(p["val"], answers, config.chosen_learners)
     taught = taught_classes(p["val"])
-    p = {split: mine.take(taught, axis=2) for split, mine in p.items()}
+    p = {split: among(mine, taught) for split, mine in p.items()}
     # Pictures of a class that no base learner was taught are scored, but there is nothing to learn from them.
     learns, number = np.isin(answers, taught), np.searchsorted(taught, answers)
     inner = inner_folds(data.records.iloc[at["val"]], config.seed)
@@ -153,6 +153,11 @@ def stacked(base: list[pd.DataFrame], ids: np.ndarray, role: str) -> np.ndarray:
 def taught_classes(p: np.ndarray) -> np.ndarray:
     """Numbers of the classes that the base learners answer, p (records, learners, classes): the others are NaN."""
     return np.flatnonzero(~np.isnan(p).any(axis=(0, 1)))
+
+
+def among(p: np.ndarray, taught: np.ndarray) -> np.ndarray:
+    """Base predictions (records, learners, classes) of the taught classes alone; the very array where all are."""
+    return p if len(taught) == p.shape[2] else p.take(taught, axis=2)
 
 
 def with_untaught(p: np.ndarray, taught: np.ndarray) -> np.ndarray:
@@ -224,7 +229,7 @@ def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.Dat
         outputs = [network_outputs(run, network, part, f"Predicting, fold {fold}") for network in loaded]
         p = np.stack([learner.probabilities(one) for one in outputs], axis=1)
         taught = taught_classes(p)
-        p = p.take(taught, axis=2)
+        p = among(p, taught)
         methods = methods_without_training(p, learners)
         for kind in COMBINATIONS:
             network = load_network(run, learner, place(name_of(fold, kind))).cpu().eval()
