@@ -48,8 +48,10 @@ def predict(tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "strips", picture)
     finished = tmp_path / "finished"
     (finished / "models" / "network").mkdir(parents=True)
-    facts = {"schema": 1, "study": "ecg", "classes": CLASSES, "architecture": {"trained": CLASSES}}
+    facts = {"schema": 1, "study": "ecg", "classes": CLASSES, "preprocessing": {}}
+    facts["architecture"] = {"trained": CLASSES}
     (finished / "models" / "network" / "model.json").write_text(json.dumps(facts))
+    (finished / "operating_points.json").write_text("[]")
 
     def run(source, name, *more):
         folder = tmp_path / name

@@ -20,7 +20,6 @@ from pipelines.head_ct.metrics import (
     task_metrics,
     untaught_tasks,
 )
-from pipelines.head_ct.phantom import PhantomSettings, make_study, read_mask
 from pipelines.head_ct.phantom.anatomy import Finding, draw_head, hounsfield
 from pipelines.head_ct.phantom.dataset import PhantomSettings, make_study, read_mask
 from pipelines.head_ct.pseudonyms import Names
