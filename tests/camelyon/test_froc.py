@@ -223,7 +223,7 @@ def test_a_submission_without_any_detection_scores_zero():
     scored, marked = score_detections(["a", "b"], table([]), {"a": lesion_map(Annotation(None, [square(3000)]))})
     assert froc_score(scored) == 0
     assert marked.empty
-    assert froc_estimates(scored, bootstrap=Bootstrap(bootstrap=Bootstrap(100)))["froc"].value == 0
+    assert froc_estimates(scored, bootstrap=Bootstrap(100))["froc"].value == 0
 
 
 def square(side, left=1000, top=1000, group="Tumor"):
