@@ -12,11 +12,11 @@ from pipelines.covid_flannel.metrics import (
     comparisons,
     covid_auroc,
     point_metrics,
-    scores_of,
     table_metrics,
+    without_untaught,
 )
 from pipelines.covid_flannel.protocol import FIXED, fold_numbers
-from pipelines.covid_flannel.sections import BOUND, NAMES, report_sections, verdict
+from pipelines.covid_flannel.sections import NAMES, answered, bound, highest, report_sections, verdict
 from pipelines.shared.judging.subgroups import subgroup_estimates, subgroup_metrics
 from pipelines.shared.run_folder import read_table
 from pipelines.shared.stats.agreement import confusion_estimates
@@ -34,8 +34,8 @@ def evaluate(evidence: Covid) -> Results:
     test, bootstrap = evidence.predictions["test"], evidence.bootstrap
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
-        metrics |= table_metrics(rows, split, bootstrap)
-    metrics |= auroc_metrics(test, bootstrap)
+        metrics |= without_untaught(table_metrics(rows, split, bootstrap), evidence.untaught)
+    metrics |= without_untaught(auroc_metrics(test, bootstrap), evidence.untaught)
     compared = comparisons(test, bootstrap)
     metrics |= {f"test.flannel.macro_f1_minus[{rival}]": c.difference for rival, c in compared.items()}
     points, rates = point_metrics(test, evidence.operating_points, bootstrap)
@@ -46,7 +46,9 @@ def evaluate(evidence: Covid) -> Results:
     shortcuts, leads = _shortcuts(evidence, test, bootstrap)
     metrics |= {f"test.shortcut.{name}": estimate for name, estimate in shortcuts.items()}
     metrics |= {f"test.flannel.auroc_minus_shortcut[{name}]": lead.difference for name, lead in leads.items()}
-    subgroups = subgroup_estimates(evidence, test, lambda rows: covid_auroc(rows, bootstrap))
+    subgroups = []
+    if COVID not in evidence.untaught:
+        subgroups = subgroup_estimates(evidence, test, lambda rows: covid_auroc(rows, bootstrap))
     metrics |= subgroup_metrics("test.flannel.auroc", subgroups)
     return Results(
         metrics=metrics,
@@ -86,7 +88,8 @@ def _shortcuts(
         truth, score, group = (rows[column].to_numpy() for column in ("truth", "score", "group"))
         aurocs[name] = auroc_estimate(truth, score, group, bootstrap=bootstrap)
         scored = rows["id"].isin(flannel.index).to_numpy()
-        if name.endswith(f"[{COVID}]") and not name.startswith("source") and scored.any():
+        about_covid = name.endswith(f"[{COVID}]") and not name.startswith("source")
+        if about_covid and scored.any() and COVID not in evidence.untaught:
             of_flannel = flannel.reindex(rows["id"][scored]).to_numpy()
             leads[name.split("[")[0]] = auroc_difference(
                 truth[scored], of_flannel, score[scored], group[scored], bootstrap=bootstrap
@@ -131,6 +134,11 @@ def _warnings(
             "protocol=released: pictures were shuffled, not patients, and the ensemble learned from in-sample "
             "predictions; scores come out too high. It shows what the authors did."
         )
+    missed = [NAMES[c] for c in evidence.untaught if (test["label"] == c).any()]
+    if missed:
+        warnings.append(
+            f"Test has pictures of {', '.join(missed)}, which training lacks: all are errors, also in macro-F1."
+        )
     absent = [NAMES[c] for c in CLASSES if not (records["label"] == c).any()]
     if absent:
         warnings.append(f"Classes without any picture: {', '.join(absent)}. The macro-F1 leaves them out.")
@@ -146,9 +154,9 @@ def _warnings(
         if done < there or config.learners is not None:
             learners = f"{len(config.chosen_learners)} of {len(config.base_learners)} base learners"
             warnings.append(f"A part of the cross-validation: {done} of {there} folds, {learners}.")
-    highest = scores_of(test, "flannel").max()
     if config.ensemble.weights == "softmax":
-        warnings.append(f"Softmax weights: no probability can exceed {BOUND:.3f} (here {highest:.3f}); not calibrated.")
+        limit, most = bound(answered(test)), highest(test)
+        warnings.append(f"Softmax weights: no probability can exceed {limit:.3f} (here {most:.3f}); not calibrated.")
     return warnings
 
 

@@ -27,7 +27,6 @@ SHORTCUTS = {
     "blurred": "Disease from the blurred picture",
     "source": "Source, within a class",
 }
-BOUND = float(np.e / (np.e + len(CLASSES) - 1))
 Covid = Evidence[CovidConfig]
 
 
@@ -69,6 +68,21 @@ def shown(method: str) -> str:
     if method == "best_base":
         return "Best base learner of each fold (chosen on its stacking part)"
     return COMBINED.get(method, method)
+
+
+def highest(test: pd.DataFrame) -> float:
+    """FLANNEL's highest probability."""
+    return float(np.nanmax(scores_of(test, "flannel")))
+
+
+def bound(classes: int) -> float:
+    """What FLANNEL's probabilities cannot exceed with softmax weights."""
+    return float(np.e / (np.e + classes - 1))
+
+
+def answered(test: pd.DataFrame) -> int:
+    """How many classes have a probability: those that training taught."""
+    return int(np.isfinite(scores_of(test, "flannel")).any(axis=0).sum())
 
 
 def _cohort(evidence: Covid) -> Section:
@@ -187,10 +201,10 @@ def _discrimination(evidence: Covid, test: pd.DataFrame, metrics: Metrics, point
     """ROC curves of FLANNEL, each class against the rest; AUROC of all methods; the operating points of COVID-19."""
     curves = {}
     for i, name in enumerate(CLASSES):
-        truth = (test["label"] == name).to_numpy()
-        if truth.any() and not truth.all():
-            label = f"{NAMES[name]}, AUROC {metrics[f'test.flannel.auroc[{name}]'].format()}"
-            curves[name] = roc_line(label, roc_curve(truth, scores_of(test, "flannel")[:, i]))
+        auroc = metrics[f"test.flannel.auroc[{name}]"]
+        if auroc.value is not None:
+            curve = roc_curve((test["label"] == name).to_numpy(), scores_of(test, "flannel")[:, i])
+            curves[name] = roc_line(f"{NAMES[name]}, AUROC {auroc.format()}", curve)
     folder = evidence.folder.figures
     figures.roc(folder / "roc_classes.png", list(curves.values()), note=evidence.note)
     blocks: list[Block] = [Picture("figures/roc_classes.png", "FLANNEL, each class against the rest.", "ROC curves.")]
@@ -235,18 +249,18 @@ def _ensemble(evidence: Covid, test: pd.DataFrame) -> Section:
     section = evidence.config.ensemble
     columns = ["Learner", "Mean (SD) over pictures", *(f"Mean, {NAMES[c]}" for c in CLASSES)]
     blocks: list[Block] = [Table(columns, rows, f"FLANNEL's weights on test ({section.weights}).")]
-    highest = float(scores_of(test, "flannel").max())
+    most, others = highest(test), answered(test) - 1
     if section.weights == "softmax":
         text = (
             f"With softmax weights FLANNEL's probabilities pass through two softmax functions and can never exceed "
-            f"e / (e + 3) = {BOUND:.3f} (highest here: {highest:.3f}). They rank pictures; they are not calibrated "
-            "probabilities."
+            f"e / (e + {others}) = {bound(others + 1):.3f} (highest here: {most:.3f}). They rank pictures; they are "
+            "not calibrated probabilities."
         )
     else:
         text = (
             f"FLANNEL's outputs are a softmax of weighted sums of probabilities, learned with a focal loss (gamma "
             f"{section.gamma:g}). They rank pictures; they are not calibrated probabilities (highest here: "
-            f"{highest:.3f})."
+            f"{most:.3f})."
         )
     blocks.append(Text(text, "note"))
     return Section("What the ensemble learned", blocks)

@@ -14,12 +14,12 @@ from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.metrics import (
     CRITICAL,
     SILVER_4,
-    TASKS,
     gap_metrics,
     headline_task,
     labeller_metrics,
     point_metrics,
-    task_metrics,
+    split_metrics,
+    untaught_tasks,
 )
 from pipelines.head_ct.sections import report_sections
 from pipelines.head_ct.triage import triage_section
@@ -36,12 +36,12 @@ def evaluate(evidence: Evidence[HeadCtConfig]) -> Results:
     test, bootstrap, path = evidence.predictions["test"], evidence.bootstrap, evidence.folder.path
     task = headline_task(test)
     headline = f"test.{task.name}.auroc"
+    untaught = untaught_tasks(evidence.untaught)
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
-        for each in TASKS.values():
-            metrics |= task_metrics(rows, each, split, bootstrap)
+        metrics |= split_metrics(rows, split, bootstrap, untaught)
     if CRITICAL.has_both_classes(test) and len(SILVER_4.known(test)):
-        metrics |= gap_metrics(test, bootstrap)
+        metrics |= gap_metrics(test, bootstrap, untaught)
     points, rates = point_metrics(test, evidence.operating_points, task, bootstrap)
     metrics |= rates
     statements, speed = _rows(path / "labels" / "statements.parquet"), _rows(path / "speed.csv")
@@ -77,7 +77,7 @@ def _warnings(evidence: Evidence[HeadCtConfig], task: str, points: Sequence[dict
     if task != CRITICAL.name:
         warnings.append("There are no gold labels of both kinds: the headline is judged by what the reports say.")
     if not points:
-        warnings.append("No operating points and no alarm: val lacked a class.")
+        warnings.append("No operating points and no alarm: training or val lacked a class.")
     unreadable = evidence.records.get("unreadable_slices")
     if unreadable is not None and (unreadable > 0).any():
         warnings.append(f"{int((unreadable > 0).sum())} studies were used without some slices that cannot be read.")

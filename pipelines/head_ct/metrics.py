@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,12 @@ def predict_columns(values: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({f"p_{name}": values[:, i] for i, name in enumerate(CLASSES)})
 
 
+def untaught_tasks(untaught: Mapping[str, str]) -> dict[str, str]:
+    """Tasks without a score, as their output was never taught -> why."""
+    outputs = {name: task.score.removeprefix("p_") for name, task in TASKS.items()}
+    return {name: untaught[output] for name, output in outputs.items() if output in untaught}
+
+
 def headline_task(predictions: pd.DataFrame) -> BinaryTask:
     """Gold where there are gold labels of both classes, else silver at 4 concepts."""
     return CRITICAL if CRITICAL.has_both_classes(predictions) else SILVER_4
@@ -57,20 +64,34 @@ def choose_points(predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[
     return [point | {"alarm": point["name"] == targets.alarm} for point in points]
 
 
-def task_metrics(rows: pd.DataFrame, task: BinaryTask, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """AUROC of one task, for gold and silver at 4 also average precision and calibration."""
-    main = task in (CRITICAL, SILVER_4)
-    return task.metrics(rows, split, bootstrap, average_precision=main, calibration=main)
+def split_metrics(
+    rows: pd.DataFrame, split: str, bootstrap: Bootstrap, untaught: Mapping[str, str]
+) -> dict[str, Estimate]:
+    """AUROC of every task, for gold and silver at 4 also precision and calibration; null if `untaught` (why)."""
+    metrics: dict[str, Estimate] = {}
+    for name, task in TASKS.items():
+        main = task in (CRITICAL, SILVER_4)
+        metrics |= task.metrics(
+            rows, split, bootstrap, average_precision=main, calibration=main, untaught=untaught.get(name)
+        )
+    return metrics
 
 
-def gap_metrics(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
+def gap_metrics(
+    rows: pd.DataFrame, bootstrap: Bootstrap, untaught: Mapping[str, str] | None = None
+) -> dict[str, Estimate]:
     """How much better a score looks against silver than against gold labels, on the same studies and resamples.
 
     `test.gap_<threshold>.silver`, `.gold` and `.difference` (silver minus gold): AUROCs of p_at_least_<threshold>.
+    Null where the task silver_<threshold> is `untaught` (with the reason).
     """
-    metrics = {}
+    metrics: dict[str, Estimate] = {}
     for t in THRESHOLDS:
         task = TASKS[f"silver_{t}"]
+        why = (untaught or {}).get(task.name)
+        if why is not None:
+            metrics |= {f"test.gap_{t}.{k}": Estimate(None, reason=why) for k in ("silver", "gold", "difference")}
+            continue
         both = rows[rows[CRITICAL.target].notna() & rows[task.target].notna()]
         gold = both[CRITICAL.target].to_numpy()
         silver, score, group = task.arrays(both)

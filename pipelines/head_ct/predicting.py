@@ -34,6 +34,7 @@ from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically
 from pipelines.shared.stats.operating_points import is_positive
+from pipelines.shared.untaught import untaught_lines
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
@@ -63,6 +64,8 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
     if not run.world.main:
         return  # a worklist is made by one process
     root = (path.parent if path.is_file() else path).resolve()
+    for line in untaught_lines(finished.untaught):
+        log.warning(line)
     with stage(run, "predict"):
         scorer = _Scoring(run, finished, archive, root, per_file)
         studies = list(archive.studies["id"])
@@ -103,15 +106,18 @@ class _Scoring:
         from pipelines.shared.learning.method import load_network
         from pipelines.shared.learning.trainer import uses_bf16
 
-        learner = HeadCtLearner(run.config)
+        learner = HeadCtLearner.from_model(run.config, next(iter(finished.models.values())))
         networks = [load_network(run, learner, path) for path in finished.networks]
-        self.scorer = Scorer(networks, run.world.device, uses_bf16(run.config.trainer, run.world))
+        bf16 = uses_bf16(run.config.trainer, run.world)
+        self.scorer = Scorer(networks, run.world.device, bf16, learner.probabilities)
         self.grid = grid_of(prepare_settings(run.config))
         points = finished.operating_points
         grid = self.grid
         self.scorer.score(np.zeros((grid.slices, grid.size, grid.size), np.int16))  # the first call also sets it up
         self.threshold = next((p["threshold"] for p in points if p.get("alarm")), None)
-        self.no_alarm = "" if points else "no alarm: the run has no threshold, as its validation part lacked a class"
+        self.no_alarm = (
+            "" if points else "no alarm: the run has no threshold, as its training or val part lacked a class"
+        )
         self.known = {row["id"]: row for row in archive.studies.to_dict("records")}
         self.archive, self.root, self.per_file = archive, root, per_file
 

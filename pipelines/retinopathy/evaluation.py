@@ -6,7 +6,7 @@ from functools import partial
 
 from pipelines.retinopathy import published
 from pipelines.retinopathy.config import RetinopathyConfig
-from pipelines.retinopathy.metrics import headline_task, split_metrics
+from pipelines.retinopathy.metrics import headline_task, split_metrics, untaught_tasks
 from pipelines.retinopathy.sections import report_sections
 from pipelines.shared.judging.error_gallery import saliency_estimate
 from pipelines.shared.judging.subgroups import subgroup_estimates, subgroup_metrics
@@ -20,9 +20,10 @@ def evaluate(evidence: Evidence[RetinopathyConfig]) -> Results:
     test, bootstrap = evidence.predictions["test"], evidence.bootstrap
     task = headline_task(test)
     headline = f"test.{task.name}.auroc"
+    untaught = untaught_tasks(evidence.untaught)
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
-        metrics |= split_metrics(rows, split, bootstrap)
+        metrics |= split_metrics(rows, split, bootstrap, untaught)
     points, rates = point_estimates(test, evidence.operating_points, bootstrap)
     subgroups = subgroup_estimates(evidence, task.known(test), partial(task.auroc, bootstrap=bootstrap))
     metrics |= rates | subgroup_metrics(headline, subgroups)
@@ -31,9 +32,10 @@ def evaluate(evidence: Evidence[RetinopathyConfig]) -> Results:
         metrics["test.saliency.lesion_auroc"] = saliency
     warnings = []
     if task.name != "referable":
-        warnings.append("The source has no macular oedema labels: the headline is moderate-or-worse, not referable DR.")
+        lacking = "network was never taught" if "dme" in untaught else "source has no labels of"
+        warnings.append(f"The {lacking} macular oedema: the headline is moderate-or-worse, not referable DR.")
     if not any(point["task"] == task.name for point in points):
-        warnings.append(f"No operating points for {task.inline}: val lacked a class.")
+        warnings.append(f"No operating points for {task.inline}: training or val lacked a class.")
     return Results(
         metrics=metrics,
         headline=headline,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
+from pipelines.shared.untaught import undefined
 
 HEADS = [*GRADE_TARGETS, "dme", "gradable"]
 TASKS = {
@@ -36,20 +38,35 @@ def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
 
     p_referable = 1 - (1 - p_moderate_or_worse)(1 - p_dme). The five grades come from the ordered heads, made
     non-increasing from mild to proliferative: p_grade_k are their differences, `grade_predicted` is the number of
-    heads at 0.5 or above.
+    heads at 0.5 or above. Heads that nothing taught (NaN) are at the ends of the scale, as training lacks the lowest or
+    highest grades: these are null and never predicted, the others are told apart by the heads between them.
     """
-    columns = {f"p_{head}": probabilities[:, i] for i, head in enumerate(HEADS)}
+    columns: dict[str, Any] = {f"p_{head}": probabilities[:, i] for i, head in enumerate(HEADS)}
     columns["p_referable"] = 1 - (1 - columns["p_moderate_or_worse"]) * (1 - columns["p_dme"])
-    ordered = np.minimum.accumulate(probabilities[:, :4], axis=1)
+    taught = np.flatnonzero(~np.isnan(probabilities[:, : len(GRADE_TARGETS)]).any(axis=0))
+    ordered = np.minimum.accumulate(probabilities[:, taught], axis=1)
     edges = np.concatenate([np.ones((len(ordered), 1)), ordered, np.zeros((len(ordered), 1))], axis=1)
-    for k in range(len(GRADES)):
-        columns[f"p_grade_{k}"] = edges[:, k] - edges[:, k + 1]
-    columns["grade_predicted"] = (ordered >= 0.5).sum(axis=1)
+    lowest = int(taught[0]) if len(taught) else len(GRADES)  # of the grades that training has
+    for grade in range(len(GRADES)):
+        k = grade - lowest
+        columns[f"p_grade_{grade}"] = edges[:, k] - edges[:, k + 1] if 0 <= k <= len(taught) else np.nan
+    columns["grade_predicted"] = lowest + (ordered >= 0.5).sum(axis=1) if len(taught) else np.nan
     return pd.DataFrame(columns)
 
 
+def untaught_tasks(untaught: Mapping[str, str]) -> dict[str, str]:
+    """Tasks without an answer, as a head that they need was never taught -> why."""
+    reasons = {head: untaught[head] for head in HEADS if head in untaught}
+    for head in ("moderate_or_worse", "dme"):
+        if head in untaught:
+            reasons["referable"] = f"{head}: {untaught[head]}"
+    if set(GRADE_TARGETS) <= set(untaught):
+        reasons["grade"] = untaught["moderate_or_worse"]
+    return reasons
+
+
 def headline_task(predictions: pd.DataFrame) -> BinaryTask:
-    """Referable DR where the source has DME labels, else moderate or worse."""
+    """Referable DR where both the records and those trained on have DME labels, else moderate or worse."""
     return next((task for task in HEADLINES if len(task.known(predictions))), HEADLINES[-1])
 
 
@@ -65,18 +82,36 @@ def choose_points(predictions: pd.DataFrame, config: RetinopathyConfig) -> list[
     return points
 
 
-def split_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Every task's AUROC, the headline tasks' average precision and calibration, the agreement of the grades."""
+def split_metrics(
+    rows: pd.DataFrame, split: str, bootstrap: Bootstrap, untaught: Mapping[str, str]
+) -> dict[str, Estimate]:
+    """Every task's AUROC, the headline tasks' average precision and calibration, the agreement of the grades.
+
+    Args:
+        rows: predictions.
+        split: for the keys.
+        bootstrap: resamples, seed and level.
+        untaught: of `untaught_tasks`; what is about these is null, with the reason.
+    """
     metrics: dict[str, Estimate] = {}
-    for task in TASKS.values():
+    for name, task in TASKS.items():
         main = task in HEADLINES
-        metrics |= task.metrics(rows, split, bootstrap, average_precision=main, calibration=main)
-    return metrics | grade_metrics(rows, split, bootstrap)
+        metrics |= task.metrics(
+            rows, split, bootstrap, average_precision=main, calibration=main, untaught=untaught.get(name)
+        )
+    return metrics | grade_metrics(rows, split, bootstrap, untaught.get("grade"))
 
 
-def grade_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Agreement of the five grades: quadratic weighted kappa, accuracy, balanced accuracy."""
-    rows = known(rows, "grade")
+def graded(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows in which both the grade and the predicted one are known."""
+    return known(known(rows, "grade"), "grade_predicted")
+
+
+def grade_metrics(
+    rows: pd.DataFrame, split: str, bootstrap: Bootstrap, untaught: str | None = None
+) -> dict[str, Estimate]:
+    """Agreement of the five grades: quadratic weighted kappa, accuracy, balanced accuracy; null if `untaught` (why)."""
+    rows = graded(rows)
     agreement = agreement_estimates(
         rows["grade"].to_numpy(int),
         rows["grade_predicted"].to_numpy(int),
@@ -85,4 +120,4 @@ def grade_metrics(rows: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[
         bootstrap=bootstrap,
     )
     agreement["quadratic_kappa"] = agreement.pop("kappa")
-    return {f"{split}.grade.{name}": estimate for name, estimate in agreement.items()}
+    return undefined({f"{split}.grade.{name}": estimate for name, estimate in agreement.items()}, untaught)

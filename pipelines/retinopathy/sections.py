@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.labels import GRADES
-from pipelines.retinopathy.metrics import TASKS
+from pipelines.retinopathy.metrics import TASKS, graded
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.cohort import Cohort
 from pipelines.shared.judging.error_gallery import error_sections
@@ -25,7 +25,7 @@ from pipelines.shared.judging.sections import (
     roc_blocks,
 )
 from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_section
-from pipelines.shared.judging.tasks import BinaryTask, known
+from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.readers import Reader
@@ -102,9 +102,9 @@ def _graders(evidence: Retinopathy, test: pd.DataFrame, task: BinaryTask) -> lis
 
 def _grades(evidence: Retinopathy, test: pd.DataFrame, metrics: Metrics) -> Section:
     """The five grades of the international scale."""
-    rows = known(test, "grade")
+    rows = graded(test)
     if rows.empty:
-        return Section("Five grades", [Text("The test records have no grades.", "note")])
+        return Section("Five grades", [Text("The test records have no grades, or training had none.", "note")])
     matrix = confusion_matrix(rows["grade"].to_numpy(int), rows["grade_predicted"].to_numpy(int), range(len(GRADES)))
     names = [grade.capitalize() for grade in GRADES]
     figures.confusion(evidence.folder.figures / "grades.png", matrix, names, note=evidence.note)

@@ -23,6 +23,7 @@ from pipelines.shared.judging.report import Section
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.untaught import untaught_of
 
 if TYPE_CHECKING:  # torch is imported by the modes that need it
     from pipelines.shared.data.cache import Prepared
@@ -78,6 +79,11 @@ class Evidence(Generic[C]):
     def note(self) -> str:
         """The small line below every figure that was made from a phantom."""
         return "synthetic data" if self.flow["synthetic"] else ""
+
+    @property
+    def untaught(self) -> dict[str, str]:
+        """Outputs that are null, as no training record taught them -> why."""
+        return untaught_of(self.networks)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from pipelines.retinopathy.fundus import find_circle
+from pipelines.retinopathy.phantom import artist as drawing
+from pipelines.retinopathy.phantom import dataset as phantom
 from pipelines.retinopathy.phantom.artist import CAMERAS, DEFECTS, Difficulty, Eye, aim, draw_eye, photograph
 from pipelines.retinopathy.phantom.dataset import PhantomSettings, ensure_phantom, make_phantom
-from pipelines.retinopathy.phantom.dataset import artist as drawing
-from pipelines.retinopathy.phantom.dataset import dataset as phantom
 
 SMALL = PhantomSettings(patients=40, size=160, ungradable=0.15)
 

@@ -210,7 +210,7 @@ def operating_points_section(
         )
     ]
     if not points:
-        blocks.append(Text("There are none: val lacked a class.", "note"))
+        blocks.append(Text("There are none: training or val lacked a class.", "note"))
         return Section("Operating points", blocks)
     caption = "The operating points on test. PPV and NPV hold for the prevalence of the test part."
     blocks += [operating_points_table(points, caption, tasks=tasks), *more]

@@ -11,6 +11,7 @@ from pipelines.shared.stats.auc import RocCurve, auroc_estimate, average_precisi
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.untaught import undefined
 
 
 def known(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -40,19 +41,20 @@ class BinaryTask:
         return self.title[:1].lower() + self.title[1:]
 
     def known(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows whose reference is known."""
-        return known(table, self.target)
+        """The rows whose reference is known and whose score is not null, as it is where nothing taught it."""
+        rows = known(table, self.target)
+        return known(rows, self.score) if self.has_score(table) else rows
 
     def has_score(self, table: pd.DataFrame) -> bool:
         """Whether the network answers the question at all."""
         return self.score in table
 
     def has_both_classes(self, table: pd.DataFrame) -> bool:
-        """Whether positives and negatives are among the rows whose reference is known."""
-        return table[self.target].nunique() == 2
+        """Whether positives and negatives are among the known rows."""
+        return self.known(table)[self.target].nunique() == 2
 
     def arrays(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reference, score and group of the rows whose reference is known, (n,) each."""
+        """Reference, score and group of the known rows, (n,) each."""
         rows = self.known(table)
         return rows[self.target].to_numpy(), rows[self.score].to_numpy(), rows["group"].to_numpy()
 
@@ -72,15 +74,19 @@ class BinaryTask:
         *,
         average_precision: bool = False,
         calibration: bool = False,
+        untaught: str | None = None,
     ) -> dict[str, Estimate]:
-        """AUROC and, if asked for, average precision and calibration, as `<split>.<name>.<metric>`."""
+        """AUROC and, if asked for, average precision and calibration, as `<split>.<name>.<metric>`.
+
+        All are null where training never taught the score, with the reason (`untaught`).
+        """
         y, score, group = self.arrays(table)
         estimates = {"auroc": auroc_estimate(y, score, group, bootstrap=bootstrap)}
         if average_precision:
             estimates["average_precision"] = average_precision_estimate(y, score, group, bootstrap=bootstrap)
         if calibration:
             estimates |= calibration_estimates(y, score, group, bootstrap=bootstrap)
-        return {f"{split}.{self.name}.{metric}": estimate for metric, estimate in estimates.items()}
+        return undefined({f"{split}.{self.name}.{metric}": e for metric, e in estimates.items()}, untaught)
 
     def oracle(self, table: pd.DataFrame, records: pd.DataFrame, column: str, bootstrap: Bootstrap) -> Estimate | None:
         """AUROC of a phantom's latent truth, judged by the same imperfect reference as the model.
