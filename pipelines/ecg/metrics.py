@@ -25,6 +25,7 @@ SCORES = [f"p_{name}" for name in CLASSES]
 RATES = ["f1", "ppv", "sensitivity", "specificity", "npv"]
 AVERAGES = ["weighted", "macro"]  # by support, as the authors' numbers are; over the classes that occur
 LEVELS = ["sequence", "set"]
+ByClass = dict[tuple[str, str], Estimate]  # (class or average, `<metric>_<level>`) -> estimate
 CHALLENGE = ["N", "A", "O"]  # whose mean F1 is the CinC Challenge 2017's score; noise is not in it
 
 
@@ -155,7 +156,7 @@ def averages(values: np.ndarray, support: np.ndarray) -> np.ndarray:
     return np.stack([weighted, plain], axis=-1)
 
 
-def rate_estimates(found: Cells, level: str, bootstrap: Bootstrap) -> dict[tuple[str, str], Estimate]:
+def rate_estimates(found: Cells, level: str, bootstrap: Bootstrap) -> ByClass:
     """Every rate of every class, and both averages, with intervals that resample groups.
 
     Returns:
@@ -189,7 +190,7 @@ def rate_estimates(found: Cells, level: str, bootstrap: Bootstrap) -> dict[tuple
 
 def auroc_estimates(
     truth: np.ndarray, scores: np.ndarray, group: np.ndarray, level: str, bootstrap: Bootstrap
-) -> dict[tuple[str, str], Estimate]:
+) -> ByClass:
     """AUROC of each class against all others, and both averages over the classes that occur.
 
     Args:
@@ -224,17 +225,32 @@ def auroc_estimates(
     return result
 
 
-def window_scores(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per window: which classes occur in the reference, the highest score of each class, and its group.
+def level_scores(table: pd.DataFrame, level: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which classes occur in the reference, bool (rows, 12), their scores (rows, 12), and the groups (rows,).
 
-    The paper does not say how a set's score is formed; the highest of its steps is the natural one.
+    At sequence level a row is a step, at set level a window, whose scores are the highest of its steps: the paper does
+    not say how a set's score is formed; the highest is the natural one.
     """
+    codes, scores, group = codes_of(table["target"]), scores_of(table), table["group"].to_numpy()
+    if level == "sequence":
+        return codes[:, None] == np.arange(len(CLASSES)), scores, group
     _, first, unit = np.unique(table["id"].to_numpy(), return_index=True, return_inverse=True)
-    there = np.zeros((len(first), len(CLASSES)), bool)
-    there[unit, codes_of(table["target"])] = True
-    scores = np.full((len(first), len(CLASSES)), -np.inf)
-    np.maximum.at(scores, unit, scores_of(table))
-    return there, scores, table["group"].to_numpy()[first]
+    occurs = np.zeros((len(first), len(CLASSES)), bool)
+    occurs[unit, codes] = True
+    highest = np.full((len(first), len(CLASSES)), -np.inf)
+    np.maximum.at(highest, unit, scores)
+    return occurs, highest, group[first]
+
+
+def step_cells(rows: pd.DataFrame, answer: np.ndarray, level: str) -> Cells:
+    """Counts of some answers (codes) to the labelled steps of a prediction table."""
+    return cells(codes_of(rows["target"]), answer, rows["id"].to_numpy(), rows["group"].to_numpy(), level)
+
+
+def step_f1(rows: pd.DataFrame, bootstrap: Bootstrap, answer: pd.Series | None = None) -> Estimate:
+    """F1 of labelled steps, average by support: of the model, or of other answers (names, in the order of the rows)."""
+    codes = answers(rows) if answer is None else codes_of(answer)
+    return rate_estimates(step_cells(rows, codes, "sequence"), "sequence", bootstrap)["weighted", "f1_sequence"]
 
 
 def codes_of(names: pd.Series) -> np.ndarray:
@@ -242,28 +258,24 @@ def codes_of(names: pd.Series) -> np.ndarray:
     return names.map({name: i for i, name in enumerate(CLASSES)}).to_numpy(int)
 
 
-def model_metrics(table: pd.DataFrame, bootstrap: Bootstrap, areas: bool) -> dict[tuple[str, str], Estimate]:
+def model_metrics(table: pd.DataFrame, bootstrap: Bootstrap, areas: bool) -> ByClass:
     """All metrics of a prediction table's known steps, at both levels. `areas`: with AUROC, which takes longer."""
     rows = known_steps(table)
     if rows.empty:
         return {}
-    truth, group = codes_of(rows["target"]), rows["group"].to_numpy()
-    found: dict[tuple[str, str], Estimate] = {}
+    metrics: ByClass = {}
     for level in LEVELS:
-        counted = cells(truth, answers(rows), rows["id"].to_numpy(), group, level)
-        found |= rate_estimates(counted, level, bootstrap)
-    if areas:
-        one_hot = truth[:, None] == np.arange(len(CLASSES))
-        found |= auroc_estimates(one_hot, scores_of(rows), group, "sequence", bootstrap)
-        found |= auroc_estimates(*window_scores(rows), "set", bootstrap)
-    return found
+        metrics |= rate_estimates(step_cells(rows, answers(rows), level), level, bootstrap)
+    for level in LEVELS if areas else []:
+        metrics |= auroc_estimates(*level_scores(rows, level), level, bootstrap)
+    return metrics
 
 
-def without(found: dict[tuple[str, str], Estimate], classes: dict[str, str]) -> dict[tuple[str, str], Estimate]:
+def without(estimates: ByClass, classes: dict[str, str]) -> ByClass:
     """The same estimates, those of some classes undefined, for a reason."""
     return {
         key: Estimate(None, n=e.n, positives=e.positives, reason=classes[key[0]]) if key[0] in classes else e
-        for key, e in found.items()
+        for key, e in estimates.items()
     }
 
 
@@ -300,9 +312,7 @@ def recordings(table: pd.DataFrame, labels: LabelSection) -> tuple[pd.DataFrame,
     return pd.concat([found, pd.DataFrame(sums, columns=[f"p_{w}" for w in chosen])], axis=1), chosen
 
 
-def recording_metrics(
-    table: pd.DataFrame, labels: LabelSection, bootstrap: Bootstrap
-) -> dict[tuple[str, str], Estimate]:
+def recording_metrics(table: pd.DataFrame, labels: LabelSection, bootstrap: Bootstrap) -> ByClass:
     """F1 of each label of whole recordings, and their mean: for the challenge's labels that of N, A and O."""
     rows, words = recordings(table, labels)
     if rows.empty:

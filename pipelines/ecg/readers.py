@@ -5,6 +5,7 @@ The readings of all cardiologists are pooled: a record that six have read counts
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import pandas as pd
 from pipelines.ecg import published
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import step_codes
-from pipelines.ecg.metrics import AVERAGES, LEVELS, Cells, cells, rate_estimates, rates
+from pipelines.ecg.metrics import AVERAGES, LEVELS, ByClass, Cells, cells, level_scores, rate_estimates, rates
 from pipelines.shared.cli.environment import read_environment, stage, start
 from pipelines.shared.errors import DataError, StatisticsError
 from pipelines.shared.judging import figures
@@ -24,9 +25,11 @@ from pipelines.shared.judging.report import Headline, HeadlineFigure, Picture, R
 from pipelines.shared.log import log
 from pipelines.shared.run_folder import RunFolder, plain, write_json
 from pipelines.shared.stats.agreement import fleiss_kappa
+from pipelines.shared.stats.auc import roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate, divide
 from pipelines.shared.stats.confusion import cohen_kappa, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.readers import sensitivity_at
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
@@ -75,9 +78,9 @@ def readings_of(records: pd.DataFrame, readers: pd.DataFrame) -> Readings | None
     return Readings(truth[row, step], answer[row, step], columns[0], step, columns[1], columns[2])
 
 
-def reader_metrics(found: Readings, bootstrap: Bootstrap) -> dict[tuple[str, str], Estimate]:
+def reader_metrics(found: Readings, bootstrap: Bootstrap) -> ByClass:
     """(class or average, `<rate>_<level>`) -> estimate of the pooled readings; groups are resampled."""
-    metrics: dict[tuple[str, str], Estimate] = {}
+    metrics: ByClass = {}
     for level in LEVELS:
         metrics |= rate_estimates(found.cells(level), level, bootstrap)
     return metrics
@@ -135,10 +138,47 @@ def pairs(found: Readings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["first", "second", "steps", "agreement", "kappa"])
 
 
+def sensitivity_beside(people: ByClass, rows: pd.DataFrame, missing: Collection[str]) -> ByClass:
+    """The model's sensitivity at the specificity of the pooled cardiologists: (class, `<key>_<level>`).
+
+    Args:
+        people: of `reader_metrics`.
+        rows: the labelled steps of the model's predictions.
+        missing: classes that training never taught by themselves.
+    """
+    beside: ByClass = {}
+    for level in LEVELS:
+        truth, scores, _ = level_scores(rows, level)
+        for i, name in enumerate(CLASSES):
+            specificity, sensitivity = (
+                people[name, f"{rate}_{level}"].value for rate in ("specificity", "sensitivity")
+            )
+            positives = int(truth[:, i].sum())
+            if specificity is None or sensitivity is None or name in missing or not 0 < positives < len(truth):
+                continue
+            value = sensitivity_at(roc_curve(truth[:, i], scores[:, i]), specificity)
+            beside[name, f"sensitivity_at_cardiologists_{level}"] = Estimate(
+                value, n=len(truth), positives=positives, reason="a point of the ROC curve, without interval"
+            )
+    return beside
+
+
+def reader_points(readings: Readings, level: str) -> dict[str, tuple[list[Any], Any]]:
+    """By class: (sensitivity, specificity, PPV) of every cardiologist, and of all pooled; None where undefined."""
+
+    def points(counts: np.ndarray) -> list[Any]:
+        values = rates(counts.sum(axis=0))
+        return [None if np.isnan(v[[1, 2, 3]]).any() else (v[2], v[3], v[1]) for v in values]
+
+    single = [points(readings.cells(level, name).counts) for name in sorted(set(readings.reader), key=str)]
+    pooled = points(readings.cells(level).counts)
+    return {name: ([p[i] for p in single if p[i] is not None], pooled[i]) for i, name in enumerate(CLASSES)}
+
+
 # --- the sections that every report with cardiologists has ---
 
 
-def comparison_table(metrics: dict[tuple[str, str], Estimate], level: str, who: str) -> Table:
+def comparison_table(metrics: ByClass, level: str, who: str) -> Table:
     """F1 of the cardiologists by class beside the published ones of the whole test set."""
     place = LEVELS.index(level)
     rows: list[list[Any]] = []
@@ -295,7 +335,7 @@ def read_by_cardiologists(study: Study[Any], job: Job) -> None:
     print(path, flush=True)
 
 
-def _screen(metrics: dict[tuple[str, str], Estimate], kappa: Estimate) -> list[str]:
+def _screen(metrics: ByClass, kappa: Estimate) -> list[str]:
     """The table as text."""
     lines = [f"{'rhythm':<20}{'steps':>8}{'F1 sequence':>13}{'published':>11}{'F1 set':>9}{'published':>11}"]
     for name in [*CLASSES, *AVERAGES]:
