@@ -27,7 +27,7 @@ def evaluate(evidence: Camelyon) -> Results:
     scored = _lesions(evidence, known)
     run = scored["run"]
     metrics = {f"test.lesions.{name}": e for name, e in froc_estimates(run, bootstrap=bootstrap).items()}
-    for name, other in scored.items():
+    for name, other in scored.items():  # other ways to make detections
         if name != "run":
             metrics[f"test.lesions.froc_{name}"] = froc_estimates(other, bootstrap=bootstrap)["froc"]
     for split, rows in evidence.predictions.items():

@@ -186,6 +186,7 @@ def _subgroups(evidence: Camelyon, known: pd.DataFrame, run: Scored, metrics: Me
         n=len(known),
         metric="FROC score",
         records="Slides",
+        positives=False,
         more=[subgroup_table(aurocs, "AUROC", "Slides", "Slides with metastases, test.")],
     )
 

@@ -76,6 +76,7 @@ def report_sections(
             n=int((evidence.records["split"] == "test").sum()),
             metric="F1",
             records="Windows",
+            positives=False,
             about="average by support, sequence level",
         )
     return sections + _strips(evidence, test)

@@ -65,7 +65,8 @@ def _per_group(part: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _mean(values: pd.Series) -> str:
-    return f"{values.mean():.1f} ({values.std():.1f})" if values.notna().any() else UNDEFINED
+    deviation = f" ({values.std():.1f})" if values.notna().sum() > 1 else ""
+    return f"{values.mean():.1f}{deviation}" if values.notna().any() else UNDEFINED
 
 
 def _female(sex: pd.Series) -> str:

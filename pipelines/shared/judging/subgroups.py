@@ -91,6 +91,7 @@ def subgroup_section(
     n: int,
     metric: str = "AUROC",
     records: str = "Images",
+    positives: bool = True,
     about: str = "",
     more: Sequence[Block] = (),
 ) -> list[Section]:
@@ -103,6 +104,7 @@ def subgroup_section(
         n: how many these are.
         metric: its name.
         records: what a record is.
+        positives: whether the table says how many records are positive.
         about: what the metric is about, for the caption.
         more: what stands below the table.
     """
@@ -114,13 +116,16 @@ def subgroup_section(
     )
     caption = f"{metric} by subgroup, test{about and f': {about}'}."
     picture = Picture("figures/subgroups.png", caption, "Forest plot of subgroups.")
-    table = subgroup_table(subgroups, metric, records, "Intervals are wide where a subgroup is small.")
+    table = subgroup_table(
+        subgroups, metric, records, "Intervals are wide where a subgroup is small.", positives=positives
+    )
     return [Section("Subgroups", [picture, table, *more])]
 
 
-def subgroup_table(subgroups: Sequence[SubgroupEstimate], metric: str, records: str, caption: str) -> Table:
-    """A row per subgroup; with the number of positive records, if the metric has them."""
-    positives = any(s.estimate.positives is not None for s in subgroups)
+def subgroup_table(
+    subgroups: Sequence[SubgroupEstimate], metric: str, records: str, caption: str, *, positives: bool = True
+) -> Table:
+    """A row per subgroup."""
     columns = ["Subgroup", records, *(["Positive"] if positives else []), metric]
     rows: list[list[Cell]] = [
         [f"{words(s.column)}: {s.value}", s.n, *([s.estimate.positives] if positives else []), s.estimate]
