@@ -188,11 +188,7 @@ def _departures(evidence: Covid) -> list[tuple[str, str, str]]:
         ),
         ("Split", "pictures shuffled; the ensemble learns from in-sample base predictions", split),
         ("Stage 1", "Adam, 0.001, weight decay 0.0001, divided by 10 at epoch 150 of 200", trained),
-        (
-            "Class weights of stage 1",
-            "none",
-            f"(1 / images) to the power {config.loss.class_balance:g}",
-        ),
+        ("Class weights of stage 1", "none", f"(1 / images) to the power {config.loss.class_balance:g}"),
         (
             "Stage 2",
             "outer product, focal loss with inverse class frequency; released code: tanh weights, gamma 10",
@@ -204,9 +200,5 @@ def _departures(evidence: Covid) -> list[tuple[str, str, str]]:
             "mirrored, with random noise, to resemble AP",
             "the same" if config.preprocess.pa_to_ap else "as they are",
         ),
-        (
-            "Standard deviation",
-            "over five folds",
-            "over folds, and intervals from resampling patients over all folds",
-        ),
+        ("Standard deviation", "over five folds", "over folds, and intervals from resampling patients over all folds"),
     ]

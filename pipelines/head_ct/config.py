@@ -203,10 +203,7 @@ class TriageSection(Section):
 class HeadCtConfig(StudyConfig):
     """The root of the study's configuration."""
 
-    data: Annotated[
-        PhantomData | ReportsData | RsnaData | Cq500Data | TableData,
-        Field(discriminator="name"),
-    ]
+    data: Annotated[PhantomData | ReportsData | RsnaData | Cq500Data | TableData, Field(discriminator="name")]
     model: HeadCtModel
     series: SeriesSection
     preprocess: PreprocessSection

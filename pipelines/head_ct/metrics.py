@@ -25,10 +25,7 @@ SILVER = [f"silver_{t}" for t in THRESHOLDS]
 CRITICAL = BinaryTask("critical", "Critical, gold labels", target="critical", score=SCORE)
 TASKS = {"critical": CRITICAL} | {
     f"silver_{t}": BinaryTask(
-        f"silver_{t}",
-        f"At least {t} critical concepts, silver labels",
-        target=f"silver_{t}",
-        score=f"p_at_least_{t}",
+        f"silver_{t}", f"At least {t} critical concepts, silver labels", target=f"silver_{t}", score=f"p_at_least_{t}"
     )
     for t in THRESHOLDS
 }

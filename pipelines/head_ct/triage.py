@@ -86,11 +86,7 @@ def _queue(
 
 
 def _reading_room(
-    evidence: Evidence[HeadCtConfig],
-    task: BinaryTask,
-    test: pd.DataFrame,
-    threshold: float | None,
-    measured: float,
+    evidence: Evidence[HeadCtConfig], task: BinaryTask, test: pd.DataFrame, threshold: float | None, measured: float
 ) -> tuple[Section, dict[str, Estimate]]:
     """A simulated reading room; `measured`: the seconds that scoring a study took in this run."""
     config, section = evidence.config, evidence.config.triage

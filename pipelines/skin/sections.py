@@ -59,12 +59,7 @@ def report_sections(
         *_beside_readers(evidence, test, predicted),
         _calibration(evidence, test, metrics),
         *subgroup_section(
-            evidence,
-            subgroups,
-            metrics["test.malignant.auroc"],
-            n=len(test),
-            about=MALIGNANT.inline,
-            more=_gaps(gaps),
+            evidence, subgroups, metrics["test.malignant.auroc"], n=len(test), about=MALIGNANT.inline, more=_gaps(gaps)
         ),
         *_embedding_map(evidence, test),
         *error_sections(evidence, saliency, {"missed": "Missed malignancies", "false_alarm": "False alarms"}),

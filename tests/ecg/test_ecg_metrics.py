@@ -99,7 +99,7 @@ def test_averages_are_sklearns_and_intervals_resample_patients():
     assert [found[c, "auroc_sequence"].value for c in CLASSES[:6]] == pytest.approx(areas)
     share = np.bincount(truth, minlength=6)[:6]
     assert found["weighted", "auroc_sequence"].value == pytest.approx((np.array(areas) * share).sum() / share.sum())
-    there, best, _ = metrics.window_scores(table)
+    there, best, _ = metrics.level_scores(table, "set")
     by_hand = table.groupby("id")[SCORES].max().sort_index().to_numpy()
     assert np.allclose(best, by_hand)
     assert found["AF", "auroc_set"].value == pytest.approx(roc_auc_score(there[:, 0], best[:, 0]))

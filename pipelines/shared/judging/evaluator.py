@@ -222,7 +222,7 @@ def _data_section(study: Study, evidence: Evidence) -> Section:
     ]
     figures.flow(path, steps, exclusions, parts, note=evidence.note)
     blocks: list[Any] = [
-        Picture("figures/flow.png", "From the files found to the records used.", "Flow diagram of record counts."),
+        Picture("figures/flow.png", "From the files found to the records used.", "Flow diagram of record counts.")
     ]
     blocks += [Text(sentence) for sentence in flow["gate"]]
     if flow["lists"]:

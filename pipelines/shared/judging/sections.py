@@ -25,13 +25,7 @@ from pipelines.shared.study import Evidence
 Metrics = Mapping[str, Estimate]
 OperatingPoint = Mapping[str, Any]  # as in metrics.json
 
-RATES = {
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "accuracy": "Accuracy",
-}
+RATES = {"sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy"}
 CALIBRATION = {
     "brier": "Brier score",
     "brier_skill": "Brier skill against the prevalence",
@@ -245,11 +239,7 @@ def operating_points_section(
 
 
 def operating_points_table(
-    points: Sequence[OperatingPoint],
-    caption: str,
-    *,
-    tasks: Sequence[BinaryTask] = (),
-    chosen_on: str = "val",
+    points: Sequence[OperatingPoint], caption: str, *, tasks: Sequence[BinaryTask] = (), chosen_on: str = "val"
 ) -> Table:
     """The rates of each point with both intervals; with a column for the task where there are several `tasks`."""
     titles = {task.target: task.title for task in tasks}

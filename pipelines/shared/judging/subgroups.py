@@ -57,10 +57,7 @@ def subgroup_columns(
 
 
 def subgroup_estimates(
-    evidence: Evidence[Any],
-    table: pd.DataFrame,
-    metric: Callable[[pd.DataFrame], Estimate],
-    most: int | None = None,
+    evidence: Evidence[Any], table: pd.DataFrame, metric: Callable[[pd.DataFrame], Estimate], most: int | None = None
 ) -> list[SubgroupEstimate]:
     """A metric in every subgroup.
 

@@ -6,41 +6,26 @@ Fleiss, Psychol Bull 76:378 (1971); Cohen, Psychol Bull 70:213 (1968).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimates, group_codes
-from pipelines.shared.stats.checks import same_length
+from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimates
 from pipelines.shared.stats.confusion import (
     Weights,
     accuracy,
     balanced_accuracy,
-    class_positions,
     cohen_kappa,
     confusion_cells,
     macro_f1,
-    weighted_kappa,
 )
 from pipelines.shared.stats.estimate import Estimate
 
 Name = TypeVar("Name", bound=Hashable)
 Measure = Callable[[np.ndarray], np.ndarray]  # confusion matrices (..., k, k) -> (...)
-
-
-@dataclass(frozen=True)
-class PairwiseKappa:
-    """Cohen's kappa of two readers on the `cases` that both read; None with the reason where undefined."""
-
-    first: Any
-    second: Any
-    cases: int
-    kappa: float | None
-    reason: str | None = None
 
 
 def confusion_estimates(
@@ -87,23 +72,6 @@ def confusion_estimates(
     return dict(zip(measures, estimates, strict=True))
 
 
-def weighted_kappa_estimate(
-    truth: ArrayLike,
-    predicted: ArrayLike,
-    classes: Sequence[Any],
-    group: ArrayLike,
-    *,
-    weights: Weights = "quadratic",
-    bootstrap: Bootstrap = STANDARD,
-) -> Estimate:
-    """`weighted_kappa` with the clustered bootstrap interval; null with the reason if undefined."""
-
-    def kappa(confusion: np.ndarray) -> np.ndarray:
-        return cohen_kappa(confusion, weights)
-
-    return confusion_estimates({"kappa": kappa}, truth, predicted, classes, group, bootstrap=bootstrap)["kappa"]
-
-
 def agreement_estimates(
     truth: ArrayLike,
     predicted: ArrayLike,
@@ -135,15 +103,6 @@ def agreement_estimates(
     return confusion_estimates(measures, truth, predicted, classes, group, bootstrap=bootstrap)
 
 
-def rating_counts(case: ArrayLike, rating: ArrayLike, classes: Sequence[Any]) -> np.ndarray:
-    """How many readers gave each case each class, (cases, k), from one row per case and reader."""
-    codes, cases = group_codes(case)
-    positions = class_positions(rating, classes, "rating")
-    same_length(case=codes, rating=positions)
-    k = len(classes)
-    return np.bincount(codes * k + positions, minlength=cases * k).reshape(cases, k)
-
-
 def fleiss_kappa(counts: ArrayLike) -> float:
     """Fleiss' kappa of several raters, who need not be the same for every subject (unweighted).
 
@@ -168,51 +127,3 @@ def fleiss_kappa(counts: ArrayLike) -> float:
     if np.count_nonzero(table.sum(axis=0)) == 1:
         raise StatisticsError("all ratings are the same class")
     return float((observed - expected) / (1 - expected))
-
-
-def pairwise_kappas(
-    case: ArrayLike, reader: ArrayLike, rating: ArrayLike, classes: Sequence[Any], weights: Weights = "quadratic"
-) -> list[PairwiseKappa]:
-    """Cohen's kappa of every two readers on the cases that both read.
-
-    Args:
-        case: (rows,) case keys, one row per case and reader.
-        reader: (rows,) reader keys.
-        rating: (rows,) classes.
-        classes: all classes in their order.
-        weights: see `cohen_kappa`.
-
-    Raises:
-        StatisticsError: no rows, lengths differ, missing keys, an unknown class, a reader who read a case twice.
-    """
-    cases = group_codes(case)[0]
-    readers, count = group_codes(reader)
-    positions = class_positions(rating, classes, "rating")
-    same_length(case=cases, reader=readers, rating=positions)
-    check_single_readings(cases, readers)
-    table = np.full((cases.max() + 1, count), -1)  # (cases, readers), -1 where not read
-    table[cases, readers] = positions
-    names = reader_names(reader, readers)
-    pairs = []
-    for i, j in combinations(range(count), 2):
-        both = table[(table[:, i] >= 0) & (table[:, j] >= 0)]
-        kappa, reason = None, None
-        try:
-            kappa = weighted_kappa(both[:, i], both[:, j], range(len(classes)), weights)
-        except StatisticsError as error:
-            reason = str(error) if len(both) else "no case in common"
-        pairs.append(PairwiseKappa(names[i], names[j], len(both), kappa, reason))
-    return pairs
-
-
-def reader_names(reader: ArrayLike, codes: np.ndarray) -> list[Any]:
-    """The key of each reader code, as a plain Python object."""
-    keys = list(reader) if isinstance(reader, list | tuple) else np.asarray(reader).tolist()
-    return [keys[row] for row in np.unique(codes, return_index=True)[1]]
-
-
-def check_single_readings(case: np.ndarray, reader: np.ndarray) -> None:
-    """Raise StatisticsError if a reader read a case twice; codes (rows,) of both."""
-    twice = len(case) - len(np.unique(np.stack([case, reader]), axis=1).T)
-    if twice:
-        raise StatisticsError(f"{twice} readings repeat the same case and reader")

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.agreement import check_single_readings, reader_names
 from pipelines.shared.stats.auc import RocCurve
 from pipelines.shared.stats.bootstrap import group_codes
 from pipelines.shared.stats.checks import as_binary, same_length
@@ -52,13 +51,13 @@ def reader_estimates(
     readers, _ = group_codes(reader)
     called, positive = as_binary(reading, "reading"), as_binary(truth, "truth")
     same_length(case=cases, reader=readers, reading=called, truth=positive)
-    check_single_readings(cases, readers)
+    _check_single_readings(cases, readers)
     share = np.bincount(cases, weights=positive) / np.bincount(cases)
     two_truths = np.count_nonzero((share > 0) & (share < 1))
     if two_truths:
         raise StatisticsError(f"{two_truths} of {number} cases have both truths")
     result = []
-    for code, name in enumerate(reader_names(reader, readers)):
+    for code, name in enumerate(_reader_names(reader, readers)):
         positives, negatives = (readers == code) & positive, (readers == code) & ~positive
         sensitivity = _rate(called[positives], cases[positives], "no positive case was read", level)
         specificity = _rate(~called[negatives], cases[negatives], "no negative case was read", level)
@@ -70,6 +69,19 @@ def _rate(outcome: np.ndarray, cases: np.ndarray, none: str, level: float) -> Es
     if outcome.size == 0:
         return Estimate(None, n=0, groups=0, positives=0, reason=none)
     return proportion_estimate(outcome, cases, level)
+
+
+def _reader_names(reader: ArrayLike, codes: np.ndarray) -> list[Any]:
+    """The key of each reader code, as a plain Python object."""
+    keys = list(reader) if isinstance(reader, list | tuple) else np.asarray(reader).tolist()
+    return [keys[row] for row in np.unique(codes, return_index=True)[1]]
+
+
+def _check_single_readings(case: np.ndarray, reader: np.ndarray) -> None:
+    """Raise StatisticsError if a reader read a case twice; codes (rows,) of both."""
+    twice = len(case) - len(np.unique(np.stack([case, reader]), axis=1).T)
+    if twice:
+        raise StatisticsError(f"{twice} readings repeat the same case and reader")
 
 
 def sensitivity_at(curve: RocCurve, specificity: float) -> float:

@@ -10,9 +10,6 @@ from pipelines.shared.stats.agreement import (
     agreement_estimates,
     confusion_estimates,
     fleiss_kappa,
-    pairwise_kappas,
-    rating_counts,
-    weighted_kappa_estimate,
 )
 from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.confusion import confusion_matrix, weighted_kappa
@@ -103,14 +100,9 @@ def test_intervals_equal_the_loop_over_the_same_resamples():
         assert estimates[name].value == pytest.approx(function(truth, predicted), abs=1e-12)
         assert (estimates[name].low, estimates[name].high) == pytest.approx(tuple(expected), abs=1e-12)
         assert (estimates[name].n, estimates[name].groups) == (150, len(set(group)))
-    kappa = weighted_kappa_estimate(truth, predicted, CLASSES, group, bootstrap=Bootstrap(resamples=200, seed=2))
-    assert kappa == estimates["kappa"]
     linear = agreement_estimates(
         truth, predicted, CLASSES, group, weights="linear", bootstrap=Bootstrap(resamples=200, seed=2)
     )["kappa"]
-    assert linear == weighted_kappa_estimate(
-        truth, predicted, CLASSES, group, weights="linear", bootstrap=Bootstrap(resamples=200, seed=2)
-    )
     assert linear.value == weighted_kappa(truth, predicted, CLASSES, "linear")
 
 
@@ -187,39 +179,3 @@ def test_fleiss_kappa_with_varying_raters():
 def test_fleiss_kappa_undefined(counts):
     with pytest.raises(StatisticsError):
         fleiss_kappa(counts)
-
-
-def test_rating_counts():
-    counts = rating_counts(["y", "x", "y", "y"], ["mild", "none", "none", "mild"], ["none", "mild", "severe"])
-    assert counts.tolist() == [[1, 0, 0], [1, 2, 0]]
-    with pytest.raises(StatisticsError, match="lengths differ"):
-        rating_counts(["y"], ["none", "none"], ["none"])
-
-
-def test_pairwise_kappas_use_the_cases_in_common():
-    rng = np.random.default_rng(0)
-    case = np.repeat(np.arange(40), 3)
-    reader = np.tile(["anna", "bo", "cy"], 40)
-    rating = np.clip(np.repeat(rng.integers(0, 5, 40), 3) + rng.integers(-1, 2, 120), 0, 4)
-    kept = rng.random(120) < 0.8
-    order = rng.permutation(np.flatnonzero(kept))
-    pairs = pairwise_kappas(case[order], reader[order], rating[order], CLASSES)
-    assert [(p.first, p.second) for p in pairs] == [("anna", "bo"), ("anna", "cy"), ("bo", "cy")]
-    table = np.where(kept, rating, -1).reshape(40, 3)
-    for pair, (i, j) in zip(pairs, [(0, 1), (0, 2), (1, 2)], strict=True):
-        both = (table[:, i] >= 0) & (table[:, j] >= 0)
-        assert pair.cases == both.sum()
-        expected = metrics.cohen_kappa_score(table[both, i], table[both, j], weights="quadratic", labels=CLASSES)
-        assert pair.kappa == pytest.approx(expected, abs=1e-12)
-        assert pair.reason is None
-    assert pairwise_kappas(list(case[order]), list(reader[order]), rating[order], CLASSES) == pairs
-
-
-def test_pairwise_kappas_undefined():
-    apart = pairwise_kappas([1, 2], ["a", "b"], [0, 1], [0, 1])[0]
-    assert (apart.cases, apart.kappa, apart.reason) == (0, None, "no case in common")
-    alike = pairwise_kappas([1, 1], ["a", "b"], [1, 1], [0, 1])[0]
-    assert (alike.kappa, alike.reason) == (None, "all gradings are the same class")
-    assert pairwise_kappas([1, 2], ["a", "a"], [0, 1], [0, 1]) == []
-    with pytest.raises(StatisticsError, match="1 readings repeat"):
-        pairwise_kappas([1, 1], ["a", "a"], [0, 1], [0, 1])
