@@ -1,8 +1,9 @@
 """Files below a folder, found in one way for every study, and names for what is written about them.
 
-Links to folders are followed (many people keep their data on another disk and link it); a folder that leads back into
-itself, or to one that is there already, is entered once, by its own name before a link's. What operating systems leave behind (`._*`, `.DS_Store`, `Thumbs.db`, `__MACOSX`, anything
-hidden) is no data. The order is the natural one: `slice2` before `slice10`.
+Links to folders are followed (many people keep their data on another disk and link it). A folder is entered once, by
+its own name before a link's, also where a link leads back into itself. What operating systems leave behind (`._*`,
+`.DS_Store`, `Thumbs.db`, `__MACOSX`, anything hidden) is no data. The order is the natural one: `slice2` before
+`slice10`.
 """
 
 from __future__ import annotations
