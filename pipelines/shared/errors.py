@@ -66,6 +66,8 @@ def reason_of(failure: BaseException) -> str:
         return f"{failure.problem} {failure.remedy}"
     if isinstance(failure, MemoryError):
         return "needs more memory than there is"
+    if type(failure).__name__ == "OutOfMemoryError":  # torch's, which is not imported for its sake
+        return "needs more memory than the device has; trainer.device=cpu uses the computer's own"
     if isinstance(failure, OSError):
         return f"cannot be read: {failure.strerror or type(failure).__name__}"
     text = " ".join(str(failure).split())[:200]

@@ -290,10 +290,11 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
     for section in sections:
         if section in ("mode", "run", "input", "run_dir") or any(k.split(".")[0] == section for k in keys):
             values[section] = now[section]
+    known = allowed_keys(config_model(study), values)  # a run that was made before a key existed lacks it all the same
     for key in free:
         section, _, name = key.partition(".")
         kept = key in own and key not in keys and now[section].get(name) is not None  # a choice that has a default
-        if name and name in values[section] and not kept:
+        if name and key in known and not kept:
             values[section][name] = now[section][name]
     if config.mode in ("resume", "report"):
         values["run_dir"] = config.run
