@@ -1,6 +1,6 @@
 """The classifier of slides: a random forest over the features of their heatmaps (Wang et al. 2016; JAMA 2017).
 
-A run keeps its forest as plain arrays, models/forest.npz, because thresholds are frozen together with what they judge:
+A run keeps its forest as plain arrays, forest.npz, because thresholds are frozen together with what they judge:
 fitted again, it could be another one with another version of scikit-learn. Nothing in the file is ever unpickled.
 """
 
@@ -119,8 +119,8 @@ def as_arrays(forest: RandomForestClassifier) -> Forest:
 
 
 def forest_file(run: RunFolder) -> Path:
-    """models/forest.npz."""
-    return run.path / "models" / "forest.npz"
+    """forest.npz."""
+    return run.path / "forest.npz"
 
 
 def write_forest(file: Path, forest: Forest) -> None:

@@ -29,7 +29,7 @@ class PatchLearner(Learner[CamelyonConfig]):
 
     classes = CLASSES
     targets_shown = (TASK,)
-    probabilities = staticmethod(sigmoid)
+    activation = staticmethod(sigmoid)
     columns = staticmethod(predict_columns)
 
     def build(self) -> PatchNetwork:

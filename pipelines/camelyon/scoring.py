@@ -99,7 +99,7 @@ def slide_predictions(records: pd.DataFrame, folder: RunFolder, forest: Forest) 
 
 
 def train_forest(config: CamelyonConfig, folder: RunFolder) -> Forest:
-    """The forest of a run's training slides, from slide_features.parquet; kept in models/forest.npz."""
+    """The forest of a run's training slides, from slide_features.parquet; kept in forest.npz."""
     forest = _fitted(config, folder)
     write_forest(forest_file(folder), forest)
     return forest
@@ -128,7 +128,7 @@ def forest_of(config: CamelyonConfig, finished: RunFolder) -> Forest:
     apart = float((again["p_tumor"] - predictions["p_tumor"]).abs().max())
     if not apart <= 1e-6:
         raise RunError(
-            f"run={finished.path} does not hold its forest (models/forest.npz), and fitted again from its features it "
+            f"run={finished.path} does not hold its forest (forest.npz), and fitted again from its features it "
             f"gives other probabilities than the run's own (by up to {apart:.2g}).",
             "Install the version of scikit-learn that its environment.json names, or train again.",
         )

@@ -24,6 +24,7 @@ from pipelines.shared.stats.confusion import (
     confusion_cells,
     macro_f1,
 )
+from pipelines.shared.untaught import most_probable
 
 SAME = 1e-9
 Measure = Callable[[np.ndarray], np.ndarray]
@@ -124,7 +125,7 @@ def _answers(run: Run, target: str, rows: np.ndarray) -> Iterator[np.ndarray]:
     own = {c: f"p_{c}" for c in classes if f"p_{c}" in test}
     for chosen in (every, own, own | _of_ancestors(run, target, [c for c in classes if c not in own])):
         if len(chosen) > 1:
-            best = test[list(chosen.values())].to_numpy().argmax(axis=1)
+            best = most_probable(test[list(chosen.values())].to_numpy(float))
             yield np.array(list(chosen), dtype=object)[best]
     for column in (f"{target}_predicted", "class_predicted"):
         if column in test:

@@ -11,8 +11,8 @@ from pipelines.covid_flannel.metrics import (
     chance_of,
     comparisons,
     point_metrics,
-    scores_of,
     table_metrics,
+    without_untaught,
 )
 from pipelines.covid_flannel.protocol import FIXED, fold_numbers
 from pipelines.shared.judging.evaluator import bootstrap_settings
@@ -31,8 +31,8 @@ def evaluate(evidence: Evidence) -> Results:
     bootstrap = bootstrap_settings(evidence.config)
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
-        metrics |= table_metrics(rows, split, bootstrap)
-    metrics |= auroc_metrics(test, bootstrap)
+        metrics |= without_untaught(table_metrics(rows, split, bootstrap), evidence.untaught)
+    metrics |= without_untaught(auroc_metrics(test, bootstrap), evidence.untaught)
     compared = comparisons(test, bootstrap)
     metrics |= {f"test.flannel.macro_f1_minus[{rival}]": c.difference for rival, c in compared.items()}
     points, rates = point_metrics(test, evidence.operating_points, bootstrap)
@@ -43,7 +43,7 @@ def evaluate(evidence: Evidence) -> Results:
     tests, gaps = _shortcuts(evidence, test, bootstrap)
     metrics |= {f"test.shortcut.{name}": estimate for name, estimate in tests.items()}
     metrics |= {f"test.flannel.auroc_minus_shortcut[{name}]": gap.difference for name, gap in gaps.items()}
-    subgroups = sections.subgroup_estimates(evidence, test, bootstrap)
+    subgroups = [] if COVID in evidence.untaught else sections.subgroup_estimates(evidence, test, bootstrap)
     metrics |= {f"test.flannel.auroc[{s.group}={s.label}]": s.estimate for s in subgroups}  # type: ignore[misc]
     return Results(
         metrics=metrics,
@@ -98,7 +98,8 @@ def _shortcuts(
         truth, score, group = rows["truth"].to_numpy(), rows["score"].to_numpy(), rows["group"].to_numpy()
         found[str(name)] = auroc_estimate(truth, score, group, bootstrap=bootstrap)
         mine = rows["id"].isin(flannel.index).to_numpy()
-        if str(name).endswith(f"[{COVID}]") and not str(name).startswith("source") and mine.any():
+        about_covid = str(name).endswith(f"[{COVID}]") and not str(name).startswith("source")
+        if about_covid and mine.any() and COVID not in evidence.untaught:
             ours = flannel.reindex(rows["id"][mine]).to_numpy()
             gap = auroc_difference(truth[mine], ours, score[mine], group[mine], bootstrap=bootstrap)
             gaps[str(name).split("[")[0]] = gap
@@ -141,6 +142,11 @@ def _warnings(
             "protocol=released: pictures were shuffled, not patients, and the ensemble learned from in-sample "
             "predictions; scores come out too high. It shows what the authors did."
         )
+    missed = [sections.NAMES[c] for c in evidence.untaught if (test["label"] == c).any()]
+    if missed:
+        found.append(
+            f"Test has pictures of {', '.join(missed)}, which training lacks: all are errors, also in macro-F1."
+        )
     absent = [sections.NAMES[c] for c in CLASSES if not (records["label"] == c).any()]
     if absent:
         found.append(f"Classes without any picture: {', '.join(absent)}. The macro-F1 leaves them out.")
@@ -154,11 +160,9 @@ def _warnings(
         if done < there or config.learners is not None:
             learners = f"{len(config.chosen_learners)} of {len(config.base_learners)} base learners"
             found.append(f"A part of the cross-validation: {done} of {there} folds, {learners}.")
-    highest = scores_of(test, "flannel").max()
     if config.ensemble.weights == "softmax":
-        found.append(
-            f"Softmax weights: no probability can exceed {sections.BOUND:.3f} (here {highest:.3f}); not calibrated."
-        )
+        highest, most = sections.highest(test), sections.bound(sections.answered(test))
+        found.append(f"Softmax weights: no probability can exceed {most:.3f} (here {highest:.3f}); not calibrated.")
     return found
 
 

@@ -23,7 +23,7 @@ class Flannel(nn.Module):
 
     def __init__(self, learners: int, classes: int, weights: str = "tanh") -> None:
         super().__init__()
-        self.kind = weights
+        self.kind, self.classes = weights, classes
         self.linear = nn.Linear((learners * classes) ** 2, learners)
 
     def weights(self, p: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.confusion import accuracy, confusion_matrix, macro_f1
 from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
+from pipelines.shared.untaught import find_untaught
 
 
 class CroppedNetwork(nn.Module):
@@ -54,14 +55,18 @@ class BaseLearner(Learner[CovidConfig]):
 
     classes = CLASSES
     targets_shown = ("label",)
-    probabilities = staticmethod(softmax)
+    activation = staticmethod(softmax)
     columns = staticmethod(predict_columns)
 
     def __init__(
-        self, config: CovidConfig, section: LearnerSection | None = None, counts: np.ndarray | None = None
+        self,
+        config: CovidConfig,
+        section: LearnerSection | None = None,
+        counts: np.ndarray | None = None,
+        untaught: Mapping[str, str] | None = None,
     ) -> None:
         """`section`: of `base_learners`, by default the first; `counts`: training images of each class."""
-        super().__init__(config)
+        super().__init__(config, untaught)
         self.section = section or next(iter(config.base_learners.values()))
         self.counts = np.ones(len(CLASSES)) if counts is None else counts
 
@@ -69,7 +74,8 @@ class BaseLearner(Learner[CovidConfig]):
     def from_data(cls, config: CovidConfig, data: Data) -> Self:
         """The first base learner, with the classes' counts in the training part."""
         answers = answers_of(data.records.iloc[data.positions("train")])
-        return cls(config, None, np.bincount(answers.astype(int), minlength=len(CLASSES)))
+        counts = np.bincount(answers.astype(int), minlength=len(CLASSES))
+        return cls(config, None, counts, find_untaught(CLASSES, answers))
 
     def build(self) -> nn.Module:
         """The network with its starting weights."""
@@ -81,7 +87,8 @@ class BaseLearner(Learner[CovidConfig]):
     def architecture(self, network: nn.Module) -> dict[str, Any]:
         """What `rebuild` needs, for model.json, of a base learner or a combination."""
         if isinstance(network, Flannel):
-            return {"kind": "flannel", "learners": network.linear.out_features, "weights": network.kind}
+            return {"kind": "flannel", "learners": network.linear.out_features, "classes": network.classes,
+                    "weights": network.kind}  # fmt: skip
         if isinstance(network, ConstantWeights):
             return {"kind": "constant", "learners": len(network.weight)}
         assert isinstance(network, CroppedNetwork)
@@ -94,7 +101,7 @@ class BaseLearner(Learner[CovidConfig]):
         parts = dict(model["architecture"])
         kind = parts.pop("kind")
         if kind == "flannel":
-            return Flannel(parts["learners"], len(CLASSES), parts["weights"]).double()
+            return Flannel(parts["learners"], parts.get("classes", len(CLASSES)), parts["weights"]).double()
         if kind == "constant":
             return ConstantWeights(parts["learners"]).double()
         resize, crop = parts.pop("resize"), parts.pop("crop")
@@ -123,6 +130,11 @@ class BaseLearner(Learner[CovidConfig]):
 def answers_of(records: pd.DataFrame) -> np.ndarray:
     """float32 (records,): the number of each record's class."""
     return np.array([CLASSES.index(label) for label in records["label"]], np.float32)
+
+
+def untaught_in(records: pd.DataFrame, train: np.ndarray) -> dict[str, str]:
+    """The classes that the training records lack -> why; `train`: bool (records,)."""
+    return find_untaught(CLASSES, answers_of(records)[train])
 
 
 def random_crop(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from torch import nn
@@ -10,7 +12,7 @@ from pipelines.covid_flannel import shortcuts
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
 from pipelines.covid_flannel.flannel import ConstantWeights, Flannel, fit_combination, vote
 from pipelines.covid_flannel.flannel import combine as combined
-from pipelines.covid_flannel.learner import BaseLearner, answers_of
+from pipelines.covid_flannel.learner import BaseLearner, answers_of, untaught_in
 from pipelines.covid_flannel.metrics import choose_fold_points, pooled_points, prediction_columns
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.covid_flannel.stage1 import base_predictions, earlier_runs, name_of
@@ -25,8 +27,8 @@ from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.run_folder import plain, read_json, write_json
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.stats.confusion import confusion_matrix, macro_f1
-from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
+from pipelines.shared.untaught import most_probable, untaught_lines
 
 INNER = 3  # parts of the stacking fold, for predictions of it by an ensemble that has not seen them
 COMBINATIONS = ("flannel", "constant")
@@ -55,6 +57,9 @@ class FlannelMethod(Method[CovidConfig]):
             raise ConfigError(
                 f"folds: {beyond[0]} is not there.", f"The rarest class allows {len(there)}: 0 to {there[-1]}."
             )
+        for fold in chosen:
+            for line in untaught_lines(untaught_in(data.records, roles(data.records, fold, config)["train"])):
+                log.warning(f"fold {fold}: {line}")
         earlier = earlier_runs(config)
         base = {
             fold: [base_predictions(run, data, fold, name, earlier) for name in config.chosen_learners]
@@ -99,33 +104,40 @@ def _stage2(
     p = {split: stacked(base, data.records["id"].to_numpy()[rows], role)
          for (split, rows), role in zip(at.items(), ("stack", "test"), strict=True)}  # fmt: skip
     answers = answers_of(data.records)[at["val"]].astype(int)
+    best = best_learner(p["val"], answers, config.chosen_learners)
+    taught = taught_classes(p["val"])
+    p = {split: among(mine, taught) for split, mine in p.items()}
+    # Pictures of a class that no base learner was taught are scored, but there is nothing to learn from them.
+    learns, number = np.isin(answers, taught), np.searchsorted(taught, answers)
     inner = inner_folds(data.records.iloc[at["val"]], config.seed)
     methods = {split: methods_without_training(p[split], config.chosen_learners) for split in p}
     weights: dict[str, np.ndarray] = {}
     for kind in COMBINATIONS:
         seed = seed_of(config.seed, kind, fold)
-        final = fit_combination(_start(kind, config, seed), p["val"], answers, config.ensemble, seed)
+        start = partial(_start, kind, config, seed, len(taught))
+        final = fit_combination(start(), p["val"][learns], number[learns], config.ensemble, seed)
         methods["test"][kind] = combined(final, p["test"])
-        methods["val"][kind], unseen = np.empty((len(answers), len(CLASSES))), {}
+        methods["val"][kind], unseen = np.empty((len(answers), len(taught))), {}
         for k in np.unique(inner):
-            rest = inner != k
-            part = fit_combination(_start(kind, config, seed), p["val"][rest], answers[rest], config.ensemble, seed)
-            methods["val"][kind][~rest] = combined(part, p["val"][~rest])
-            unseen[k] = part
+            own, rest = inner == k, (inner != k) & learns
+            unseen[k] = fit_combination(start(), p["val"][rest], number[rest], config.ensemble, seed)
+            methods["val"][kind][own] = combined(unseen[k], p["val"][own])
         if isinstance(final, Flannel):
             weights["test"] = weights_of(final, p["test"])
             weights["val"] = np.empty((len(answers), len(base)))
             for k, part in unseen.items():
                 weights["val"][inner == k] = weights_of(part, p["val"][inner == k])
         name = name_of(fold, kind)
-        model = describe(run, BaseLearner(config), final, data, name, seed)
+        model = describe(
+            run, BaseLearner(config, untaught=untaught_in(data.records, parts["train"])), final, data, name, seed
+        )
         model |= {"learners": config.chosen_learners, "ensemble": config.ensemble.model_dump()}
         save_network(run.folder.network(name), final, model)
-    best = best_learner(p["val"], answers, config.chosen_learners)
     found = []
     for split, rows in at.items():
         records = data.records.iloc[rows].reset_index(drop=True)
-        columns = prediction_columns(methods[split], weights[split], config.chosen_learners)
+        spread = {name: with_untaught(q, taught) for name, q in methods[split].items()}
+        columns = prediction_columns(spread, weights[split], config.chosen_learners)
         about = records[["id", "group"]].assign(fold=fold, best_base=best)
         found.append(pd.concat([about, records[["label"]], columns], axis=1))
     return found[0], found[1]
@@ -136,6 +148,23 @@ def stacked(base: list[pd.DataFrame], ids: np.ndarray, role: str) -> np.ndarray:
     columns = [f"p_{c}" for c in CLASSES]
     mine = [table[table["role"] == role].set_index("id")[columns].loc[ids].to_numpy() for table in base]
     return np.stack(mine, axis=1)
+
+
+def taught_classes(p: np.ndarray) -> np.ndarray:
+    """Numbers of the classes that the base learners answer, p (records, learners, classes): the others are NaN."""
+    return np.flatnonzero(~np.isnan(p).any(axis=(0, 1)))
+
+
+def among(p: np.ndarray, taught: np.ndarray) -> np.ndarray:
+    """Base predictions (records, learners, classes) of the taught classes alone; the very array where all are."""
+    return p if len(taught) == p.shape[2] else p.take(taught, axis=2)
+
+
+def with_untaught(p: np.ndarray, taught: np.ndarray) -> np.ndarray:
+    """Probabilities (records, taught classes) as (records, classes), NaN for the classes that were not taught."""
+    whole = np.full((len(p), len(CLASSES)), np.nan)
+    whole[:, taught] = p
+    return whole
 
 
 def inner_folds(records: pd.DataFrame, seed: int) -> np.ndarray:
@@ -152,7 +181,8 @@ def methods_without_training(p: np.ndarray, learners: list[str]) -> dict[str, np
 
 def best_learner(p: np.ndarray, answers: np.ndarray, learners: list[str]) -> str:
     """The base learner with the highest macro-F1 on the stacking part; the first of several."""
-    scores = [macro_f1(confusion_matrix(answers, q.argmax(axis=1), range(len(CLASSES)))) for q in p.swapaxes(0, 1)]
+    said = most_probable(p).T
+    scores = [macro_f1(confusion_matrix(answers, mine, range(len(CLASSES)))) for mine in said]
     return learners[int(np.argmax(scores))]
 
 
@@ -165,14 +195,14 @@ def weights_of(flannel: nn.Module, p: np.ndarray) -> np.ndarray:
         return flannel.weights(torch.from_numpy(p.astype(np.float64))).numpy()
 
 
-def _start(kind: str, config: CovidConfig, seed: int) -> nn.Module:
+def _start(kind: str, config: CovidConfig, seed: int, classes: int) -> nn.Module:
     import torch
 
     torch.manual_seed(seed)
     count = len(config.chosen_learners)
     if kind == "constant":
         return ConstantWeights(count)
-    return Flannel(count, len(CLASSES), config.ensemble.weights)
+    return Flannel(count, classes, config.ensemble.weights)
 
 
 # --- a finished run on other pictures ---
@@ -188,15 +218,18 @@ def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.Dat
     totals = {name: np.zeros((len(rows), len(CLASSES))) for name in names}
     weights = np.zeros((len(rows), len(learners)))
     answered = np.zeros(len(rows))
-    learner = BaseLearner(config)
     place = finished.folder.network
     for fold in chosen:
         at = np.flatnonzero(np.isnan(own) | (own == fold))
         if len(at) == 0:
             continue
         part = PreparedDataset(data.prepared.take(at), rows["id"].iloc[at].tolist(), np.zeros((len(at), 1)))
+        learner = BaseLearner.from_model(config, finished.models[name_of(fold, learners[0])])
         loaded = [load_network(run, learner, place(name_of(fold, name))) for name in learners]
-        p = np.stack([softmax(network_outputs(run, n, part, f"Predicting, fold {fold}")) for n in loaded], 1)
+        outputs = [network_outputs(run, network, part, f"Predicting, fold {fold}") for network in loaded]
+        p = np.stack([learner.probabilities(one) for one in outputs], axis=1)
+        taught = taught_classes(p)
+        p = among(p, taught)
         methods = methods_without_training(p, learners)
         for kind in COMBINATIONS:
             network = load_network(run, learner, place(name_of(fold, kind))).cpu().eval()
@@ -204,7 +237,7 @@ def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.Dat
             if kind == "flannel":
                 weights[at] += weights_of(network, p)
         for name in names:
-            totals[name][at] += methods[name]
+            totals[name][at] += with_untaught(methods[name], taught)
         answered[at] += 1
     mean = {name: total / answered[:, None] for name, total in totals.items()}
     columns = prediction_columns(mean, weights / answered[:, None], learners)

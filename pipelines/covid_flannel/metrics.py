@@ -23,6 +23,7 @@ from pipelines.shared.stats.confusion import (
 from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.stats.operating_points import choose_threshold
 from pipelines.shared.stats.proportions import both_estimates
+from pipelines.shared.untaught import most_probable, undefined
 
 COMBINED = {"average": "Averaging", "voting": "Voting", "constant": "Constant weights", "flannel": "FLANNEL"}
 SPREAD = ("mean", "sd")  # over folds
@@ -31,7 +32,7 @@ SPREAD = ("mean", "sd")  # over folds
 def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
     """`p_<class>` and the most probable class, of probabilities (n, classes)."""
     columns = {f"p_{name}": np.clip(probabilities[:, i], 0, 1) for i, name in enumerate(CLASSES)}
-    return pd.DataFrame(columns | {"class_predicted": [CLASSES[i] for i in probabilities.argmax(axis=1)]})
+    return pd.DataFrame(columns | {"class_predicted": [CLASSES[i] for i in most_probable(probabilities)]})
 
 
 def prediction_columns(methods: Mapping[str, np.ndarray], weights: np.ndarray, learners: list[str]) -> pd.DataFrame:
@@ -58,7 +59,18 @@ def answers_of(predictions: pd.DataFrame, method: str) -> np.ndarray:
     if method == "best_base":
         parts = {name: answers_of(predictions, name) for name in predictions["best_base"].unique()}
         return np.array([parts[name][i] for i, name in enumerate(predictions["best_base"])], dtype=object)
-    return np.array(CLASSES, dtype=object)[scores_of(predictions, method).argmax(axis=1)]
+    return np.array(CLASSES, dtype=object)[most_probable(scores_of(predictions, method))]
+
+
+def without_untaught(metrics: Mapping[str, Estimate], untaught: Mapping[str, str]) -> dict[str, Estimate]:
+    """The metrics, those of single classes (`…[<class>]…`) null with the reason where training lacks the class.
+
+    Averages over the classes keep their value: pictures of such a class are missed, and count as such.
+    """
+    found = dict(metrics)
+    for name, why in untaught.items():
+        found |= undefined({key: e for key, e in metrics.items() if f"[{name}]" in key}, why)
+    return found
 
 
 # --- table 6.3 ---
@@ -140,9 +152,12 @@ def comparisons(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Co
 
 
 def choose_fold_points(validated: pd.DataFrame, config: CovidConfig, fold: int) -> list[dict[str, Any]]:
-    """Thresholds of P(COVID-19) on the predictions of one fold's stacking part; none where it lacks a class."""
+    """Thresholds of P(COVID-19) on the predictions of one fold's stacking part.
+
+    None where that part lacks a class, or training lacked COVID-19.
+    """
     truth = (validated["label"] == COVID).to_numpy()
-    if truth.all() or not truth.any():
+    if truth.all() or not truth.any() or validated[f"p_{COVID}"].isna().any():
         return []
     score = validated[f"p_{COVID}"].to_numpy()
     section = config.operating_points

@@ -57,10 +57,11 @@ def read_ccx(copy: Copy, rules: Rules, on_bad_row: OnBadRow) -> Source:
         }
         if "," in (row["finding"] or "") and not meanings["finding"].unknown:
             compound[f"{row['finding']} -> {meanings['finding'].name or 'left out'}"] += 1
-        reason = next((m.reason for m in meanings.values() if m.reason is not None), None)
+        column, reason = next(((c, m.reason) for c, m in meanings.items() if m.reason is not None), ("", None))
         if reason is not None:
-            why = f"Finding {row['finding']} ({reason})" if reason == meanings["finding"].reason else reason
-            excluded.setdefault(why[:1].upper() + why[1:], []).append(str(row["filename"]))
+            why = f"Finding: {reason}" if column == "finding" else reason[:1].upper() + reason[1:]
+            what = f"{row['filename']}: {row['finding']}" if column == "finding" else str(row["filename"])
+            excluded.setdefault(why, []).append(what)
             continue
         where = f"{file.name} row {row_of(label)}"
         unknown = [column for column, meaning in meanings.items() if meaning.unknown]
@@ -110,7 +111,7 @@ def _ccx_paths(copy: Copy, file: Path, names: pd.Series) -> tuple[list[str], lis
         elif not path.exists():
             if elsewhere is None:
                 elsewhere = _by_name(copy)
-            path = elsewhere.get(name.lower(), path)
+            path = elsewhere.get(Path(name).name.lower(), path)
         paths.append(path.relative_to(copy.root).as_posix())
     return paths, list(problems)
 

@@ -23,7 +23,6 @@ from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.study import Evidence
 
 NAMES = {"covid19": "COVID-19", "viral": "other viral", "bacterial": "bacterial", "normal": "normal"}
-BOUND = float(np.e / (np.e + len(CLASSES) - 1))
 Metrics = Mapping[str, Estimate]
 
 
@@ -32,6 +31,21 @@ def shown(method: str) -> str:
     if method == "best_base":
         return "Best base learner of each fold (chosen on its stacking part)"
     return COMBINED.get(method, method)
+
+
+def highest(test: pd.DataFrame) -> float:
+    """FLANNEL's highest probability."""
+    return float(np.nanmax(scores_of(test, "flannel")))
+
+
+def bound(classes: int) -> float:
+    """What FLANNEL's probabilities cannot exceed with softmax weights."""
+    return float(np.e / (np.e + classes - 1))
+
+
+def answered(test: pd.DataFrame) -> int:
+    """How many classes have a probability: those that training taught."""
+    return int(np.isfinite(scores_of(test, "flannel")).any(axis=0).sum())
 
 
 def cohort(evidence: Evidence) -> Section:
@@ -154,7 +168,7 @@ def curves(evidence: Evidence, test: pd.DataFrame, metrics: Metrics, points: Seq
     drawn = []
     for i, name in enumerate(CLASSES):
         truth = (test["label"] == name).to_numpy()
-        if truth.any() and not truth.all():
+        if metrics[f"test.flannel.auroc[{name}]"].value is not None:
             curve = roc_curve(truth, scores_of(test, "flannel")[:, i])
             label = f"{NAMES[name]}, AUROC {metrics[f'test.flannel.auroc[{name}]'].format()}"
             drawn.append(Curve(label, 1 - curve.specificity, curve.sensitivity))
@@ -162,7 +176,7 @@ def curves(evidence: Evidence, test: pd.DataFrame, metrics: Metrics, points: Seq
     figures.roc(evidence.folder.figures / "roc_classes.png", drawn, note=note)
     blocks: list[Any] = [Picture("figures/roc_classes.png", "FLANNEL, each class against the rest.", "ROC curves.")]
     truth = (test["label"] == COVID).to_numpy()
-    if truth.any() and not truth.all():
+    if metrics[f"test.flannel.auroc[{COVID}]"].value is not None:
         mine = roc_curve(truth, test[f"p_{COVID}"].to_numpy())
         marks = [
             Point(
@@ -219,18 +233,18 @@ def ensemble(evidence: Evidence, test: pd.DataFrame) -> Section:
     section = evidence.config.ensemble
     columns = ["Learner", "Mean (SD) over pictures", *(f"Mean, {NAMES[c]}" for c in CLASSES)]
     blocks: list[Any] = [Table(columns, rows, f"FLANNEL's weights on test ({section.weights}).")]
-    highest = float(scores_of(test, "flannel").max())
+    most, others = highest(test), answered(test) - 1
     if section.weights == "softmax":
         text = (
             f"With softmax weights FLANNEL's probabilities pass through two softmax functions and can never exceed "
-            f"e / (e + 3) = {BOUND:.3f} (highest here: {highest:.3f}). They rank pictures; they are not calibrated "
-            "probabilities."
+            f"e / (e + {others}) = {bound(others + 1):.3f} (highest here: {most:.3f}). They rank pictures; they are "
+            "not calibrated probabilities."
         )
     else:
         text = (
             f"FLANNEL's outputs are a softmax of weighted sums of probabilities, learned with a focal loss (gamma "
             f"{section.gamma:g}). They rank pictures; they are not calibrated probabilities (highest here: "
-            f"{highest:.3f})."
+            f"{most:.3f})."
         )
     blocks.append(Text(text, "note"))
     return Section("What the ensemble learned", blocks)

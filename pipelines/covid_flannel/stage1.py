@@ -1,6 +1,6 @@
 """Stage 1: the base learners of every fold, and their predictions kept on disk, one folder per (fold, learner).
 
-    stage1/fold_0-resnet/predictions.parquet   id, role (stack, test), p_<class>
+    stage1/fold_0-resnet/predictions.parquet   id, role (stack, test), p_<class>; null where training lacks the class
     stage1/fold_0-resnet/key.json              everything that they depend on; written last, so it marks a finished one
 
 A run takes what its own folder or those named by `stage1=` hold under the same key, and trains the rest.
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
-from pipelines.covid_flannel.learner import BaseLearner, answers_of
+from pipelines.covid_flannel.learner import BaseLearner, answers_of, untaught_in
 from pipelines.covid_flannel.protocol import roles
 from pipelines.shared.errors import RunError, listed
 from pipelines.shared.learning.dataset import PreparedDataset
@@ -30,7 +30,6 @@ from pipelines.shared.log import log
 from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, plain, read_json, read_table, write_atomically, write_csv, write_json
 from pipelines.shared.seeds import seed_of
-from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
 
 VERSION = 1  # raise it whenever the same key gives other base learners
@@ -47,6 +46,7 @@ def key_of(config: CovidConfig, data: Data, fold: int, learner: str) -> dict[str
     trainer = config.trainer.model_dump(exclude={"device", "workers", "checkpoint_seconds"})
     parts = roles(records, fold, config)
     rows = (records["id"].astype(str) + "\t" + records["fingerprint"].astype(str) + "\t" + records["label"]).to_numpy()
+    untaught = untaught_in(records, parts["train"])
     return {
         "version": VERSION,
         "classes": CLASSES,
@@ -58,6 +58,7 @@ def key_of(config: CovidConfig, data: Data, fold: int, learner: str) -> dict[str
         "loss": config.loss.model_dump(),
         "trainer": trainer,
         "seed": config.seed,
+        **({"untaught": untaught} if untaught else {}),  # earlier versions had no null for them
         **{role: hashlib.sha256("\n".join(sorted(rows[mask])).encode()).hexdigest() for role, mask in parts.items()},
     }
 
@@ -138,13 +139,13 @@ def base_predictions(
     )
     answers = answers_of(data.records)
     counts = np.bincount(answers[parts["train"]].astype(int), minlength=len(CLASSES))
-    learner = BaseLearner(config, config.base_learners[member], counts)
+    learner = BaseLearner(config, config.base_learners[member], counts, untaught_in(data.records, parts["train"]))
     if not (folder.network(name) / "model.json").exists():
         fit_network(run, learner, of_fold, name, seed_of(config.seed, "base", fold, member))
     network = load_network(run, learner, folder.network(name))
     judged = np.flatnonzero(parts["stack"] | parts["test"])
     dataset = PreparedDataset(data.prepared.take(judged), data.records["id"].iloc[judged].tolist(), answers[judged])
-    p = softmax(network_outputs(run, network, dataset, f"Predicting {name}"))
+    p = learner.probabilities(network_outputs(run, network, dataset, f"Predicting {name}"))
     table = pd.DataFrame({"id": dataset.ids, "role": np.where(parts["test"][judged], "test", "stack")})
     table = table.join(pd.DataFrame(p, columns=[f"p_{c}" for c in CLASSES]))
     with main_first(world):

@@ -27,11 +27,11 @@ from pipelines.ecg.metrics import (
     recording_metrics,
     recordings,
     scores_of,
-    untaught,
     window_scores,
     without,
 )
 from pipelines.ecg.plots import Panel, Strip, panels, strips
+from pipelines.ecg.taught import taught
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.evaluator import age_bands, bootstrap_settings, synthetic_note
 from pipelines.shared.judging.figures import Subgroup
@@ -54,7 +54,7 @@ def evaluate(evidence: Evidence) -> Results:
     bootstrap = bootstrap_settings(evidence.config)
     labels = evidence.config.labels
     metrics: dict[str, Estimate] = {}
-    missing = untaught(evidence.networks[0]["architecture"], labels) if evidence.networks else {}
+    missing = taught(evidence.networks[0]["architecture"], labels).missing if evidence.networks else {}
     by_split: dict[str, Found] = {}
     whole: dict[str, Found] = {}
     for split, rows in evidence.predictions.items():
@@ -124,7 +124,7 @@ def _warnings(evidence: Evidence, test: pd.DataFrame) -> list[str]:
     found = []
     if evidence.networks:
         facts = evidence.networks[0]["architecture"]
-        missing = list(untaught(facts, evidence.config.labels))
+        missing = list(taught(facts, evidence.config.labels).missing)
         there = set(known_steps(test)["target"])
         if missing:
             summed = [name for name in missing if name in facts["classes"]]

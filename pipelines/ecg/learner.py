@@ -34,7 +34,7 @@ class EcgLearner(Learner[EcgConfig]):
 
     classes = CLASSES
     targets_shown = ()
-    probabilities = staticmethod(softmax)
+    activation = staticmethod(softmax)
     columns = staticmethod(metrics.predict_columns)
     table = staticmethod(metrics.prediction_table)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +60,13 @@ class Header:
 def beside(stem: Path, suffix: str) -> Path:
     """The file of a record with this suffix. A record's name may hold points, which `Path.with_suffix` would cut."""
     return stem.with_name(f"{stem.name}.{suffix}")
+
+
+def is_there(stem: Path, suffix: str) -> bool:
+    """Whether a record has a file with this suffix; a name that no file system takes has none."""
+    with suppress(OSError):
+        return beside(stem, suffix).is_file()
+    return False
 
 
 # --- headers ---
@@ -260,7 +268,8 @@ def _reader(folder: Path, together: Sequence[Signal], at: int, frames: int) -> C
             )
         except Exception as failure:  # numpy's and soundfile's errors, for damaged files
             raise BadFile(f"{signal.file} is damaged, or not what its header says ({reason_of(failure)})") from None
-        values: np.ndarray = (digital.astype(np.float64) - signal.baseline) / signal.gain
+        with np.errstate(over="ignore"):  # a gain near 0 makes infinite samples, which are named as such
+            values: np.ndarray = (digital.astype(np.float64) - signal.baseline) / signal.gain
         invalid = _signal.INVALID_SAMPLE_VALUE[signal.format]
         if invalid is not None:
             values[digital == invalid] = np.nan

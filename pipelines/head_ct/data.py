@@ -111,10 +111,10 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
 def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFrame:
     """Mentions in reports (id, text), from the cache where these reports were labelled before by the same terms."""
     lexicon, terms = (Path(f) if f else None for f in (config.labels.lexicon, config.labels.terms))
-    from pipelines.head_ct import labeller
+    from pipelines.head_ct import english, labeller, report_text, sentences
 
     mark = hashlib.sha256()
-    for part in (Path(labeller.__file__), lexicon, terms):
+    for part in (*(Path(str(m.__file__)) for m in (labeller, english, report_text, sentences)), lexicon, terms):
         mark.update(part.read_bytes() if part else b"-")
     for file in ("lexicon.yaml", "terms.yaml"):
         mark.update((labeller.conf_folder() / "head_ct" / file).read_bytes())

@@ -20,6 +20,7 @@ from pipelines.head_ct.metrics import (
     labeller_metrics,
     point_metrics,
     task_metrics,
+    untaught_tasks,
 )
 from pipelines.head_ct.triage import triage_section
 from pipelines.shared.judging import figures
@@ -61,14 +62,14 @@ PAPER = [
 def evaluate(evidence: Evidence) -> Results:
     """All results of a run."""
     test = evidence.predictions["test"]
-    bootstrap = bootstrap_settings(evidence.config)
+    bootstrap, untaught = bootstrap_settings(evidence.config), untaught_tasks(evidence.untaught)
     task = headline_task(test)
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
         for each in TASKS:
-            metrics |= task_metrics(rows, each, split, bootstrap)
+            metrics |= task_metrics(rows, each, split, bootstrap, untaught.get(each))
     if known(test, "critical")["critical"].nunique() == 2 and test["silver_4"].notna().any():
-        metrics |= gap_metrics(test, bootstrap)
+        metrics |= gap_metrics(test, bootstrap, untaught)
     points, rates = point_metrics(test, evidence.operating_points, task, bootstrap)
     metrics |= rates
     statements = _table(evidence.folder.path / "labels" / "statements.parquet")
@@ -116,7 +117,7 @@ def _warnings(evidence: Evidence, test: pd.DataFrame, task: str, points: list[di
     if task != "critical":
         found.append("There are no gold labels of both kinds: the headline is judged on what reports say.")
     if not points:
-        found.append("No operating points and no alarm: val lacked a class.")
+        found.append("No operating points and no alarm: training or val lacked a class.")
     unreadable = evidence.records.get("unreadable_slices")
     if unreadable is not None and (unreadable > 0).any():
         found.append(f"{int((unreadable > 0).sum())} studies were used without some slices that cannot be read.")

@@ -24,15 +24,17 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from pipelines.head_ct.english import Words
 from pipelines.head_ct.report_text import spelled_out
-from pipelines.head_ct.sentences import Words, sentences
+from pipelines.head_ct.sentences import sentences
 from pipelines.shared.config import conf_folder
-from pipelines.shared.errors import DataError
+from pipelines.shared.errors import DataError, listed
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc, Span
 
+LONGEST = 200_000  # characters of a report; a book page has 3,000
 STATUSES = ["present", "absent", "uncertain", "historical"]
 THRESHOLDS = [4, 8, 10]  # critical concepts that make a report critical (Titano 2018; the chapter's section 6.6)
 FUZZY = 7  # letters from which a single typing error is forgiven
@@ -300,7 +302,20 @@ def label_reports(reports: pd.DataFrame, lexicon: Path | None = None, terms: Pat
 
     Returns:
         One row per mention: id, start, end, text, concept, group, critical, status.
+
+    Raises:
+        DataError: texts of more than `LONGEST` characters, which are no reports; all named at once.
     """
+    long = [
+        f"{i}: {len(t):,} characters"
+        for i, t in zip(reports["id"], reports["text"].map(str), strict=True)
+        if len(t) > LONGEST
+    ]
+    if long:
+        raise DataError(
+            f"{len(long)} reports have more than {LONGEST:,} characters:\n{listed(long)}",
+            "Is a quotation mark missing, so that many rows became one? Shorten them, or leave them out.",
+        )
     concepts = pipeline(lexicon, terms).concepts
     rows = []
     for name, text in zip(reports["id"], reports["text"], strict=True):

@@ -28,7 +28,7 @@ class HeadCtLearner(Learner[HeadCtConfig]):
 
     classes = CLASSES
     targets_shown = ("concepts", *TASKS)
-    probabilities = staticmethod(sigmoid)
+    activation = staticmethod(sigmoid)
     columns = staticmethod(predict_columns)
 
     def build(self) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.shared.stats.calibration import calibration_estimates
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_threshold, is_positive, rate_estimates
 from pipelines.shared.stats.proportions import both_estimates, weighted_ratio_estimate
+from pipelines.shared.untaught import undefined
 
 CLASSES = [f"at_least_{t}" for t in THRESHOLDS]
 SCORE = "p_at_least_4"  # orders the worklist and raises the alarm
@@ -34,8 +36,14 @@ def predict_columns(values: np.ndarray) -> pd.DataFrame:
 
 
 def known(predictions: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The rows whose target for a task is known."""
-    return predictions[predictions[task].notna()]
+    """The rows in which a task's target is known and its score is not null."""
+    return predictions[predictions[task].notna() & predictions[SCORES[task]].notna()]
+
+
+def untaught_tasks(untaught: Mapping[str, str]) -> dict[str, str]:
+    """Tasks without a score, as their output was never taught -> why."""
+    outputs = {task: score.removeprefix("p_") for task, score in SCORES.items()}
+    return {task: untaught[output] for task, output in outputs.items() if output in untaught}
 
 
 def headline_task(predictions: pd.DataFrame) -> str:
@@ -70,8 +78,10 @@ def choose_points(predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[
     return points
 
 
-def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """AUROC of one task, for gold and silver at 4 also average precision and calibration."""
+def task_metrics(
+    rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap, untaught: str | None = None
+) -> dict[str, Estimate]:
+    """AUROC of one task, for gold and silver at 4 also average precision and calibration; null if `untaught` (why)."""
     rows = known(rows, task)
     y, score, group = rows[task].to_numpy(), rows[SCORES[task]].to_numpy(), rows["group"].to_numpy()
     found = {f"{split}.{task}.auroc": auroc_estimate(y, score, group, bootstrap=bootstrap)}
@@ -79,16 +89,23 @@ def task_metrics(rows: pd.DataFrame, task: str, split: str, bootstrap: Bootstrap
         found[f"{split}.{task}.average_precision"] = average_precision_estimate(y, score, group, bootstrap=bootstrap)
         for name, estimate in calibration_estimates(y, score, group, bootstrap=bootstrap).items():
             found[f"{split}.{task}.{name}"] = estimate
-    return found
+    return undefined(found, untaught)
 
 
-def gap_metrics(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
+def gap_metrics(
+    rows: pd.DataFrame, bootstrap: Bootstrap, untaught: Mapping[str, str] | None = None
+) -> dict[str, Estimate]:
     """How much better a score looks against silver than against gold labels, on the same studies and resamples.
 
     `test.gap_<threshold>.silver`, `.gold` and `.difference` (silver minus gold): AUROCs of p_at_least_<threshold>.
+    Null where the task silver_<threshold> is `untaught` (with the reason).
     """
-    found = {}
+    found: dict[str, Estimate] = {}
     for t in THRESHOLDS:
+        why = (untaught or {}).get(f"silver_{t}")
+        if why is not None:
+            found |= {f"test.gap_{t}.{k}": Estimate(None, reason=why) for k in ("silver", "gold", "difference")}
+            continue
         both = rows[rows["critical"].notna() & rows[f"silver_{t}"].notna()]
         silver, gold, score = (
             both[f"silver_{t}"].to_numpy(),

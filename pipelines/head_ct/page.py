@@ -110,13 +110,14 @@ def worklist_page(
             Markup('<img alt="Key slice {} of {}" src="data:image/png;base64,{}">').format(i + 1, row["study"], _png(p))
             for i, p in enumerate(key_slices.get(row["study"], []))
         )
+        score = "no score" if row["p_at_least_4"] is None else f"score {row['p_at_least_4']:.3f}"
         alarm = Markup(' <span class="alarm">alarm</span>') if row["alarm"] else ""
         warning = Markup("<br>{}").format(row["warnings"]) if row["warnings"] else ""
         parts.append(
             Markup(
-                '<div class="row"><div><span class="rank">{}.</span> {} {}<br>score {:.3f}, {:.2f} s<br>'
+                '<div class="row"><div><span class="rank">{}.</span> {} {}<br>{}, {:.2f} s<br>'
                 '<span class="note">{}{}</span></div><div style="flex:2 1 30rem">{}</div></div>'
-            ).format(rank, row["study"], alarm, row["p_at_least_4"], row["seconds"], row["series"], warning, pictures)
+            ).format(rank, row["study"], alarm, score, row["seconds"], row["series"], warning, pictures)
         )
     write_atomically(
         file, lambda aside: aside.write_text(_page("Worklist", Markup("").join(parts), synthetic), encoding="utf-8")

@@ -34,6 +34,7 @@ from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically
 from pipelines.shared.stats.operating_points import is_positive
+from pipelines.shared.untaught import untaught_lines
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
@@ -63,6 +64,8 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
     if not run.world.main:
         return  # a worklist is made by one process
     root = (path.parent if path.is_file() else path).resolve()
+    for line in untaught_lines(finished.untaught):
+        log.warning(line)
     with stage(run, "predict"):
         scorer = _Scoring(run, finished, archive, root, per_file)
         studies = list(archive.studies["id"])
@@ -103,15 +106,18 @@ class _Scoring:
         from pipelines.shared.learning.method import load_network
         from pipelines.shared.learning.trainer import uses_bf16
 
-        learner = HeadCtLearner(run.config)
+        learner = HeadCtLearner.from_model(run.config, next(iter(finished.models.values())))
         networks = [load_network(run, learner, path) for path in finished.networks]
-        self.scorer = Scorer(networks, run.world.device, uses_bf16(run.config.trainer, run.world))
+        bf16 = uses_bf16(run.config.trainer, run.world)
+        self.scorer = Scorer(networks, run.world.device, bf16, learner.probabilities)
         self.grid = grid_of(prepare_settings(run.config))
         points = finished.operating_points
         grid = self.grid
         self.scorer.score(np.zeros((grid.slices, grid.size, grid.size), np.int16))  # the first call also sets it up
         self.threshold = next((p["threshold"] for p in points if p.get("alarm")), None)
-        self.no_alarm = "" if points else "no alarm: the run has no threshold, as its validation part lacked a class"
+        self.no_alarm = (
+            "" if points else "no alarm: the run has no threshold, as its training or val part lacked a class"
+        )
         self.known = {row["id"]: row for row in archive.studies.to_dict("records")}
         self.archive, self.root, self.per_file = archive, root, per_file
 
@@ -186,6 +192,29 @@ def _write(file: Path, table: pd.DataFrame) -> None:
 # --- mode=label ---
 
 
+def table_of_reports(file: Path, text_column: str) -> pd.DataFrame:
+    """The reports of a table, `id` ("row 2" is the first) and `text` (empty where there is none).
+
+    Args:
+        file: CSV or Parquet.
+        text_column: the column of reports; one named report or text, in upper or lower case, serves as well.
+
+    Raises:
+        DataError: no such table or column, or no report in it.
+    """
+    table = read_csv(file, [])
+    named = [c for c in table if str(c).lower() in ("report", "text")]
+    column = next((c for c in [text_column, *named] if c in table), None)
+    if column is None:
+        raise DataError(
+            f"{file} has no column of reports; found: {', '.join(table.columns)}.",
+            nearest("report", list(table.columns)),
+        )
+    if table[column].isna().all():
+        raise DataError(f"{file}: the column '{column}' is empty in every row.", "Give a table with reports in it.")
+    return pd.DataFrame({"id": [f"row {i + 2}" for i in range(len(table))], "text": table[column].fillna("")})
+
+
 def label_table(study: Study[HeadCtConfig], job: Job) -> None:
     """`mode=label input=<CSV>`: concepts in a table of reports, without pictures and without a trained network.
 
@@ -193,25 +222,17 @@ def label_table(study: Study[HeadCtConfig], job: Job) -> None:
 
     Raises:
         ConfigError: no input.
-        DataError: no such table, or it lacks the column of reports.
+        DataError: no such table, or it lacks the column of reports, or no report has a text, or one is no report.
     """
     config: Any = job.config
     if config.input is None:
         raise ConfigError("mode=label needs input=<CSV of reports>.", "Its column of reports is named report or text.")
-    file = Path(config.input)
-    table = read_csv(file, [])
-    wanted = [getattr(config.data, "text_column", "report"), "report", "text", "Report", "Text"]
-    column = next((c for c in wanted if c in table), None)
-    if column is None:
-        raise DataError(
-            f"{file} has no column of reports; found: {', '.join(table.columns)}.", nearest("report", map(str, table))
-        )
+    reports = table_of_reports(Path(config.input), getattr(config.data, "text_column", "report"))
     run = start(study, job)
     folder = run.folder
     if not run.world.main:
         return
     with stage(run, "label"):
-        reports = pd.DataFrame({"id": [f"row {i + 2}" for i in range(len(table))], "text": table[column].fillna("")})
         lexicon, terms = (Path(f) if f else None for f in (config.labels.lexicon, config.labels.terms))
         mentions = label_reports(reports, lexicon, terms)
         counts = critical_counts(mentions, list(reports["id"]))

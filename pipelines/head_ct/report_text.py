@@ -189,8 +189,8 @@ def readable(report: str, known: Callable[[str], bool]) -> Tracked:
         return "" if one or (mark == "-\n" and not any(familiar)) else mark.replace("-\n", "-")
 
     text = text.sub(_DIVIDED, mark_kept)
-    for pattern, new in SHORT_PATTERNS:
-        text = text.sub(pattern, new)
+    for short, words in SHORT_PATTERNS:
+        text = text.sub(short, words)
     return text
 
 
@@ -202,7 +202,7 @@ def _unbroken(text: Tracked, known: Callable[[str], bool]) -> Tracked:
     cut = lengths.count(width)
     if (
         width < 20
-        or cut < 3
+        or cut < 2
         or cut + lengths.count(width - 1)
         < 0.8 * sum(len(line) > width - 12 and line[-1] not in ".:!?" for line in lines)
     ):
@@ -215,7 +215,8 @@ def _unbroken(text: Tracked, known: Callable[[str], bool]) -> Tracked:
         start = match.string.rfind("\n", 0, match.start()) + 1
         before, after = match.string[match.start() - 1], match.string[match.end()]
         inside = before.isalnum() and (after.islower() or after.isdigit() or (before.isupper() and after.isupper()))
-        return "" if match.start() - start == width and (inside or " " in before + after or after in ".,;:)") else "\n"
+        touches = " " in before + after or after in ".,;:)" or re.match("-[a-z]", match.string[match.end() :][:2])
+        return "" if match.start() - start == width and (inside or touches) else "\n"
 
     return text.sub(re.compile("(?<=[^\n])\n(?=[^\n])"), put_together)
 

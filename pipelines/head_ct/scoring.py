@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,17 @@ KEY_SLICES, KEY_SIZE = 3, 224  # pixels
 
 
 class Scorer:
-    """The networks of a run, as a function of prepared volumes."""
+    """The networks of a run, as a function of prepared volumes; `probabilities`: of their outputs, a learner's."""
 
-    def __init__(self, networks: Sequence[nn.Module], device: torch.device, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        device: torch.device,
+        bf16: bool = False,
+        probabilities: Callable[[np.ndarray], np.ndarray] = sigmoid,
+    ) -> None:
         self.networks = [n.to(device).eval() for n in networks]
-        self.device, self.bf16 = device, bf16
+        self.device, self.bf16, self.probabilities = device, bf16, probabilities
 
     def logits(self, network: nn.Module, volumes: np.ndarray) -> np.ndarray:
         """(n, slices, size, size) int16 -> (n, 3)."""
@@ -32,8 +38,8 @@ class Scorer:
             return network(torch.from_numpy(volumes).to(self.device)).float().cpu().numpy()
 
     def score(self, volume: np.ndarray) -> np.ndarray:
-        """Probabilities (3,), averaged over the networks."""
-        return np.mean([sigmoid(self.logits(n, volume[None]))[0] for n in self.networks], axis=0)
+        """Probabilities (3,), averaged over the networks; NaN for what no training record taught."""
+        return np.mean([self.probabilities(self.logits(n, volume[None]))[0] for n in self.networks], axis=0)
 
     def importance(self, volume: np.ndarray) -> np.ndarray:
         """(slices,): by how much the first network's logit falls without each slice; -inf for slices without data."""

@@ -12,66 +12,31 @@ An item after "no evidence of:" is read with these words before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pipelines.head_ct.english import (
+    ABBREVIATIONS,
+    FOLLOWING,
+    LISTING,
+    NAMES,
+    OPENING,
+    PERHAPS_ABBREVIATIONS,
+    UNITS_WITH_POINTS,
+    Words,
+    around,
+    last_word,
+    leads_on,
+    style_of,
+)  # fmt: skip
 from pipelines.head_ct.report_text import Tracked, readable
 
 LONGEST = 250  # words; negation reaches no further, also where nobody ended the sentence (NegEx's own reach was five)
 END, ITEM = "\x1e", "\x1f"  # put before a new sentence, before a new item of a list
-REACH = 80  # characters looked at on either side of a place that may be the end of a sentence
 WIDE = 60  # characters; shorter lines were hardly broken by a program
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# After these a statement goes on.
-LEADING = _words(
-    "a an the this that these those any some no not non without neither nor and or but with of in on at to from by for "
-    "into within along about over under between versus as than if is are was were be been being has have had may might "
-    "can could will would should must does do did there which whose both either each every all such very more most "
-    "less due secondary up per via plus including measuring measures approximately approx circa consistent compatible "
-    "suspicious concerning suggestive cannot only further other additional obvious definite gross acute subacute "
-    "hyperacute small large tiny intracranial underlying associated adjacent dr mr mrs prof"
-)
-# After these a list goes on: "no evidence of: 1. bleed 2. fracture".
-LISTING = _words("of for no not without any with and or nor following including negative excluding excludes denies")
-# With these a statement goes on.
-FOLLOWING = _words(
-    "and or nor of in on at to by for from is are was were be has have had which that than seen noted measuring "
-    "extending involving along due secondary consistent compatible mm cm ml cc hu x per"
-)
-# With these a statement begins, also where the one before was not ended.
-OPENING = _words(
-    "no there the this these those it without neither negative status history cannot possible previously findings "
-    "evidence again also however interval unchanged stable normal mild moderate marked small large new old"
-)
-# Written with a capital in the middle of a sentence.
-NAMES = _words(
-    "sylvian sylvius monro willis galen chiari arnold dandy walker virchow robin hounsfield wernicke rathke duret "
-    "evans fisher fazekas marshall rotterdam magendie luschka kernohan meckel labbe trolard rolandic broca heubner "
-    "percheron charcot alzheimer parkinson moyamoya jefferson lefort rosenthal heschl hunt hess glasgow ommaya doctor "
-    "dr mr mrs ms prof monday tuesday wednesday thursday friday saturday sunday january february march april may june "
-    "july august september october november december jan feb mar apr jun jul aug sep sept oct nov dec ct mri"
-)
-ABBREVIATIONS = _words("approx ca cf dr mr mrs ms prof fig im img ser incl esp resp st eg ie min max")
-UNITS_WITH_POINTS = _words("mm cm ml cc hr hrs")
-PERHAPS_ABBREVIATIONS = _words("etc post ant lat inf sup mod sig assoc temp occ par am pm")
-ROMAN = [
-    "i",
-    "ii",
-    "iii",
-    "iv",
-    "v",
-    "vi",
-    "vii",
-    "viii",
-    "ix",
-    *(f"x{i}" for i in ("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix")),
-]
+ROMAN = re.findall(r"\w+", "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx")
 UNITS = "mm|cm|ml|cc|hu|x|to|of|by|and|or|year|years|day|days|hour|hours|month|months|week|weeks|fold"
 
 
@@ -82,31 +47,6 @@ class Sentence:
     text: str
     places: list[int]
     section: str
-
-
-@dataclass(frozen=True)
-class Words:
-    """What is known of the language: words, and where the phrases of the lexicon and of the term sets can be cut.
-
-    Attributes:
-        known: whether a word is one of theirs.
-        cuts: (words before, words after), in plain form, for every place inside every phrase.
-        plain: the plain form of a word.
-    """
-
-    known: Callable[[str], bool]
-    cuts: Collection[tuple[tuple[str, ...], tuple[str, ...]]]
-    plain: Callable[[str], str]
-
-    def inside_phrase(self, before: str, after: str) -> bool:
-        """Whether a phrase begins at the end of `before` and ends at the beginning of `after`."""
-        left = [self.plain(w) for w in re.findall(r"[A-Za-z]+", before[-60:])][-5:]
-        right = [self.plain(w) for w in re.findall(r"[A-Za-z]+", after[:60])][:5]
-        return any(
-            (tuple(left[-i:]), tuple(right[:j])) in self.cuts
-            for i in range(1, len(left) + 1)
-            for j in range(1, len(right) + 1)
-        )
 
 
 def sentences(report: str, sections: Mapping[str, Collection[str]], words: Words) -> list[Sentence]:
@@ -124,29 +64,14 @@ def sentences(report: str, sections: Mapping[str, Collection[str]], words: Words
     return found
 
 
-def _around(match: re.Match[str]) -> tuple[str, str]:
-    """The text before and after a match, as far as it matters (all of it would take the square of its length)."""
-    return match.string[max(0, match.start() - REACH) : match.start()], match.string[match.end() : match.end() + REACH]
-
-
-def _last_word(text: str) -> str:
-    match = re.search(r"([A-Za-z]+)\W*$", text[-40:])
-    return match.group(1).lower() if match else ""
-
-
-def _leads_on(text: str) -> bool:
-    """Whether a statement cannot end with this text."""
-    return (bool(re.search(r"[A-Za-z]$", text)) and _last_word(text) in LEADING) or text.endswith((",", "(", "/"))
-
-
 # --- sections and paragraphs ---
 
 
 def _parts(text: Tracked, sections: Mapping[str, Collection[str]], words: Words) -> list[tuple[str, Tracked]]:
     """(kind of section, paragraph): cut at headings, which are left out, and at blank lines.
 
-    A paragraph after a blank line belongs to the section before it, except to a question, a history or a technique
-    where no heading of findings follows.
+    A paragraph after a blank line belongs to the section before it; but in a report without a heading of findings they
+    begin with the blank line after the question, the history or the technique.
     """
     kinds = {name: kind for kind, names in sections.items() for name in names}
     names = "|".join(re.escape(n).replace(r"\ ", r"\s") for n in sorted(kinds, key=len, reverse=True))
@@ -159,17 +84,17 @@ def _parts(text: Tracked, sections: Mapping[str, Collection[str]], words: Words)
     parts = []
     starts = [(0, "findings"), *((end, kind) for _, end, kind in cuts)]
     ends = [*(start for start, _, _ in cuts), len(text.text)]
-    for number, ((start, kind), end) in enumerate(zip(starts, ends, strict=True)):
-        later = any(k == "findings" for _, k in starts[number + 1 :])
+    headed = any(kind == "findings" for _, kind in starts[1:])
+    for (start, kind), end in zip(starts, ends, strict=True):
         paragraphs = [m for m in re.finditer(r"(?:[^\n]|\n(?!\n))+", text.text[start:end]) if m.group().strip()]
         for place, match in enumerate(paragraphs):
-            own = kind if place == 0 or later else "findings"
+            own = kind if place == 0 or headed else "findings"
             parts.append((own, text[start + match.start() : start + match.end()]))
     return parts
 
 
 def _is_heading(match: re.Match[str], words: Words) -> bool:
-    (before, after), name = _around(match), match.group()
+    (before, after), name = around(match), match.group()
     line = before.rsplit("\n", 1)[-1]
     begins = not re.search(r"[A-Za-z0-9,(/]\s*$", line) or bool(re.fullmatch(r"[ \d.()*•#-]*", line))
     written = name.strip(" :-\n")
@@ -177,10 +102,10 @@ def _is_heading(match: re.Match[str], words: Words) -> bool:
         if begins or re.search(r"[.!?;:]\s*$", before):
             return True
         capital = written[0].isupper() and not (written.isupper() and line.isupper())
-        return capital or (written.isupper() and not _leads_on(before.rstrip()))
+        return (capital or written.isupper()) and not leads_on(before.rstrip())
     goes_on = re.match(r"\s*([A-Za-z]*)", after)
     following = goes_on.group(1) if goes_on else ""
-    if _leads_on(before.rstrip()) or following.lower() in FOLLOWING or words.inside_phrase(name, after):
+    if leads_on(before.rstrip()) or following.lower() in FOLLOWING or words.inside_phrase(name, after):
         return False
     if after.startswith("\n"):  # alone on its line
         return not line.strip() and written[0].isupper() and not following[:1].islower()
@@ -190,18 +115,6 @@ def _is_heading(match: re.Match[str], words: Words) -> bool:
 
 
 # --- paragraphs to sentences ---
-
-
-def _style(text: str) -> str:
-    """`sentence` where capitals begin sentences; `flat` where they tell nothing (all upper, all lower, All Capital)."""
-    letters = [c for c in text if c.isalpha()]
-    if not letters or sum(c.isupper() for c in letters) > 0.6 * len(letters):
-        return "flat"
-    long = re.findall(r"(?<![A-Za-z])[A-Za-z]{4,}", text)
-    if len(long) >= 4 and sum(w[0].isupper() for w in long) > 0.6 * len(long):
-        return "flat"
-    starts = re.findall(r"(?:^|[.!?]\s)\W*([A-Za-z])", text)
-    return "flat" if starts and sum(s.islower() for s in starts) > len(starts) / 2 else "sentence"
 
 
 _ANSWER = re.compile(  # "Fracture - none", "Hydrocephalus ..... not seen"
@@ -214,7 +127,7 @@ _TOUCHING = re.compile(r"(?<=[,:)\]])(?=[A-Za-z])|(?<=[A-Za-z])(?=[(\[])|(?<=\d)
 
 
 def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
-    style = _style(part.text)
+    style = style_of(part.text)
     part = part.sub(_ANSWER, ": ")
     part = _items(part)
     part = _lines(part, style, words)
@@ -245,7 +158,7 @@ def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
 def _asks_for_more(text: str) -> bool:
     """ "No evidence of:", "None of the following:": what the items that follow belong to."""
     bare = text.strip().rstrip(":-, ")
-    return _last_word(bare) in LISTING and not bare.endswith((".", "!", "?"))
+    return last_word(bare) in LISTING and not bare.endswith((".", "!", "?"))
 
 
 _JOINED_DASH = re.compile(r"(?<=[a-z]{5})-(?=[A-Z][a-z])|(?<=[a-z]{4})(?=[A-Z][a-z])|(?<=mm)(?=[A-Z])|(?<=cm)(?=[A-Z])")
@@ -264,7 +177,7 @@ def _items(part: Tracked) -> Tracked:
     spans: list[tuple[int, int]] = []
     for match in _MARK.finditer(text):
         start = match.start()
-        before, after = _around(match)
+        before, after = around(match)
         opens = not before.strip() or before.endswith("\n") or (bool(spans) and not text[spans[-1][1] : start].strip())
         left = before[-1:] if before else "\n"
         if match["bullet"]:
@@ -297,7 +210,7 @@ def _is_dash(before: str, after: str, opens: bool) -> bool:
 
 def _counts(match: re.Match[str], opens: bool, left: str, last: dict[str, int]) -> bool:
     """Whether a number, a letter or a Roman number marks an item; `last` holds where each of them stands."""
-    before, after = _around(match)
+    before, after = around(match)
     label = (match["label"] or match["bare"]).lower()
     close = match["close"] or ""
     follows = re.match(rf"\s*(?:{UNITS})(?![A-Za-z])", after, re.IGNORECASE)
@@ -365,7 +278,7 @@ def _lines(part: Tracked, style: str, words: Words) -> Tracked:
         word = first.group() if first else ""
         if (
             before[-1] in ".!?;:"
-            or _leads_on(before)
+            or leads_on(before)
             or (word.lower() in FOLLOWING and not (word[0].isupper() and style == "sentence"))
             or words.inside_phrase(before, after)
         ):
@@ -389,7 +302,7 @@ _POINTS = re.compile(r"[.!;|]+|[?]+|//+")
 
 def _ends(match: re.Match[str]) -> str:
     """A point with `END` after it where it ends a sentence."""
-    (before, after), mark = _around(match), match.group()
+    (before, after), mark = around(match), match.group()
     whole = mark + END
     if mark.strip("!;|/") == "":
         return whole if mark != ";" or after else mark
@@ -429,10 +342,10 @@ _RUN_ON = re.compile(r"(?<=[A-Za-z\d)%]) (?=([A-Z][a-z]+))")
 def _runs_on(match: re.Match[str], style: str, words: Words) -> str:
     """`END` between "no bleed" and "Midline shift"."""
     word = match.group(1).lower()
-    before, after = _around(match)
+    before, after = around(match)
     last = re.split(r"[\s(]", before)[-1]
     sentence = re.split(f"[{END}{ITEM}]", before)[-1].strip()
-    if style != "sentence" or word in NAMES or _leads_on(before) or last.endswith("."):
+    if style != "sentence" or word in NAMES or leads_on(before) or last.endswith("."):
         return match.group()
     if word not in OPENING:
         adjective = re.search(r"(?:al|ic|ous|ive|oid|ary|ar|ate|ed)$", last) and last not in ("normal", "seen")

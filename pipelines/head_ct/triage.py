@@ -13,7 +13,7 @@ from pipelines.head_ct.config import TriageSection
 from pipelines.head_ct.metrics import SCORE, known
 from pipelines.head_ct.triage_statistics import POLICIES, QueueOrder, Room, queue_order, reading_room
 from pipelines.shared.errors import DataError, StatisticsError
-from pipelines.shared.judging.evaluator import synthetic_note
+from pipelines.shared.judging.evaluator import bootstrap_settings, synthetic_note
 from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.stats.bootstrap import bootstrap_estimate
 from pipelines.shared.stats.estimate import Estimate
@@ -136,7 +136,6 @@ def _minutes(estimate: Estimate) -> Estimate:
 
 def _queue_metrics(order: QueueOrder, y: np.ndarray, group: np.ndarray, config: Any) -> dict[str, Estimate]:
     """Mean positions with intervals, and the rank-sum p-values."""
-    settings = {"resamples": config.statistics.resamples, "seed": config.seed, "level": config.statistics.level}
     found: dict[str, Estimate] = {}
     for name, position in (("random", order.random), ("score", order.by_score)):
         for kind, what in ((1, "critical"), (0, "others")):
@@ -148,7 +147,7 @@ def _queue_metrics(order: QueueOrder, y: np.ndarray, group: np.ndarray, config: 
 
             value = float(position[y == kind].mean())
             found[f"triage.queue.{name}_{what}"] = bootstrap_estimate(
-                value, mean, group, n=len(y), undefined="with one class", **settings
+                value, mean, group, n=len(y), undefined="with one class", bootstrap=bootstrap_settings(config)
             )
         p = order.p_random if name == "random" else order.p_by_score
         found[f"triage.queue.{name}_p"] = Estimate(p, n=len(y), method="Wilcoxon rank-sum, two-sided")

@@ -15,6 +15,7 @@ from pipelines.retinopathy.metrics import (
     headline_task,
     known,
     task_metrics,
+    untaught_tasks,
 )
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.error_gallery import error_sections, saliency_estimate
@@ -52,10 +53,11 @@ def evaluate(evidence: Evidence) -> Results:
     bootstrap = bootstrap_settings(evidence.config)
     task = headline_task(test)
     metrics: dict[str, Estimate] = {}
+    untaught = untaught_tasks(evidence.untaught)
     for split, rows in evidence.predictions.items():
         for each in TASKS:
-            metrics |= task_metrics(rows, each, split, bootstrap)
-        metrics |= grade_metrics(rows, split, bootstrap)
+            metrics |= task_metrics(rows, each, split, bootstrap, untaught.get(each))
+        metrics |= grade_metrics(rows, split, bootstrap, untaught.get("grade"))
     points, rates = point_estimates(test, evidence.operating_points, bootstrap)
     metrics |= rates
     subgroups = _subgroups(evidence, test, task, bootstrap)
@@ -75,9 +77,10 @@ def evaluate(evidence: Evidence) -> Results:
     ]
     warnings = []
     if task != "referable":
-        warnings.append("The source has no macular oedema labels: the headline is moderate-or-worse, not referable DR.")
+        lacking = "network was never taught" if "dme" in untaught else "source has no labels of"
+        warnings.append(f"The {lacking} macular oedema: the headline is moderate-or-worse, not referable DR.")
     if not any(p["task"] == task for p in points):
-        warnings.append(f"No operating points for {NAMES[task].lower()}: val lacked a class.")
+        warnings.append(f"No operating points for {NAMES[task].lower()}: training or val lacked a class.")
     return Results(
         metrics=metrics,
         headline=f"test.{task}.auroc",
@@ -306,7 +309,7 @@ def _thresholds(evidence: Evidence, test: pd.DataFrame, task: str, points: list[
 def _grade(evidence: Evidence, test: pd.DataFrame, metrics: dict[str, Estimate]) -> Section:
     rows = known(test, "grade")
     if rows.empty:
-        return Section("Five grades", [Text("The test records have no grades.", "note")])
+        return Section("Five grades", [Text("The test records have no grades, or training had none.", "note")])
     matrix = confusion_matrix(rows["grade"].to_numpy(int), rows["grade_predicted"].to_numpy(int), list(range(5)))
     figures.confusion(
         evidence.folder.figures / "grades.png", matrix, [g.capitalize() for g in GRADES], note=synthetic_note(evidence)

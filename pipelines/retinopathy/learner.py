@@ -21,7 +21,7 @@ class RetinopathyLearner(ImageLearner[RetinopathyConfig]):
 
     classes = HEADS
     targets_shown = ("grade", *TASKS)
-    probabilities = staticmethod(sigmoid)
+    activation = staticmethod(sigmoid)
     columns = staticmethod(predict_columns)
 
     def targets(self, records: pd.DataFrame) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from pipelines.shared.errors import RunError
 from pipelines.shared.run_folder import RunFolder, read_json
 from pipelines.shared.study import C, Study
+from pipelines.shared.untaught import untaught_of
 
 if TYPE_CHECKING:
     from pipelines.shared.learning.distributed import World
@@ -38,6 +39,11 @@ class FinishedRun:
     def networks(self) -> list[Path]:
         """The networks' folders, in order of their names."""
         return [self.folder.network(name) for name in self.models]
+
+    @property
+    def untaught(self) -> dict[str, str]:
+        """Outputs that are null, as no training record taught them -> why."""
+        return untaught_of(self.models.values())
 
 
 def open_finished(study: Study[Any], path: str | Path | None) -> FinishedRun:

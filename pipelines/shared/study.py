@@ -21,6 +21,7 @@ from pipelines.shared.data.splits import grouped_split, subsample_groups
 from pipelines.shared.judging.report import Section
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.untaught import untaught_of
 
 if TYPE_CHECKING:  # torch is imported by the modes that need it
     from pipelines.shared.data.cache import Prepared
@@ -66,6 +67,11 @@ class Evidence(Generic[C]):
     history: pd.DataFrame | None
     networks: list[dict[str, Any]]
     operating_points: list[dict[str, Any]]
+
+    @property
+    def untaught(self) -> dict[str, str]:
+        """Outputs that are null, as no training record taught them -> why."""
+        return untaught_of(self.networks)
 
 
 @dataclass(frozen=True)

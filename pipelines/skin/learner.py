@@ -39,7 +39,7 @@ class SkinLearner(ImageLearner[SkinConfig]):
     """Cross-entropy over classes that the partitioning algorithm found, each a path of nodes joined by "/"."""
 
     targets_shown = ("lineage", *LEVELS, *BINARY)
-    probabilities = staticmethod(softmax)
+    activation = staticmethod(softmax)
 
     def __init__(self, config: SkinConfig, classes: Sequence[str], counts: np.ndarray | None = None) -> None:
         """`counts`: training images of each class, for the loss; None for a network that is finished."""

@@ -34,13 +34,16 @@ def predict_columns(probabilities: np.ndarray, classes: Sequence[str]) -> pd.Dat
     """The prediction columns from the training classes' probabilities (n, classes).
 
     `p_<node>` for every training class and every node above one (the inference algorithm), `p_<task>` for the binary
-    tasks that these nodes answer, and `class_predicted`, the most probable training class as a path of nodes.
+    tasks that these nodes answer, and `class_predicted`, the most probable training class as a path of nodes. A node
+    above all of them has no column: training had nothing else, so its probability of 1 would mean nothing.
 
     Args:
         probabilities: of the classes, in their order.
         classes: their paths, nodes joined by "/".
     """
-    nodes = infer(probabilities, [name.split("/") for name in classes])
+    paths = [name.split("/") for name in classes]
+    nodes = infer(probabilities, paths)
+    nodes = {node: p for node, p in nodes.items() if not all(node in path for path in paths)}
     columns = {f"p_{node}": np.clip(values, 0, 1) for node, values in nodes.items()}
     columns |= {f"p_{task}": np.clip(values, 0, 1) for task, values in binary_scores(nodes).items()}
     best = [classes[i] for i in probabilities.argmax(axis=1)]

@@ -51,7 +51,7 @@ def test_a_forest_learns_and_depends_on_its_seed():
 
 def test_a_stored_forest_is_the_same_and_is_never_unpickled(tmp_path):
     table, labels = slides()
-    forest, file = fit_forest(table, labels, 0, 20), tmp_path / "models" / "forest.npz"
+    forest, file = fit_forest(table, labels, 0, 20), tmp_path / "forest.npz"
     write_forest(file, forest)
     stored = read_forest(file)
     for field in fields(Forest):

@@ -295,6 +295,7 @@ def test_export_agrees_with_torch_and_says_what_it_leaves_out(smoke_run, tmp_pat
         facts = json.loads((folder / "models" / entry["name"] / "model.json").read_text())
         assert json.loads(said["classes"]) == facts["classes"]
         assert json.loads(said["preprocessing"]) == facts["preprocessing"]
+        assert json.loads(said["untaught"]) == facts["untaught"] == {}, "a phantom teaches everything"
         points = json.loads(said["operating_points"])
         assert all(p["chosen_on"] == "val" for p in points)
         assert said["synthetic"] == "true"

@@ -28,6 +28,7 @@ def ccx_folder(folder: Path, *rows: dict[str, str | None], patient: str = "patie
     table.to_csv(folder / "metadata.csv", index=False)
     for name in {(ROW | row)["filename"] for row in rows}:
         if name and not name.startswith("absent"):
+            (folder / "images" / name).parent.mkdir(exist_ok=True)
             Image.fromarray(np.full((40, 40), 90, np.uint8)).save(folder / "images" / name)
     return folder
 
@@ -139,7 +140,7 @@ def test_what_ccx_leaves_out_is_counted_and_named(tmp_path):
     source = read(root)
     assert source.records["id"].tolist() == ["a.png", "b.png", "absent.png"]
     assert source.excluded == {
-        "Finding ARDS (a complication, cause unknown)": ["d.png"],
+        "Finding: a complication, cause unknown": ["d.png: ARDS"],
         "Modality CT": ["absent.nii.gz"],
         "View L": ["c.png"],
     }
@@ -158,9 +159,15 @@ def test_of_a_row_that_is_left_out_anyway_nothing_else_is_asked(tmp_path):
     source = read(root)
     assert source.records["id"].tolist() == ["a.png"]
     assert {why: len(rows) for why, rows in source.excluded.items()} == {
-        "Finding todo (not labelled yet)": 2,
+        "Finding: not labelled yet": 2,
         "View L": 1,
     }
+
+
+def test_files_of_ccx_are_found_where_a_copy_keeps_them(tmp_path):
+    root = ccx_folder(tmp_path / "x", {}, {"filename": "images/b.png"})
+    (root / "images" / "images").rename(root / "more")
+    assert read(root).records["path"].tolist() == ["images/a.png", "more/b.png"]
 
 
 def test_a_cell_that_stops_the_run_says_what_would_leave_its_row_out(tmp_path):
@@ -181,7 +188,7 @@ def test_a_cell_that_stops_the_run_says_what_would_leave_its_row_out(tmp_path):
     text = text.replace("views_left_out: [", 'views_left_out: ["", "?", ').replace("_out: [CT]", '_out: ["", CT]')
     (tmp_path / "mine.yaml").write_text(text.replace("  todo:", "  Dragon pox: magic\n  todo:"))
     assert sorted(read(root, str(tmp_path / "mine.yaml")).excluded) == [
-        "An empty modality", "An empty view", "Finding Dragon pox (magic)", "View ?",
+        "An empty modality", "An empty view", "Finding: magic", "View ?",
     ]  # fmt: skip
 
 
@@ -312,7 +319,7 @@ def test_bad_rows_of_both_sets_are_named_with_their_set(tmp_path):
     assert [line.partition(":")[0] for line in source.left_out] == [
         "covid-chestxray-dataset-master/metadata.csv row 3", "chest_xray/train/PNEUMONIA/odd.jpeg"
     ]  # fmt: skip
-    assert source.excluded == {"Finding todo (not labelled yet)": ["c.png"]}
+    assert source.excluded == {"Finding: not labelled yet": ["c.png: todo"]}
 
 
 def test_a_table_names_classes_by_word(tmp_path):
@@ -398,7 +405,7 @@ def test_the_real_samples_are_verified(real_sample):
     done = run_study("covid_flannel", "mode=verify", "data=ccx_kcx", f"data.root={root}")
     assert done.returncode == 0, done.stderr
     for said in ("289 records of 248 source groups form 248 components", "COVID-19, ARDS -> covid19 (4)",
-                 "Finding ARDS (a complication, cause unknown) (4)", "Finding Pneumocystis (a fungus) (1)",
+                 "Finding: a complication, cause unknown (4)", "Finding: a fungus (1)",
                  "3 person numbers occur under several classes"):  # fmt: skip
         assert said in done.stdout, said
 

@@ -5,22 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import compose
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from pipelines.covid_flannel.config import CLASSES
+from pipelines.covid_flannel.config import CLASSES, COVID
 from pipelines.covid_flannel.metrics import (
     answers_of,
+    auroc_metrics,
     chance_of,
+    choose_points,
     comparisons,
     point_metrics,
     prediction_columns,
     table_metrics,
+    without_untaught,
 )
 from pipelines.covid_flannel.published import NUMBERS
-from pipelines.covid_flannel.sections import verdict
+from pipelines.covid_flannel.sections import answered, highest, verdict
 from pipelines.shared.stats.agreement import confusion_difference
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import macro_f1
+from pipelines.shared.untaught import NO_RECORD
 
 BOOT = Bootstrap(200, 0, 0.95)
 
@@ -110,6 +115,27 @@ def test_every_picture_is_called_by_its_own_folds_threshold():
     elsewhere = test.assign(fold=pd.array([None] * len(test), dtype="Int64"))
     filled, _ = point_metrics(elsewhere, [point], BOOT)
     assert filled[0]["sensitivity"]["value"] == pytest.approx((score >= 0.4)[truth].mean())
+
+
+def test_a_class_that_training_lacks_is_null_never_the_answer_and_missed():
+    table = predictions()
+    for column in [c for c in table if c.endswith(f".{COVID}") or c == f"p_{COVID}"]:
+        table[column] = np.nan
+    assert COVID not in answers_of(table, "flannel")
+    why = {COVID: NO_RECORD}
+    found = without_untaught(table_metrics(table, "test", BOOT), why) | without_untaught(
+        auroc_metrics(table, BOOT), why
+    )
+    for key, estimate in found.items():
+        if f"[{COVID}]" in key:
+            assert (estimate.value, estimate.reason) == (None, NO_RECORD), key
+        else:
+            assert estimate.value is not None, key
+    others = [found[f"test.flannel.f1[{c}]"].value for c in CLASSES if c != COVID]
+    assert found["test.flannel.macro_f1"].value == pytest.approx(sum(others) / 4), "its pictures count as missed"
+    assert choose_points(table, compose("covid_flannel")) == []
+    assert answered(table) == 3
+    assert highest(table) == table[[f"p_{c}" for c in CLASSES if c != COVID]].max(axis=None)
 
 
 def test_chance_is_what_drawn_answers_reach():

@@ -21,7 +21,7 @@ from pipelines.covid_flannel.flannel import (
     vote,
 )
 from pipelines.covid_flannel.learner import BaseLearner
-from pipelines.covid_flannel.sections import BOUND
+from pipelines.covid_flannel.sections import bound
 
 
 def draw(rows: int, learners: int = 5, seed: int = 0) -> np.ndarray:
@@ -85,9 +85,9 @@ def test_softmax_weights_never_exceed_the_bound(seed, scale):
         network.linear.weight.mul_(scale)
     p = np.concatenate([draw(20, seed=seed), np.tile(np.eye(4)[0], (1, 5, 1))])
     found = combine(network, p)
-    assert found.max() <= BOUND + 1e-12
-    assert found[-1, 0] == pytest.approx(BOUND)  # all learners certain: reached, not exceeded
-    assert pytest.approx(0.475, abs=5e-4) == BOUND
+    assert found.max() <= bound(4) + 1e-12
+    assert found[-1, 0] == pytest.approx(bound(4))  # all learners certain: reached, not exceeded
+    assert bound(4) == pytest.approx(0.475, abs=5e-4)
 
 
 def test_tanh_weights_may_exceed_it():

@@ -18,6 +18,7 @@ from pipelines.covid_flannel.protocol import FIXED, divide, fold_numbers, roles
 from pipelines.covid_flannel.study import STUDY
 from pipelines.shared.data.records import Source
 from pipelines.shared.errors import ConfigError, DataError, RunError
+from pipelines.shared.run import FinishedRun
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.study import Data
 
@@ -181,6 +182,32 @@ def test_stacking_takes_a_record_of_its_own_part_only():
     assert stacked(base, np.array(["a"]), "stack").shape == (1, 1, 4)
     with pytest.raises(KeyError):
         stacked(base, np.array(["b"]), "stack")
+
+
+@pytest.mark.slow
+def test_a_class_that_training_lacks_is_null_in_both_stages_and_for_other_pictures(tmp_path):
+    """A fixed test part has the only COVID-19: no fold is taught it, the other three share the whole probability."""
+    records = make_records()
+    records.loc[records["label"] == "covid19", "split"] = "test"
+    config = compose("covid_flannel", *TINY, f"cache.dir={tmp_path}")
+    data = toy_data(divide(records, config))
+    folder = run(tmp_path, "run", data, "folds=[0]")
+    why = {"covid19": "no training record has it"}
+    models = {p.name: json.loads((p / "model.json").read_text()) for p in folder.networks()}
+    assert {name: m["untaught"] for name, m in models.items()} == dict.fromkeys(models, why)
+    files = replace(data, records=data.records[["id"]])
+    answer = STUDY.method(config).answer(run_on_cpu(STUDY, config, folder), FinishedRun(folder, models, []), files)
+    tables = {split: pd.read_parquet(folder.predictions(split)) for split in ("val", "test")} | {"answer": answer}
+    for name, table in tables.items():
+        null = [c for c in table if c.endswith((".covid19", "p_covid19"))]
+        assert len(null) == 5, "FLANNEL, the base learner, averaging, voting, constant weights"
+        assert table[null].isna().all(axis=None), name
+        for method in ("p_", "mobilenet.", "average.", "voting.", "constant."):
+            three = table[[f"{method}{c}" for c in CLASSES if c != "covid19"]]
+            assert three.sum(axis=1).to_numpy() == pytest.approx(1), (name, method)
+        assert set(table["class_predicted"]) <= set(CLASSES) - {"covid19"}
+    assert (tables["test"]["label"] == "covid19").all()
+    assert json.loads(folder.operating_points.read_text()) == []
 
 
 # --- stage 1 on disk ---

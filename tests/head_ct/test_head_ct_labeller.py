@@ -144,8 +144,11 @@ def test_known_errors_are_still_errors(sentence, truth, found):
 
 def test_spans_are_places_in_the_text():
     text = "FINDINGS: Large  subdural\nhematoma/edema."
-    for mention in label_text(text):
-        assert text[mention.start : mention.end].lower() in ("subdural", "hematoma", "edema")
+    assert [text[m.start : m.end] for m in label_text(text)] == ["subdural\nhematoma", "edema"]
+    text = "No hemor-\nrhage, mid\u200bline shift or e\ufb00aced sul\u00adci."
+    assert [text[m.start : m.end] for m in label_text(text)] == [
+        "hemor-\nrhage", "mid\u200bline shift", "e\ufb00aced sul\u00adci",
+    ]  # fmt: skip
     assert label_text("") == []
     assert label_text(" \n ") == []
 

@@ -10,7 +10,16 @@ from conftest import compose
 
 from pipelines.head_ct import model
 from pipelines.head_ct.learner import HeadCtLearner
-from pipelines.head_ct.metrics import choose_points, gap_metrics, labeller_metrics, predict_columns
+from pipelines.head_ct.metrics import (
+    SILVER,
+    choose_points,
+    gap_metrics,
+    headline_task,
+    labeller_metrics,
+    predict_columns,
+    task_metrics,
+    untaught_tasks,
+)
 from pipelines.head_ct.phantom.anatomy import Finding, draw_head, hounsfield
 from pipelines.head_ct.phantom.dataset import PhantomSettings, make_study, read_mask
 from pipelines.head_ct.pseudonyms import Names
@@ -21,6 +30,8 @@ from pipelines.shared.errors import ConfigError
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.probabilities import sigmoid
+from pipelines.shared.study import Data
+from pipelines.shared.untaught import NO_LABEL, NO_RECORD
 
 SMALL = ["preprocess.size=32", "preprocess.slices=6", "model.channels=8"]
 
@@ -189,6 +200,45 @@ def test_points_are_chosen_on_silver_and_gaps_are_differences():
     assert found["test.gap_10.difference"].value is None
     assert found["test.gap_10.difference"].reason
     assert choose_points(table.assign(critical=np.nan, silver_4=1.0), config) == []
+
+
+def test_thresholds_that_no_report_taught_have_no_score():
+    """Sources without reports teach `at_least_4` from their own label, and the others not at all."""
+    records = pd.DataFrame({"critical": [0.0, 1, 0, 1], "split": "train"}).assign(**dict.fromkeys(SILVER, np.nan))
+    config = compose("head_ct")
+
+    def taught_by(table):
+        return HeadCtLearner.from_data(config, Data(None, table, None, {}))
+
+    learner = taught_by(records)
+    assert learner.untaught == {"at_least_8": NO_LABEL, "at_least_10": NO_LABEL}
+    said = learner.columns(learner.probabilities(np.zeros((2, 3), np.float32)))
+    assert said["p_at_least_4"].tolist() == [0.5, 0.5]
+    assert said[["p_at_least_8", "p_at_least_10"]].isna().all(axis=None)
+    reports = records.assign(silver_4=records["critical"], silver_8=records["critical"], silver_10=0.0)
+    assert taught_by(reports).untaught == {"at_least_10": NO_RECORD}, "reports, but none with ten concepts"
+
+    answer = Scorer([network().eval()], torch.device("cpu"), probabilities=learner.probabilities)
+    assert np.isnan(answer.score(volumes(1)[0])).tolist() == [False, True, True]
+
+    rng, n = np.random.default_rng(0), 60
+    truth = rng.integers(0, 2, n).astype(float)
+    p = sigmoid(np.stack([truth + rng.normal(size=n)] * 3, axis=1))
+    p[:, 1:] = np.nan
+    table = predict_columns(p).assign(group=range(n), critical=truth, **dict.fromkeys(SILVER, truth))
+    why, bootstrap = untaught_tasks(learner.untaught), Bootstrap(100, 0, 0.95)
+    assert why == {"silver_8": NO_LABEL, "silver_10": NO_LABEL}
+    for task in ("critical", *SILVER):
+        auroc = task_metrics(table, task, "test", bootstrap, why.get(task))[f"test.{task}.auroc"]
+        assert (auroc.value is None, auroc.reason) == (task in why, why.get(task))
+    gaps = gap_metrics(table, bootstrap, why)
+    assert {key for key, e in gaps.items() if e.reason == NO_LABEL} == {
+        f"test.gap_{t}.{k}" for t in (8, 10) for k in ("silver", "gold", "difference")
+    }
+    assert gaps["test.gap_4.gold"].value is not None
+    blind = table.assign(p_at_least_4=np.nan)
+    assert choose_points(blind, config) == []
+    assert headline_task(table) == "critical"
 
 
 def test_labeller_metrics_count_by_hand():

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
+import random
+import re
+import textwrap
+import time
+from functools import lru_cache
 
-from pipelines.head_ct.labeller import label_text
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipelines.head_ct.labeller import LONGEST as LONGEST_REPORT
+from pipelines.head_ct.labeller import label_reports, label_text, pipeline
+from pipelines.head_ct.phantom.dataset import PhantomSettings, _rng, draw_findings
+from pipelines.head_ct.phantom.dictation import Noise, dictate
+from pipelines.head_ct.predicting import table_of_reports
+from pipelines.head_ct.sentences import LONGEST, sentences
+from pipelines.shared.errors import DataError
 
 P, A, U, H = "present", "absent", "uncertain", "historical"
 
@@ -119,7 +134,8 @@ IMPRESSION:
         {"intracranial_hemorrhage": U, "subdural_hematoma": P, "skull_fracture": A},
     ),
     "a form": (
-        "Haemorrhage: none\nMidline shift: 5 mm\nFracture: no\nHydrocephalus: absent\nInfarct: acute, left MCA\nMass: nil",
+        "Haemorrhage: none\nMidline shift: 5 mm\nFracture: no\nHydrocephalus: absent\nInfarct: acute, left MCA\n"
+        "Mass: nil",
         {"intracranial_hemorrhage": A, "midline_shift": P, "skull_fracture": A, "hydrocephalus": A, "infarct": P,
          "mass": A},
     ),
@@ -128,7 +144,7 @@ IMPRESSION:
         {"intracranial_hemorrhage": A, "midline_shift": P, "skull_fracture": A, "hydrocephalus": A, "mass_effect": P},
     ),
     "contractions": (
-        "Hydrocephalus isn't seen. There aren't any fractures. CT doesn't show a mass. Midline shift wasn't identified. "
+        "Hydrocephalus isn't seen. There aren't any fractures. CT doesn't show a mass. Midline shift wasn't seen. "
         "SAH can't be excluded. The SDH hasn't resolved. There isn’t an infarct.",
         {"hydrocephalus": A, "skull_fracture": A, "mass": A, "midline_shift": A, "subarachnoid_hemorrhage": U,
          "subdural_hematoma": P, "infarct": A},
@@ -149,11 +165,13 @@ IMPRESSION:
         {"subarachnoid_hemorrhage": U, "contusion": U, "skull_fracture": U, "infarct": U, "mass": A},
     ),
     "invisible characters": (
-        "\ufeffNo hemor\u00adrhage or mid\u200bline\u00a0shift.\u2028Large sub\u2060dural\u3000hema\u200dtoma. No\u00a0frac\u00adture.",
+        "\ufeffNo hemor\u00adrhage or mid\u200bline\u00a0shift.\u2028"
+        "Large sub\u2060dural\u3000hema\u200dtoma. No\u00a0frac\u00adture.",
         {"intracranial_hemorrhage": A, "midline_shift": A, "subdural_hematoma": P, "skull_fracture": A},
     ),
     "ligatures, wide letters and accents": (
-        "No hæmorrhage. Cerebral œdema. In\ufb01ltrating glioma, ef\ufb00acement of the sulci. Ｎｏ　ｆｒａｃｔｕｒｅ．",
+        "No hæmorrhage. Cerebral œdema. In\ufb01ltrating glioma, ef\ufb00acement of the sulci. "
+        "Ｎｏ　ｆｒａｃｔｕｒｅ．",
         {"intracranial_hemorrhage": A, "brain_edema": P, "mass": P, "sulcal_effacement": P, "skull_fracture": A},
     ),
     "words divided at the end of a line": (
@@ -162,8 +180,8 @@ IMPRESSION:
         {"intracranial_hemorrhage": A, "subdural_hematoma": P, "midline_shift": P, "mass": A},
     ),
     "numbers with points and units": (
-        "Midline shift of 5.5 mm. SDH of 1.2 x 3.4 cm without mass effect. Mass of 10 mm. in diameter. No shift > 2.5 mm "
-        "or hydrocephalus.",
+        "Midline shift of 5.5 mm. SDH of 1.2 x 3.4 cm without mass effect. Mass of 10 mm. in diameter. No shift > 2.5 "
+        "mm or hydrocephalus.",
         {"midline_shift": P, "subdural_hematoma": P, "mass_effect": A, "mass": P, "hydrocephalus": A},
     ),
     "abbreviations with points": (
@@ -177,7 +195,8 @@ IMPRESSION:
         {"intracranial_hemorrhage": A, "midline_shift": A, "infarct": P, "skull_fracture": A, "hydrocephalus": P},
     ),
     "stored by other programs": (
-        "No haemorrhage or\\nmidline shift.<br>Large&nbsp;infarct.\\.br\\No_x000D_\nfracture. It isnâ€™t hydrocephalus.",
+        "No haemorrhage or\\nmidline shift.<br>Large&nbsp;infarct.\\.br\\No_x000D_\nfracture. "
+        "It isnâ€™t hydrocephalus.",
         {"intracranial_hemorrhage": A, "midline_shift": A, "infarct": P, "skull_fracture": A, "hydrocephalus": A},
     ),
     "bullets of a word processor": (
@@ -198,7 +217,8 @@ IMPRESSION:
         {"intracranial_hemorrhage": A, "midline_shift": P, "skull_fracture": A, "hydrocephalus": P},
     ),
     "an item goes on in the next line": (
-        "1. No haemorrhage or\n   midline shift\n2. Small infarct of the\n   left MCA\n3. No hydrocephalus, mass or\nfracture",
+        "1. No haemorrhage or\n   midline shift\n2. Small infarct of the\n   left MCA\n"
+        "3. No hydrocephalus, mass or\nfracture",
         {"intracranial_hemorrhage": A, "midline_shift": A, "infarct": P, "hydrocephalus": A, "mass": A,
          "skull_fracture": A},
     ),
@@ -216,14 +236,14 @@ IMPRESSION:
     ),
     "double spaced": (
         "FINDINGS: There is no evidence of an acute intracranial haemorrhage,\n\nhydrocephalus, herniation or other "
-        "abnormality that would need\n\ntreatment, nor is there any displacement of the falx, mass\n\neffect or midline "
-        "shift. A fracture of the left temporal bone\n\nis seen.",
+        "abnormality that would need\n\ntreatment, nor is there any displacement of the falx, mass\n\neffect or "
+        "midline shift. A fracture of the left temporal bone\n\nis seen.",
         {"intracranial_hemorrhage": A, "hydrocephalus": A, "herniation": A, "mass_effect": A, "midline_shift": A,
          "skull_fracture": P},
     ),
     "every line is 24 characters": (
-        "No evidence of acute int\nracranial haemorrhage, h\nydrocephalus or midline \nshift. Large subdural ha\nematoma on "
-        "the left.",
+        "No evidence of acute int\nracranial haemorrhage, h\nydrocephalus or midline \nshift. Large subdural ha\n"
+        "ematoma on the left.",
         {"intracranial_hemorrhage": A, "hydrocephalus": A, "midline_shift": A, "subdural_hematoma": P},
     ),
 }  # fmt: skip
@@ -239,3 +259,228 @@ def test_a_report_as_it_is_typed(name):
     assert said(text) == {
         (c, s) for c, status in says.items() for s in (status if isinstance(status, set) else {status})
     }
+
+
+# --- every report of the phantom, broken and numbered in other ways ---
+
+REPORT_COUNT = PhantomSettings().studies
+ROMAN = re.findall(r"\w+", "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx")
+MARKS = {
+    "1. ": "{n}. ", "1.": "{n}.", "1) ": "{n}) ", "1)": "{n})", "(1)": "({n})", "[1] ": "[{n}] ", "1.) ": "{n}.) ",
+    "01. ": "{n:02}. ", "#1 ": "#{n} ", "1 ": "{n} ", "1: ": "{n}: ", "1-": "{n}-", "1 - ": "{n} - ", "a. ": "{a}. ",
+    "a)": "{a})", "(a) ": "({a}) ", "A. ": "{A}. ", "i. ": "{i}. ", "(i)": "({i})", "ii) ": "{i}) ",
+    "- ": "- ", "-": "-", "–": "–", "• ": "• ", "•": "•", "* ": "* ", "*": "*", "+ ": "+ ", "o ": "o ",
+    "word's": "\uf0b7\t", "circled": "{c} ",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=REPORT_COUNT)
+def phantom_report(number, typing=0.04):
+    """The phantom's report of this number, as it was dictated: sentences with full stops, one blank between them."""
+    phantom = PhantomSettings()
+    rng = _rng(phantom, "findings", number)
+    critical = number % 2 == 0 if number < phantom.gold else bool(rng.random() < phantom.critical)
+    findings = [(f.kind, f.severity) for f in draw_findings(rng, critical)]
+    return dictate(_rng(phantom, "report", number), findings, Noise(phantom.unseen, typing), 50)[0]
+
+
+@lru_cache(maxsize=REPORT_COUNT)
+def labels_as_dictated(number):
+    return said(phantom_report(number))
+
+
+def sentences_of(report):
+    head, body = report.split("FINDINGS: ")
+    return head + "FINDINGS:", re.split(r"(?<=\.) (?=[A-Z?])", body)
+
+
+def as_list(report, mark, between="\n", points=True):
+    """The findings as a list; `points`: whether its items keep their full stops."""
+    head, items = sentences_of(report)
+    marked = []
+    for i, item in enumerate(items):
+        names = {
+            "n": i + 1,
+            "a": chr(97 + i % 26),
+            "A": chr(65 + i % 26),
+            "i": ROMAN[i % 20],
+            "c": chr(0x2460 + i % 20),
+        }
+        marked.append(MARKS[mark].format(**names) + (item if points else item.rstrip(".")))
+    return head + between + between.join(marked)
+
+
+def wrapped(report, width, line_end="\n"):
+    lines = [textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in report.split("\n")]
+    return line_end.join(piece for line in lines for piece in line)
+
+
+def with_blanks(report, rng):
+    """Every blank replaced by some other blank, some of them by line breaks."""
+    blanks = [
+        " ",
+        "  ",
+        "\t",
+        "\n",
+        "\r\n",
+        "\r",
+        " \n\t",
+        "\x0b",
+        "\f",
+        "\x85",
+        "\u00a0",
+        "\u2003",
+        "\u2028",
+        "\u3000",
+    ]
+    return re.sub(" ", lambda m: rng.choice(blanks), report)
+
+
+def with_invisible(report, rng):
+    return "".join(c + rng.choice(["", "", "\u200b", "\u00ad", "\u2060", "\ufeff", "\u200d"]) for c in report)
+
+
+def divided(report, rng):
+    """Long words divided at the end of a line."""
+
+    def divide(match):
+        word, at = match.group(), rng.randint(3, len(match.group()) - 3)
+        return word[:at] + "-\n" + word[at:]
+
+    return re.sub(r"[a-z]{7,}", divide, report)
+
+
+def cut(report, width):
+    """Lines of a fixed number of characters, as old systems store them."""
+    return "\n".join(line[i : i + width] for line in report.split("\n") for i in range(0, len(line), width))
+
+
+WAYS = {
+    "lines of 18": lambda t, rng: wrapped(t, 18),
+    "lines of 40": lambda t, rng: wrapped(t, 40, "\r\n"),
+    "lines of 72": lambda t, rng: wrapped(t.replace("\n", " "), 72),
+    "a word per line": lambda t, rng: t.replace(" ", "\n"),
+    "other blanks": with_blanks,
+    "no blanks between sentences": lambda t, rng: re.sub(r"(?<=[.:]) ", "", t),
+    "blank lines between sentences": lambda t, rng: "\n\n".join([sentences_of(t)[0], *sentences_of(t)[1]]),
+    "a sentence per line": lambda t, rng: "\n".join([sentences_of(t)[0], *sentences_of(t)[1]]),
+    "upper case": lambda t, rng: wrapped(t.upper(), 50),
+    "lower case": lambda t, rng: wrapped(t.lower(), 50),
+    "invisible characters": with_invisible,
+    "cut after 48 characters": lambda t, rng: cut(t, 48),
+    "HTML": lambda t, rng: "<p>" + wrapped(t, 60, "<br/>") + "</p>",
+    "HL7": lambda t, rng: wrapped(t, 60, "\\.br\\"),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    number=st.integers(0, REPORT_COUNT - 1),
+    width=st.integers(12, 120),
+    line_end=st.sampled_from(["\n", "\r\n", "\r", " \n", "\u2028", "\f"]),
+    mark=st.sampled_from(sorted(MARKS)),
+)
+@example(number=0, width=72, line_end="\n", mark="1.")
+def test_labels_do_not_depend_on_lines_and_numbers(number, width, line_end, mark):
+    assert said(wrapped(phantom_report(number), width, line_end)) == labels_as_dictated(number)
+    assert said(wrapped(as_list(phantom_report(number), mark), width, line_end)) == labels_as_dictated(number)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_way_of_storing(way):
+    rng = random.Random(way)
+    for number in range(rng.randrange(30), REPORT_COUNT, 30):
+        assert said(WAYS[way](phantom_report(number), rng)) == labels_as_dictated(number), number
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_way_of_numbering(mark):
+    """With and without full stops, also on one line."""
+    for number in range(len(mark) * 7, REPORT_COUNT, 60):
+        report = phantom_report(number)
+        if re.search(r"\?[a-z]+ [A-Z]", report):
+            continue  # "?infarct" has no full stop to begin with
+        for points, between in [(True, "\n"), (True, " "), (False, "\n")]:
+            assert said(as_list(report, mark, between, points)) == labels_as_dictated(number), (number, points, between)
+
+
+def test_words_divided_at_the_end_of_a_line():
+    """In words without a typing error: two errors in one word are too many."""
+    rng = random.Random(0)
+    for number in range(0, REPORT_COUNT, 15):
+        report = phantom_report(number, 0.0)
+        assert said(divided(report, rng)) == said(report), number
+
+
+@pytest.mark.slow
+def test_every_report_of_the_phantom():
+    rng = random.Random(1)
+    marks = sorted(MARKS)
+    for number in range(REPORT_COUNT):
+        report, right = phantom_report(number), labels_as_dictated(number)
+        for way in rng.sample(sorted(WAYS), 4):
+            assert said(WAYS[way](report, rng)) == right, (number, way)
+        mark, width = rng.choice(marks), rng.randint(12, 120)
+        assert said(wrapped(as_list(report, mark), width)) == right, (number, mark, width)
+
+
+# --- size ---
+
+
+def test_time_grows_with_the_length_and_not_faster():
+    """Twenty times the text may take forty times as long; a report of 80 kB took 18 s."""
+    text = " ".join(phantom_report(i) for i in range(6))
+    label_text(text)
+    for words in (text, re.sub(r"[.\n:]", " ", text)):
+        began = time.perf_counter()
+        label_text(words)
+        once = time.perf_counter() - began
+        began = time.perf_counter()
+        label_text(" ".join([words] * 20))
+        assert time.perf_counter() - began < 40 * once + 1
+
+
+def test_negation_reaches_as_far_as_a_sentence_may():
+    text = "no " + "really " * (LONGEST + 5) + "hydrocephalus " + "really " * LONGEST
+    tools = pipeline()
+    assert [len(s.text.split()) for s in sentences(text, tools.sections, tools.words)] == [LONGEST, LONGEST, 7]
+    assert said(text) == {("hydrocephalus", P)}
+    assert said("no " + "really " * (LONGEST - 5) + "hydrocephalus") == {("hydrocephalus", A)}
+
+
+def test_a_text_that_is_no_report_is_named():
+    table = pd.DataFrame({"id": ["row 2", "row 3"], "text": ["No bleed.", "No bleed. " * (LONGEST_REPORT // 10 + 1)]})
+    with pytest.raises(DataError, match=r"(?s)1 reports.*row 3: 200,010 characters"):
+        label_reports(table)
+    assert len(label_reports(table[:1])) == 1
+
+
+# --- tables of reports ---
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"id,report\n", "no rows"),
+        (b"", "cannot be read as a table"),
+        (b"id,report\na,\nb,  \n", "the column 'report' is empty in every row"),
+        (b"id,findings\na,x\n", "no column of reports; found: id, findings"),
+        (b"id,report\na,Gef\xe4\xdf\n", "utf-8"),
+        (b'id,report\na,"No bleed\nb,Large SDH\nc,normal\n', "a quotation mark that is never closed"),
+        (b'id,report\na,"No bleed\nb,Large SDH\nc,5" nail\n', "a quotation mark inside of a quoted cell"),
+        (b"id;report\na;No bleed\n", "separated by semicolons"),
+    ],
+)
+def test_a_table_that_is_none_of_reports_is_named(tmp_path, content, named):
+    file = tmp_path / "r.csv"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(named)):
+        table_of_reports(file, "report")
+
+
+def test_a_report_of_many_lines_is_one_cell(tmp_path):
+    file = tmp_path / "r.csv"
+    file.write_bytes(b'\xef\xbb\xbfid, REPORT \na,"No ""acute"" bleed or\r\n\r\nSDH, 5"" nail"\nb,\n')
+    table = table_of_reports(file, "report")
+    assert table["id"].tolist() == ["row 2", "row 3"]
+    assert table["text"].tolist() == ['No "acute" bleed or\r\n\r\nSDH, 5" nail', ""]

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from conftest import compose
 
+from pipelines.retinopathy.labels import add_grade_targets
+from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.retinopathy.metrics import (
     HEADS,
     choose_points,
@@ -14,11 +16,14 @@ from pipelines.retinopathy.metrics import (
     headline_task,
     predict_columns,
     task_metrics,
+    untaught_tasks,
 )
 from pipelines.shared.judging.evaluator import age_bands, calls
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.stats.probabilities import sigmoid
+from pipelines.shared.study import Data
+from pipelines.shared.untaught import NO_LABEL
 
 BOOTSTRAP = Bootstrap(200, 0, 0.95)
 
@@ -100,3 +105,59 @@ def test_better_than_chance_and_kappa():
 
 def test_age_bands():
     assert age_bands(pd.Series([49, 50, None, "61"])).tolist() == ["40-49", "50-59", None, "60-69"]
+
+
+# --- what no training record taught ---
+
+
+def untaught_predictions(*heads: str, n: int = 400) -> pd.DataFrame:
+    """`predictions` of a network that was never taught some heads."""
+    table = predictions(n)
+    p = table[[f"p_{head}" for head in HEADS]].to_numpy().copy()
+    p[:, [HEADS.index(head) for head in heads]] = np.nan
+    columns = predict_columns(p)
+    return table.assign(**{name: columns[name] for name in columns})
+
+
+def test_without_dme_labels_in_training_nothing_is_said_of_dme_or_what_needs_it():
+    config = compose("retinopathy")
+    records = add_grade_targets(
+        pd.DataFrame({"grade": [0.0, 1, 2, 3, 4, 4], "dme": np.nan, "gradable": np.nan, "split": "train"})
+    )
+    records.loc[5, ["split", "dme"]] = ["val", 1]  # what is not trained on teaches nothing
+    learner = RetinopathyLearner.from_data(config, Data(None, records, None, {}))  # type: ignore[arg-type]
+    assert learner.untaught == {"dme": NO_LABEL, "gradable": NO_LABEL}
+    said = learner.columns(learner.probabilities(np.zeros((3, 6), np.float32)))
+    null = ["p_dme", "p_gradable", "p_referable"]
+    assert said[null].isna().all(axis=None)
+    assert said.drop(columns=null).notna().all(axis=None)
+
+    table = untaught_predictions("dme", "gradable")
+    assert headline_task(table) == "moderate_or_worse", "the records have DME labels, the network has no answer"
+    points = choose_points(table, config)
+    assert {p["task"] for p in points} == {"moderate_or_worse"}
+    why = untaught_tasks(learner.untaught)
+    assert why == {"dme": NO_LABEL, "gradable": NO_LABEL, "referable": f"dme: {NO_LABEL}"}
+    for task, reason in why.items():
+        for estimate in task_metrics(table, task, "test", BOOTSTRAP, reason).values():
+            assert (estimate.value, estimate.reason) == (None, reason)
+    frozen = choose_points(predictions(), config)
+    called = calls(table, frozen)
+    assert called[[c for c in called if c.startswith("referable")]].isna().all(axis=None)
+    assert called[[c for c in called if c.startswith("moderate")]].notna().all(axis=None)
+
+
+def test_grades_that_training_lacks_are_never_given_and_the_others_are_told_apart():
+    p = np.array([[np.nan, 0.8, 0.3, np.nan, 0.1, 0.9], [np.nan, 0.2, 0.4, np.nan, 0.1, 0.9]])
+    said = predict_columns(p)
+    assert said["grade_predicted"].tolist() == [2, 1]
+    assert said[["p_grade_0", "p_grade_4"]].isna().all(axis=None)
+    assert said[["p_grade_1", "p_grade_2", "p_grade_3"]].to_numpy() == pytest.approx(
+        np.array([[0.2, 0.5, 0.3], [0.8, 0.0, 0.2]])
+    )
+    table = untaught_predictions("proliferative")
+    assert grade_metrics(table, "test", BOOTSTRAP)["test.grade.quadratic_kappa"].value > 0.5
+    nothing = untaught_predictions(*HEADS[:4])
+    assert nothing["grade_predicted"].isna().all()
+    why = untaught_tasks(dict.fromkeys(HEADS[:4], NO_LABEL))["grade"]
+    assert all(e.reason == why for e in grade_metrics(nothing, "test", BOOTSTRAP, why).values())

@@ -11,6 +11,7 @@ from pipelines.shared.cli.environment import stage
 from pipelines.shared.errors import DataError
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.log import log, start_log
+from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder
 
 
@@ -19,9 +20,10 @@ def test_messages_reach_screen_and_file_and_failures_the_file_alone(tmp_path, ca
     log.info("hello")
     folder = RunFolder(tmp_path)
     folder.environment.write_text(json.dumps({"seconds": {}}))
-    with pytest.raises(DataError), stage(folder, "data", World(0, 1, torch.device("cpu"))):
+    run = Run(None, None, folder, World(0, 1, torch.device("cpu")))
+    with pytest.raises(DataError), stage(run, "data"):
         raise DataError("seven files are bad", "mend them")
-    with stage(folder, "train", World(0, 1, torch.device("cpu"))):
+    with stage(run, "train"):
         pass
     start_log(None)
     text = (tmp_path / "run.log").read_text()

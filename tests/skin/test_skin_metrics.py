@@ -69,6 +69,19 @@ def test_columns_hold_every_node_and_the_binary_scores():
     assert table["class_predicted"].tolist() == [classes[0], classes[2]]
 
 
+def test_what_every_training_picture_is_has_no_probability():
+    """Trained on malignant diseases alone a network would call everything malignant, with certainty."""
+    classes = ["malignant/malignant_melanoma/mel", "malignant/e/bcc"]
+    table = predict_columns(np.array([[0.4, 0.6]]), classes)
+    assert "p_malignant" not in table
+    assert table["p_mel"].tolist() == [0.4]
+    about = table.assign(**dict.fromkeys(BINARY, 1.0), group="a")
+    assert choose_points(about, compose("skin")) == []
+    (auroc,) = binary_metrics(about, "malignant", "test", BOOTSTRAP).values()
+    assert auroc.value is None
+    assert auroc.reason
+
+
 def test_softmax_does_not_overflow():
     assert softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]])).tolist() == [[1, 0], [0.5, 0.5]]
 

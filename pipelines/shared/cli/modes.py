@@ -34,6 +34,7 @@ from pipelines.shared.log import log, start_log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_csv, write_json
 from pipelines.shared.study import Data, Study
+from pipelines.shared.untaught import untaught_lines
 
 if TYPE_CHECKING:
     from pipelines.shared.learning.method import Method
@@ -110,6 +111,8 @@ def predict_files(study: Study[Any], job: Job) -> None:
     finished = open_finished(study, job.config.run)
     inputs = input_files(Path(str(job.config.input)), study.suffixes)
     run = start(study, job)
+    for line in untaught_lines(finished.untaught):
+        log.warning(line)
     method = study.method(run.config)
     with stage(run, "predict"):
         table = score_in_parts(

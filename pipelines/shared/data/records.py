@@ -127,8 +127,10 @@ def read_csv(file: Path, needed: Sequence[str], card_name: str | None = None, se
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, UnicodeError, OSError, ValueError,
             pa.ArrowException) as failure:  # fmt: skip
         reason = next(iter(str(failure).splitlines()), "") or type(failure).__name__
-        if "field larger than field limit" in reason:
+        if "field larger than field limit" in reason or "unexpected end of data" in reason:
             reason = "a quotation mark that is never closed"
+        elif "expected after" in reason:
+            reason = "a quotation mark inside of a quoted cell (it is written twice there)"
         raise DataError(f"{file} cannot be read as a table: {reason}.", "Give a UTF-8 CSV with a header.") from None
     table.columns = [str(c).strip(BLANKS) for c in table.columns]
     table = table.map(lambda cell: cell.strip(BLANKS) or np.nan, na_action="ignore").astype(object)
@@ -174,7 +176,8 @@ def _check_fields(file: Path, separators: str) -> str:
         if other and separator == separators[0]:
             raise DataError(f"{file} is separated by {other}, not by commas.", "Save it with commas.")
         text.seek(0)
-        rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
+        # Strict: a stray quotation mark would make one row of many.
+        rows = csv.reader(text, delimiter=separator, skipinitialspace=True, strict=True)
         width = len(next(rows, []))
         lines = [f"row {n}: {len(row)} fields" for n, row in enumerate(rows, start=2) if row and len(row) != width]
     if lines:

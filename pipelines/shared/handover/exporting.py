@@ -34,15 +34,25 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 class Answering(nn.Module):
-    """A network followed by what turns its outputs into probabilities."""
+    """A network followed by what turns its outputs into probabilities; NaN for what no training record taught.
 
-    def __init__(self, network: nn.Module, activation: nn.Module) -> None:
+    `never`: which outputs are untaught, bool (classes,).
+    """
+
+    never: torch.Tensor
+
+    def __init__(self, network: nn.Module, activation: nn.Module, never: np.ndarray) -> None:
         super().__init__()
         self.network, self.activation = network, activation
+        self.some = bool(never.any())
+        self.register_buffer("never", torch.from_numpy(never))
 
     def forward(self, records: torch.Tensor) -> torch.Tensor:
-        """Prepared records to probabilities."""
-        return self.activation(self.network(records))
+        """Prepared records to probabilities, as `Learner.probabilities` makes them."""
+        outputs = self.network(records)
+        if not self.some:
+            return self.activation(outputs)
+        return self.activation(outputs.masked_fill(self.never, -torch.inf)).masked_fill(self.never, torch.nan)
 
 
 def needs_packages() -> None:
@@ -122,14 +132,14 @@ def _export(
     network = learner.exportable(network.eval()).eval()
     first = torch.from_numpy(np.stack([np.array(data.prepared.array(i % len(data))) for i in range(2)]))
     name, activation = _activation(learner, network, first)
-    answering = Answering(network, activation).eval()
+    answering = Answering(network, activation, learner.never).eval()
     metadata = describe(run, method, finished, network_name, first, name)
     write_atomically(file, lambda aside: _write(answering, first, metadata, aside))
     batch_size, world = run.config.trainer.batch_size, run.world
     expected = predict(answering.to(world.device), data, world, batch_size, 0, "fp32", f"{network_name}: torch")
     answers = onnx_answers(file, data, batch_size, f"{network_name}: ONNX Runtime")
     alone = onnx_answers(file, data, 1, network_name, records=1)
-    difference = max(float(np.abs(answers - expected).max()), float(np.abs(alone - expected[:1]).max()))
+    difference = max(_difference(answers, expected), _difference(alone, expected[:1]))
     if not difference <= BOUND:  # also where it is no number
         file.unlink()
         raise RunError(
@@ -140,11 +150,16 @@ def _export(
     return {"file": file.name, "largest_difference": difference, "records": len(data), "output": name}
 
 
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference; what is NaN in both, as nothing taught it, is none, and in one of them infinite."""
+    return float(np.nan_to_num(np.where(np.isnan(a) & np.isnan(b), 0.0, np.abs(a - b)), nan=np.inf).max())
+
+
 def _activation(learner: Learner[Any], network: nn.Module, first: torch.Tensor) -> tuple[str, nn.Module]:
-    """What the study's `probabilities` are: found by trying, on the network's own outputs."""
+    """What the study's `activation` is: found by trying, on the network's own outputs."""
     with torch.inference_mode():
         outputs = network(first).float()
-    wanted = learner.probabilities(outputs.numpy())
+    wanted = learner.activation(outputs.numpy())
     for name, module in (("sigmoid", nn.Sigmoid()), ("softmax", nn.Softmax(dim=-1))):
         if np.allclose(module(outputs).numpy(), wanted, atol=1e-5):
             return f"probabilities ({name})", module
@@ -196,6 +211,7 @@ def describe(
         "run": finished.folder.path.name,
         "seed": model.get("seed"),
         "classes": model["classes"],
+        "untaught": model.get("untaught", {}),
         "input": {"dtype": str(first.dtype).removeprefix("torch."), "shape": ["batch", *first.shape[1:]],
                   "what": "arrays as the study prepares them for its networks; scaling happens inside"},
         "preprocessing": model["preprocessing"],

@@ -17,6 +17,7 @@ from pipelines.shared.errors import counted
 from pipelines.shared.run_folder import write_text
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence, Results, Study
+from pipelines.shared.untaught import untaught_lines
 
 SHOWN = 24  # metrics
 
@@ -98,7 +99,9 @@ def _networks(facts: CardFacts) -> str:
         shown = ", ".join(classes[:12]) + (f" and {len(classes) - 12} more" if len(classes) > 12 else "")
         lines += [
             "",
-            f"Answers {counted(len(classes), 'output')}: {shown}.",
+            " ".join(
+                [f"Answers {counted(len(classes), 'output')}: {shown}.", *untaught_lines(facts.evidence.untaught)]
+            ),
             "",
             f"Preprocessing: `{json.dumps(first['preprocessing'])}`.",
         ]

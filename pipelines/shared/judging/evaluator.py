@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pipelines.shared.run_folder import AGAIN, RunFolder, plain, read_json, read
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import is_positive
 from pipelines.shared.study import Evidence, Results, Study
+from pipelines.shared.untaught import untaught_lines
 
 SCHEMA = 1
 # What is looked for when a run's files are read, so that a damaged one is named at once.
@@ -47,7 +49,8 @@ def evaluate(study: Study, folder: RunFolder) -> tuple[Evidence, Results]:
         RunError: a file of the run is missing or damaged.
     """
     evidence = read_evidence(study, folder)
-    return evidence, study.evaluate(evidence)
+    results = study.evaluate(evidence)
+    return evidence, replace(results, warnings=[*untaught_lines(evidence.untaught), *results.warnings])
 
 
 def write_results(study: Study, evidence: Evidence, results: Results) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipelines.shared.learning.backbones import Architecture, ImageNetwork, buil
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.study import C, Data
+from pipelines.shared.untaught import find_untaught
 
 
 class Learner(ABC, Generic[C]):
@@ -25,13 +26,14 @@ class Learner(ABC, Generic[C]):
     Attributes:
         classes: what the network's outputs are, in order.
         targets_shown: columns of the record table that go into the prediction table.
+        untaught: outputs that no training record taught -> why.
     """
 
     classes: list[str]
     targets_shown: ClassVar[Sequence[str]]
 
-    def __init__(self, config: C) -> None:
-        self.config = config
+    def __init__(self, config: C, untaught: Mapping[str, str] | None = None) -> None:
+        self.config, self.untaught = config, dict(untaught or {})
 
     @classmethod
     def from_data(cls, config: C, data: Data) -> Self:
@@ -40,12 +42,13 @@ class Learner(ABC, Generic[C]):
         Raises:
             DataError: nothing can be learned from them.
         """
-        return cls(config)
+        targets = cls(config).targets(data.records)
+        return cls(config, untaught=find_untaught(cls.classes, targets[data.positions("train")]))
 
     @classmethod
     def from_model(cls, config: C, model: dict[str, Any]) -> Self:
         """The learner that a network's model.json tells of."""
-        return cls(config)
+        return cls(config, untaught=model.get("untaught"))
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -77,12 +80,26 @@ class Learner(ABC, Generic[C]):
         """What the trainer may monitor, besides `val_loss`."""
 
     @abstractmethod
+    def activation(self, outputs: np.ndarray, /) -> np.ndarray:
+        """Outputs (..., classes) to probabilities: a sigmoid or a softmax."""
+
+    @property
+    def never(self) -> np.ndarray:
+        """Which of the classes are untaught, bool (classes,)."""
+        return np.array([name in self.untaught for name in self.classes])
+
     def probabilities(self, outputs: np.ndarray, /) -> np.ndarray:
-        """Outputs to probabilities, which an ensemble averages linearly."""
+        """Outputs (..., classes) to probabilities, which an ensemble averages linearly.
+
+        An untaught class is NaN, and to a softmax it is not there: the others share the whole probability.
+        """
+        if not self.untaught:
+            return self.activation(outputs)
+        return np.where(self.never, np.nan, self.activation(np.where(self.never, -np.inf, outputs)))
 
     @abstractmethod
     def columns(self, probabilities: np.ndarray, /) -> pd.DataFrame:
-        """The `p_…` columns of the prediction table."""
+        """The `p_…` columns of the prediction table; null where they rest on a probability that is NaN."""
 
     def table(self, records: pd.DataFrame, probabilities: np.ndarray, /) -> pd.DataFrame:
         """The prediction table of some records: id, group, targets (as far as the records have them), `p_…`."""

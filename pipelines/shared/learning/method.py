@@ -19,10 +19,12 @@ from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
 from pipelines.shared.learning.predictor import predict
 from pipelines.shared.learning.trainer import fit, loader_workers, uses_bf16
+from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, read_model
 from pipelines.shared.run_folder import plain, read_table, write_csv, write_json
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.study import C, Data
+from pipelines.shared.untaught import untaught_lines
 
 
 class Method(ABC, Generic[C]):
@@ -60,6 +62,8 @@ class Ensemble(Method[C]):
     def fit(self, run: Run[C], data: Data) -> None:
         """Train the networks, predict val and test, choose thresholds on val."""
         learner = self.learner.from_data(run.config, data)
+        for line in untaught_lines(learner.untaught):
+            log.warning(line)
         count = run.config.model.networks
         for k in range(count):
             name = "network" if count == 1 else f"network_{k:02d}"
@@ -125,6 +129,7 @@ def describe(
         "version": pipelines.__version__,
         "architecture": learner.architecture(network),
         "classes": learner.classes,
+        "untaught": dict(learner.untaught),
         "preprocessing": run.study.prepare_settings(run.config),
         "seed": seed,
         "trained_on": {"source": data.flow["source"], "split_fingerprint": data.flow["split_fingerprint"]},

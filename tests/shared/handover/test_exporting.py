@@ -29,7 +29,7 @@ class Toy(nn.Module):
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     torch.manual_seed(0)
-    network = exporting.Answering(Toy(), nn.Softmax(dim=-1)).eval()
+    network = exporting.Answering(Toy(), nn.Softmax(dim=-1), np.zeros(4, bool)).eval()
     arrays = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     data = PreparedDataset(toy_prepared(arrays), [str(i) for i in range(7)], np.zeros((7, 1)))
     file = tmp_path_factory.mktemp("onnx") / "toy.onnx"
@@ -46,6 +46,20 @@ def test_batches_of_any_size_get_torchs_answers(toy, batch_size):
     assert answers.shape == (7, 4)
     assert np.abs(answers - expected).max() < 1e-6
     assert exporting.onnx_answers(file, data, batch_size, "", records=1).shape == (1, 4)
+
+
+def test_what_nothing_taught_is_no_number_in_the_file_either(toy, tmp_path):
+    """Neither an answer nor a difference to torch; the other classes share the whole probability."""
+    _, arrays, data, _ = toy
+    network = exporting.Answering(Toy(), nn.Softmax(dim=-1), np.array([False, True, False, False])).eval()
+    exporting._write(network, torch.from_numpy(arrays[:2]), {}, tmp_path / "toy.onnx")
+    answers = exporting.onnx_answers(tmp_path / "toy.onnx", data, 3, "")
+    assert np.isnan(answers).any(axis=0).tolist() == [False, True, False, False]
+    assert np.nansum(answers, axis=1) == pytest.approx(1, abs=1e-6)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(arrays)).numpy()
+    assert exporting._difference(answers, expected) < 1e-6
+    assert exporting._difference(np.nan_to_num(answers), expected) == np.inf
 
 
 def test_metadata_are_in_the_file(toy):
@@ -66,7 +80,7 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
 def test_what_makes_probabilities_is_found_by_trying():
     class Asked:
         def __init__(self, probabilities):
-            self.probabilities = probabilities
+            self.activation = probabilities
 
     first = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
     network = Toy().eval()
