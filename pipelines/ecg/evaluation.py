@@ -27,11 +27,11 @@ from pipelines.ecg.metrics import (
     recording_metrics,
     recordings,
     scores_of,
-    untaught,
     window_scores,
     without,
 )
 from pipelines.ecg.strips import SHOWN, seconds, stretch
+from pipelines.ecg.taught import taught
 from pipelines.shared import figures
 from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_note
 from pipelines.shared.figures import Subgroup
@@ -52,7 +52,7 @@ def evaluate(evidence: Evidence) -> Results:
     bootstrap = bootstrap_settings(evidence.config)
     labels = evidence.config.labels
     metrics: dict[str, Estimate] = {}
-    missing = untaught(evidence.networks[0]["architecture"], labels) if evidence.networks else {}
+    missing = taught(evidence.networks[0]["architecture"], labels).missing if evidence.networks else {}
     by_split: dict[str, Found] = {}
     whole: dict[str, Found] = {}
     for split, rows in evidence.predictions.items():
@@ -122,7 +122,7 @@ def _warnings(evidence: Evidence, test: pd.DataFrame) -> list[str]:
     found = []
     if evidence.networks:
         facts = evidence.networks[0]["architecture"]
-        missing = list(untaught(facts, evidence.config.labels))
+        missing = list(taught(facts, evidence.config.labels).missing)
         there = set(known_steps(test)["target"])
         if missing:
             summed = [name for name in missing if name in facts["classes"]]

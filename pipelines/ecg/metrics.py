@@ -264,19 +264,6 @@ def model_metrics(table: pd.DataFrame, bootstrap: dict[str, Any], areas: bool) -
     return found
 
 
-def untaught(architecture: dict[str, Any], labels: LabelSection) -> dict[str, str]:
-    """Classes that training never taught by themselves, in their order -> why what is said of them means nothing.
-
-    Args:
-        architecture: of a network's model.json.
-        labels: of the configuration. A recording's label that allows one class only teaches that class.
-    """
-    allowed = [labels.record.get(word, [word]) for word in architecture["trained"]]
-    taught = {names[0] for names in allowed if len(names) == 1}
-    never, summed = "no training record has it", "training taught it only as part of a sum of classes"
-    return {name: summed if name in architecture["classes"] else never for name in CLASSES if name not in taught}
-
-
 def without(found: dict[tuple[str, str], Estimate], classes: dict[str, str]) -> dict[tuple[str, str], Estimate]:
     """The same estimates, those of some classes undefined, for a reason."""
     return {

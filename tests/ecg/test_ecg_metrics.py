@@ -13,6 +13,7 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from pipelines.ecg import metrics
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.metrics import SCORES, cells, model_metrics, rate_estimates, rates, recording_metrics
+from pipelines.ecg.taught import taught
 
 BOOTSTRAP = {"resamples": 200, "seed": 0, "level": 0.95}
 
@@ -199,12 +200,30 @@ def test_a_class_that_nothing_taught_has_no_probability_and_is_never_the_answer(
     assert all(estimate.value is None or np.isfinite(estimate.value) for estimate in areas.values())
 
 
+def test_classes_that_only_a_sum_taught_have_one_answer_together():
+    labels = compose("ecg", "+labels.record={X: [VT, IVR], Y: [IVR, EAR], Z: [SVT, AF]}").labels
+    p = np.random.default_rng(0).dirichlet(np.ones(12), 5)
+    everything = taught({"trained": CLASSES}, labels)
+    assert everything.names == CLASSES
+    assert not everything.missing
+    assert (everything.answers(p) == p).all()
+    found = taught({"trained": ["SINUS", "A", "X", "Y", "Z"]}, labels)
+    assert found.names == ["AF", "SINUS", "X/Y", "Z"]
+    at = {name: CLASSES.index(name) for name in CLASSES}
+    assert found.answers(p)[:, 2] == pytest.approx(p[:, [at["VT"], at["IVR"], at["EAR"]]].sum(axis=1))
+    assert found.answers(p)[:, 3] == pytest.approx(p[:, at["SVT"]]), "AF is an answer of its own"
+    assert found.missing["SVT"] == "training taught it only as part of Z"
+    assert np.isnan(found.answers(np.full((1, 12), np.nan))).all()
+
+
 def test_what_training_never_taught_is_undefined_with_its_reason():
     labels = compose("ecg").labels
     architecture = {"trained": ["VT", "N", "A", "O"], "classes": [name for name in CLASSES if name != "NOISE"]}
-    missing = metrics.untaught(architecture, labels)
+    found = taught(architecture, labels)
+    missing = found.missing
+    assert found.names == ["AF", "SINUS", "VT", "O"]
     assert missing["NOISE"] == "no training record has it"
-    assert missing["BIGEMINY"] == "training taught it only as part of a sum of classes"
+    assert missing["BIGEMINY"] == "training taught it only as part of O"
     assert not {"AF", "SINUS", "VT"} & set(missing)
     before = model_metrics(made_up(classes=12), BOOTSTRAP, areas=False)
     after = metrics.without(before, missing)

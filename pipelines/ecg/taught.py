@@ -1,0 +1,57 @@
+"""What training taught a network to tell apart: classes by themselves, or only the sum of several of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.ecg.config import CLASSES, LabelSection
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a network's answer may be.
+
+    A label of whole recordings that allows one class teaches that class; one that allows several teaches their sum
+    only, and how it is divided among those that nothing else taught is left to chance: they have one answer together,
+    the label.
+
+    Attributes:
+        names: the possible answers: classes, then labels that stand for several.
+        members: which classes each of them sums, float64 (names, 12), 0 or 1.
+        missing: class that is no answer of its own -> why.
+    """
+
+    names: list[str]
+    members: np.ndarray
+    missing: dict[str, str]
+
+    def answers(self, p: np.ndarray) -> np.ndarray:
+        """Probabilities of the names (..., names) from those of the classes (..., 12); NaN stays NaN."""
+        return np.asarray(p) @ self.members.T
+
+
+def taught(architecture: dict[str, Any], labels: LabelSection) -> Taught:
+    """What the network of a model.json was taught.
+
+    Args:
+        architecture: its part of model.json: `trained`, the labels that training held.
+        labels: of the run's configuration.
+    """
+    allowed = {word: labels.record.get(word, [word]) for word in architecture["trained"]}
+    alone = {names[0] for names in allowed.values() if len(names) == 1}
+    groups = {name: {name} for name in CLASSES if name in alone}
+    missing = {name: "no training record has it" for name in CLASSES if name not in alone}
+    for word, names in allowed.items():
+        rest = set(names) - alone
+        for other in [name for name, group in groups.items() if group & rest]:  # labels that share a class
+            rest |= groups.pop(other)
+            word = f"{other}/{word}"
+        if rest:
+            groups[word] = rest
+    for word, group in groups.items():
+        missing |= {name: f"training taught it only as part of {word}" for name in CLASSES if name in group - alone}
+    members = np.array([[float(name in group) for name in CLASSES] for group in groups.values()])
+    return Taught(list(groups), members.reshape(-1, len(CLASSES)), missing)
