@@ -7,7 +7,7 @@ Leaves predictions.csv (one row per file), episodes.csv, steps.parquet, and per 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipelines.ecg.drawing import Strip, strips
 from pipelines.ecg.labels import MASKED, NOTES, RATE, STEP, episodes
 from pipelines.ecg.metrics import SCORES
 from pipelines.ecg.recording import Recording
+from pipelines.ecg.taught import Taught, taught
 from pipelines.ecg.wfdb_files import beside, read_header
 from pipelines.shared.environment import stage, start
 from pipelines.shared.errors import BadFile, RunError, UnusableRecord, counted, reason_of
@@ -93,20 +94,31 @@ def label_recording(
     return result
 
 
-def named(probabilities: np.ndarray) -> list[str]:
-    """The most probable rhythm of every step; `MASKED` where there is no answer."""
-    known = ~np.isnan(probabilities[:, 0])
-    best = np.where(known, np.nan_to_num(probabilities).argmax(axis=1), len(CLASSES))
-    return [[*CLASSES, MASKED][i] for i in best]
+def named(probabilities: np.ndarray, names: Sequence[str] = CLASSES) -> list[str]:
+    """The most probable of the names for every step, from (steps, names); `MASKED` where there is no answer."""
+    known = ~np.isnan(probabilities).any(axis=1)
+    best = np.where(known, np.nan_to_num(probabilities).argmax(axis=1), len(names))
+    return [[*names, MASKED][i] for i in best]
 
 
-def episode_table(file: str, labels: list[str], probabilities: np.ndarray) -> pd.DataFrame:
+def score_columns(p: np.ndarray, known: Taught) -> pd.DataFrame:
+    """`p_<class>` of every step, null where training taught no such answer; then `p_<label>` of sums that it taught."""
+    columns = pd.DataFrame(p, columns=SCORES)
+    columns[[f"p_{name}" for name in known.missing]] = np.nan
+    sums = [name for name in known.names if name not in CLASSES]
+    answers = pd.DataFrame(known.answers(p), columns=known.names)[sums]
+    return columns.join(answers.add_prefix("p_"))
+
+
+def episode_table(
+    file: str, labels: list[str], probabilities: np.ndarray, names: Sequence[str] = CLASSES
+) -> pd.DataFrame:
     """One row per episode: file, start_s, end_s, rhythm, mean probability of that rhythm, steps."""
     rows = []
     for episode in episodes(labels):
         first, last = episode.start // STEP, episode.end // STEP
         known = episode.rhythm != MASKED
-        mean = probabilities[first:last, CLASSES.index(episode.rhythm)].mean() if known else None
+        mean = probabilities[first:last, names.index(episode.rhythm)].mean() if known else None
         rows.append(
             {
                 "file": file,
@@ -125,21 +137,25 @@ def predict_recordings(study: Study, job: Job) -> None:
 
     What is known of each file is kept as soon as it is labelled: a run that was cut off goes on after it (mode=resume).
     """
+    from pipelines.shared.model_files import read_facts
+
     config: Any = job.config
     finished = RunFolder(Path(str(config.run)))
-    if not finished.networks():
+    networks = finished.networks()
+    if not networks:
         raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
     inputs, segments = whole_records(input_files(signals.signal_file(Path(config.input).expanduser()), SUFFIXES))
     world, folder = start(study.title, job)
     if not world.main:
         return  # a recording is labelled in its order, by one process
     answer = _answer(study, config, finished, world)
+    known = taught(read_facts(networks[0], study.name)["architecture"], config.labels)
     with stage(folder, "predict", world):
-        score = partial(_rows, config=config, root=inputs.root, answer=answer, folder=folder)
+        score = partial(_rows, config=config, root=inputs.root, answer=answer, known=known, folder=folder)
         table = score_in_parts(folder, inputs.files, score, world, size=1)
         labelled = [(str(file), np.reshape(np.stack(p), (-1, len(CLASSES))))
                     for file, p in zip(table["file"], table.pop("steps_p"), strict=True) if p is not None]  # fmt: skip
-        _write_steps(folder, labelled)
+        _write_steps(folder, labelled, known)
         file = folder.path / "predictions.csv"
         _write(file, table)
     more = f"; {counted(segments, 'segment')} read with their records" if segments else ""
@@ -167,14 +183,14 @@ def whole_records(inputs: Inputs) -> tuple[Inputs, int]:
     return whole, len(headers & belonging)
 
 
-def _rows(files: list[str], config: Any, root: Path, answer: Answer, folder: RunFolder) -> pd.DataFrame:
+def _rows(files: list[str], config: Any, root: Path, answer: Answer, known: Taught, folder: RunFolder) -> pd.DataFrame:
     """What is known of each file: its row of predictions.csv, and `steps_p`, its probabilities, step after step."""
-    return pd.DataFrame([_row(file, config, root, answer, folder) for file in files]).convert_dtypes(
+    return pd.DataFrame([_row(file, config, root, answer, known, folder) for file in files]).convert_dtypes(
         infer_objects=False, convert_string=False, convert_floating=False
     )
 
 
-def _row(file: str, config: Any, root: Path, answer: Answer, folder: RunFolder) -> dict[str, Any]:
+def _row(file: str, config: Any, root: Path, answer: Answer, known: Taught, folder: RunFolder) -> dict[str, Any]:
     """Label one recording, and write its annotations and picture."""
     name, settings = shown_name(file), prepare_settings(config)
     row: dict[str, Any] = {"file": name, "reason": None, "warnings": None, "steps_p": None}
@@ -184,8 +200,8 @@ def _row(file: str, config: Any, root: Path, answer: Answer, folder: RunFolder) 
         p = label_recording(recording, answer, settings, config.predict.overlap, config.predict.windows, what)
         if np.isnan(p).all():
             raise BadFile("nothing but flat lines and gaps")
-        labels = named(p)
-        row |= _summary(recording, labels, p)
+        labels = named(known.answers(p), known.names)
+        row |= _summary(recording, labels, p, known)
         shown = _strips(recording, labels, p)
     except Exception as failure:  # whatever one file does, every other gets its row
         return row | {"reason": reason_of(failure)}
@@ -194,17 +210,17 @@ def _row(file: str, config: Any, root: Path, answer: Answer, folder: RunFolder) 
     return row | {"steps_p": p.ravel()}
 
 
-def _write_steps(folder: RunFolder, labelled: list[tuple[str, np.ndarray]]) -> None:
+def _write_steps(folder: RunFolder, labelled: list[tuple[str, np.ndarray]], known: Taught) -> None:
     """episodes.csv and steps.parquet of all recordings that have an answer."""
-    courses = [(file, named(p), p) for file, p in labelled]
-    found = [episode_table(*course) for course in courses]
+    courses = [(file, named(known.answers(p), known.names), p) for file, p in labelled]
+    found = [episode_table(file, labels, known.answers(p), known.names) for file, labels, p in courses]
     _write(folder.path / "episodes.csv", pd.concat(found) if found else pd.DataFrame())
     tables = [
-        pd.DataFrame(p, columns=SCORES).assign(file=file, step=range(len(p)), rhythm=labels)
-        for file, labels, p in courses
+        score_columns(p, known).assign(file=file, step=range(len(p)), rhythm=labels) for file, labels, p in courses
     ]
     if tables:
-        every = pd.concat(tables, ignore_index=True)[["file", "step", "rhythm", *SCORES]]
+        every = pd.concat(tables, ignore_index=True)
+        every = every[["file", "step", "rhythm", *(c for c in every if str(c).startswith("p_"))]]
         folder.write_table(folder.path / "steps.parquet", every)
 
 
@@ -227,10 +243,10 @@ def _answer(study: Study, config: Any, finished: RunFolder, world: Any) -> Answe
     return answer
 
 
-def _summary(recording: Recording, labels: list[str], p: np.ndarray) -> dict[str, Any]:
-    """What predictions.csv says of one file. `p_<class>` is the mean over its steps."""
+def _summary(recording: Recording, labels: list[str], p: np.ndarray, known: Taught) -> dict[str, Any]:
+    """What predictions.csv says of one file. `p_<class>` is the mean over its steps; `untaught`: why one is empty."""
     beyond = recording.samples - recording.steps * STEP
-    means = np.nanmean(p, axis=0)
+    means = score_columns(p[~np.isnan(p).any(axis=1)], known).mean()
     clipped, missing = _quality(recording)
     return {
         "warnings": signals.MISSING if missing else None,
@@ -241,8 +257,9 @@ def _summary(recording: Recording, labels: list[str], p: np.ndarray) -> dict[str
         "missing_samples": missing,
         "clipped": round(clipped, 4),
         "episodes": len(episodes(labels)),
-        "rhythms": " ".join(name for name in CLASSES if name in labels),
-        **{name: float(value) for name, value in zip(SCORES, means, strict=True)},
+        "rhythms": " ".join(name for name in known.names if name in labels),
+        "untaught": known.sentence(),
+        **{str(name): float(value) for name, value in means.items()},
     }
 
 
@@ -260,9 +277,10 @@ def _quality(recording: Recording) -> tuple[float, int]:
 def _write_annotations(folder: Path, name: str, labels: list[str], recording: Recording) -> None:
     """`<name>.rhy`: rhythm changes in aux_note, counted in the frames of the recording's own file."""
     folder.mkdir(parents=True, exist_ok=True)
+    notes = {name: f"({name}" for name in labels} | NOTES
     with tempfile.TemporaryDirectory() as place:  # wfdb takes no names with points
         stem = Path(place) / "record"
-        write_rhythms(stem, "rhy", episodes(labels), NOTES, recording.frame_rate or recording.rate)
+        write_rhythms(stem, "rhy", episodes(labels), notes, recording.frame_rate or recording.rate)
         content = beside(stem, "rhy").read_bytes()
     write_atomically(folder / f"{name}.rhy", lambda aside: aside.write_bytes(content))
 

@@ -32,6 +32,12 @@ class Taught:
         """Probabilities of the names (..., names) from those of the classes (..., 12); NaN stays NaN."""
         return np.asarray(p) @ self.members.T
 
+    def sentence(self) -> str | None:
+        """The missing classes by their reasons; None if nothing is missing."""
+        reasons = dict.fromkeys(self.missing.values())
+        parts = [f"{', '.join(c for c, r in self.missing.items() if r == reason)}: {reason}" for reason in reasons]
+        return "; ".join(parts) or None
+
 
 def taught(architecture: dict[str, Any], labels: LabelSection) -> Taught:
     """What the network of a model.json was taught.

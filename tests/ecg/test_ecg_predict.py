@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,8 @@ from pipelines.ecg import signals
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import scaled
 from pipelines.ecg.labels import RATE, STEP
-from pipelines.ecg.predicting import episode_table, label_recording, named, plan
+from pipelines.ecg.predicting import episode_table, label_recording, named, plan, score_columns
+from pipelines.ecg.taught import taught
 
 SETTINGS = {"steps": 23, "scale": "window"}
 
@@ -88,3 +90,20 @@ def test_flat_stretches_have_no_answer_and_the_rest_has():
     assert table["steps"].sum() == len(labels)
     assert "unreadable" in set(table["rhythm"])
     assert (table["end_s"].iloc[:-1].to_numpy() == table["start_s"].iloc[1:].to_numpy()).all()
+
+
+def test_what_training_never_taught_is_no_answer_and_has_no_probability():
+    known = taught({"trained": ["N", "A", "O", "VT"]}, compose("ecg").labels)
+    p = np.full((3, 12), 0.07)
+    p[0, CLASSES.index("EAR")] = 0.23  # with the others of O it is the most probable
+    p[1, CLASSES.index("SINUS")] = 0.9
+    p[2] = np.nan
+    answers = known.answers(p)
+    labels = named(answers, known.names)
+    assert labels == ["O", "SINUS", "?"]
+    assert episode_table("x", labels, answers, known.names)["rhythm"].tolist() == ["O", "SINUS", "unreadable"]
+    columns = score_columns(p, known)
+    assert columns[["p_EAR", "p_NOISE"]].isna().all(axis=None)
+    assert columns["p_O"].iloc[0] == pytest.approx(0.07 * 7 + 0.23)
+    assert columns["p_VT"].iloc[0] == 0.07
+    assert "NOISE: no training record has it" in known.sentence()

@@ -86,6 +86,15 @@ def test_the_challenges_sample_trains_and_is_judged_on_the_test_set(real_sample,
     report = (tmp_path / "e" / "report.html").read_text()
     assert "Classes that training never saw" in report
     assert "only as part of a sum" in report
+    run("mode=predict", f"run={tmp_path / 'c'}", f"input={real_sample('irhythm')}", f"run_dir={tmp_path / 'p'}")
+    said = pd.read_csv(tmp_path / "p" / "predictions.csv")
+    assert said[["p_AF", "p_SINUS", "p_NOISE", "p_O"]].sum(axis=1).to_numpy() == pytest.approx(1)
+    assert said[["p_AVB", "p_EAR", "p_VT"]].isna().all(axis=None)
+    assert set(" ".join(said["rhythms"]).split()) <= {"AF", "SINUS", "NOISE", "O"}
+    assert said["untaught"].str.endswith("WENCKEBACH: training taught it only as part of O").all()
+    steps = pd.read_parquet(tmp_path / "p" / "steps.parquet")
+    assert set(steps["rhythm"]) <= {"AF", "SINUS", "NOISE", "O"}
+    assert steps["p_BIGEMINY"].isna().all()
     # What is known of the network came along, so the report can be made again without the run.
     (tmp_path / "c").rename(tmp_path / "gone")
     run("mode=report", f"run={tmp_path / 'e'}")
