@@ -28,7 +28,7 @@ from pipelines.ecg.labels import MASKED, STEP, UNLABELLED, carried, record_words
 from pipelines.ecg.patients import read_patients
 from pipelines.ecg.phantom import PhantomSettings, ensure_phantom
 from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, window_rows
-from pipelines.ecg.wfdb_files import beside
+from pipelines.ecg.wfdb_files import is_there
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord, listed, nearest
 from pipelines.shared.records import RowProblem, Source, Target, dataset_folder, read_csv, read_table
 
@@ -217,7 +217,7 @@ def table(config: EcgConfig) -> Source:
         labels = [UNLABELLED if code == code else MASKED] * steps
         if code == code:
             place["record_label"] = words[int(code)]
-        elif is_wfdb and beside(file.with_suffix(""), "atr").is_file():
+        elif is_wfdb and is_there(file.with_suffix(""), "atr"):
             found[str(place["record"])] = read = wfdb_labels(file.with_suffix(""), "atr", steps, config.labels.wfdb)
             text = file.with_suffix(".atr").name
             problems += [RowProblem(f"{text}: {p}", place["record"]) for p in read.problems]

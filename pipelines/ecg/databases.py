@@ -15,7 +15,7 @@ from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import RATE, STEP, carried, window_labels, windows
 from pipelines.ecg.patients import about_recordings
 from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, text_lines, window_rows
-from pipelines.ecg.wfdb_files import beside
+from pipelines.ecg.wfdb_files import beside, is_there
 from pipelines.shared.errors import DataError, counted
 from pipelines.shared.files import find_files
 from pipelines.shared.records import RowProblem, Source, inside, raise_problems
@@ -136,7 +136,7 @@ def _wfdb_stems(root: Path) -> tuple[list[Path], list[Path]]:
         stems = [root / name for name in dict.fromkeys(names)]
     else:
         stems = list(dict.fromkeys(root / f.with_suffix("") for f in find_files(root, {".hea", ".atr"})))
-    annotated = [stem for stem in stems if beside(stem, "atr").is_file()]
+    annotated = [stem for stem in stems if is_there(stem, "atr")]
     if not annotated:
         raise DataError(
             f"{root} holds no WFDB record with an .atr file.",

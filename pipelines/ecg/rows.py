@@ -76,7 +76,7 @@ def finish(rows: list[dict[str, Any]], config: EcgConfig) -> pd.DataFrame:
 
 def open_or_none(file: Path, config: EcgConfig) -> signals.Recording | None:
     """A recording, or None where it cannot be read: `prepare` will say why."""
-    with suppress(BadFile):
+    with suppress(BadFile, OSError):
         return signals.open_recording(file, config.data.leads, config.data.sampling_rate)
     return None
 

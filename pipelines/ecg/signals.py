@@ -16,7 +16,7 @@ from scipy.signal import firwin, resample_poly
 from pipelines.ecg.formats import open_array, open_raw, open_table
 from pipelines.ecg.labels import RATE, STEP
 from pipelines.ecg.recording import Recording
-from pipelines.ecg.wfdb_files import beside, open_record
+from pipelines.ecg.wfdb_files import beside, is_there, open_record
 from pipelines.shared.errors import BadFile
 
 SLOWEST, FASTEST = 50, 20_000  # Hz; what a header may say
@@ -76,8 +76,7 @@ def open_recording(path: Path, leads: Sequence[str], sampling_rate: float | None
 
 def signal_file(path: Path) -> Path:
     """The file that a path means: WFDB, and tables of large sets, name a record without the suffix of its header."""
-    header = beside(path, "hea")
-    return header if path.suffix.lower() not in KINDS and header.is_file() else path
+    return beside(path, "hea") if path.suffix.lower() not in KINDS and is_there(path, "hea") else path
 
 
 def read_stretch(recording: Recording, start: int, stop: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +60,13 @@ class Header:
 def beside(stem: Path, suffix: str) -> Path:
     """The file of a record with this suffix. A record's name may hold points, which `Path.with_suffix` would cut."""
     return stem.with_name(f"{stem.name}.{suffix}")
+
+
+def is_there(stem: Path, suffix: str) -> bool:
+    """Whether a record has a file with this suffix; a name that no file system takes has none."""
+    with suppress(OSError):
+        return beside(stem, suffix).is_file()
+    return False
 
 
 # --- headers ---

@@ -139,6 +139,14 @@ def test_the_time_resolution_counts_wherever_it_stands(tmp_path):
         read_rhythms(stem, "atr")
 
 
+def test_without_a_resolution_of_their_own_times_count_in_the_headers_frames(tmp_path):
+    recording(tmp_path, "r", ["(N", "(AFIB"], [0, 10 * STEP // 2])
+    header = (tmp_path / "r.hea").read_text()
+    (tmp_path / "r.hea").write_text(header.replace("r 1 200 10000", "r 1 100 5000").replace("dat 16 ", "dat 16x2 "))
+    found = source("wfdb", tmp_path)
+    assert labels(found, "r") == ["SINUS"] * 10 + ["AF"] * 29
+
+
 def test_comments_do_not_keep_the_reader(tmp_path):
     comments = note("## digitised from tape", kind=22) + note("## time resolution: 200", kind=22) * 2
     stem = written(tmp_path, comments + note("## annotation type definitions", kind=22) + note("(N") + END)

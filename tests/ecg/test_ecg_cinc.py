@@ -137,3 +137,15 @@ def test_a_list_of_records_that_says_nothing_is_refused(tmp_path, content, said)
     (tmp_path / "RECORDS").write_bytes(content)
     with pytest.raises(DataError, match=said):
         SOURCES["wfdb"](compose("ecg", "data=wfdb", f"data.root={tmp_path}"))
+
+
+def test_names_that_no_file_system_takes_are_recordings_without_files(tmp_path):
+    (tmp_path / "RECORDS").write_text("9" * 400 + "\n")
+    with pytest.raises(DataError, match="holds no WFDB record"):
+        SOURCES["wfdb"](compose("ecg", "data=wfdb", f"data.root={tmp_path}"))
+    (tmp_path / "own.csv").write_text(f"file,rhythm\n{'x' * 400},N\n{'y' * 400}.npy,N\n")
+    config = compose(
+        "ecg", "data=table", f"data.table={tmp_path / 'own.csv'}", "data.columns.path=file",
+        "++data.targets={rhythm: rhythm}",
+    )  # fmt: skip
+    assert len(SOURCES["table"](config).records) == 2, "preparing them says why they cannot be read"
