@@ -268,7 +268,8 @@ def _reader(folder: Path, together: Sequence[Signal], at: int, frames: int) -> C
             )
         except Exception as failure:  # numpy's and soundfile's errors, for damaged files
             raise BadFile(f"{signal.file} is damaged, or not what its header says ({reason_of(failure)})") from None
-        values: np.ndarray = (digital.astype(np.float64) - signal.baseline) / signal.gain
+        with np.errstate(over="ignore"):  # a gain near 0 makes infinite samples, which are named as such
+            values: np.ndarray = (digital.astype(np.float64) - signal.baseline) / signal.gain
         invalid = _signal.INVALID_SAMPLE_VALUE[signal.format]
         if invalid is not None:
             values[digital == invalid] = np.nan
