@@ -7,6 +7,7 @@ raised is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -69,6 +70,41 @@ def reason_of(failure: BaseException) -> str:
         return f"cannot be read: {failure.strerror or type(failure).__name__}"
     text = " ".join(str(failure).split())[:200]
     return f"cannot be read: {type(failure).__name__}{': ' + text if text else ''}"
+
+
+# What a disk answers where nothing is wrong with the program, and what helps.
+_ROOM = "Free some space and start again; what had begun training goes on with mode=resume run=<its folder>."
+_PLACE = "Choose a place that can be written: run_dir=<folder>, or cache.dir=<folder> for what is cached."
+_DISK = {
+    errno.ENOSPC: ("no space left on the disk", _ROOM),
+    errno.EDQUOT: ("the disk quota is used up", _ROOM),
+    errno.EFBIG: (
+        "the file grew larger than this system allows",
+        "Raise the limit (ulimit -f) and start again; what had begun training goes on with mode=resume "
+        "run=<its folder>.",
+    ),
+    errno.EROFS: ("the disk is read-only", _PLACE),
+    errno.EACCES: ("permission denied", _PLACE),
+    errno.EPERM: ("not permitted", _PLACE),
+    errno.ENOTDIR: ("a part of its path is a file, not a folder", _PLACE),
+    errno.ENAMETOOLONG: ("the name is too long for this disk", _PLACE),
+    errno.EIO: ("the disk reports a fault", "Look after the disk, then start again."),
+}
+# The same where a library reports a failed write in words of its own: torch, safetensors, numpy.
+_UNFINISHED_WRITE = ("No space left", "file write failed", "unexpected pos", "File too large", " requested and ")
+
+
+def disk_failure(failure: BaseException) -> tuple[str, str] | None:
+    """Why the disk refused and what to do, if that is what a failure tells; None for any other failure."""
+    if isinstance(failure, OSError) and failure.errno in _DISK:
+        return _DISK[failure.errno]
+    text = str(failure)
+    if "File too large" in text:
+        return _DISK[errno.EFBIG]
+    if isinstance(failure, (OSError, RuntimeError)) or type(failure).__name__ == "SafetensorError":
+        if any(words in text for words in _UNFINISHED_WRITE):
+            return "no space left on the disk, or the file grew larger than this system allows", _ROOM
+    return None
 
 
 class StatisticsError(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,36 @@ import safetensors.torch
 from torch import nn
 
 from pipelines.shared.errors import RunError
-from pipelines.shared.run_folder import plain, write_atomically, write_json
+from pipelines.shared.run_folder import digest, plain, read_json, write_atomically, write_json
 
 SCHEMA = 1
 
 
 def save_network(folder: Path, network: nn.Module, facts: dict[str, Any]) -> None:
-    """Write a network. `facts` becomes model.json: study, classes, preprocessing, architecture …"""
+    """Write a network. `facts` becomes model.json: study, classes, preprocessing, architecture …, and the checksum."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    write_atomically(folder / "weights.safetensors", lambda aside: safetensors.torch.save_file(state, aside))
-    write_json(folder / "model.json", plain({"schema": SCHEMA} | facts))
+    file = folder / "weights.safetensors"
+    write_atomically(file, lambda aside: safetensors.torch.save_file(state, aside))
+    write_json(folder / "model.json", plain({"schema": SCHEMA} | facts | {"sha256": digest(file)}))
 
 
 def load_weights(folder: Path, network: nn.Module) -> nn.Module:
     """Fill a network that was built from `read_facts(folder)["architecture"]`.
 
     Raises:
-        RunError: weights missing, damaged or of another architecture.
+        RunError: weights missing, damaged (they have not the checksum of model.json) or of another architecture.
     """
     file = folder / "weights.safetensors"
+    expected = read_json(folder / "model.json").get("sha256")  # networks of earlier versions have none
     try:
+        if expected is not None and digest(file) != expected:
+            raise ValueError("it is not the file that was written, by its checksum in model.json")
         network.load_state_dict(safetensors.torch.load_file(file))
     except Exception as failure:  # safetensors and torch raise many types for damaged or foreign files
-        reason = (str(failure) or type(failure).__name__).splitlines()[0]
+        reason = (str(failure) or type(failure).__name__).splitlines()[0].rstrip(".")
         raise RunError(
-            f"{file} cannot be loaded: {reason}", "Copy the whole run folder again, or train anew."
+            f"{file} cannot be loaded: {reason}.",
+            f"Copy the whole run folder again; or remove {folder}, and mode=resume run=<run folder> makes it anew.",
         ) from failure
     return network
 
@@ -46,10 +50,7 @@ def read_facts(folder: Path, study: str, classes: list[str] | None = None) -> di
         RunError: missing or damaged, of another study, schema or other classes.
     """
     file = folder / "model.json"
-    try:
-        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
-        raise RunError(f"{file} cannot be read: {failure}", "Copy the whole run folder again.") from failure
+    facts: dict[str, Any] = read_json(file, ["schema", "study", "classes", "architecture", "preprocessing"])
     if facts.get("schema") != SCHEMA:
         raise RunError(
             f"{file} has schema {facts.get('schema')}, this version reads {SCHEMA}.", "Use the version that wrote it."
@@ -69,5 +70,4 @@ def read_facts(folder: Path, study: str, classes: list[str] | None = None) -> di
 
 def update_facts(folder: Path, changes: dict[str, Any]) -> None:
     """Change keys of model.json, such as the operating points once they are chosen."""
-    facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    write_json(folder / "model.json", plain(facts | changes))
+    write_json(folder / "model.json", plain(read_json(folder / "model.json") | changes))

@@ -1,71 +1,155 @@
-"""The files of a run folder: where they are and how they are written (aside, then renamed)."""
+"""The files of a run folder: where they are, how they are written (aside, then renamed) and read (or words why not)."""
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 
-from pipelines.shared.errors import RunError, UserError
+from pipelines.shared.errors import RunError, UserError, disk_failure
+
+AGAIN = "Copy the whole run folder again; a training run's own files are written anew by mode=resume run=<folder>."
 
 
-def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
-    """Write through a temporary neighbour and rename: a reader never sees half a file.
+def write_atomically(file: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
+    """Write through a temporary neighbour and rename: a reader never sees half a file, not even after a power cut.
+
+    Args:
+        file: what is to be there.
+        write: called with the path of the neighbour.
+        keep: where a file that was there before goes.
 
     Raises:
-        UserError: no space left; what was there before is kept.
+        UserError: the disk is full, read-only, … ; what was there before is kept.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    aside = file.with_name(f".{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write(aside)
+        with aside.open("rb+") as written:
+            os.fsync(written.fileno())
+        if keep is not None and file.exists():
+            file.replace(keep)
         aside.replace(file)
-    except (OSError, RuntimeError) as failure:
-        if not _disk_is_full(failure):
+    except Exception as failure:
+        reason = disk_failure(failure)
+        if reason is None:
             raise
         kept = "the previous one is kept" if file.exists() else "there was none before"
-        raise UserError(
-            f"No space left while writing {file}; {kept}.", "Free some space, then go on with mode=resume."
-        ) from failure
+        raise UserError(f"{file} cannot be written: {reason[0]}; {kept}.", reason[1]) from failure
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
-def _disk_is_full(failure: Exception) -> bool:
-    """torch reports a failed write as a RuntimeError of its own, with the OSError, if any, as its context."""
-    if isinstance(failure, OSError):
-        return failure.errno in (errno.ENOSPC, errno.EDQUOT)
-    words = ("No space left", "file write failed", "unexpected pos")
-    return any(word in str(failure) for word in words)
+def write_text(file: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    write_atomically(file, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def write_csv(file: Path, table: pd.DataFrame) -> None:
+    """A CSV file, whole or not at all."""
+    write_atomically(file, lambda aside: table.to_csv(aside, index=False))
+
+
+def write_png(file: Path, pixels: np.ndarray, **settings: Any) -> None:
+    """A PNG file of uint8 (height, width) or (height, width, 3), whole or not at all."""
+    write_atomically(file, lambda aside: Image.fromarray(pixels).save(aside, format="PNG", **settings))
 
 
 def write_json(file: Path, content: Any) -> None:
     """JSON without NaN or infinity: what is undefined must be null."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(file, lambda aside: aside.write_text(text, encoding="utf-8"))
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path, keys: Sequence[str] = ()) -> Any:
     """A JSON file of a run.
+
+    Raises:
+        RunError: missing, damaged, or without one of `keys`.
+    """
+    content = _read(file, lambda: json.loads(file.read_text(encoding="utf-8")))
+    if keys and not isinstance(content, dict):
+        raise RunError(f"{file} holds a {type(content).__name__} where a dict of keys belongs.", AGAIN)
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise RunError(f"{file} has no {', '.join(missing)}: it is damaged or of another version.", AGAIN)
+    return content
+
+
+def read_table(file: Path, columns: Sequence[str] = (), **options: Any) -> pd.DataFrame:
+    """A Parquet or CSV file of a run; `options` go to pandas.
+
+    Raises:
+        RunError: missing, damaged, cut off, or without one of `columns`.
+    """
+    if file.suffix == ".csv":
+        table = _read(file, lambda: _whole_csv(file, options))
+    else:
+        table = _read(file, lambda: pd.read_parquet(file, page_checksum_verification=True, **options))
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise RunError(f"{file} has no column {', '.join(missing)}: it is damaged or of another version.", AGAIN)
+    return table
+
+
+def read_array(file: Path) -> np.ndarray:
+    """A .npy file of a run.
 
     Raises:
         RunError: missing or damaged.
     """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
-        reason = "is missing" if not file.exists() else f"cannot be read: {failure}"
+    return _read(file, lambda: np.load(file, allow_pickle=False))
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file of a run, by name.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+
+    def read() -> dict[str, np.ndarray]:
+        with np.load(file, allow_pickle=False) as content:
+            return dict(content)
+
+    return _read(file, read)
+
+
+def _whole_csv(file: Path, options: dict[str, Any]) -> pd.DataFrame:
+    if not file.read_bytes().endswith(b"\n"):
+        raise ValueError("its last line is cut off" if file.stat().st_size else "it is empty")
+    return pd.read_csv(file, **options)
+
+
+def _read(file: Path, read: Callable[[], Any]) -> Any:
+    if not file.is_file():
         raise RunError(
-            f"{file} {reason}.", "Finish the run (mode=resume), or copy the whole run folder again."
-        ) from None
+            f"{file} is missing: the run is unfinished, or the file was removed.",
+            "Finish a training run with mode=resume run=<folder>, or copy the whole run folder again.",
+        )
+    try:
+        return read()
+    except Exception as failure:  # every format has its own ways of being damaged
+        reason = (str(failure) or type(failure).__name__).splitlines()[0].rstrip(".")
+        raise RunError(f"{file} cannot be read: {reason}.", AGAIN) from failure
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def plain(value: Any) -> Any:
@@ -149,22 +233,22 @@ class RunFolder:
         return self.path / "checkpoint" / f"{name}.pt"
 
     def write_table(self, file: Path, table: pd.DataFrame) -> None:
-        """A Parquet file of the run."""
-        write_atomically(file, lambda aside: table.to_parquet(aside, index=False))
+        """A Parquet file of the run, with a checksum of every page."""
+        write_atomically(file, lambda aside: table.to_parquet(aside, index=False, write_page_checksum=True))
 
     def read_table(self, file: Path) -> pd.DataFrame:
         """A Parquet file of the run.
 
         Raises:
-            RunError: the file is missing.
+            RunError: the file is missing or damaged.
         """
-        if not file.is_file():
-            raise RunError(
-                f"{file} is missing: the run is unfinished or a file was removed.", "Resume it: mode=resume."
-            )
-        return pd.read_parquet(file)
+        return read_table(file)
 
     def write_config(self, values: dict[str, Any]) -> None:
         """config.yaml, the resolved configuration."""
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        write_atomically(self.path / "config.yaml", lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_text(self.path / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def begun(self) -> bool:
+        """Whether anything lies here that a run could lose: a log and a lock alone are of one cut off at its start."""
+        left = [] if not self.path.exists() else [self.path] if not self.path.is_dir() else list(self.path.iterdir())
+        return any(f.name not in ("run.log", ".lock") and f.suffix != ".tmp" for f in left)

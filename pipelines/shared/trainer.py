@@ -245,9 +245,10 @@ class _Training:
     def resume(self) -> None:
         """Take up the state of a run that was cut off, if there is one."""
         saved = checkpoint.load(self.file, self.belongs_to)
-        if len(set(distributed.gather(saved is None, self.world))) > 1:
+        place = None if saved is None else (saved["progress"]["epoch"], saved["progress"]["batch"])
+        if len(set(distributed.gather(place, self.world))) > 1:
             raise RunError(
-                f"{self.file} is there for some of the {self.world.size} processes only.",
+                f"{self.file} is not the same for all of the {self.world.size} processes.",
                 "Keep the run folder on a disk that all machines see.",
             )
         if saved is None:
