@@ -2,8 +2,9 @@
 
 Records are dealt by the hash of their id into shards of about 64. A shard is two files, named by the hash of everything
 that its content depends on (settings, and every source file's path, size and modification time): `<key>.bin`, the
-arrays one after the other, and `<key>.parquet`, one row per record with offset, shape, reason if bad, fingerprint.
-So a changed file or setting is a new key, a run that was cut off finds its finished shards again, and two runs at once
+arrays one after the other, and `<key>.parquet`, one row per record with offset, shape, checksum, reason if bad,
+fingerprint. Every run looks at the checksums of all arrays before it begins (gigabytes a second once they are in
+memory, otherwise as fast as the disk), and makes a damaged shard anew. So a changed file or setting is a new key, a run that was cut off finds its finished shards again, and two runs at once
 write the same bytes under a lock. Nothing is ever written into the dataset's folder.
 """
 
@@ -15,7 +16,9 @@ import os
 import shutil
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,8 @@ from filelock import FileLock, Timeout
 
 from pipelines.shared.config import CacheSection
 from pipelines.shared.errors import BadFile, ConfigError, UnusableRecord, reason_of
+from pipelines.shared.launch import launch
+from pipelines.shared.log import log
 from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import cpu_count, parallel_map
 
@@ -57,7 +62,7 @@ class Prepared:
     thumbnails: np.ndarray
     _places: list[tuple[str, str, int, tuple[int, ...]] | None]
     _stream: Callable[[int], np.ndarray] | None = None
-    _open: dict[str, np.memmap] = field(default_factory=dict)
+    _open: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -71,7 +76,7 @@ class Prepared:
             raise BadFile(self.facts["bad"].iloc[index] or self.facts["unusable"].iloc[index] or "not prepared")
         file, dtype, offset, shape = place
         if file not in self._open:
-            self._open[file] = np.memmap(file, dtype=np.uint8, mode="r")
+            self._open[file] = _mapped(Path(file))
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return self._open[file][offset : offset + count].view(dtype).reshape(shape)
 
@@ -131,7 +136,8 @@ def prepare_records(
         )
         for s in shards
     ]
-    todo = [job for job in jobs if not (folder / f"{job[0]}.parquet").exists()]
+    indices = _sound_indices(folder, [key for key, _ in jobs], cache.enabled)
+    todo = [job for job in jobs if job[0] not in indices]
     make = partial(_make_shard, folder=folder, root=root, prepare=prepare, store=cache.enabled)
     if todo:
         first, rest = todo[0], todo[1:]
@@ -139,8 +145,45 @@ def prepare_records(
         _make_room(folder, first[0], len(rest), cache)
         few = len(todo) * SHARD_RECORDS <= 4 * SHARD_RECORDS
         parallel_map(make, rest, "Preparing records", workers=1 if few else workers or cpu_count())
+        indices |= {key: _read_index(folder, key) for key, _ in todo}
     stream = None if cache.enabled else partial(_read_again, rows, root, prepare)
-    return _collect(folder, jobs, shards, len(rows), stream)
+    return _collect(folder, [indices[key] for key, _ in jobs], [key for key, _ in jobs], shards, len(rows), stream)
+
+
+def _sound_indices(folder: Path, keys: list[str], stored: bool) -> dict[str, pd.DataFrame]:
+    """The index of every shard that is there and undamaged."""
+    there = [key for key in keys if (folder / f"{key}.parquet").exists()]
+    check = stored and launch().local_rank == 0  # once on every machine
+    with ThreadPoolExecutor(min(8, cpu_count())) as pool:  # zlib lets other threads work
+        found = dict(zip(there, pool.map(partial(_sound_index, folder, check=check), there), strict=True))
+    for key in (key for key, index in found.items() if index is None):
+        log.warning(f"{folder / key}.* of the cache is damaged and is made again.")
+    return {key: index for key, index in found.items() if index is not None}
+
+
+def _sound_index(folder: Path, key: str, check: bool) -> pd.DataFrame | None:
+    try:
+        index = _read_index(folder, key)
+        if check and "crc32" in index:  # shards of earlier versions have none
+            stored = index[index["dtype"].notna()]
+            content = _mapped(folder / f"{key}.bin") if len(stored) else b""
+            for row in stored.itertuples():
+                begin, size = int(row.offset), int(np.prod(row.shape)) * np.dtype(row.dtype).itemsize
+                if zlib.crc32(content[begin : begin + size]) != row.crc32:
+                    return None
+    except Exception:  # pyarrow, json and numpy raise many types for a damaged file
+        return None
+    return index
+
+
+def _read_index(folder: Path, key: str) -> pd.DataFrame:
+    index = pd.read_parquet(folder / f"{key}.parquet", page_checksum_verification=True)
+    return index.assign(facts=[json.loads(text) for text in index["facts"]])
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """The bytes of a file, read as they are looked at; of an empty one (arrays without elements) too."""
+    return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
 
 
 _in_use: dict[Path, FileLock] = {}  # the folders whose arrays this process may read, until it ends
@@ -191,8 +234,8 @@ def _make_shard(job: tuple[str, list[dict[str, Any]]], folder: Path, root: Path,
     key, rows = job
     index_file, array_file = folder / f"{key}.parquet", folder / f"{key}.bin"
     with FileLock(folder / f"{key}.lock"):
-        if index_file.exists():
-            return
+        if index_file.exists() and _sound_index(folder, key, check=store) is not None:
+            return  # another run was first
         chunks: list[bytes] = []
         offset = 0
         index: list[dict[str, Any]] = []
@@ -213,15 +256,16 @@ def _make_shard(job: tuple[str, list[dict[str, Any]]], folder: Path, root: Path,
                 entry["facts"] = json.dumps(facts)
                 if store:
                     data = np.ascontiguousarray(array).tobytes()
+                    entry["crc32"] = zlib.crc32(data)
                     padding = -len(data) % 16  # keeps every array aligned for any dtype
                     chunks.append(data + bytes(padding))
                     offset += len(data) + padding
             index.append(entry)
-        columns = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "hash", "thumbnail"]
+        columns = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "crc32", "hash", "thumbnail"]
         if store:
             write_atomically(array_file, lambda aside: aside.write_bytes(b"".join(chunks)))
         table = pd.DataFrame(index, columns=columns, dtype=object)
-        write_atomically(index_file, lambda aside: table.to_parquet(aside, index=False))
+        write_atomically(index_file, lambda aside: table.to_parquet(aside, index=False, write_page_checksum=True))
     (folder / f"{key}.lock").unlink(missing_ok=True)
 
 
@@ -251,7 +295,8 @@ def _size(folder: Path) -> int:
 
 def _collect(
     folder: Path,
-    jobs: list[tuple[str, list[dict[str, Any]]]],
+    indices: list[pd.DataFrame],
+    keys: list[str],
     shards: list[list[int]],
     n: int,
     stream: Callable[[int], np.ndarray] | None,
@@ -260,10 +305,9 @@ def _collect(
     thumbnails = np.zeros((n, 64, 64), np.uint8)
     facts: list[dict[str, Any]] = [{}] * n
     places: list[tuple[str, str, int, tuple[int, ...]] | None] = [None] * n
-    for (key, _), positions in zip(jobs, shards, strict=True):
-        index = pd.read_parquet(folder / f"{key}.parquet")
+    for index, key, positions in zip(indices, keys, shards, strict=True):
         for position, entry in zip(positions, index.to_dict("records"), strict=True):
-            known = {"fingerprint": None} | json.loads(entry["facts"])
+            known = {"fingerprint": None} | entry["facts"]
             known["warnings"] = WARNINGS_BETWEEN.join(known.get("warnings") or []) or None
             facts[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | known
             # A shard in which no record has one holds NaN instead of None.

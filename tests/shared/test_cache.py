@@ -225,3 +225,31 @@ def test_two_processes_at_once(tmp_path, source):
         ours.send("go on")
         assert ours.recv() == 3
     assert calls(tmp_path) == 200, "a shard was made twice"
+
+
+@pytest.mark.parametrize("kind", [".bin", ".parquet"])
+@pytest.mark.parametrize("damage", ["zeroed", "halved", "emptied"])
+def test_a_damaged_shard_is_made_anew(tmp_path, source, kind, damage):
+    root, records = source
+    prepare_records(records, root, prepare, SETTINGS, section(tmp_path), workers=1)
+    file = max((tmp_path / "cache").rglob(f"*{kind}"), key=lambda f: f.stat().st_size)
+    content = file.read_bytes()
+    at = len(content) // 4  # among the arrays, or the pages of the table
+    left = {"zeroed": content[:at] + bytes(64) + content[at + 64 :], "halved": content[: 2 * at], "emptied": b""}
+    file.write_bytes(left[damage])
+    before = calls(tmp_path)
+    prepared = prepare_records(records, root, prepare, SETTINGS, section(tmp_path), workers=1)
+    assert before < calls(tmp_path) < before + 200, "only the damaged shard is made again"
+    assert all(prepared.array(i)[0, 0] == i for i in range(200) if i not in (7, 8))
+    assert file.read_bytes() == content
+
+
+def test_shards_without_checksums_are_used(tmp_path, source):
+    root, records = source
+    prepare_records(records, root, prepare, SETTINGS, section(tmp_path), workers=1)
+    for file in (tmp_path / "cache").rglob("*.parquet"):  # as earlier versions wrote them
+        pd.read_parquet(file).drop(columns="crc32").to_parquet(file, index=False)
+    before = calls(tmp_path)
+    prepared = prepare_records(records, root, prepare, SETTINGS, section(tmp_path), workers=1)
+    assert calls(tmp_path) == before
+    assert prepared.array(3)[0, 0] == 3

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
+import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -231,10 +234,60 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, trainer_section, mo
     save = torch.save
     for broken in (full, lambda state, aside: save(state, "/dev/full")):  # a made-up failure and torch's own
         monkeypatch.setattr(torch, "save", broken)
-        with pytest.raises(UserError, match=r"No space left while writing .*c\.pt; the previous one is kept"):
+        with pytest.raises(UserError, match=r"c\.pt cannot be written: no space left .*; the previous one is kept"):
             checkpoint.save(file, {"weights": torch.zeros(100_000)})
         assert file.read_bytes() == before
-        assert [f.name for f in tmp_path.iterdir()] == ["c.pt"]
+        assert {f.name for f in tmp_path.iterdir()} == {"c.pt", "c.previous.pt"}
+
+
+def _zeroed_tensor(content: bytes) -> bytes:
+    """A checkpoint with one of its tensors zeroed, as a disk may leave it after a power cut."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entry = max((e for e in archive.infolist() if "/data/" in e.filename), key=lambda e: e.file_size)
+    name, extra = struct.unpack("<HH", content[entry.header_offset + 26 : entry.header_offset + 30])
+    begin = entry.header_offset + 30 + name + extra
+    return content[:begin] + bytes(entry.file_size) + content[begin + entry.file_size :]
+
+
+@pytest.mark.parametrize("damage", ["halved", "emptied", "zeroed", "missing"])
+def test_the_checkpoint_before_serves_where_the_last_is_damaged(tmp_path, trainer_section, monkeypatch, damage):
+    config = trainer_section(checkpoint_seconds=1e-9)
+    whole, _ = train(tmp_path / "whole.pt", config)
+    file, original, saves = tmp_path / "c.pt", checkpoint.save, 0
+
+    def save(path, state):
+        nonlocal saves
+        original(path, state)
+        saves += 1
+        if saves == 9:
+            raise Cut
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(Cut):
+        train(file, config)
+    monkeypatch.setattr(checkpoint, "save", original)
+    content = file.read_bytes()
+    left = {"halved": content[: len(content) // 2], "emptied": b"", "zeroed": _zeroed_tensor(content)}
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(left[damage])
+    before = torch.load(tmp_path / "c.previous.pt", weights_only=True)
+    found = checkpoint.load(file, before["belongs_to"])
+    assert found is not None
+    assert found["progress"]["batch"] == before["progress"]["batch"]
+    resumed, _ = train(file, config)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_two_damaged_checkpoints_begin_anew_and_end_alike(tmp_path, trainer_section):
+    whole, _ = train(tmp_path / "whole.pt", trainer_section())
+    train(tmp_path / "c.pt", trainer_section())
+    for name in ("c.pt", "c.previous.pt"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1000])
+    again, history = train(tmp_path / "c.pt", trainer_section())
+    assert len(history) == 3
+    assert same(weights(whole), weights(again))
 
 
 def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, trainer_section):
