@@ -12,7 +12,7 @@ from pipelines.camelyon.froc import Scored, froc_curve, froc_estimates, unused_l
 from pipelines.camelyon.froc_report import PUBLISHED, denominators, froc_section
 from pipelines.camelyon.metrics import TASK, scored_again
 from pipelines.shared.evaluator import bootstrap_settings, synthetic_note
-from pipelines.shared.run_folder import read_json
+from pipelines.shared.run_folder import read_json, read_table
 from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import point_estimates
@@ -61,7 +61,7 @@ def evaluate(evidence: Evidence) -> Results:
         metrics |= patch_metrics(patches, bootstrap)
     points, rates = point_estimates(known, evidence.operating_points, bootstrap)
     metrics |= rates
-    chance = read_json(evidence.folder.path / "froc.json")["chance"]
+    chance = read_json(evidence.folder.path / "froc.json", ["chance"])["chance"]
     note = synthetic_note(evidence)
     curves = [("after hard negatives" if "before" in judged else "this run", froc_curve(scored))]
     if "before" in judged:
@@ -110,7 +110,7 @@ def _scale(evidence: Evidence, slides: pd.Series) -> str:
 def _lesions(evidence: Evidence, known: pd.DataFrame) -> dict[str, Scored]:
     """`run`, the other method's, `before` hard negatives, and the `oracle`, as far as they are there."""
     path = evidence.folder.path
-    detections, lesions = pd.read_parquet(path / "detections.parquet"), pd.read_parquet(path / "lesions.parquet")
+    detections, lesions = read_table(path / "detections.parquet"), read_table(path / "lesions.parquet")
     slides, tumour = known["id"].tolist(), known[TASK].to_numpy() == 1
     detections = detections[detections["slide"].isin(slides)]
     found = {}
@@ -138,7 +138,7 @@ def slide_metrics(rows: pd.DataFrame, split: str, bootstrap: dict[str, Any]) -> 
 
 def _patch_table(evidence: Evidence) -> pd.DataFrame | None:
     file = evidence.folder.path / "patches" / "test.parquet"
-    return pd.read_parquet(file) if file.exists() else None
+    return read_table(file) if file.exists() else None
 
 
 def patch_metrics(patches: pd.DataFrame, bootstrap: dict[str, Any]) -> dict[str, Estimate]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipelines.camelyon.patches import PatchReader
 from pipelines.shared.cache import Prepared
+from pipelines.shared.run_folder import read_table
 
 if TYPE_CHECKING:
     from pipelines.shared.dataset import PreparedDataset
@@ -29,7 +30,7 @@ def export_data(study: Study, config: Any, finished: RunFolder) -> PreparedDatas
 
     if config.data.name == "pcam":
         return run_records(study, config, finished)
-    patches = pd.read_parquet(finished.path / "patches" / "patches.parquet").query("split == 'test'")
+    patches = read_table(finished.path / "patches" / "patches.parquet").query("split == 'test'")
     chosen = patches.iloc[:: -(-len(patches) // CHECKED)].reset_index(drop=True)
     settings = config.patches
     root = study.sources[config.data.name](config).root

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipelines.camelyon import lesions
 from pipelines.camelyon.config import CamelyonConfig, LesionSection
@@ -25,7 +24,7 @@ from pipelines.camelyon.tissue import read_tissue
 from pipelines.shared.errors import RunError
 from pipelines.shared.files import output_name
 from pipelines.shared.log import log
-from pipelines.shared.run_folder import RunFolder, write_atomically, write_json
+from pipelines.shared.run_folder import RunFolder, write_json, write_png
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.study import Data
@@ -92,7 +91,7 @@ def slide_predictions(records: pd.DataFrame, folder: RunFolder, forest: Forest) 
         folder: the run, with the features of these slides.
         forest: of this run, or of the finished one that is applied.
     """
-    features = pd.read_parquet(folder.path / "slide_features.parquet").set_index("id").loc[records["id"]].reset_index()
+    features = folder.read_table(folder.path / "slide_features.parquet").set_index("id").loc[records["id"]].reset_index()
     table = records[["id", "group", TASK]].reset_index(drop=True)
     return table.assign(p_tumor=forest.probabilities(features), p_maximum=baseline(features))
 
@@ -230,4 +229,4 @@ def _draw(config: CamelyonConfig, data: Data, record: Mapping[str, Any], heatmap
     picture = slide.read(0, 0, *slide.at(mpp), mpp)
     shown = overlay(picture, heatmap, (facts.width, facts.height))
     file = folder.path / "overlays" / f"{output_name(record['id'])}.png"
-    write_atomically(file, lambda aside: Image.fromarray(shown).save(aside, format="PNG"))
+    write_png(file, shown)

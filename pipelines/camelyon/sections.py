@@ -18,6 +18,7 @@ from pipelines.shared import figures
 from pipelines.shared.figures import Subgroup
 from pipelines.shared.files import output_name
 from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.run_folder import read_picture, read_table
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence
@@ -149,7 +150,7 @@ def hard_negative_section(evidence: Evidence) -> list[Section]:
         return []
     rows: list[list[Any]] = []
     for file in files:
-        table = pd.read_parquet(file)
+        table = read_table(file, ["above_threshold", "scored", "taken"])
         name = file.name.removesuffix("-counts.parquet")
         found = int((table["above_threshold"] > 0).sum())
         rows.append([name, len(table), int(table["scored"].sum()), int(table["above_threshold"].sum()), found,
@@ -259,13 +260,12 @@ def _picture(place: Path, slide: str) -> Path:
 
 
 def _square(file: Path, side: int = 480) -> np.ndarray:
-    with Image.open(file) as picture:
-        found = picture.convert("RGB")
-        scale = side / max(found.size)
-        found = found.resize((round(found.width * scale), round(found.height * scale)))
-        square = Image.new("RGB", (side, side), "white")
-        square.paste(found, ((side - found.width) // 2, (side - found.height) // 2))
-        return np.asarray(square)
+    found = Image.fromarray(read_picture(file))
+    scale = side / max(found.size)
+    found = found.resize((round(found.width * scale), round(found.height * scale)))
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(found, ((side - found.width) // 2, (side - found.height) // 2))
+    return np.asarray(square)
 
 
 def denominator_section(evidence: Evidence, text: str, chance: float | None) -> Section:

@@ -36,7 +36,7 @@ from pipelines.shared.errors import BadFile, DataError, StatisticsError, reason_
 from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.log import log
 from pipelines.shared.model_files import update_facts
-from pipelines.shared.run_folder import RunFolder, plain, write_json
+from pipelines.shared.run_folder import RunFolder, plain, read_table, write_json
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.splits import folds
@@ -69,7 +69,7 @@ def fit_and_predict(study: Study, config: CamelyonConfig, data: Data, folder: Ru
         for split in ("val", "test"):
             mine = predictions["id"].isin(data.records.loc[data.records["split"] == split, "id"])
             folder.write_table(folder.predictions(split), predictions[mine].reset_index(drop=True))
-        points = choose_points(study, config, pd.read_parquet(folder.predictions("val")))
+        points = choose_points(study, config, folder.read_table(folder.predictions("val")))
         write_json(folder.operating_points, plain(points))
         for path in folder.networks():
             update_facts(path, {"operating_points": points})
@@ -135,7 +135,7 @@ def all_patches(config: CamelyonConfig, data: Data, folder: RunFolder, world: Wo
             folder.write_table(file, patches)
             counts = (patches["split"] + " " + patches["kind"]).value_counts(sort=False)
             log.info("patches: " + ", ".join(f"{name} {n:,}" for name, n in counts.items()))
-    return pd.read_parquet(file)
+    return read_table(file)
 
 
 def fit_models(
@@ -177,7 +177,7 @@ def hard_negatives(
         if not file.exists():
             table = _mine(config, data, folder, slides, name)
             folder.write_table(file, table)
-    table = pd.read_parquet(file)
+    table = read_table(file)
     log.info(f"{name}: {len(table):,} hard negatives from {table['slide'].nunique()} of {len(slides)} training slides")
     return table
 

@@ -28,6 +28,7 @@ from pipelines.shared.report import (
     Text,
     render,
 )
+from pipelines.shared.run_folder import write_csv
 
 SHOWN = 200  # pairs on the page; the CSV has them all
 
@@ -37,15 +38,14 @@ def write(
     notes: Sequence[str],
 ) -> Path:  # fmt: skip
     """Write report.html, figures/ and the CSV files; returns the page's path."""
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    runs_table(runs).to_csv(out / "runs.csv", index=False)
-    pairs_table(pairs, refusals).to_csv(out / "differences.csv", index=False)
+    write_csv(out / "runs.csv", runs_table(runs))
+    write_csv(out / "differences.csv", pairs_table(pairs, refusals))
     seeds = seeds_table(runs)
-    seeds.to_csv(out / "seeds.csv", index=False)
+    write_csv(out / "seeds.csv", seeds)
     keys = pd.DataFrame({"key": list(differing_keys(runs)), **{
         run.name: [values[i] for values in differing_keys(runs).values()] for i, run in enumerate(runs)
     }})  # fmt: skip
-    keys.to_csv(out / "keys.csv", index=False)
+    write_csv(out / "keys.csv", keys)
     synthetic = all(run.synthetic for run in runs)
     some = any(run.synthetic for run in runs)
     sections = [_runs_section(out, runs)]
@@ -54,7 +54,7 @@ def write(
     if len(seeds):
         sections.append(_seeds_section(seeds))
     if curves:
-        curves_table(curves).to_csv(out / "learning_curves.csv", index=False)
+        write_csv(out / "learning_curves.csv", curves_table(curves))
         sections += [_curve_section(out, curve, i) for i, curve in enumerate(curves)]
     if len(runs) > 1:
         sections.append(_keys_section(runs))

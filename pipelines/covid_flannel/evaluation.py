@@ -18,6 +18,7 @@ from pipelines.covid_flannel.metrics import (
 )
 from pipelines.covid_flannel.protocol import FIXED, fold_numbers
 from pipelines.shared.evaluator import bootstrap_settings
+from pipelines.shared.run_folder import read_table
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
 from pipelines.shared.stats.confusion import macro_f1
@@ -94,7 +95,7 @@ def _shortcuts(
         return {}, {}
     found, gaps = {}, {}
     flannel = test.groupby("id")[f"p_{COVID}"].mean()
-    for name, rows in pd.read_parquet(file).groupby("test", sort=False):
+    for name, rows in read_table(file, ["test", "truth", "score", "group", "id"]).groupby("test", sort=False):
         truth, score, group = rows["truth"].to_numpy(), rows["score"].to_numpy(), rows["group"].to_numpy()
         found[str(name)] = auroc_estimate(truth, score, group, **bootstrap)
         mine = rows["id"].isin(flannel.index).to_numpy()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pipelines.shared.distributed import World, main_first
 from pipelines.shared.errors import RunError, listed
 from pipelines.shared.fitting import fit_network, load_network, network_outputs
 from pipelines.shared.log import log
-from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
+from pipelines.shared.run_folder import RunFolder, plain, read_json, read_table, write_atomically, write_csv, write_json
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.study import Data, Study
 
@@ -98,7 +99,7 @@ def stored(folder: RunFolder, name: str, key: dict[str, Any]) -> pd.DataFrame | 
             f"The base predictions in {place} belong to another run:\n{listed(differ)}",
             "Use the configuration and data that made them, or leave stage1 out to train anew.",
         )
-    table = pd.read_parquet(place / "predictions.parquet")
+    table = read_table(place / "predictions.parquet")
     if list(table.columns) != ["id", "role", *(f"p_{c}" for c in CLASSES)]:
         raise RunError(
             f"{place}/predictions.parquet has other columns: {', '.join(map(str, table))}.", "Train it anew."
@@ -153,19 +154,31 @@ def base_predictions(
     return table
 
 
+def _copy_network(place: Path, target: Path) -> None:
+    """Weights and model.json, which says that the network is there, last."""
+    names = ["weights.safetensors", "model.json"]
+    missing = [name for name in names if not (place / name).is_file()]
+    if missing:
+        raise RunError(
+            f"stage1: {place} lacks {' and '.join(missing)}, though its predictions are there.",
+            "Copy the whole run folder again, with its models/, or leave stage1 out to train anew.",
+        )
+    for name in names:
+        write_atomically(target / name, partial(shutil.copyfile, place / name))
+
+
 def _take(earlier: list[RunFolder], folder: RunFolder, name: str, key: dict[str, Any]) -> None:
     """Copy a finished base learner from an earlier run: network, part of the history, predictions; the key last."""
     for run in earlier:
         table = stored(run, name, key)
         if table is None:
             continue
+        _copy_network(run.network(name), folder.network(name))
         log.info(f"{name}: taken from {run.path}")
-        shutil.copytree(run.network(name), folder.network(name), dirs_exist_ok=True)
         if run.history.exists():
-            rows = pd.read_csv(run.history).query("network == @name")
-            before = [pd.read_csv(folder.history).query("network != @name")] if folder.history.exists() else []
-            history = pd.concat([*before, rows])
-            write_atomically(folder.history, lambda aside, h=history: h.to_csv(aside, index=False))  # type: ignore[misc]
+            rows = read_table(run.history, ["network"]).query("network == @name")
+            before = [read_table(folder.history).query("network != @name")] if folder.history.exists() else []
+            write_csv(folder.history, pd.concat([*before, rows]))
         folder.write_table(folder.path / "stage1" / name / "predictions.parquet", table)
         write_json(folder.path / "stage1" / name / "key.json", plain(key))
         return

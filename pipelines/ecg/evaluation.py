@@ -36,6 +36,7 @@ from pipelines.shared import figures
 from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_note
 from pipelines.shared.figures import Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.run_folder import read_arrays, read_table
 from pipelines.shared.stats.auc import precision_recall_curve, roc_curve
 from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
@@ -409,7 +410,7 @@ def _strips(evidence: Evidence, test: pd.DataFrame) -> list[Section]:
     folder = evidence.folder.path / "strips"
     if not (folder / "strips.csv").exists():
         return []
-    chosen = pd.read_csv(folder / "strips.csv", dtype={"id": str}, keep_default_na=False)
+    chosen = read_table(folder / "strips.csv", ["id", "kind", "name", "step"], dtype={"id": str}, keep_default_na=False)
     rows = test.assign(answer=np.array(CLASSES, dtype=object)[answers(test)])
     by_window = dict(tuple(rows.groupby("id", sort=False)))
     blocks: list[Any] = []
@@ -418,27 +419,27 @@ def _strips(evidence: Evidence, test: pd.DataFrame) -> list[Section]:
         "error": "The most confident errors, one per recording and kind.",
         "whole": "The whole window in which the answer changes most.",
     }
-    with np.load(folder / "signals.npz") as signals:
-        for kind, caption in captions.items():
-            shown: list[Strip] = []
-            for i, row in chosen[chosen["kind"] == kind].iterrows():
-                window, signal = by_window[row["id"]], signals[str(i)]
-                if kind == "whole":
-                    for first in range(0, len(window), SHOWN + 1):
-                        shown.append(_strip(row["id"], window, signal, first, min(first + SHOWN + 1, len(window))))
-                    continue
-                _, first = stretch(signal, int(row["step"]), len(window))
-                title = f"{row['name']}: {row['id']}"
-                shown.append(_strip(title, window, signal, first, min(first + SHOWN, len(window))))
-            if shown:
-                strips(evidence.folder.figures / f"strips_{kind}.png", shown, note=synthetic_note(evidence))
-                blocks.append(
-                    Picture(
-                        f"figures/strips_{kind}.png",
-                        f"{caption} Background: the model's answer; bar below: the reference.",
-                        "Rhythm strips with coloured episodes.",
-                    )
+    signals = read_arrays(folder / "signals.npz")
+    for kind, caption in captions.items():
+        shown: list[Strip] = []
+        for i, row in chosen[chosen["kind"] == kind].iterrows():
+            window, signal = by_window[row["id"]], signals[str(i)]
+            if kind == "whole":
+                for first in range(0, len(window), SHOWN + 1):
+                    shown.append(_strip(row["id"], window, signal, first, min(first + SHOWN + 1, len(window))))
+                continue
+            _, first = stretch(signal, int(row["step"]), len(window))
+            title = f"{row['name']}: {row['id']}"
+            shown.append(_strip(title, window, signal, first, min(first + SHOWN, len(window))))
+        if shown:
+            strips(evidence.folder.figures / f"strips_{kind}.png", shown, note=synthetic_note(evidence))
+            blocks.append(
+                Picture(
+                    f"figures/strips_{kind}.png",
+                    f"{caption} Background: the model's answer; bar below: the reference.",
+                    "Rhythm strips with coloured episodes.",
                 )
+            )
     return [Section("Rhythm strips", blocks)] if blocks else []
 
 

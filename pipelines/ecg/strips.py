@@ -10,7 +10,7 @@ import pandas as pd
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.labels import RATE, STEP
 from pipelines.ecg.metrics import answers, codes_of, known_steps, scores_of
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run_folder import RunFolder, write_arrays, write_csv
 
 SHOWN = 7  # steps of a strip: 9 s
 ERRORS = 6
@@ -52,14 +52,13 @@ def choose(test: pd.DataFrame) -> pd.DataFrame:
 
 def save_strips(config: EcgConfig, data: Any, network: Any, folder: RunFolder, world: Any) -> None:
     """Write strips/strips.csv and strips/signals.npz: what is shown, and the prepared windows of it."""
-    test = pd.read_parquet(folder.predictions("test"))
+    test = folder.read_table(folder.predictions("test"))
     chosen = choose(test)
     place = {name: i for i, name in enumerate(data.records["id"])}
     out = folder.path / "strips"
-    out.mkdir(exist_ok=True)
     arrays = {str(i): np.asarray(data.prepared.array(place[name]), np.float32) for i, name in enumerate(chosen["id"])}
-    np.savez_compressed(out / "signals.npz", **arrays)  # type: ignore[arg-type]
-    chosen.to_csv(out / "strips.csv", index=False)
+    write_arrays(out / "signals.npz", arrays)
+    write_csv(out / "strips.csv", chosen)
 
 
 def stretch(signal: np.ndarray, step: int, steps: int, shown: int = SHOWN) -> tuple[np.ndarray, int]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from torch import nn
 
 from pipelines.head_ct.archive import names_of, read_index
@@ -25,7 +24,7 @@ from pipelines.head_ct.stacks import Stack
 from pipelines.shared.distributed import World
 from pipelines.shared.errors import BadFile
 from pipelines.shared.records import read_csv
-from pipelines.shared.run_folder import RunFolder, write_atomically
+from pipelines.shared.run_folder import RunFolder, write_csv, write_png
 from pipelines.shared.study import Data
 
 TIMED, ERRORS = 24, 4  # studies that are timed; errors of each kind in the gallery
@@ -118,7 +117,7 @@ def _speed(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder) 
             }
         )  # fmt: skip
     table = pd.DataFrame(rows)
-    write_atomically(folder.path / "speed.csv", lambda aside: table.to_csv(aside, index=False))
+    write_csv(folder.path / "speed.csv", table)
 
 
 # --- the errors ---
@@ -126,14 +125,13 @@ def _speed(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder) 
 
 def _errors(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder) -> None:
     """errors/: the most confident errors on test, three key slices each."""
-    test = pd.read_parquet(folder.predictions("test"))
+    test = folder.read_table(folder.predictions("test"))
     task = headline_task(test)
     rows, score = known(test, task), SCORES[task]
     middle = float(rows[score].median()) if len(rows) else 0.5
     missed = rows[(rows[task] == 1) & (rows[score] < middle)].nsmallest(ERRORS, score).assign(kind="missed")
     alarms = rows[(rows[task] == 0) & (rows[score] >= middle)].nlargest(ERRORS, score).assign(kind="false_alarm")
     out = folder.path / "errors"
-    out.mkdir(exist_ok=True)
     grid = grid_of(prepare_settings(config))
     place = {name: i for i, name in enumerate(data.records["id"])}
     found: list[dict[str, Any]] = []
@@ -145,8 +143,8 @@ def _errors(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder)
         importance = scorer.importance(np.array(data.prepared.array(place[row["id"]])))
         pictures = key_slices(Stack.from_json(index["stack"]), Path(index["root"]), grid, importance)
         file = f"{row['kind']}_{len(found):02d}.png"
-        Image.fromarray(np.concatenate(pictures, axis=1)).save(out / file)
+        write_png(out / file, np.concatenate(pictures, axis=1))
         truth = str(record_.get("truth_findings", "") or "")
         found.append({"kind": row["kind"], "id": row["id"], "score": row[score], "image": file, "truth": truth})
     columns = ["kind", "id", "score", "image", "truth"]
-    pd.DataFrame(found, columns=columns).to_csv(out / "errors.csv", index=False)
+    write_csv(out / "errors.csv", pd.DataFrame(found, columns=columns))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipelines.head_ct import drawing
 from pipelines.head_ct.labeller import STATUSES, THRESHOLDS
@@ -28,6 +26,7 @@ from pipelines.shared import figures
 from pipelines.shared.evaluator import age_bands, bootstrap_settings, synthetic_note
 from pipelines.shared.figures import Curve, Point, Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.run_folder import read_picture, read_table
 from pipelines.shared.stats.auc import auroc_estimate, roc_curve
 from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.estimate import Estimate
@@ -108,7 +107,7 @@ def evaluate(evidence: Evidence) -> Results:
 def _table(file: Path) -> pd.DataFrame | None:
     if not file.is_file() or file.stat().st_size < 3:
         return None
-    return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+    return read_table(file)
 
 
 def _warnings(evidence: Evidence, test: pd.DataFrame, task: str, points: list[dict[str, Any]]) -> list[str]:
@@ -380,7 +379,7 @@ def _errors(evidence: Evidence) -> list[Section]:
     file = evidence.folder.path / "errors" / "errors.csv"
     if not file.is_file():
         return []
-    table = pd.read_csv(file, dtype={"truth": str, "id": str})
+    table = read_table(file, ["kind", "id", "score", "image", "truth"], dtype={"truth": str, "id": str})
     blocks: list[Any] = []
     for kind, label in (("missed", "Missed"), ("false_alarm", "False alarms")):
         mine = table[table["kind"] == kind]
@@ -388,8 +387,7 @@ def _errors(evidence: Evidence) -> list[Section]:
             continue
         pictures, titles = [], []
         for row in mine.to_dict("records"):
-            with Image.open(file.parent / row["image"]) as picture:
-                pictures.append(np.asarray(picture))
+            pictures.append(read_picture(file.parent / row["image"]))
             truth = row["truth"] if isinstance(row["truth"], str) else ""
             titles.append(f"{row['id']}, score {row['score']:.2f}" + (f"; truth: {truth}" if truth else ""))
         drawing.strips(evidence.folder.figures / f"{kind}.png", pictures, titles, synthetic_note(evidence))

@@ -23,7 +23,7 @@ from pipelines.shared.study import Data
 
 def explain(config: RetinopathyConfig, data: Data, network: nn.Module, folder: RunFolder, world: World) -> None:
     """Write saliency/ for the most confident errors of the headline task."""
-    test = pd.read_parquet(folder.predictions("test"))
+    test = folder.read_table(folder.predictions("test"))
     task = headline_task(test)
     errors = confident_errors(test, task, config.explain.errors)
     grades = ["unknown" if np.isnan(g) else str(int(g)) for g in errors["grade"]]

@@ -4,7 +4,8 @@ Records are dealt by the hash of their id into shards of about 64. A shard is tw
 that its content depends on (settings, and every source file's path, size and modification time): `<key>.bin`, the
 arrays one after the other, and `<key>.parquet`, one row per record with offset, shape, checksum, reason if bad,
 fingerprint. Every run looks at the checksums of all arrays before it begins (gigabytes a second once they are in
-memory, otherwise as fast as the disk), and makes a damaged shard anew. So a changed file or setting is a new key, a run that was cut off finds its finished shards again, and two runs at once
+memory, otherwise as fast as the disk), and makes a damaged shard anew. So a changed file or setting is a new key, a
+run that was cut off finds its finished shards again, and two runs at once
 write the same bytes under a lock. Nothing is ever written into the dataset's folder.
 """
 

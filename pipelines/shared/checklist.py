@@ -11,9 +11,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
-
 from pipelines.shared.model_card import CardFacts, limits
+from pipelines.shared.run_folder import read_table, write_text
 
 MISSING = "not reported"
 Answer = Callable[[CardFacts], str | None]
@@ -145,7 +144,7 @@ def _events(facts: CardFacts) -> str:
 def _gallery(facts: CardFacts) -> int:
     """Pictures of the error gallery."""
     file = facts.evidence.folder.path / "saliency" / "gallery.csv"
-    return len(pd.read_csv(file)) if file.exists() else 0
+    return len(read_table(file)) if file.exists() else 0
 
 
 def _explained(facts: CardFacts) -> str | None:
@@ -306,5 +305,5 @@ def write_checklist(facts: CardFacts, folder: Path) -> Path:
                   "|---|---|---|"]  # fmt: skip
         lines += [f"| {number} | {asks} | {(a or MISSING).replace('|', '/')} |" for number, asks, a in answers]
     file = folder / "reporting_checklist.md"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(file, "\n".join(lines) + "\n")
     return file

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import nn
@@ -12,7 +10,7 @@ from pipelines.shared.backbones import ImageNetwork
 from pipelines.shared.dataset import PreparedDataset
 from pipelines.shared.distributed import World
 from pipelines.shared.predictor import predict
-from pipelines.shared.run_folder import RunFolder, write_atomically
+from pipelines.shared.run_folder import RunFolder, write_array
 from pipelines.shared.study import Data
 
 
@@ -34,9 +32,4 @@ def write_embeddings(network: ImageNetwork, data: Data, folder: RunFolder, world
     alone = World(0, 1, world.device)
     found = predict(_Features(network), dataset, alone, batch_size, description="Embedding test")
     if world.main:
-        write_atomically(folder.path / "predictions" / "embeddings.npy", lambda aside: _save(aside, found))
-
-
-def _save(file: Path, array: np.ndarray) -> None:
-    with file.open("wb") as out:  # given the name, numpy would append .npy to it
-        np.save(out, array)
+        write_array(folder.path / "predictions" / "embeddings.npy", found)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipelines.shared import figures
 from pipelines.shared.evaluator import synthetic_note
 from pipelines.shared.figures import Tile
 from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.run_folder import read_picture, read_table
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.proportions import weighted_ratio_estimate
 from pipelines.shared.study import Evidence
@@ -24,7 +24,7 @@ def saliency_estimate(evidence: Evidence, bootstrap: dict[str, Any]) -> Estimate
     file = evidence.folder.path / "saliency" / "scores.csv"
     if not file.exists():
         return None
-    scores = pd.read_csv(file)
+    scores = read_table(file, ["group", "lesion_auroc"])
     scores = scores[scores["lesion_auroc"].notna()]
     if scores.empty:
         return None
@@ -45,7 +45,7 @@ def error_sections(evidence: Evidence, saliency: Estimate | None, labels: Mappin
     file = folder / "gallery.csv"
     blocks: list[Any] = []
     if file.exists():
-        gallery = pd.read_csv(file, dtype={"id": str})
+        gallery = read_table(file, ["kind", "id", "image", "map", "mask", "subtitle"], dtype={"id": str})
         for kind, label in labels.items():
             part = gallery[gallery["kind"] == kind]
             if part.empty:
@@ -66,12 +66,6 @@ def error_sections(evidence: Evidence, saliency: Estimate | None, labels: Mappin
 
 
 def _tile(folder: Path, row: pd.Series) -> Tile:
-    overlay = _picture(folder / row["map"])[..., 0].astype(np.float32) / 255
-    mask = _picture(folder / row["mask"])[..., 0] > 127 if isinstance(row["mask"], str) else None
-    return Tile(_picture(folder / row["image"]), str(row["id"]), row["subtitle"], overlay, mask)
-
-
-def _picture(file: Path) -> np.ndarray:
-    """A PNG of the run folder as uint8 (height, width, 3)."""
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))
+    overlay = read_picture(folder / row["map"])[..., 0].astype(np.float32) / 255
+    mask = read_picture(folder / row["mask"])[..., 0] > 127 if isinstance(row["mask"], str) else None
+    return Tile(read_picture(folder / row["image"]), str(row["id"]), row["subtitle"], overlay, mask)

@@ -101,9 +101,9 @@ def disk_failure(failure: BaseException) -> tuple[str, str] | None:
     text = str(failure)
     if "File too large" in text:
         return _DISK[errno.EFBIG]
-    if isinstance(failure, (OSError, RuntimeError)) or type(failure).__name__ == "SafetensorError":
-        if any(words in text for words in _UNFINISHED_WRITE):
-            return "no space left on the disk, or the file grew larger than this system allows", _ROOM
+    of_a_writer = isinstance(failure, (OSError, RuntimeError)) or type(failure).__name__ == "SafetensorError"
+    if of_a_writer and any(words in text for words in _UNFINISHED_WRITE):
+        return "no space left on the disk, or the file grew larger than this system allows", _ROOM
     return None
 
 

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 from captum.attr import IntegratedGradients
-from PIL import Image
 from torch import nn
 
 from pipelines.shared.distributed import World
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run_folder import RunFolder, write_csv, write_png
 from pipelines.shared.screen import track
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.stats.auc import auroc
@@ -119,7 +118,6 @@ def write_gallery(
         world: where the network is.
     """
     out = folder.path / "saliency"
-    out.mkdir(exist_ok=True)
     place = {name: i for i, name in enumerate(data.records["id"])}
     wanted = list(dict.fromkeys([*errors["id"], *scored["id"]]))
     pictures = {name: np.array(data.prepared.array(place[name])) for name in wanted}
@@ -133,13 +131,13 @@ def write_gallery(
         layers = {"": pictures[name], "_map": 255 * maps[name], "_mask": None if lesions is None else 255 * lesions}
         for layer, values in layers.items():
             if values is not None:
-                Image.fromarray(values.astype(np.uint8)).save(out / f"{stem}{layer}.png")
+                write_png(out / f"{stem}{layer}.png", values.astype(np.uint8))
         files = {"image": f"{stem}.png", "map": f"{stem}_map.png", "mask": f"{stem}_mask.png"}
         if lesions is None:
             files["mask"] = None  # type: ignore[assignment]
         rows.append({"kind": error["kind"], "id": name, **files, "subtitle": error["subtitle"]})
     columns = ["kind", "id", "image", "map", "mask", "subtitle"]
-    pd.DataFrame(rows, columns=columns).to_csv(out / "gallery.csv", index=False)
+    write_csv(out / "gallery.csv", pd.DataFrame(rows, columns=columns))
     scores = []
     for name, group in zip(scored["id"], scored["group"], strict=True):
         lesions = mask(data.records.iloc[place[name]])
@@ -148,4 +146,4 @@ def write_gallery(
         value = auroc(lesion, values) if 0 < lesion.sum() < len(lesion) else np.nan
         scores.append({"id": name, "group": group, "lesion_auroc": value, "lesion_pixels": int(lesion.sum())})
     if scores:
-        pd.DataFrame(scores).to_csv(out / "scores.csv", index=False)
+        write_csv(out / "scores.csv", pd.DataFrame(scores))

@@ -15,7 +15,7 @@ from pipelines.shared.dataset import PreparedDataset
 from pipelines.shared.distributed import World, barrier
 from pipelines.shared.model_files import load_weights, read_facts, save_network, update_facts
 from pipelines.shared.predictor import predict
-from pipelines.shared.run_folder import RunFolder, plain, write_atomically, write_json
+from pipelines.shared.run_folder import RunFolder, plain, read_table, write_csv, write_json
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.study import Config, Data, Study
 from pipelines.shared.trainer import fit, loader_workers
@@ -33,7 +33,7 @@ def fit_and_predict(study: Study, config: Config, data: Data, folder: RunFolder,
     if world.main:
         for split, probabilities in outputs.items():
             folder.write_table(folder.predictions(split), prediction_table(study, data, split, probabilities))
-        points = study.choose_points(pd.read_parquet(folder.predictions("val")), config)
+        points = study.choose_points(folder.read_table(folder.predictions("val")), config)
         points = [point | {"chosen_on": "val"} for point in points]
         write_json(folder.operating_points, plain(points))
         for path in folder.networks():
@@ -72,8 +72,8 @@ def fit_network(
     if world.main:
         history = pd.DataFrame(rows)
         if folder.history.exists():
-            history = pd.concat([pd.read_csv(folder.history).query("network != @name"), history])
-        write_atomically(folder.history, lambda aside: history.to_csv(aside, index=False))
+            history = pd.concat([read_table(folder.history, ["network"]).query("network != @name"), history])
+        write_csv(folder.history, history)
         best = history[history["best"].astype(bool) & (history["network"] == name)].iloc[-1]
         facts = {
             "study": study.name,

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.shared.cards import Card
 from pipelines.shared.errors import counted
 from pipelines.shared.records import SPLITS
+from pipelines.shared.run_folder import write_text
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence, Results, Study
 
@@ -56,7 +57,7 @@ def write_card(facts: CardFacts, folder: Path) -> Path:
     parts = [_head(facts), _use(facts), _networks(facts), _data(facts), _metrics(facts), _subgroups(facts),
              _confounds(facts), _limits(facts)]  # fmt: skip
     file = folder / "model_card.md"
-    file.write_text("\n\n".join(p for p in parts if p) + "\n", encoding="utf-8")
+    write_text(file, "\n\n".join(p for p in parts if p) + "\n")
     return file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from pipelines.shared.inputs import input_files, score_in_parts
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
-from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_json
+from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_csv, write_json
 from pipelines.shared.study import Config, Data, Study
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def predict_files(study: Study, job: Job) -> None:
     if not world.main:
         return
     file = folder.path / "predictions.csv"
-    write_atomically(file, lambda aside: table.to_csv(aside, index=False))
+    write_csv(file, table)
     log.info(inputs.closing(int(table["reason"].isna().sum())))
     print(file)
 
@@ -174,7 +175,7 @@ def export(study: Study, job: Job) -> None:
     write_json(folder.path / "export.json", content)
     for name in ("model_card.md", "reporting_checklist.md"):
         if (finished.path / name).exists():
-            shutil.copy(finished.path / name, folder.path / name)
+            write_atomically(folder.path / name, partial(shutil.copyfile, finished.path / name))
         else:
             log.warning(f"{finished.path.name} has no {name}: mode=report writes it.")
     print(folder.path / "export.json")

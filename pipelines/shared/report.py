@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 from markupsafe import Markup, escape
 
 from pipelines.shared.errors import RunError
+from pipelines.shared.run_folder import write_text
 
 UNDEFINED = "–"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -205,9 +206,8 @@ def render(report: Report, run_folder: Path) -> Path:
         ],
     )
     path = Path(run_folder) / "report.html"
-    aside = path.with_name("report.html.part")
-    aside.write_text(page, encoding="utf-8")
-    return aside.replace(path)
+    write_text(path, page)
+    return path
 
 
 def _marked(text: str) -> Markup:

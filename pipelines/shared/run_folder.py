@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,26 @@ def write_png(file: Path, pixels: np.ndarray, **settings: Any) -> None:
     write_atomically(file, lambda aside: Image.fromarray(pixels).save(aside, format="PNG", **settings))
 
 
+def write_array(file: Path, array: np.ndarray) -> None:
+    """A .npy file, whole or not at all."""
+
+    def write(aside: Path) -> None:
+        with aside.open("wb") as out:  # given a name, numpy would append .npy to it
+            np.save(out, array)
+
+    write_atomically(file, write)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A .npz file of named arrays, compressed, whole or not at all."""
+
+    def write(aside: Path) -> None:
+        with aside.open("wb") as out:
+            np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(file, write)
+
+
 def write_json(file: Path, content: Any) -> None:
     """JSON without NaN or infinity: what is undefined must be null."""
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -97,7 +117,7 @@ def read_table(file: Path, columns: Sequence[str] = (), **options: Any) -> pd.Da
     if file.suffix == ".csv":
         table = _read(file, lambda: _whole_csv(file, options))
     else:
-        table = _read(file, lambda: pd.read_parquet(file, page_checksum_verification=True, **options))
+        table = _read(file, lambda: _whole_parquet(file, options))
     missing = [column for column in columns if column not in table]
     if missing:
         raise RunError(f"{file} has no column {', '.join(missing)}: it is damaged or of another version.", AGAIN)
@@ -125,6 +145,27 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
             return dict(content)
 
     return _read(file, read)
+
+
+def read_picture(file: Path) -> np.ndarray:
+    """A picture of a run as uint8 (height, width, 3).
+
+    Raises:
+        RunError: missing or damaged.
+    """
+
+    def read() -> np.ndarray:
+        with Image.open(file) as picture:
+            return np.asarray(picture.convert("RGB"))
+
+    return _read(file, read)
+
+
+def _whole_parquet(file: Path, options: dict[str, Any]) -> pd.DataFrame:
+    table = pd.read_parquet(file, page_checksum_verification=True, **options)
+    if any("\0" in str(column) for column in table):  # pages have checksums, their names have none
+        raise ValueError("the names of its columns are damaged")
+    return table
 
 
 def _whole_csv(file: Path, options: dict[str, Any]) -> pd.DataFrame:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,27 @@ if TYPE_CHECKING:  # torch is imported by the modes that need it
     from pipelines.shared.distributed import World
     from pipelines.shared.job import Job
     from pipelines.shared.trainer import Loss
+
+
+
+class Deferred:
+    """A module that imports torch, such as a study's model: it is imported when one of its functions is first called.
+
+    So a study can name all its parts, and `report`, `verify` and mistakes are answered without torch.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, function: str) -> Callable[..., Any]:
+        if function.startswith("__"):  # what copy and pickle ask for
+            raise AttributeError(function)
+        return partial(_call, self._name, function)
+
+
+def _call(module: str, function: str, *arguments: Any, **keywords: Any) -> Any:
+    return getattr(importlib.import_module(module), function)(*arguments, **keywords)
+
 
 Config = Any  # the study's own pydantic model
 

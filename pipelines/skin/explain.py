@@ -30,7 +30,7 @@ def explain(config: SkinConfig, data: Data, network: nn.Module, folder: RunFolde
     """
     assert isinstance(network, ImageNetwork)
     write_embeddings(network, data, folder, world, config.trainer.batch_size)
-    test = pd.read_parquet(folder.predictions("test"))
+    test = folder.read_table(folder.predictions("test"))
     if not answered(test, "malignant") or test["malignant"].nunique() < 2:
         return
     errors = confident_errors(test, "malignant", config.explain.errors)

@@ -12,6 +12,7 @@ from pipelines.shared import figures
 from pipelines.shared.evaluator import synthetic_note
 from pipelines.shared.figures import Curve, Point, Subgroup
 from pipelines.shared.report import Picture, Section, Table, Text
+from pipelines.shared.run_folder import read_array
 from pipelines.shared.stats.auc import roc_curve
 from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.confusion import balanced_accuracy, confusion_matrix
@@ -359,7 +360,7 @@ def embedding_map(evidence: Evidence, test: pd.DataFrame) -> list[Section]:
     file = evidence.folder.path / "predictions" / "embeddings.npy"
     if not file.exists():
         return []
-    places = tsne(np.load(file), evidence.config.seed % 2**32)
+    places = tsne(read_array(file), evidence.config.seed % 2**32)
     groups = [words(node) for node in test["nine_way"]]
     order = sorted(set(groups))
     figures.embedding(evidence.folder.figures / "embedding.png", places, groups, order, note=synthetic_note(evidence))

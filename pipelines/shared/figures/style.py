@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipelines.shared.report import EstimateLike
+from pipelines.shared.run_folder import write_png
 
 WIDTH = 6.4  # inches
 LEGEND_CHARACTERS = 62  # that fit into one line of a legend
@@ -130,8 +130,7 @@ def save(figure: Figure, path: Path, note: str) -> Path:
         strip.text(0.995, 0.3, note, ha="right", fontsize=9, color=GREY)
         pixels = np.vstack([pixels, _pixels(strip)])
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, format="PNG", dpi=(150, 150))
+    write_png(path, pixels, dpi=(150, 150))
     return path
 
 
