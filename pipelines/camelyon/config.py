@@ -15,6 +15,7 @@ from pipelines.shared.config import (
     Section,
     StudyConfig,
     TableSection,
+    UserPath,
 )
 
 MODES = ["froc"]
@@ -106,7 +107,7 @@ class TableData(CamelyonData, TableSection):
     """`data=table`: a row per slide. `annotations`: a folder of ASAP XML files named like the slides."""
 
     name: Literal["table"]
-    annotations: str | None
+    annotations: UserPath | None
     partly_annotated: list[str]
 
 
@@ -209,9 +210,9 @@ class CamelyonConfig(StudyConfig):
     """
 
     trial: bool
-    detections: str | None
-    annotations: str | None
-    slides: str | None
+    detections: UserPath | None
+    annotations: UserPath | None
+    slides: UserPath | None
     data: Annotated[
         PhantomData | Camelyon16Data | PcamData | TableData,
         Field(discriminator="name"),

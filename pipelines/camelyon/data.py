@@ -117,7 +117,7 @@ def phantom(config: CamelyonConfig) -> Source:
     """The synthetic slides, through the same code as `camelyon16`."""
     assert config.data.name == "phantom"
     settings = TRIAL if config.trial else PhantomSettings(**config.data.phantom.model_dump())
-    root = ensure_phantom(Path(config.cache.dir).expanduser(), settings)
+    root = ensure_phantom(Path(config.cache.dir), settings)
     source = _challenge(config, root, [], {})
     records = source.records
     truth = pd.read_csv(root / "truth" / "slides.csv", keep_default_na=False).set_index("slide").loc[records["id"]]
@@ -208,7 +208,7 @@ def table(config: CamelyonConfig) -> Source:
     problems: list[str] = []
     outlines: dict[str, str] = {}
     if data.annotations is not None:
-        folder = Path(data.annotations).expanduser()
+        folder = Path(data.annotations)
         folder = folder if folder.is_absolute() else source.root / folder
         if not folder.is_dir():
             raise DataError(f"data.annotations={data.annotations} is no folder.", "Give the folder of ASAP XML files.")

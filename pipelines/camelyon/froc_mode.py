@@ -55,7 +55,7 @@ def score_submission(study: Study, job: Job) -> None:
         raise ConfigError(
             f"mode=froc needs {' '.join(absent)}.", "Give a folder of CSVs, a folder of ASAP XML, a CSV of slides."
         )
-    detections, annotations, slides = (Path(str(place)).expanduser() for place in places.values())
+    detections, annotations, slides = (Path(str(place)) for place in places.values())
     submission = read_submission(detections, annotations, slides, config.slide_mpp, config.annotation_groups)
     world, folder = start(study.title, job)
     if not world.main:

@@ -50,13 +50,13 @@ def predict_slides(study: Study, job: Job) -> None:
     from pipelines.shared.model_files import read_facts
 
     config: Any = job.config
-    finished = RunFolder(Path(str(config.run)).expanduser())
+    finished = RunFolder(Path(str(config.run)))
     if not finished.networks() or not finished.operating_points.exists():
         raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
     path = final_network(finished, finished.networks())
     read_facts(path, study.name, study.classes)
     points = read_json(finished.operating_points)
-    inputs = input_files(Path(config.input).expanduser(), SUFFIXES)
+    inputs = input_files(Path(config.input), SUFFIXES)
     world, folder = start(study.title, job)
     forest = forest_of(config, finished)
     network = load_network(study, path).to(world.device)

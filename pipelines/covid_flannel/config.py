@@ -16,6 +16,7 @@ from pipelines.shared.config import (
     Section,
     StudyConfig,
     TableSection,
+    UserPath,
 )
 
 # The order of the paper's tables; it is also the order of every probability vector.
@@ -27,7 +28,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class XrayData(DataSection):
     """Keys of all sources. `rules` names a table of conf/covid_flannel/rules or a .yaml file."""
 
-    rules: str
+    rules: UserPath
 
 
 class PhantomKeys(Section):
@@ -98,7 +99,7 @@ class LearnerSection(Section):
     """
 
     backbone: str | None
-    weights: str | None
+    weights: UserPath | None
     resize: Annotated[int, Field(ge=32, le=1024)] | None
     crop: Annotated[int, Field(ge=32, le=1024)]
 
@@ -150,7 +151,7 @@ class CovidConfig(StudyConfig):
     cross_validation: CrossValidationSection
     folds: list[Annotated[int, Field(ge=0)]] | None
     learners: list[str] | None
-    stage1: str | list[str] | None
+    stage1: UserPath | list[UserPath] | None
     base_learners: dict[str, LearnerSection]
     ensemble: EnsembleSection
     model: ModelSection

@@ -54,7 +54,7 @@ def read_rules(name: str) -> Rules:
         DataError: no such table, no YAML, or a key that is missing, unknown or of another kind.
     """
     folder = conf_folder() / "covid_flannel" / "rules"
-    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not file.is_file():
         remedy = nearest(name, sorted(f.stem for f in folder.glob("*.yaml"))) + " Or give a .yaml file of your own."
         raise DataError(f"data.rules={name}: there is no such table.", remedy)

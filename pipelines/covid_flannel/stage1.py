@@ -70,7 +70,7 @@ def earlier_runs(config: CovidConfig) -> list[RunFolder]:
     named = [config.stage1] if isinstance(config.stage1, str) else config.stage1 or []
     found: list[RunFolder] = []
     for name in named:
-        root = Path(name).expanduser()
+        root = Path(name)
         mine = [p for p in [root, *sorted(root.glob("*"))] if (p / "stage1").is_dir()]
         if not mine:
             raise RunError(

@@ -228,7 +228,7 @@ def _own_fold(config: CovidConfig, rows: pd.DataFrame, chosen: list[int]) -> np.
     """The test fold (rows,) of pictures or patients that belong to the run's own cross-validation; NaN for others."""
     if "group" not in rows or config.run is None:
         return np.full(len(rows), np.nan)
-    run = RunFolder(Path(config.run).expanduser())
+    run = RunFolder(Path(config.run))
     records = run.read_table(run.records)
     tested = records[records["fold"].isin(chosen)]
     by_picture = dict(zip(tested["fingerprint"], tested["fold"], strict=True))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection
+from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection, UserPath
 
 MODES = ["readers"]
 PREDICT_KEYS = ["data.leads", "data.sampling_rate"]
@@ -24,7 +24,7 @@ class AlsoSource(Section):
     """One more source to train on, each with its own label rule: `data.also=[{name: mitdb, root: <folder>}]`."""
 
     name: Literal["irhythm", "cinc2017", "mitdb", "wfdb"]
-    root: str
+    root: UserPath
 
 
 class EcgData(DataSection):
@@ -72,7 +72,7 @@ class WfdbData(EcgData):
     """`data=mitdb` and `data=wfdb`. `patients`: a CSV file (record, patient) for recordings of the same person."""
 
     name: Literal["mitdb", "wfdb"]
-    patients: str | None
+    patients: UserPath | None
     same_patient: list[list[str]]
 
     @field_validator("same_patient", mode="before")

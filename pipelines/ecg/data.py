@@ -133,7 +133,7 @@ def _wfdb(config: EcgConfig, name: str, root: str | None, known: Sequence[Sequen
     folder = dataset_folder(keys.root, name)
     if keys.patients is None:
         return wfdb_database(folder, config, name, None, keys.same_patient, known)
-    patients, left_out = read_patients(Path(keys.patients).expanduser(), keys.on_bad_row)
+    patients, left_out = read_patients(Path(keys.patients), keys.on_bad_row)
     source = wfdb_database(folder, config, name, patients, keys.same_patient, known)
     return replace(source, left_out=[*left_out, *source.left_out])
 

@@ -158,7 +158,7 @@ def build(
     )
     network = EcgNetwork(architecture)
     if config.model.weights != "none":
-        _load(network, Path(config.model.weights).expanduser())
+        _load(network, Path(config.model.weights))
     return network
 
 

@@ -144,7 +144,7 @@ def predict_recordings(study: Study, job: Job) -> None:
     networks = finished.networks()
     if not networks:
         raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
-    inputs, segments = whole_records(input_files(signals.signal_file(Path(config.input).expanduser()), SUFFIXES))
+    inputs, segments = whole_records(input_files(signals.signal_file(Path(config.input)), SUFFIXES))
     world, folder = start(study.title, job)
     if not world.main:
         return  # a recording is labelled in its order, by one process

@@ -45,14 +45,14 @@ def record(config: HeadCtConfig, data: Data, network: nn.Module, folder: RunFold
 def _labels(config: HeadCtConfig, data: Data, folder: RunFolder) -> None:
     """Statements of the labeller beside the true ones, where these are known."""
     if config.data.name == "phantom":
-        root = ensure_phantom(Path(config.cache.dir).expanduser(), PhantomSettings(**config.data.phantom.model_dump()))
+        root = ensure_phantom(Path(config.cache.dir), PhantomSettings(**config.data.phantom.model_dump()))
         reports = read_csv(root / "reports.csv", ["accession", "report"])
         truth = pd.read_csv(root / "truth" / "statements.csv")
         id_column, text_column, join = "accession", "report", "accession"
     elif config.data.name == "reports" and config.data.mentions is not None and config.data.reports is not None:
         id_column, text_column, join = config.data.id_column, config.data.text_column, config.data.join
-        reports = read_csv(Path(config.data.reports).expanduser(), [id_column, text_column])
-        truth = read_csv(Path(config.data.mentions).expanduser(), [id_column, "concept", "status"])
+        reports = read_csv(Path(config.data.reports), [id_column, text_column])
+        truth = read_csv(Path(config.data.mentions), [id_column, "concept", "status"])
         truth["known"] = 1
     else:
         return

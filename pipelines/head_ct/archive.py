@@ -53,7 +53,7 @@ class Archive:
 
 def private_folder(config: HeadCtConfig) -> Path:
     """Where the cache keeps what may identify people."""
-    return Path(config.cache.dir).expanduser() / "head_ct"
+    return Path(config.cache.dir) / "head_ct"
 
 
 def names_of(config: HeadCtConfig) -> Names:
@@ -61,7 +61,7 @@ def names_of(config: HeadCtConfig) -> Names:
     if config.mode != "predict" and config.data.name == "phantom":
         return Names("phantom")
     own = config.data.salt_file
-    return Names(salt_of(Path(own).expanduser() if own else private_folder(config) / "salt"))
+    return Names(salt_of(Path(own) if own else private_folder(config) / "salt"))
 
 
 def file_name(names: Names, file: str) -> str:

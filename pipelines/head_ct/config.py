@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection
+from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection, UserPath
 
 MODES = ["label"]
 
@@ -21,7 +21,7 @@ class HeadCtData(DataSection):
     `salt_file`: the secret that study and patient names are hashed with; null: one in the cache folder.
     """
 
-    salt_file: str | None
+    salt_file: UserPath | None
 
 
 class PhantomKeys(Section):
@@ -60,13 +60,13 @@ class ReportsData(HeadCtData):
     """
 
     name: Literal["reports"]
-    reports: str | None
+    reports: UserPath | None
     join: Literal["accession", "study"]
     id_column: str
     text_column: str
-    gold: str | None
-    readers: str | None
-    mentions: str | None
+    gold: UserPath | None
+    readers: UserPath | None
+    mentions: UserPath | None
 
 
 class RsnaData(HeadCtData):
@@ -162,8 +162,8 @@ class AugmentSection(Section):
 class LabelSection(Section):
     """`lexicon`, `terms`: files of your own in place of conf/head_ct/lexicon.yaml and terms.yaml."""
 
-    lexicon: str | None
-    terms: str | None
+    lexicon: UserPath | None
+    terms: UserPath | None
 
 
 class OperatingPointsSection(Section):
@@ -185,8 +185,8 @@ class TriageSection(Section):
     radiologists: Count
     load: Annotated[float, Field(gt=0, lt=1)]
     reading: Positive
-    reading_times: str | None
-    arrivals: str | None
+    reading_times: UserPath | None
+    arrivals: UserPath | None
     prevalence: Annotated[float, Field(gt=0, lt=1)] | None
     studies: Annotated[int, Field(ge=20, le=20000)]
     repetitions: Count

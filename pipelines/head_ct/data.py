@@ -110,7 +110,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
 
 def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFrame:
     """Mentions in reports (id, text), from the cache where these reports were labelled before by the same terms."""
-    lexicon, terms = (Path(f).expanduser() if f else None for f in (config.labels.lexicon, config.labels.terms))
+    lexicon, terms = (Path(f) if f else None for f in (config.labels.lexicon, config.labels.terms))
     from pipelines.head_ct import english, labeller, report_text, sentences
 
     mark = hashlib.sha256()
@@ -139,7 +139,7 @@ def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFram
 def phantom(config: HeadCtConfig) -> Source:
     """The synthetic archive, through the same code as `reports`."""
     assert config.data.name == "phantom"
-    root = ensure_phantom(Path(config.cache.dir).expanduser(), PhantomSettings(**config.data.phantom.model_dump()))
+    root = ensure_phantom(Path(config.cache.dir), PhantomSettings(**config.data.phantom.model_dump()))
     names = names_of(config)
     archive = open_archive(root / "dicom", config, names)
     tables = {
@@ -170,12 +170,12 @@ def reports(config: HeadCtConfig) -> Source:
     if data.reports is None:
         raise DataError("data=reports needs data.reports=<CSV of reports>.", "See data_cards/reports.md.")
     names = names_of(config)
-    file = Path(data.reports).expanduser()
+    file = Path(data.reports)
     tables = {"reports": read_csv(file, [data.id_column, data.text_column])}
     for name, needed in (("gold", ["critical"]), ("readers", ["reader", "critical"])):
         given = getattr(data, name)
         if given is not None:
-            tables[name] = read_csv(Path(given).expanduser(), [data.id_column, *needed])
+            tables[name] = read_csv(Path(given), [data.id_column, *needed])
     archive = studies_below(root, config, names)
     keys = (data.id_column, data.text_column, data.join)
     return _joined("reports", False, archive, tables, keys, config, names, file)

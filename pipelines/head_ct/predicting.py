@@ -52,7 +52,7 @@ def predict_studies(study: Study, job: Job) -> None:
     if not finished.networks() or not finished.operating_points.exists():
         raise RunError(f"run={finished.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
     points = read_json(finished.operating_points)
-    path = Path(config.input).expanduser()
+    path = Path(config.input)
     if not path.exists():
         raise DataError(f"input={path} does not exist.", "Give a folder of DICOM files, or one file.")
     names = names_of(config)
@@ -220,12 +220,12 @@ def label_table(study: Study, job: Job) -> None:
     config: Any = job.config
     if config.input is None:
         raise ConfigError("mode=label needs input=<CSV of reports>.", "Its column of reports is named report or text.")
-    reports = table_of_reports(Path(config.input).expanduser(), getattr(config.data, "text_column", "report"))
+    reports = table_of_reports(Path(config.input), getattr(config.data, "text_column", "report"))
     world, folder = start(study.title, job)
     if not world.main:
         return
     with stage(folder, "label", world):
-        lexicon, terms = (Path(f).expanduser() if f else None for f in (config.labels.lexicon, config.labels.terms))
+        lexicon, terms = (Path(f) if f else None for f in (config.labels.lexicon, config.labels.terms))
         mentions = label_reports(reports, lexicon, terms)
         counts = critical_counts(mentions, list(reports["id"]))
         empty = reports["text"].str.strip() == ""

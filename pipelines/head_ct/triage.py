@@ -40,7 +40,7 @@ def _times(file: str | None, key: str) -> list[float] | None:
         return None
     how = "Give a text file with one time in seconds per line."
     try:
-        words = Path(file).expanduser().read_text(encoding="utf-8").split()
+        words = Path(file).read_text(encoding="utf-8").split()
         values = [float(w) for w in words]
     except (OSError, ValueError) as failure:
         raise DataError(f"{key}={file} cannot be read: {failure}.", how) from None

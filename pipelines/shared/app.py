@@ -11,6 +11,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
-from pipelines.shared.errors import ConfigError, RunError, UserError, nearest
+from pipelines.shared.errors import ConfigError, RunError, UserError, disk_failure, nearest
 from pipelines.shared.job import (
     EXIT_INTERRUPTED,
     EXIT_MISTAKE,
@@ -71,6 +72,13 @@ def _answer(study: str, arguments: list[str]) -> int:
         print(f"The configuration cannot be composed: {first}", file=sys.stderr)
         print(f"python -m pipelines.{study} --help lists all keys with their values.", file=sys.stderr)
         return EXIT_MISTAKE
+    except Exception as failure:
+        refused = disk_failure(failure)
+        if refused is None:
+            raise
+        place = getattr(failure, "filename", None) or "A file"
+        _show(UserError(f"{place} cannot be used: {refused[0]}.", refused[1]))
+        return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("Interrupted. A run that had begun training goes on with mode=resume run=<its folder>.", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -104,6 +112,8 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
             "Start the sweep without it (hydra/launcher=joblib or submitit_slurm run its jobs side by side), or one "
             "job at a time under torchrun.",
         )
+    if sweep:  # Hydra makes the sweep's folder itself, before the configuration is checked
+        arguments = [re.sub("^run_dir=~(?=/|$)", f"run_dir={Path.home()}", a) for a in arguments]
     groups = _groups(study)
     parser = OverridesParser.create()
     chosen = {"data": "phantom"}
@@ -216,7 +226,7 @@ def _run_job(study: str, composed: DictConfig) -> None:
     parent = _sweep_parent()
     command = shlex.join(["python", "-m", f"pipelines.{study}", *overrides])
     if values["mode"] == "resume" and config.mode == "predict":  # it goes on in the folder that it began
-        job: Job | None = Job(config, Path(config.run_dir).expanduser(), command)
+        job: Job | None = Job(config, Path(config.run_dir), command)
     else:
         job = _place(config, parent, HydraConfig.get().job.num if parent else None, "run_dir" in keys, command)
     if job is None:
@@ -232,9 +242,9 @@ def _outside_dataset(config: Any) -> None:
     """Refuse to write run or cache into a dataset's folder."""
     if config.data.root is None:
         return
-    root = Path(config.data.root).expanduser().resolve()
+    root = Path(config.data.root).resolve()
     for key, value in (("run_dir", config.run_dir), ("cache.dir", config.cache.dir)):
-        if Path(value).expanduser().resolve().is_relative_to(root):
+        if Path(value).resolve().is_relative_to(root):
             raise ConfigError(
                 f"{key}={value} lies inside the dataset's folder {root}, where nothing is ever written.",
                 f"Give another: {key}=<folder elsewhere>.",
@@ -269,7 +279,7 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
                 f"'{key}' cannot be changed here: it belongs to the finished run {config.run}.",
                 f"mode={config.mode} takes: {', '.join(free)}.",
             )
-    values = read_run_config(Path(config.run).expanduser(), study)
+    values = read_run_config(Path(config.run), study)
     if config.mode == "resume" and values["mode"] not in ("train", "resume", "predict"):
         raise RunError(
             f"run={config.run} is the folder of mode={values['mode']}, not of a training run.",
@@ -294,7 +304,7 @@ def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Stud
     except ConfigError as mistake:
         raise RunError(
             f"The configuration of {config.run} does not fit this version: {mistake.problem}",
-            "Use the version that made the run (its environment.json names it).",
+            "Use the version that made the run (its environment.json names it), or copy the whole run folder again.",
         ) from None
 
 
@@ -307,21 +317,31 @@ def read_run_config(run: Path, study: str) -> dict[str, Any]:
     file = run / "config.yaml"
     if not file.is_file():
         found = "no such folder" if not run.is_dir() else "it holds no config.yaml"
-        raise RunError(f"run={run} is not a run folder: {found}.", "Give a folder that a training run left.")
+        remedy = "Give a folder that a training run left."
+        if (run / "run.log").is_file():
+            found += ", so it was cut off before it had begun"
+            remedy = f"Start it as before, with run_dir={run}."
+        raise RunError(f"run={run} is not a run folder: {found}.", remedy)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as failure:
-        raise RunError(f"{file} cannot be read: {failure}", "Copy the whole run folder again.") from None
-    if not isinstance(values, dict) or values.get("study") != study:
-        other = values.get("study") if isinstance(values, dict) else None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as failure:
+        reason = " ".join(str(failure).split())
+        raise RunError(f"{file} cannot be read: {reason}", "Copy the whole run folder again.") from None
+    if not isinstance(values, dict) or not values:
+        raise RunError(f"{file} holds no keys: it is damaged.", "Copy the whole run folder again.")
+    if values.get("study") != study:
+        other = values.get("study")
         raise RunError(f"run={run} is a run of '{other}', not of '{study}'.", f"Use python -m pipelines.{other}.")
+    missing = [key for key in ("mode", "data", "cache", "trainer", "statistics") if not values.get(key)]
+    if missing:
+        raise RunError(f"{file} has no {', '.join(missing)}: it is damaged.", "Copy the whole run folder again.")
     return values
 
 
 def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen: bool, command: str) -> Job | None:
     """Decide the run folder; None where a sweep's job is complete already."""
     if config.mode in ("resume", "report"):
-        return Job(config, Path(str(config.run)).expanduser(), command)
+        return Job(config, Path(str(config.run)), command)
     if config.mode == "verify" or launch().rank > 0:  # the main process decides for all
         return Job(config, Path(config.run_dir), command)
     if parent is not None:
@@ -329,19 +349,21 @@ def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen:
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
         folder = parent / f"{number}-{digest}"
         return _go_on(config, folder, command)
-    folder = Path(config.run_dir).expanduser()
+    folder = Path(config.run_dir)
     if requeued() and config.mode == "train":
         earlier = _earlier_run(folder if chosen else None, folder.parent, command)
         if earlier is not None:
             return _go_on(config, earlier, command)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    from pipelines.shared.run_folder import RunFolder
+
+    if RunFolder(folder).begun():
         if chosen:
             raise RunError(
                 f"run_dir={folder} exists and is not empty.",
                 "Choose another folder, or go on with that run: mode=resume run=<folder>.",
             )
         base, count = folder, 2
-        while folder.exists():  # two runs in the same second
+        while RunFolder(folder).begun():  # two runs in the same second
             folder, count = base.with_name(f"{base.name}-{count}"), count + 1
     return Job(config, folder, command)
 
@@ -358,7 +380,10 @@ def _earlier_run(chosen: Path | None, parent: Path, command: str) -> Path | None
     """The run folder that this SLURM job began before it was requeued, by the same command."""
     for file in [chosen / "environment.json"] if chosen else sorted(parent.glob("*/environment.json")):
         if file.exists():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:  # damaged: of another run, or this one begins anew beside it
+                continue
             if found.get("slurm_job") == slurm_job() and found.get("command") == command:
                 return file.parent
     return None

@@ -120,7 +120,7 @@ def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
     elif section.weights == "imagenet":
         state = _hub_weights(section.backbone)
     else:
-        state = _local_weights(Path(section.weights).expanduser())
+        state = _local_weights(Path(section.weights))
     _load_backbone(network.backbone, state, section)
     return network
 

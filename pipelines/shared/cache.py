@@ -119,7 +119,7 @@ def prepare_records(
     Raises:
         ConfigError: the arrays will not fit into `cache.max_gb`.
     """
-    folder = Path(cache.dir).expanduser() / "prepared" / _digest([settings, str(root.resolve()), cache.enabled])[:16]
+    folder = Path(cache.dir) / "prepared" / _digest([settings, str(root.resolve()), cache.enabled])[:16]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)  # the folder used longest ago is the first to go
     _hold(folder)
@@ -166,11 +166,11 @@ def _sound_index(folder: Path, key: str, check: bool) -> pd.DataFrame | None:
     try:
         index = _read_index(folder, key)
         if check and "crc32" in index:  # shards of earlier versions have none
-            stored = index[index["dtype"].notna()]
-            content = _mapped(folder / f"{key}.bin") if len(stored) else b""
-            for row in stored.itertuples():
-                begin, size = int(row.offset), int(np.prod(row.shape)) * np.dtype(row.dtype).itemsize
-                if zlib.crc32(content[begin : begin + size]) != row.crc32:
+            stored: list[dict[Any, Any]] = index[index["dtype"].notna()].to_dict("records")
+            content = _mapped(folder / f"{key}.bin") if stored else np.zeros(0, np.uint8)
+            for row in stored:
+                begin, size = int(row["offset"]), int(np.prod(row["shape"])) * np.dtype(row["dtype"]).itemsize
+                if zlib.crc32(content[begin : begin + size].data) != row["crc32"]:
                     return None
     except Exception:  # pyarrow, json and numpy raise many types for a damaged file
         return None

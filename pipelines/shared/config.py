@@ -7,6 +7,7 @@ not one that `+key=value` added. This module imports neither torch nor numpy: a 
 
 from __future__ import annotations
 
+from os.path import expanduser
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -23,6 +24,8 @@ from pydantic import (
 
 from pipelines.shared.errors import ConfigError, nearest
 
+# A path as a user gives it: `~` is their home. Expanded here, when the configuration is checked, and nowhere else.
+UserPath = Annotated[str, AfterValidator(expanduser)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -55,7 +58,7 @@ class DataSection(Section):
     """Keys that every source has. A study's sources add their own."""
 
     name: str
-    root: str | None
+    root: UserPath | None
     on_bad_file: Literal["error", "skip"]
     on_bad_row: Literal["error", "skip"] = "error"  # runs that were made before this key existed lack it
     conflicting_labels: Literal["drop", "keep", "error"]
@@ -76,7 +79,7 @@ class TableSection(DataSection):
     """`data=table`: a CSV or Parquet file of the user's own."""
 
     name: Literal["table"]
-    table: str | None
+    table: UserPath | None
     columns: TableColumns
     targets: dict[str, str]
     values: dict[str, dict[str, int | float | str]]
@@ -120,7 +123,7 @@ class CacheSection(Section):
     """Prepared arrays on disk. `cache=off` streams from the source files instead."""
 
     enabled: bool
-    dir: str
+    dir: UserPath
     max_gb: Annotated[float, Field(gt=0)]
 
 
@@ -132,7 +135,7 @@ class ModelSection(Section):
     """
 
     backbone: str
-    weights: str
+    weights: UserPath
     drop_rate: Annotated[float, Field(ge=0, lt=1)]
     networks: Count
 
@@ -211,9 +214,9 @@ class StudyConfig(Section):
 
     study: str
     mode: str
-    run: str | None
-    input: str | None
-    run_dir: str
+    run: UserPath | None
+    input: UserPath | None
+    run_dir: UserPath
     intended_use: str | None = None
     seed: Annotated[int, Field(ge=0)]
     split: SplitSection

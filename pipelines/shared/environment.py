@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 import pipelines
-from pipelines.shared.errors import RunError
+from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch, slurm_job
 from pipelines.shared.log import log, log_failure, start_log
@@ -39,18 +39,18 @@ def start(title: str, job: Job) -> tuple[World, RunFolder]:
 
     from pipelines.shared import distributed
 
-    if launch().rank == 0:
-        start_log(job.run_dir)
-        log.info(f"{title}\nrun folder: {job.run_dir}")
-    else:
-        start_log(None, quiet=True)
+    start_log(None, quiet=launch().rank > 0)
     world = distributed.start(job.config.trainer.device)
     folder = RunFolder(distributed.gather(job.run_dir, world)[0])
     if world.main:
-        _claim(folder)
-        if not folder.environment.exists():
+        claim(folder)
+        # The configuration comes first: a run that is cut off after it can be resumed, one before it started again.
+        if not folder.config.exists():
             folder.write_config(job.config.model_dump())
+        if not folder.environment.exists():
             write_json(folder.environment, _describe(job))
+        start_log(folder.path)
+        log.info(f"{title}\nrun folder: {folder.path}")
         device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
         if world.size > 1:
             device = f"{world.size} processes, {device}"
@@ -66,17 +66,28 @@ def start(title: str, job: Job) -> tuple[World, RunFolder]:
 _claims: list[FileLock] = []  # the lock of the folder that this process writes, held until the next job or the end
 
 
-def _claim(folder: RunFolder) -> None:
+def claim(folder: RunFolder) -> None:
+    """Make a run folder and be the only one to write there, until the next job of this process or its end.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+        RunError: another process writes there.
+    """
     while _claims:
         _claims.pop().release()
     lock = FileLock(folder.path / ".lock")
     try:
+        folder.path.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         raise RunError(
             f"run_dir={folder.path}: another run is writing there at this moment.",
-            "Wait until it has ended, or choose another run_dir. Processes that should work together are started by "
-            "torchrun or srun.",
+            "Wait until it has ended; a new run may take another run_dir. Processes that should work together are "
+            "started by torchrun or srun.",
+        ) from None
+    except OSError as failure:
+        raise ConfigError(
+            f"run_dir={folder.path} cannot be written: {failure.strerror}.", "Choose another place: run_dir=<folder>."
         ) from None
     _claims.append(lock)
     for leftover in folder.path.rglob("*.tmp"):  # of a process that was killed while it wrote

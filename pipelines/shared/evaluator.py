@@ -26,19 +26,24 @@ from pipelines.shared.study import Evidence, Results, Study
 SCHEMA = 1
 
 
-def evaluate(study: Study, folder: RunFolder) -> Path:
-    """Compute metrics.json, the figures, model card, checklist and report.html from the files of a run folder.
+def evaluate(study: Study, folder: RunFolder) -> tuple[Evidence, Results]:
+    """What the files of a run folder show, with the study's figures drawn.
+
+    Raises:
+        RunError: a file of the run is missing or damaged.
+    """
+    evidence = read_evidence(study, folder)
+    return evidence, study.evaluate(evidence)
+
+
+def write_results(study: Study, evidence: Evidence, results: Results) -> Path:
+    """Write metrics.json, model card, checklist and, as the run's last file, report.html.
 
     Returns:
         The path of the report.
-
-    Raises:
-        RunError: a file of the run is missing.
     """
-    evidence = read_evidence(study, folder)
-    folder.figures.mkdir(exist_ok=True)
-    results = study.evaluate(evidence)
-    environment = read_json(folder.environment)
+    folder = evidence.folder
+    environment = read_json(folder.environment, ["seconds", "packages", "command", "machine", "version", "commit"])
     write_json(folder.metrics, plain(metrics_file(study, evidence, results, environment)))
     facts = CardFacts(study, evidence, results, environment, load_card(evidence.flow["card"]))
     write_card(facts, folder.path)

@@ -6,9 +6,14 @@ import logging
 import sys
 from pathlib import Path
 
-from pipelines.shared.errors import ConfigError
-
 log = logging.getLogger("pipelines")
+
+
+class _RunLog(logging.FileHandler):
+    """A run.log that is silent on a full disk: the next file of the run that cannot be written says it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 def start_log(folder: Path | None, quiet: bool = False) -> None:
@@ -22,13 +27,7 @@ def start_log(folder: Path | None, quiet: bool = False) -> None:
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
     log.addHandler(screen)
     if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as failure:
-            raise ConfigError(
-                f"run_dir={folder} cannot be made: {failure.strerror}.", "Choose another run_dir."
-            ) from None
-        file = logging.FileHandler(folder / "run.log", encoding="utf-8")
+        file = _RunLog(folder / "run.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(file)
 

@@ -22,9 +22,9 @@ from pipelines.shared.assemble import (
     training_data,
 )
 from pipelines.shared.cards import load_card
-from pipelines.shared.environment import read_environment, stage, start
+from pipelines.shared.environment import claim, stage, start
 from pipelines.shared.errors import RunError, listed
-from pipelines.shared.evaluator import calls, evaluate
+from pipelines.shared.evaluator import calls, evaluate, write_results
 from pipelines.shared.files import shown_name
 from pipelines.shared.inputs import input_files, score_in_parts
 from pipelines.shared.job import Job
@@ -117,7 +117,7 @@ def predict_files(study: Study, job: Job) -> None:
     finished = RunFolder(Path(str(config.run)))
     study, networks = _finished_networks(study, finished)
     points = read_json(finished.operating_points)
-    inputs = input_files(Path(config.input).expanduser(), study.suffixes)
+    inputs = input_files(Path(config.input), study.suffixes)
     world, folder = start(study.title, job)
     with stage(folder, "predict", world):
         table = score_in_parts(
@@ -164,7 +164,7 @@ def export(study: Study, job: Job) -> None:
     from pipelines.shared.exporting import export_networks, needs_packages
 
     needs_packages()
-    finished = RunFolder(Path(str(job.config.run)).expanduser())
+    finished = RunFolder(Path(str(job.config.run)))
     study, networks = _finished_networks(study, finished)
     world, folder = start(study.title, job)
     with stage(folder, "export", world):
@@ -222,7 +222,9 @@ def verify(study: Study, job: Job) -> None:
 def report(study: Study, job: Job) -> None:
     """Compute metrics, figures and report again from the run's own files."""
     start_log(None)
-    print(evaluate(study, RunFolder(job.run_dir)))
+    folder = RunFolder(job.run_dir)
+    claim(folder)  # a run that goes on there writes the same files
+    print(write_results(study, *evaluate(study, folder)))
 
 
 def _write_data(folder: RunFolder, data: Data) -> None:
@@ -262,13 +264,6 @@ def _finished_networks(study: Study, folder: RunFolder) -> tuple[Study, list[Pat
 
 def _finish(study: Study, folder: RunFolder, world: World) -> None:
     with stage(folder, "evaluate", world):
-        evaluate(study, folder)
-    metrics = read_json(folder.metrics)
-    write_json(folder.metrics, metrics | {"seconds": read_environment(folder)["seconds"]})
-    headline = metrics["metrics"][metrics["headline"]]
-    if headline["value"] is None:
-        log.info(f"{metrics['headline']} is undefined: {headline['reason']}")
-    else:
-        interval = "" if headline["low"] is None else f" ({headline['low']:.3f} to {headline['high']:.3f})"
-        log.info(f"{metrics['headline']}  {headline['value']:.3f}{interval}")
-    print(folder.report, flush=True)
+        evidence, results = evaluate(study, folder)
+    log.info(f"{results.headline}  {results.metrics[results.headline]}")
+    print(write_results(study, evidence, results), flush=True)

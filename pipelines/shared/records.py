@@ -103,7 +103,7 @@ def dataset_folder(root: str | None, card_name: str) -> Path:
     how = f"{card.title}: {card.access} Expected there: {'; '.join(card.layout)}."
     if root is None:
         raise DataError(f"data={card_name} needs data.root=<folder>.", how)
-    folder = Path(root).expanduser()
+    folder = Path(root)
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"data.root={root} {found}.", how)
@@ -304,8 +304,8 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
     """
     if config.table is None:
         raise DataError("data=table needs data.table=<CSV or Parquet file>.", "See data_cards/table.md.")
-    file = Path(config.table).expanduser()
-    root = Path(config.root).expanduser() if config.root else file.parent
+    file = Path(config.table)
+    root = Path(config.root) if config.root else file.parent
     if not root.is_dir():
         raise DataError(
             f"data.root={config.root} does not exist.", "Give the folder that the table's paths start from."

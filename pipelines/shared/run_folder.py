@@ -213,6 +213,11 @@ class RunFolder:
     path: Path
 
     @property
+    def config(self) -> Path:
+        """config.yaml: the resolved configuration; written first, so it marks a run that has begun."""
+        return self.path / "config.yaml"
+
+    @property
     def records(self) -> Path:
         """records.parquet: the record table with its split."""
         return self.path / "records.parquet"
@@ -287,7 +292,7 @@ class RunFolder:
 
     def write_config(self, values: dict[str, Any]) -> None:
         """config.yaml, the resolved configuration."""
-        write_text(self.path / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        write_text(self.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def begun(self) -> bool:
         """Whether anything lies here that a run could lose: a log and a lock alone are of one cut off at its start."""

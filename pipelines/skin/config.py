@@ -17,6 +17,7 @@ from pipelines.shared.config import (
     Section,
     StudyConfig,
     TableSection,
+    UserPath,
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -27,7 +28,7 @@ class SkinData(DataSection):
     partitioning algorithm's, chosen with the tree and its counts.
     """
 
-    taxonomy: str
+    taxonomy: UserPath
     max_class_size: Count
 
 

@@ -26,7 +26,7 @@ def read_tree(name: str) -> Taxonomy:
         DataError: no such tree, or all that is wrong with it: a cycle, a name that occurs twice, an empty node, a leaf
             too near to the root.
     """
-    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else _folder() / f"{name}.yaml"
+    file = Path(name) if name.endswith((".yaml", ".yml")) else _folder() / f"{name}.yaml"
     if not file.is_file():
         known = sorted(f.stem for f in _folder().glob("*.yaml"))
         remedy = nearest(name, known) + " Or give a .yaml file of your own."
