@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pipelines.compare.readings import Reading, read_metric
 from pipelines.compare.runs import Run
 from pipelines.shared.errors import StatisticsError
+from pipelines.shared.run_folder import read_table
 from pipelines.shared.stats.bootstrap import bootstrap_values
 from pipelines.shared.stats.estimate import Estimate
 
@@ -156,7 +156,7 @@ def _size(run: Run, key: str) -> float:
         return float(run.training_groups)
     if run.keys[key] is not None:
         return float(run.keys[key])
-    readings = pd.read_parquet(run.folder.readers)
+    readings = read_table(run.folder.readers, ["id"])
     train = run.records.loc[run.records["split"] == "train", "id"]
     return float(readings["id"].isin(train).sum() / len(train))
 

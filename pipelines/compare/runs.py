@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from pipelines.shared.errors import RunError, listed
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run_folder import RunFolder, read_json, read_table, read_yaml
 from pipelines.shared.stats.estimate import Estimate
 
 SCHEMA = 1
@@ -144,9 +142,9 @@ def _problems(path: Path) -> list[str]:
     problems = []
     for name in ("metrics.json", "flow.json"):
         try:
-            content = json.loads((path / name).read_text(encoding="utf-8"))
-        except ValueError as failure:
-            problems.append(f"{name} cannot be read: {failure}")
+            content = read_json(path / name, ["source"])
+        except RunError as failure:
+            problems.append(failure.problem)
             continue
         if name == "metrics.json" and content.get("schema") != SCHEMA:
             problems.append(
@@ -160,16 +158,11 @@ def _problems(path: Path) -> list[str]:
 
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
-    try:
-        records, test = pd.read_parquet(folder.records), pd.read_parquet(folder.predictions("test"))
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as failure:
-        reason = (str(failure) or type(failure).__name__).splitlines()[0]
-        raise RunError(f"{path} holds a damaged file: {reason}.", "Copy the whole run folder again.") from None
-    metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-    flow = json.loads(folder.flow.read_text(encoding="utf-8"))
+    records = read_table(folder.records, ["id", "group", "split"])
+    test = read_table(folder.predictions("test"), ["id", "group"])
+    config, metrics, flow = read_yaml(folder.config), read_json(folder.metrics), read_json(folder.flow)
     order = [c for c in ("id", "record", "step") if c in test]
-    networks = [json.loads((p / "model.json").read_text(encoding="utf-8")) for p in folder.networks()]
+    networks = [read_json(p / "model.json") for p in folder.networks()]
     classes = [n.get("classes") for n in networks or flow.get("networks", [])]
     return Run(
         folder=folder,

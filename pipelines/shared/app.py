@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, disk_failure, nearest
 from pipelines.shared.job import (
@@ -322,13 +320,9 @@ def read_run_config(run: Path, study: str) -> dict[str, Any]:
             found += ", so it was cut off before it had begun"
             remedy = f"Start it as before, with run_dir={run}."
         raise RunError(f"run={run} is not a run folder: {found}.", remedy)
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as failure:
-        reason = " ".join(str(failure).split())
-        raise RunError(f"{file} cannot be read: {reason}", "Copy the whole run folder again.") from None
-    if not isinstance(values, dict) or not values:
-        raise RunError(f"{file} holds no keys: it is damaged.", "Copy the whole run folder again.")
+    from pipelines.shared.run_folder import read_yaml
+
+    values = read_yaml(file)
     if values.get("study") != study:
         other = values.get("study")
         raise RunError(f"run={run} is a run of '{other}', not of '{study}'.", f"Use python -m pipelines.{other}.")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from pipelines.shared import figures
 from pipelines.shared.cards import load_card
@@ -19,11 +18,15 @@ from pipelines.shared.job import config_model
 from pipelines.shared.model_card import CardFacts, write_card
 from pipelines.shared.records import SPLITS
 from pipelines.shared.report import Code, Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
-from pipelines.shared.run_folder import RunFolder, plain, read_json, write_json
+from pipelines.shared.run_folder import AGAIN, RunFolder, plain, read_json, read_table, read_yaml, write_json
 from pipelines.shared.stats.operating_points import is_positive
 from pipelines.shared.study import Evidence, Results, Study
 
 SCHEMA = 1
+# What is looked for when a run's files are read, so that a damaged one is named at once.
+FLOW = ["source", "card", "synthetic", "group_key", "fingerprint", "steps", "lists", "gate", "notes", "warnings"]
+HISTORY = ["network", "epoch", "train_loss", "best"]
+MODEL = ["study", "name", "architecture", "classes", "preprocessing"]
 
 
 def evaluate(study: Study, folder: RunFolder) -> tuple[Evidence, Results]:
@@ -57,23 +60,43 @@ def read_evidence(study: Study, folder: RunFolder) -> Evidence:
     Raises:
         RunError: one of them is missing.
     """
-    values = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
-    predictions = {s: pd.read_parquet(folder.predictions(s)) for s in SPLITS if folder.predictions(s).exists()}
+    records = read_table(folder.records, ["id", "group", "split", "path", "fingerprint"])
+    predictions = {s: _predictions(folder, s, records) for s in SPLITS if folder.predictions(s).exists()}
     if "test" not in predictions:
         raise RunError(f"{folder.path} has no predictions/test.parquet.", "Finish the run first: mode=resume.")
-    flow = read_json(folder.flow)
+    flow = read_json(folder.flow, FLOW)
+    points = read_json(folder.operating_points)
+    if not isinstance(points, list):
+        raise RunError(f"{folder.operating_points} holds no list of operating points: it is damaged.", AGAIN)
     return Evidence(
         folder=folder,
-        config=check(config_model(study.name), values),
-        records=folder.read_table(folder.records),
+        config=check(config_model(study.name), read_yaml(folder.config)),
+        records=records,
         predictions=predictions,
-        readers=pd.read_parquet(folder.readers) if folder.readers.exists() else None,
+        readers=read_table(folder.readers, ["id"]) if folder.readers.exists() else None,
         flow=flow,
-        history=pd.read_csv(folder.history) if folder.history.exists() else None,
+        history=read_table(folder.history, HISTORY) if folder.history.exists() else None,
         # An external validation holds no networks, but what is known of those that it applied.
-        networks=[read_json(n / "model.json") for n in folder.networks()] or flow.get("networks", []),
-        operating_points=read_json(folder.operating_points),
+        networks=[read_json(n / "model.json", MODEL) for n in folder.networks()] or flow.get("networks", []),
+        operating_points=points,
     )
+
+
+def _predictions(folder: RunFolder, split: str, records: pd.DataFrame) -> pd.DataFrame:
+    """A prediction table, checked to be about the records of its split: all of them, or some of those that a
+    cross-validated study tests (which folds, the configuration says)."""
+    file = folder.predictions(split)
+    table = read_table(file, ["id", "group"])
+    expected = set(records["id"] if "fold" in records else records.loc[records["split"] == split, "id"])
+    predicted = set(table["id"])
+    complete = predicted if "fold" in records else expected
+    if not predicted or predicted - expected or complete - predicted:
+        raise RunError(
+            f"{file} is about {len(predicted):,} records, of which {len(predicted & expected):,} are among the "
+            f"{len(expected):,} of {folder.records.name}: one of the two tables is damaged.",
+            AGAIN,
+        )
+    return table
 
 
 def bootstrap_settings(config: Any) -> dict[str, Any]:

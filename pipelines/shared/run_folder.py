@@ -108,6 +108,23 @@ def read_json(file: Path, keys: Sequence[str] = ()) -> Any:
     return content
 
 
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file of a run that holds keys.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+
+    def read() -> dict[str, Any]:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no keys")
+        return content
+
+    content: dict[str, Any] = _read(file, read)
+    return content
+
+
 def read_table(file: Path, columns: Sequence[str] = (), **options: Any) -> pd.DataFrame:
     """A Parquet or CSV file of a run; `options` go to pandas.
 

@@ -230,7 +230,7 @@ def test_a_run_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     done = command(f"run_dir={tmp_path / 'file' / 'run'}")
     assert done.returncode == 2
-    assert "cannot be made" in done.stderr
+    assert "cannot be written: Not a directory" in done.stderr
 
 
 def test_shared_defaults():
