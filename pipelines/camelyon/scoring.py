@@ -91,7 +91,9 @@ def slide_predictions(records: pd.DataFrame, folder: RunFolder, forest: Forest) 
         folder: the run, with the features of these slides.
         forest: of this run, or of the finished one that is applied.
     """
-    features = folder.read_table(folder.path / "slide_features.parquet").set_index("id").loc[records["id"]].reset_index()
+    features = (
+        folder.read_table(folder.path / "slide_features.parquet").set_index("id").loc[records["id"]].reset_index()
+    )
     table = records[["id", "group", TASK]].reset_index(drop=True)
     return table.assign(p_tumor=forest.probabilities(features), p_maximum=baseline(features))
 

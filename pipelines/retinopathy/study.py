@@ -8,9 +8,13 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.retinopathy import data, evaluation, explain, metrics, model
+from pipelines.retinopathy import data, evaluation, metrics
 from pipelines.shared.images import SUFFIXES
-from pipelines.shared.study import Study
+from pipelines.shared.study import Deferred, Study
+
+# These import torch, which reports and checks of data do without.
+explain = Deferred("pipelines.retinopathy.explain")
+model = Deferred("pipelines.retinopathy.model")
 
 STUDY = Study(
     name="retinopathy",

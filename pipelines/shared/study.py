@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # torch is imported by the modes that need it
     from pipelines.shared.trainer import Loss
 
 
-
 class Deferred:
     """A module that imports torch, such as a study's model: it is imported when one of its functions is first called.
 
