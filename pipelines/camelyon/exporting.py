@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pipelines.shared.study import Study
 
 CHECKED = 512  # patches
+BEYOND = (
+    "A slide's score is a forest's over features of its heatmap, and lesions are found in that heatmap; heatmap, "
+    "detections and forest are not exported, mode=predict makes them."
+)
 
 
 def export_data(study: Study, config: Any, finished: RunFolder) -> PreparedDataset:

@@ -9,19 +9,13 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.camelyon import data, evaluation, froc_mode, metrics
+from pipelines.camelyon import data, evaluation, exporting, froc_mode, metrics, predicting
 from pipelines.shared.study import Deferred, Study
 
 # These import torch, which reports and checks of data do without.
-exporting = Deferred("pipelines.camelyon.exporting")
 external = Deferred("pipelines.camelyon.external")
 model = Deferred("pipelines.camelyon.model")
-predicting = Deferred("pipelines.camelyon.predicting")
 training = Deferred("pipelines.camelyon.training")
-BEYOND = (
-    "A slide's score is a forest's over features of its heatmap, and lesions are found in that heatmap; heatmap, "
-    "detections and forest are not exported, mode=predict makes them."
-)
 
 STUDY = Study(
     name="camelyon",
@@ -55,6 +49,6 @@ STUDY = Study(
     evaluate=evaluation.evaluate,
     external=external.external_predictions,
     export_data=exporting.export_data,
-    beyond_export=BEYOND,
+    beyond_export=exporting.BEYOND,
     modes={"predict": predicting.predict_slides, "froc": froc_mode.score_submission},
 )

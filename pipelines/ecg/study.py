@@ -8,14 +8,12 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.ecg import data, evaluation, labels, metrics, readers
+from pipelines.ecg import data, evaluation, labels, metrics, predicting, readers, strips
 from pipelines.ecg.config import CLASSES
 from pipelines.shared.study import Deferred, Study
 
 # These import torch, which reports and checks of data do without.
 model = Deferred("pipelines.ecg.model")
-predicting = Deferred("pipelines.ecg.predicting")
-strips = Deferred("pipelines.ecg.strips")
 training = Deferred("pipelines.ecg.training")
 
 STUDY = Study(

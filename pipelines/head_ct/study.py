@@ -8,13 +8,12 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from pipelines.head_ct import data, evaluation, metrics
+from pipelines.head_ct import data, evaluation, metrics, predicting
 from pipelines.shared.study import Deferred, Study
 
 # These import torch, which reports and checks of data do without.
 aftermath = Deferred("pipelines.head_ct.aftermath")
 model = Deferred("pipelines.head_ct.model")
-predicting = Deferred("pipelines.head_ct.predicting")
 
 STUDY = Study(
     name="head_ct",
