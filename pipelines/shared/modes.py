@@ -65,9 +65,7 @@ def train(study: Study, job: Job) -> None:
     config = job.config
     world, folder = start(study.title, job)
     with stage(folder, "data", world), main_first(world):
-        data = training_data(study, config)
-        study = study.for_training(study, config, data.records) if study.for_training else study
-        check_labels(study, data)
+        study, data = _learnable(study, config)
         if world.main:
             _same_as_before(folder, data)
             _write_data(folder, data)
@@ -193,8 +191,7 @@ def verify(study: Study, job: Job) -> None:
     wanted: Config = job.config
     config = wanted.model_copy(update={"data": wanted.data.model_copy(update={"on_bad_file": "skip"})})
     try:
-        data = training_data(study, config, flow)
-        check_labels(study, data)
+        _, data = _learnable(study, config, flow)
     finally:
         bad = flow.lists.get(UNREADABLE, []) + flow.lists.get(UNREADABLE_PARTS, [])
         for label, lines in flow.lists.items():
@@ -225,6 +222,14 @@ def report(study: Study, job: Job) -> None:
     folder = RunFolder(job.run_dir)
     claim(folder)  # a run that goes on there writes the same files
     print(write_results(study, *evaluate(study, folder)))
+
+
+def _learnable(study: Study, config: Config, flow: Flow | None = None) -> tuple[Study, Data]:
+    """What `train` learns from and `verify` checks, so that both refuse the same."""
+    data = training_data(study, config, flow)
+    study = study.for_training(study, config, data.records) if study.for_training else study
+    check_labels(study, data)
+    return study, data
 
 
 def _write_data(folder: RunFolder, data: Data) -> None:

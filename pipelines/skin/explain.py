@@ -20,8 +20,7 @@ from pipelines.shared.study import Data
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.data import centre_square
 from pipelines.skin.metrics import answered
-from pipelines.skin.model import DEPTHS
-from pipelines.skin.training_classes import find_classes
+from pipelines.skin.training_classes import DEPTHS, find_classes
 
 
 def explain(config: SkinConfig, data: Data, network: nn.Module, folder: RunFolder, world: World) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,17 +14,11 @@ from torch import nn
 from pipelines.shared.augment import image_augment
 from pipelines.shared.backbones import Architecture, ImageNetwork, build_image_network
 from pipelines.shared.dataset import Augment
-from pipelines.shared.errors import DataError
 from pipelines.shared.losses import weighted_cross_entropy
 from pipelines.shared.stats.confusion import accuracy, balanced_accuracy, confusion_matrix
-from pipelines.shared.study import Study
 from pipelines.shared.trainer import Loss
-from pipelines.skin import metrics
 from pipelines.skin.config import SkinConfig
-from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY
-from pipelines.skin.training_classes import class_numbers, find_classes
-
-DEPTHS = {"nine_way": NINE_WAY, "three_way": THREE_WAY}
+from pipelines.skin.training_classes import class_numbers
 
 
 class FlippedNetwork(ImageNetwork):
@@ -35,39 +28,6 @@ class FlippedNetwork(ImageNetwork):
         """Logarithms of the averaged probabilities, (batch, classes): their softmax is the average."""
         flips = [pictures, pictures.flip(1), pictures.flip(2), pictures.flip(1, 2)]
         return torch.stack([super(FlippedNetwork, self).forward(f).softmax(dim=1) for f in flips]).mean(dim=0).log()
-
-
-def for_training(study: Study, config: SkinConfig, records: pd.DataFrame) -> Study:
-    """The study with the training classes that the partitioning algorithm finds in the training records.
-
-    Raises:
-        DataError: all training images fall into one class.
-    """
-    train = records[records["split"] == "train"]
-    classes = find_classes(train["lineage"], config.data.max_class_size, DEPTHS.get(config.partition.level))
-    if len(classes) < 2:
-        raise DataError(
-            f"All {len(train)} training images fall into {len(classes)} class (data.max_class_size="
-            f"{config.data.max_class_size}, partition.level={config.partition.level}).",
-            "Lower data.max_class_size, or take data with more than one diagnosis.",
-        )
-    counts = np.bincount(class_numbers(train["lineage"], classes).astype(int), minlength=len(classes))
-    return replace(
-        for_classes(study, classes),
-        loss=partial(loss, counts=counts),
-        architecture=partial(architecture, test_time_flips=config.model.test_time_flips),
-    )
-
-
-def for_classes(study: Study, classes: list[str]) -> Study:
-    """The study with the classes of a finished network, each a path of nodes joined by "/"."""
-    return replace(
-        study,
-        classes=classes,
-        targets=partial(targets, classes=classes),
-        build=partial(build, classes=classes),
-        predict_columns=partial(metrics.predict_columns, classes=classes),
-    )
 
 
 def build(config: SkinConfig, classes: Sequence[str] = ()) -> nn.Module:

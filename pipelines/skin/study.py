@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pipelines.shared.images import SUFFIXES
 from pipelines.shared.study import Deferred, Study
-from pipelines.skin import data, evaluation, metrics
+from pipelines.skin import data, evaluation, metrics, training_classes
 
 # These import torch, which reports and checks of data do without.
 explain = Deferred("pipelines.skin.explain")
@@ -27,8 +27,8 @@ STUDY = Study(
     stratify="stratum",
     # The partitioning algorithm finds the training classes; one backbone, softmax cross-entropy over them.
     classes=[],
-    for_training=model.for_training,
-    for_classes=model.for_classes,
+    for_training=training_classes.for_training,
+    for_classes=training_classes.for_classes,
     targets=model.targets,
     augment=model.augment,
     build=model.build,

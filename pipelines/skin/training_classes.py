@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import pandas as pd
 
-from pipelines.skin.taxonomy import Taxonomy, level, partition
+from pipelines.shared.errors import DataError
+from pipelines.shared.study import Deferred, Study
+from pipelines.skin import metrics
+from pipelines.skin.config import SkinConfig
+from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, Taxonomy, level, partition
 from pipelines.skin.trees import ROOT
+
+DEPTHS = {"nine_way": NINE_WAY, "three_way": THREE_WAY}
+model = Deferred("pipelines.skin.model")  # it imports torch, and a check of the data does without
 
 
 def tree_of(lineages: Iterable[str]) -> Taxonomy:
@@ -44,3 +54,36 @@ def class_numbers(lineages: Iterable[str], classes: Sequence[str]) -> np.ndarray
         above = ("/".join(path[:k]) for k in range(len(path), 0, -1))
         found.append(next((float(number[name]) for name in above if name in number), np.nan))
     return np.array(found, np.float32)
+
+
+def for_training(study: Study, config: SkinConfig, records: pd.DataFrame) -> Study:
+    """The study with the training classes that the partitioning algorithm finds in the training records.
+
+    Raises:
+        DataError: all training images fall into one class.
+    """
+    train = records[records["split"] == "train"]
+    classes = find_classes(train["lineage"], config.data.max_class_size, DEPTHS.get(config.partition.level))
+    if len(classes) < 2:
+        raise DataError(
+            f"All {len(train)} training images fall into {len(classes)} class (data.max_class_size="
+            f"{config.data.max_class_size}, partition.level={config.partition.level}).",
+            "Lower data.max_class_size, or take data with more than one diagnosis.",
+        )
+    counts = np.bincount(class_numbers(train["lineage"], classes).astype(int), minlength=len(classes))
+    return replace(
+        for_classes(study, classes),
+        loss=partial(model.loss, counts=counts),
+        architecture=partial(model.architecture, test_time_flips=config.model.test_time_flips),
+    )
+
+
+def for_classes(study: Study, classes: list[str]) -> Study:
+    """The study with the classes of a finished network, each a path of nodes joined by "/"."""
+    return replace(
+        study,
+        classes=classes,
+        targets=partial(model.targets, classes=classes),
+        build=partial(model.build, classes=classes),
+        predict_columns=partial(metrics.predict_columns, classes=classes),
+    )
