@@ -320,7 +320,7 @@ def read_run_config(run: Path, study: str) -> dict[str, Any]:
             found += ", so it was cut off before it had begun"
             remedy = f"Start it as before, with run_dir={run}."
         raise RunError(f"run={run} is not a run folder: {found}.", remedy)
-    from pipelines.shared.run_folder import read_yaml
+    from pipelines.shared.run_folder import AGAIN, read_yaml
 
     values = read_yaml(file)
     if values.get("study") != study:
@@ -328,7 +328,7 @@ def read_run_config(run: Path, study: str) -> dict[str, Any]:
         raise RunError(f"run={run} is a run of '{other}', not of '{study}'.", f"Use python -m pipelines.{other}.")
     missing = [key for key in ("mode", "data", "cache", "trainer", "statistics") if not values.get(key)]
     if missing:
-        raise RunError(f"{file} has no {', '.join(missing)}: it is damaged.", "Copy the whole run folder again.")
+        raise RunError(f"{file} has no {', '.join(missing)}: it is damaged or of another version.", AGAIN)
     return values
 
 

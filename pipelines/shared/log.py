@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger("pipelines")
@@ -14,6 +15,10 @@ class _RunLog(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 def start_log(folder: Path | None, quiet: bool = False) -> None:

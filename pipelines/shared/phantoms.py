@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.shared.errors import UserError, disk_failure
+
 ABANDONED = 3600  # seconds without a new file after which a half-made folder is taken for that of a killed run
 
 
@@ -23,6 +25,9 @@ def ensure_folder(
 
     `make` fills an empty folder, which then is renamed: a phantom is complete or absent. When two processes make the
     same one at once, the first to finish wins; both must be the same. What a killed run left half made is removed.
+
+    Raises:
+        UserError: the disk is full, read-only, …
     """
     _remove_abandoned(cache_dir, study)
     key = json.dumps([version, settings], sort_keys=True)
@@ -30,14 +35,20 @@ def ensure_folder(
     if folder.exists():
         return folder
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(parents=True)
         make(aside)
+        os.sync()  # all files at once: they are thousands
         try:
             aside.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
+    except Exception as failure:
+        reason = disk_failure(failure)
+        if reason is None:
+            raise
+        raise UserError(f"The phantom cannot be written to {folder}: {reason[0]}.", reason[1]) from failure
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
@@ -64,7 +75,7 @@ def write_notice(folder: Path, what: str, maker: str, settings: dict[str, Any]) 
 
 def _remove_abandoned(cache_dir: Path, study: str) -> None:
     for folder in cache_dir.glob(f".phantom-{study}-*"):
-        with suppress(FileNotFoundError):  # another process has just finished or removed it
+        with suppress(OSError):  # another process has just finished or removed it
             last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
             if time.time() - last > ABANDONED:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -212,7 +212,9 @@ def test_run_folders_that_are_broken_old_or_of_another_mode(tmp_path):
     file.write_text("a: [1")
     assert "cannot be read" in command("mode=report", f"run={tmp_path}").stderr
     values = compose("retinopathy").model_dump()
-    old = {k: v for k, v in values.items() if k != "trainer"}
+    file.write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "trainer"}))
+    assert "has no trainer: it is damaged" in command("mode=report", f"run={tmp_path}").stderr
+    old = values | {"trainer": {k: v for k, v in values["trainer"].items() if k != "epochs"}}
     file.write_text(yaml.safe_dump(old))
     done = command("mode=report", f"run={tmp_path}")
     assert done.returncode == 2
