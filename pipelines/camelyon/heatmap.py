@@ -20,7 +20,7 @@ from pipelines.camelyon.config import HeatmapSection
 from pipelines.camelyon.model import PatchNetwork
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
-from pipelines.shared.errors import ConfigError
+from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.files import output_name
 from pipelines.shared.run_folder import write_atomically
 
@@ -185,12 +185,22 @@ def write_heatmap(file: Path, heatmap: Heatmap) -> None:
 
 
 def read_heatmap(file: Path) -> Heatmap:
-    """A heatmap that `write_heatmap` wrote."""
+    """A heatmap that `write_heatmap` wrote.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
     from tifffile import TiffFile
 
-    with TiffFile(file) as tiff:
-        facts = json.loads(tiff.pages[0].description)  # type: ignore[union-attr]
-        return Heatmap(tiff.asarray(), float(facts["stride"]), float(facts["mpp"]))
+    try:
+        with TiffFile(file) as tiff:
+            facts = json.loads(tiff.pages[0].description)  # type: ignore[union-attr]
+            return Heatmap(tiff.asarray(), float(facts["stride"]), float(facts["mpp"]))
+    except Exception as failure:  # a damaged file makes tifffile raise almost anything
+        reason = (str(failure) or type(failure).__name__).splitlines()[0].rstrip(".")
+        raise RunError(
+            f"{file} cannot be read: {reason}.", "Remove it and go on with mode=resume run=<folder>: it is made again."
+        ) from failure
 
 
 def overlay(picture: np.ndarray, heatmap: Heatmap, size: tuple[int, int]) -> np.ndarray:

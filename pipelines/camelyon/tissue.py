@@ -16,7 +16,7 @@ from pipelines.camelyon.config import TissueSection
 from pipelines.camelyon.slides import Slide
 from pipelines.shared.errors import BadFile, UnusableRecord
 from pipelines.shared.files import output_name
-from pipelines.shared.run_folder import write_atomically
+from pipelines.shared.run_folder import read_picture, write_atomically
 
 NONE = "no tissue found"
 PICTURE = 640  # longest side of a mask's picture
@@ -129,9 +129,9 @@ def read_tissue(folder: Path, name: str, slide: Slide, settings: TissueSection) 
 
     Raises:
         BadFile: it is of another size than the slide.
+        RunError: it is missing or damaged.
     """
-    with Image.open(mask_file(folder, name)) as file:
-        mask = np.asarray(file) > 127
+    mask = read_picture(mask_file(folder, name))[..., 0] > 127
     width, height = slide.at(settings.mpp)
     if mask.shape != (height, width):
         raise BadFile(

@@ -63,6 +63,11 @@ def write_csv(file: Path, table: pd.DataFrame) -> None:
     write_atomically(file, lambda aside: table.to_csv(aside, index=False))
 
 
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """A Parquet file with a checksum of every page, whole or not at all."""
+    write_atomically(file, lambda aside: table.to_parquet(aside, index=False, write_page_checksum=True))
+
+
 def write_png(file: Path, pixels: np.ndarray, **settings: Any) -> None:
     """A PNG file of uint8 (height, width) or (height, width, 3), whole or not at all."""
     write_atomically(file, lambda aside: Image.fromarray(pixels).save(aside, format="PNG", **settings))
@@ -72,8 +77,8 @@ def write_array(file: Path, array: np.ndarray) -> None:
     """A .npy file, whole or not at all."""
 
     def write(aside: Path) -> None:
-        with aside.open("wb") as out:  # given a name, numpy would append .npy to it
-            np.save(out, array)
+        with aside.open("wb") as stream:  # given a name, numpy would append .npy to it
+            np.save(stream, array)
 
     write_atomically(file, write)
 
@@ -82,8 +87,8 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """A .npz file of named arrays, compressed, whole or not at all."""
 
     def write(aside: Path) -> None:
-        with aside.open("wb") as out:
-            np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+        with aside.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     write_atomically(file, write)
 
@@ -296,8 +301,8 @@ class RunFolder:
         return self.path / "checkpoint" / f"{name}.pt"
 
     def write_table(self, file: Path, table: pd.DataFrame) -> None:
-        """A Parquet file of the run, with a checksum of every page."""
-        write_atomically(file, lambda aside: table.to_parquet(aside, index=False, write_page_checksum=True))
+        """A Parquet file of the run."""
+        write_table(file, table)
 
     def read_table(self, file: Path) -> pd.DataFrame:
         """A Parquet file of the run.

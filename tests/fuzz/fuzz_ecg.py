@@ -21,8 +21,8 @@ from pipelines.ecg.labels import NOTES, RATE, Episode, unpack
 from pipelines.ecg.predicting import _strips, _summary, episode_table, label_recording, named, whole_records
 from pipelines.ecg.wfdb_files import write_record
 from pipelines.shared.cli.inputs import input_files
-from pipelines.shared.errors import BadFile, DataError
 from pipelines.shared.data.records import check_records
+from pipelines.shared.errors import BadFile, DataError
 
 SUFFIXES = (".hea", ".ecg", ".csv", ".npy")
 
@@ -177,7 +177,7 @@ def read_files(folder: Path) -> None:
             _summary(recording, labels, p)
             strips = _strips(recording, labels, p)
         except BadFile as reason:
-            assert "\n" not in str(reason)
+            assert "\n" not in str(reason)  # noqa: PT017
             continue
         assert len(labels) == recording.steps
         assert strips

@@ -55,7 +55,7 @@ def read_ct(folder: Path) -> None:
         try:
             volume, facts = volumes.onto_grid(stack, folder, GRID)
         except BadFile as reason:
-            assert "\n" not in str(reason)
+            assert "\n" not in str(reason)  # noqa: PT017
             continue
         assert volume.dtype == np.int16
         assert volume.shape == (GRID.slices, GRID.size, GRID.size)

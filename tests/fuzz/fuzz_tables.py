@@ -187,7 +187,7 @@ def read_source(folder: Path) -> None:
             source = adapter(config.model_copy(update={"data": data, "cache": cache}))
             break
         except DataError as failure:
-            assert len(failure.problem) < 20_000, f"a message of {len(failure.problem)} characters"
+            assert len(failure.problem) < 20_000, f"a message of {len(failure.problem)} characters"  # noqa: PT017
             if rows == "skip":
                 raise
     check_records(source.records)
