@@ -41,15 +41,15 @@ def test_damaged_files_are_named_by_a_report(smoke_run, tmp_path, monkeypatch):
     folder = _copy(whole, tmp_path / "run")
     study = importlib.import_module(f"pipelines.{study}.study").STUDY
     read: dict[tuple[Path, str], Path] = {}
-    original = run_folder._read
+    original = run_folder.read_file
 
     def noting(file: Path, how: Any) -> Any:
         read.setdefault((file.parent, file.stem if file.suffix != ".png" else ".png"), file)
         return original(file, how)
 
-    monkeypatch.setattr(run_folder, "_read", noting)
+    monkeypatch.setattr(run_folder, "read_file", noting)
     write_results(study, *evaluate(study, folder))
-    monkeypatch.setattr(run_folder, "_read", original)
+    monkeypatch.setattr(run_folder, "read_file", original)
     names = {f.name for f in read.values()}
     assert {"config.yaml", "records.parquet", "test.parquet", "flow.json", "environment.json"} <= names
     for file in read.values():

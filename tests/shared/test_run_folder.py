@@ -15,7 +15,7 @@ from conftest import compose
 from filelock import FileLock
 from torch import nn
 
-from pipelines.shared import app, environment, modes
+from pipelines.shared.cli import app, environment, modes
 from pipelines.shared.cli.app import _place, read_run_config
 from pipelines.shared.cli.environment import claim, start
 from pipelines.shared.data.phantoms import ensure_folder
