@@ -11,11 +11,14 @@ import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_LINE = 2_000  # characters of a message's line, whatever a damaged file makes it quote
+
 
 class UserError(Exception):
     """A mistake in what the user gave. `problem` names it, `remedy` says what to do."""
 
     def __init__(self, problem: str, remedy: str) -> None:
+        problem = "\n".join(shortened(line) for line in problem.split("\n"))
         super().__init__(problem, remedy)  # as it was called, so that it can come back from another process
         self.problem = problem
         self.remedy = remedy
@@ -41,10 +44,13 @@ class WeightsError(UserError):
 
 
 class BadFile(Exception):
-    """One file that cannot be read. The message is the reason, without the file's name.
+    """One file that cannot be read. The message is the reason, one line, without the file's name.
 
     Collected per file, so that a run names all bad files at once instead of stopping at the first.
     """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(shortened(" ".join(reason.split())))  # it may quote the file
 
 
 class UnusableRecord(BadFile):
@@ -119,6 +125,12 @@ def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:
         return f"Did you mean {' or '.join(close)}?"
     shown = ", ".join(allowed[:20]) + (", …" if len(allowed) > 20 else "")
     return f"Allowed: {shown}."
+
+
+def shortened(line: str) -> str:
+    """A line without its middle, if it is too long to be read."""
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}"
 
 
 def listed(items: Iterable[object], limit: int = 20) -> str:

@@ -54,8 +54,7 @@ def read_ct(folder: Path) -> None:
         stack = Stack.from_json(json.loads(json.dumps(study.stack.to_json())))
         try:
             volume, facts = volumes.onto_grid(stack, folder, GRID)
-        except BadFile as reason:
-            assert "\n" not in str(reason)
+        except BadFile:
             continue
         assert volume.dtype == np.int16
         assert volume.shape == (GRID.slices, GRID.size, GRID.size)

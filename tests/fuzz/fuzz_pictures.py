@@ -179,6 +179,4 @@ def read(folder: Path) -> None:
         assert facts["fingerprint"]
 
 
-FORMATS = [
-    Format(kind, functools.partial(make, kind), read) for kind in ("png", "jpeg", "tiff", "pictures", "dicom")
-]
+FORMATS = [Format(kind, functools.partial(make, kind), read) for kind in ("png", "jpeg", "tiff", "pictures", "dicom")]

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from fuzz_head_ct import KERNELS, NAMES, make_ct
 from fuzzing import Format
 from made_runs import make_run
 
+from pipelines.camelyon.forest import fit_forest, read_forest, write_forest
+from pipelines.camelyon.heatmap import Heatmap, overlay, read_heatmap, write_heatmap
+from pipelines.camelyon.slide_features import FEATURES
+from pipelines.camelyon.tissue import mask_file, read_tissue
 from pipelines.compare.command import compare
 from pipelines.ecg.learner import EcgLearner
 from pipelines.ecg.study import STUDY as ECG
@@ -95,6 +100,33 @@ def read_files(folder: Path) -> None:
         assert "source" in read_json(file, ["source"])
     else:
         assert isinstance(read_yaml(file), dict)
+
+
+def make_camelyon(folder: Path) -> None:
+    """What a run of CAMELYON keeps: a heatmap, a forest, a mask of tissue."""
+    for name in ("heatmap", "forest", "tissue"):
+        (folder / name).mkdir()
+    values = np.linspace(0, 1, 300, dtype=np.float32).reshape(15, 20)
+    write_heatmap(folder / "heatmap" / "a.tif", Heatmap(values, 128.0, 0.25))
+    rng = np.random.default_rng(0)
+    features = pd.DataFrame(rng.random((20, len(FEATURES))), columns=FEATURES)
+    write_forest(folder / "forest" / "forest.npz", fit_forest(features, np.arange(20) % 2, 0, trees=3))
+    write_png(mask_file(folder / "tissue", "slide"), np.eye(64, dtype=np.uint8) * 255)
+
+
+def read_camelyon(folder: Path) -> None:
+    """One of them by its own reader."""
+    (file,) = [f for f in folder.rglob("*") if f.is_file()]
+    if file.suffix == ".tif":
+        heatmap = read_heatmap(file)
+        overlay(np.zeros((40, 40, 3), np.uint8), heatmap, (2560, 1920))
+    elif file.suffix == ".npz":
+        features = pd.DataFrame(np.full((2, len(FEATURES)), 0.5), columns=FEATURES)
+        assert np.isfinite(read_forest(file).probabilities(features)).all()
+    else:
+        size = SimpleNamespace(at=lambda mpp: (64, 64), facts=SimpleNamespace(width=64, height=64))
+        settings = compose("camelyon").tissue
+        assert read_tissue(folder, "slide", size, settings).mask.shape == (64, 64)  # type: ignore[arg-type]
 
 
 # --- networks and training states ---
@@ -304,6 +336,7 @@ def read_parts(folder: Path) -> None:
 
 FORMATS = [
     Format("run_files", make_files, read_files),
+    Format("camelyon_run", make_camelyon, read_camelyon),
     Format("weights", make_weights, read_weights),
     Format("networks", make_networks, read_networks, ("*.json",)),
     Format("report", make_report, read_report, ("*.json", "*.yaml", "*.csv", "*.parquet", "*.npy")),

@@ -186,8 +186,7 @@ def read_source(folder: Path) -> None:
         try:
             source = adapter(config.model_copy(update={"data": data, "cache": cache}))
             break
-        except DataError as failure:
-            assert len(failure.problem) < 20_000, f"a message of {len(failure.problem)} characters"
+        except DataError:
             if rows == "skip":
                 raise
     check_records(source.records)

@@ -33,7 +33,7 @@ from pipelines.shared.errors import BadFile, UserError
 SECONDS = 20  # of a processor, for one case; a machine that is busy makes nobody hang
 WAITING = 10  # times as long by the clock, for one that waits instead of computing
 MEMORY = 3 << 30  # bytes that one case may ask for; the largest picture that is read takes two thirds of it
-LONGEST_WORDS = 20_000  # characters of what a person is told
+LONGEST_LINE = 2_100  # characters of a line that a person is told
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,11 @@ def outcome_of(read: Callable[[Path], None], folder: Path) -> tuple[str, str]:
     except (BadFile, UserError) as promised:
         words = f"{type(promised).__name__}: {promised}"
         if isinstance(promised, BadFile) and "\n" in words:
-            return "fault", f"the reason for one file has several lines\n{words}"
-        return ("refused", words) if len(words) <= LONGEST_WORDS else ("fault", f"{len(words)} characters\n{words}")
+            return "fault", f"{words}\nthe reason for one file has several lines"
+        longest = max(words.split("\n"), key=len)
+        if len(longest) > LONGEST_LINE:
+            return "fault", f"{longest[:LONGEST_LINE]}\na line of {len(longest)} characters"
+        return "refused", words
     except BaseException:  # what a library raises may be no Exception
         return "fault", traceback.format_exc()
     return "accepted", ""
