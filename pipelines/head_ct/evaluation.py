@@ -107,7 +107,7 @@ def evaluate(evidence: Evidence) -> Results:
 
 
 def _table(file: Path) -> pd.DataFrame | None:
-    if not file.is_file() or file.stat().st_size < 3:
+    if not file.is_file() or file.stat().st_size == 1:  # nothing but a line's end: pandas writes no rows like that
         return None
     return read_table(file)
 
