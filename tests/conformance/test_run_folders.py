@@ -61,19 +61,16 @@ def test_damaged_files_are_named_by_a_report(smoke_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["report", "verify"])
-def test_reports_and_checks_of_data_do_without_torch(smoke_run, tmp_path, mode):
+def test_reports_and_checks_of_data_do_without_torch(smoke_run, tmp_path):
     study, whole, _ = smoke_run
-    arguments = ["mode=verify"]
-    if mode == "report":
-        arguments = ["mode=report", f"run={_copy(whole, tmp_path / 'run').path}"]
-    script = (
-        "import sys\nfrom pipelines.shared.cli.app import main\n"
-        f"sys.argv = ['x', *{arguments}]\n"
-        f"try:\n    main('{study}')\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+    for arguments in (["mode=verify"], ["mode=report", f"run={_copy(whole, tmp_path / 'run').path}"]):
+        script = (
+            "import sys\nfrom pipelines.shared.cli.app import main\n"
+            f"sys.argv = ['x', *{arguments}]\n"
+            f"try:\n    main('{study}')\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+        assert done.stdout.splitlines()[-1] == "0 False", done.stderr
 
 
 # --- paths ---
