@@ -457,14 +457,14 @@ def test_nothing_leaks_to_the_screen(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_importing_the_module_does_not_import_pydicom() -> None:
     script = "import sys, pipelines.shared.data.images; sys.exit('pydicom' in sys.modules or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[3]).returncode == 0
 
 
 def test_threads(tmp_path: Path) -> None:
