@@ -187,9 +187,11 @@ _numbers = count()
 
 def _one_sentence(doc: Doc) -> Doc:
     """Tells NegEx that the whole text is one sentence."""
-    for token in doc:
-        token.is_sent_start = token.i == 0
-    return doc
+    from spacy.attrs import SENT_START
+
+    starts = np.full((len(doc), 1), -1, np.int64)
+    starts[:1] = 1
+    return doc.from_array([SENT_START], starts.astype(np.uint64))
 
 
 @dataclass(frozen=True)
