@@ -189,7 +189,7 @@ def _one_sentence(doc: Doc) -> Doc:
     """Tells NegEx that the whole text is one sentence."""
     from spacy.attrs import SENT_START
 
-    starts = np.full((len(doc), 1), -1, np.int64)
+    starts: Any = np.full((len(doc), 1), -1, np.int64)
     starts[:1] = 1
     return doc.from_array([SENT_START], starts.astype(np.uint64))
 
