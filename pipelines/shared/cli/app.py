@@ -100,8 +100,9 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
             "Start the sweep without it (hydra/launcher=joblib or submitit_slurm run its jobs side by side), or one "
             "job at a time under torchrun.",
         )
+    arguments = [_quoted_home(a) for a in arguments]
     if sweep:  # Hydra makes the sweep's folder itself, before the configuration is checked
-        arguments = [re.sub("^run_dir=~(?=/|$)", f"run_dir={Path.home()}", a) for a in arguments]
+        arguments = [re.sub('^run_dir="~', f'run_dir="{Path.home()}', a) for a in arguments]
     groups = _groups(study)
     parser = OverridesParser.create()
     chosen = {"data": "phantom"}
@@ -144,6 +145,12 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
         elif key not in keys:
             raise ConfigError(f"Unknown key '{key}'.", nearest(key, [k for k in keys if k not in free]))
     return arguments
+
+
+def _quoted_home(argument: str) -> str:
+    """`data.root=~/photos` as Hydra's grammar takes it, in quotes. (bash expands `~` only where a key has no dot.)"""
+    key, equals, value = argument.partition("=")
+    return key + equals + re.sub(r'(?:^|(?<=[\[,]))~[^,\[\]"]*', r'"\g<0>"', value)
 
 
 def _groups(study: str) -> dict[str, list[str]]:

@@ -33,10 +33,13 @@ def is_free(key: str, free: list[str]) -> bool:
 
 
 def remedy_in(mode: str, study: str, remedy: str) -> str:
-    """A remedy as it holds in a mode: where it names keys that a finished run has fixed, that takes a new run."""
+    """A remedy as it holds in a mode: where it names keys that a finished run has fixed, that takes a new run.
+
+    Of `run_dir` nothing is added: another one is a new run by itself.
+    """
     if mode not in FREE_WITH_RUN:
         return remedy
-    free, sections = free_keys(study, mode), config_model(study).model_fields
+    free, sections = [*free_keys(study, mode), "run_dir"], config_model(study).model_fields
     named = dict.fromkeys(KEY.findall(remedy))
     fixed = [key for key in named if key.split(".")[0] in sections and not is_free(key, free)]
     return remedy + (
