@@ -33,7 +33,7 @@ from pipelines.shared.config import CacheSection
 from pipelines.shared.errors import BadFile, ConfigError, UnusableRecord, reason_of
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log
-from pipelines.shared.run_folder import write_atomically, write_table
+from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import cpu_count, parallel_map
 
 SHARD_RECORDS = 64
@@ -266,7 +266,7 @@ def _make_shard(job: tuple[str, list[dict[str, Any]]], folder: Path, root: Path,
         if store:
             write_atomically(array_file, lambda aside: aside.write_bytes(b"".join(chunks)))
         table = pd.DataFrame(index, columns=columns, dtype=object)
-        write_table(index_file, table)
+        write_atomically(index_file, lambda aside: table.to_parquet(aside, index=False, write_page_checksum=True))
     (folder / f"{key}.lock").unlink(missing_ok=True)
 
 
