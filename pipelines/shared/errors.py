@@ -82,7 +82,7 @@ def reason_of(failure: BaseException) -> str:
 
 # What a disk answers where nothing is wrong with the program, and what helps.
 _ROOM = "Free some space and start again; what had begun training goes on with mode=resume run=<its folder>."
-_PLACE = "Choose a place that can be written: run_dir=<folder>, or cache.dir=<folder> for what is cached."
+_PLACE = "Choose a place that can be written: run_dir=<folder> for a new run, cache.dir=<folder> for what is cached."
 _DISK = {
     errno.ENOSPC: ("no space left on the disk", _ROOM),
     errno.EDQUOT: ("the disk quota is used up", _ROOM),
@@ -111,7 +111,8 @@ def disk_failure(failure: BaseException) -> tuple[str, str] | None:
         return _DISK[errno.EFBIG]
     of_a_writer = isinstance(failure, (OSError, RuntimeError)) or type(failure).__name__ == "SafetensorError"
     if of_a_writer and any(words in text for words in _UNFINISHED_WRITE):
-        return "no space left on the disk, or the file grew larger than this system allows", _ROOM
+        room = _ROOM.replace("Free some space", "Free some space, or raise the limit (ulimit -f),")
+        return "no space left on the disk, or the file grew larger than this system allows", room
     return None
 
 

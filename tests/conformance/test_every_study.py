@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, STUDIES, compose, predicted_records, toy_prepared
 
-from pipelines.shared.cli.app import _with_finished_run
+from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import StudyConfig, check
 from pipelines.shared.data.assemble import card_name
 from pipelines.shared.data.cards import load_card
@@ -76,7 +76,7 @@ def test_what_is_said_of_files_at_prediction_counts_with_older_runs_too(study, t
     for key in predict_keys(study):
         given = str(values[key]).replace("'", "")
         config = compose(study, "mode=predict", f"run={tmp_path}", "input=x", f"{key}={given}")
-        merged = _with_finished_run(study, config, ["mode", "run", "input", key])
+        merged = with_finished_run(study, config, ["mode", "run", "input", key])
         assert merged.model_dump()["data"][key.partition(".")[2]] == values[key]
 
 

@@ -30,7 +30,7 @@ from pipelines.compare.command import compare
 from pipelines.ecg.learner import EcgLearner
 from pipelines.ecg.study import STUDY as ECG
 from pipelines.head_ct.series import choose, scan
-from pipelines.shared.cli.app import read_run_config
+from pipelines.shared.cli.finished import read_run_config
 from pipelines.shared.cli.inputs import score_in_parts
 from pipelines.shared.config import CacheSection, check
 from pipelines.shared.data.cache import prepare_records
