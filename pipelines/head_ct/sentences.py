@@ -339,10 +339,10 @@ def _ends(match: re.Match[str]) -> str:
     left, following = before[-1:], re.match(r"[\s\"')\]]*([A-Za-z]*)", after)
     word = following.group(1) if following else ""
     if "?" in mark:
-        if not before.strip() or before.rstrip(" (\"'")[-1] in f".!;:{END}{ITEM}":
+        if (before.strip().strip(" (\"'") or END)[-1] in f".!;:{END}{ITEM}":
             return mark  # asks about what follows
         if after[:1].isalpha():
-            return whole if left.isalpha() and word[0].isupper() and word[1:].islower() else mark
+            return whole if left.isalpha() and word[:1].isupper() and word[1:].islower() else mark
         if left == " " and word and not (word[0].isupper() and word[1:].islower()):
             return mark
         return mark if after[:1] in ("),") and after else whole

@@ -463,6 +463,8 @@ ODD = st.sampled_from(
 
 
 @settings(max_examples=150, deadline=None)
+@example("(?")
+@example("a?é")
 @given(st.one_of(st.text(max_size=80), st.lists(ODD, max_size=40).map("".join)))
 def test_any_text_is_read_and_places_lie_in_it(text):
     for mention in label_text(text):
