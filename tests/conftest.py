@@ -18,7 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does: before torch is imported anywhere
-# The same examples at every run: a failure is there again when somebody looks. HYPOTHESIS_PROFILE=search draws new ones.
+# The same examples at every run: a failure is there again when somebody looks. HYPOTHESIS_PROFILE=search: others.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
