@@ -7,7 +7,7 @@ STUDIES := $(filter-out shared,$(sort $(patsubst pipelines/%/study.py,%,$(wildca
 # Without this albumentations asks a server for updates when it is imported.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help env networks compare test quick smoke bench lint clean $(STUDIES)
+.PHONY: help env networks compare test quick smoke fuzz bench lint clean $(STUDIES)
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -53,6 +53,9 @@ smoke: env  ## every study for a few steps: is everything connected?
 	@set -e; for s in $(STUDIES); do \
 	  echo "== $$s"; $(PY) -m pipelines.$$s trainer=smoke $(ARGS); \
 	done
+
+fuzz: env  ## damaged files of every format through the readers (ARGS="--count 10000 --formats png,dicom")
+	@OMP_NUM_THREADS=1 $(PY) tests/fuzz/fuzz.py $(ARGS)
 
 bench: env  ## speed as ratios against plain loops, a table and JSON
 	GOMP_SPINCOUNT=10000 $(PY) tests/bench/bench.py $(ARGS)

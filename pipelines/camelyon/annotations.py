@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,16 +141,19 @@ EMPTY = "an annotation without any point was passed over"
 NO_AREA = "a point, a line or an outline of fewer than three points was passed over"
 
 
+Texts = list[str | None]
+
+
 class _Refused(Exception):
     """Why a file is not read on."""
 
 
 class _Reader:
-    """Collects the annotations of a file, each with its attributes and its coordinates (Order, X, Y), as text."""
+    """Collects the annotations of a file, each with its attributes and its coordinates, as text: Order, X and Y."""
 
     def __init__(self) -> None:
         self.root = ""
-        self.annotations: list[tuple[dict[str, str], list[tuple[str | None, ...]]]] = []
+        self.annotations: list[tuple[dict[str, str], Texts, Texts, Texts]] = []
         self._depth = 0
         self._inside = False
 
@@ -164,9 +167,12 @@ class _Reader:
             raise _Refused(f"nests more than {DEEPEST} elements within each other, which ASAP never does")
         elif tag == "Annotation":
             self._inside = True
-            self.annotations.append((attributes, []))
+            self.annotations.append((attributes, [], [], []))
         elif tag == "Coordinate" and self._inside:
-            self.annotations[-1][1].append((attributes.get("Order"), attributes.get("X"), attributes.get("Y")))
+            _, order, x, y = self.annotations[-1]
+            order.append(attributes.get("Order", str(len(order))))  # without a number it stands where it is
+            x.append(attributes.get("X"))
+            y.append(attributes.get("Y"))
 
     def end(self, tag: str) -> None:
         self._depth -= 1
@@ -204,14 +210,14 @@ def _parsed(
     polygons: list[Polygon] = []
     problems: list[str] = []
     doubts: list[tuple[str, str, str]] = []
-    for number, (attributes, coordinates) in enumerate(reader.annotations, start=1):
+    for number, (attributes, *coordinates) in enumerate(reader.annotations, start=1):
         name = _short(attributes.get("Name", "")) or f"annotation {number}"
         group = attributes.get("PartOfGroup", "").strip() or "None"
         kind = attributes.get("Type", "").strip() or "Polygon"
-        if not coordinates:
+        if not coordinates[0]:
             doubts.append((name, EMPTY, "has no point at all: it was passed over"))
             continue
-        points, wrong = _points(coordinates)
+        points, wrong = _points(*coordinates)
         if group not in known:
             wrong.append(
                 f"unknown group '{_short(group)}', allowed: {', '.join(known)}; say what it is with "
@@ -254,14 +260,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _points(coordinates: Sequence[tuple[str | None, ...]]) -> tuple[np.ndarray, list[str]]:
-    """(n, 2) in the order of their numbers; coordinates without a number stand where they are."""
+def _points(orders: Texts, x: Texts, y: Texts) -> tuple[np.ndarray, list[str]]:
+    """(n, 2) in the order of their numbers."""
     try:
-        order = [float(i) if c[0] is None else _number(c[0]) for i, c in enumerate(coordinates)]
-        values = [(_number(x), _number(y)) for _, x, y in coordinates]
+        order = _numbers(orders)
+        points = np.column_stack([_numbers(x), _numbers(y)])
     except ValueError as failure:
         return np.empty((0, 2)), [f"a coordinate is missing or no number ({failure})"]
-    points = np.array(values, dtype=np.float64)
     if not np.isfinite(order).all():
         return points, ["the Order of a coordinate is not finite"]
     if not np.isfinite(points).all():
@@ -271,11 +276,22 @@ def _points(coordinates: Sequence[tuple[str | None, ...]]) -> tuple[np.ndarray, 
     return points[np.argsort(order, kind="stable")], []
 
 
-def _number(text: str | None) -> float:
+def _numbers(texts: Texts) -> np.ndarray:
     """ASAP writes numbers as the computer's language does: 10.5 or 10,5."""
+    if None in texts:
+        raise ValueError("missing")
     try:
-        if text is None or "_" in text:  # Python would read 1_0 as 10
+        if "_" in "".join(texts):  # type: ignore[arg-type]  # Python would read 1_0 as 10
+            raise ValueError
+        return np.fromiter(map(float, texts), np.float64, len(texts))  # type: ignore[arg-type]
+    except ValueError:
+        return np.array([_number(str(text)) for text in texts])
+
+
+def _number(text: str) -> float:
+    try:
+        if "_" in text:
             raise ValueError
         return float(text.replace(",", "."))
     except ValueError:
-        raise ValueError("missing" if text is None else f"'{_short(text)}'") from None
+        raise ValueError(f"'{_short(text)}'") from None

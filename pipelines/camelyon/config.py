@@ -47,7 +47,7 @@ class CamelyonData(DataSection):
 
     mpp: Mpp | None
     strict_outlines: bool
-    annotation_groups: dict[str, Literal["tumor", "other"]]
+    annotation_groups: dict[str, Literal["tumor", "other"]] = Field(default_factory=dict)  # older runs lack it
 
     @field_validator("annotation_groups", mode="before")
     @classmethod

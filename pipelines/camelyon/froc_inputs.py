@@ -149,12 +149,9 @@ def _read_slides(file: Path) -> tuple[pd.DataFrame, list[str]]:
         f"{file.name} row {i + 2}: label={table['label'][i]}, allowed: 1, tumor, 0, normal"
         for i in np.flatnonzero(~words.isin(list(LABELS)))
     ]
-    # Slides of one name in different folders are different slides; the folders of their files tell them apart.
-    names = table["slide"].dropna()
-    keys = names.map(lambda name: f"{name.replace(chr(92), '/').rpartition('/')[0].lower()}/{slide_key(name)}")
-    for key, rows in keys[keys.duplicated(keep=False)].groupby(keys).groups.items():
-        where = ", ".join(str(int(r) + 2) for r in rows)
-        problems.append(f"{file.name} rows {where}: slide '{str(key).lstrip('/')}' occurs {len(rows)} times")
+    problems += [
+        f"{file.name} rows {rows}: slide '{name}' occurs {n} times" for name, rows, n in _twice(table["slide"])
+    ]
     found = pd.DataFrame({"slide": table["slide"], "label": words.map(LABELS)})
     for column, (low, high) in {"mpp": PLAUSIBLE_MPP, "width": SIDES, "height": SIDES}.items():
         cells = table.get(column, pd.Series(np.nan, index=table.index))
@@ -166,6 +163,18 @@ def _read_slides(file: Path) -> tuple[pd.DataFrame, list[str]]:
     for i in np.flatnonzero(found["width"].isna() != found["height"].isna()):
         problems.append(f"{file.name} row {i + 2}: width and height belong together, one of them is empty")
     return found, problems
+
+
+def _twice(slides: pd.Series) -> list[tuple[str, str, int]]:
+    """Slides that are listed twice: their name, rows and count. Slides of one name in different folders are different,
+    and so are `a.svs` and `a.tif`; their files tell them apart."""
+    names = slides.dropna().str.replace("\\", "/").str.lower()
+    keys = names.map(lambda name: f"{name.rpartition('/')[0]}/{slide_key(name)}".lstrip("/"))
+    found = []
+    for key, group in names.groupby(keys):
+        if len(group) > 1 and (group.duplicated().any() or (group == key).any()):
+            found.append((str(key), ", ".join(str(int(i) + 2) for i in group.index), len(group)))
+    return found
 
 
 def _scales(table: pd.DataFrame, mpp: float | None, file: str) -> tuple[pd.Series, str]:

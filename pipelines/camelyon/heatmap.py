@@ -7,6 +7,7 @@ float32 TIFF, NaN where nothing was scored, with its geometry in the description
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.files import output_name
-from pipelines.shared.run_folder import write_atomically
+from pipelines.shared.run_folder import read_file, write_atomically
 
 BATCH = 64  # patches at a time where each is scored by itself
 
@@ -185,12 +186,25 @@ def write_heatmap(file: Path, heatmap: Heatmap) -> None:
 
 
 def read_heatmap(file: Path) -> Heatmap:
-    """A heatmap that `write_heatmap` wrote."""
+    """A heatmap that `write_heatmap` wrote.
+
+    Raises:
+        RunError: missing or damaged.
+    """
     from tifffile import TiffFile
 
-    with TiffFile(file) as tiff:
-        facts = json.loads(tiff.pages[0].description)  # type: ignore[union-attr]
-        return Heatmap(tiff.asarray(), float(facts["stride"]), float(facts["mpp"]))
+    def read() -> Heatmap:
+        with TiffFile(file) as tiff:
+            facts = json.loads(tiff.pages[0].description)  # type: ignore[union-attr]
+            values, stride, mpp = tiff.asarray(), float(facts["stride"]), float(facts["mpp"])
+        if values.ndim != 2 or not values.size or values.dtype != np.float32:
+            raise ValueError(f"{values.shape} {values.dtype} is no heatmap")
+        if not (math.isfinite(stride) and stride > 0 and math.isfinite(mpp) and mpp > 0):
+            raise ValueError(f"a stride of {stride:g} pixels of {mpp:g} microns")
+        return Heatmap(values, stride, mpp)
+
+    found: Heatmap = read_file(file, read)
+    return found
 
 
 def overlay(picture: np.ndarray, heatmap: Heatmap, size: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from pipelines.camelyon.config import TissueSection
 from pipelines.camelyon.slides import Slide
 from pipelines.shared.errors import BadFile, UnusableRecord
 from pipelines.shared.files import output_name
-from pipelines.shared.run_folder import write_atomically
+from pipelines.shared.run_folder import read_file, write_atomically
 
 NONE = "no tissue found"
 PICTURE = 640  # longest side of a mask's picture
@@ -128,10 +128,16 @@ def read_tissue(folder: Path, name: str, slide: Slide, settings: TissueSection) 
     """A mask that `write_tissue` wrote.
 
     Raises:
+        RunError: missing or damaged.
         BadFile: it is of another size than the slide.
     """
-    with Image.open(mask_file(folder, name)) as file:
-        mask = np.asarray(file) > 127
+
+    def read() -> np.ndarray:
+        with Image.open(file) as picture:
+            return np.asarray(picture.convert("L")) > 127
+
+    file = mask_file(folder, name)
+    mask = read_file(file, read)
     width, height = slide.at(settings.mpp)
     if mask.shape != (height, width):
         raise BadFile(

@@ -92,7 +92,7 @@ def stored(folder: RunFolder, name: str, key: dict[str, Any]) -> pd.DataFrame | 
     place = folder.path / "stage1" / name
     if not (place / "key.json").exists():
         return None
-    there = read_json(place / "key.json")
+    there = read_json(place / "key.json", ["version"])
     wanted = json.loads(json.dumps(plain(key)))
     if there != wanted:
         differ = [f"{k}: {_brief(there.get(k))}, here {_brief(wanted.get(k))}"

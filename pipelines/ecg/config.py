@@ -35,7 +35,7 @@ class EcgData(DataSection):
     """
 
     leads: list[str]
-    sampling_rate: Annotated[float, Field(ge=50, le=20_000)] | None
+    sampling_rate: Annotated[float, Field(ge=50, le=20_000)] | None = None  # older runs lack it
     also: list[AlsoSource]
 
 

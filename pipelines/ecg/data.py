@@ -165,7 +165,7 @@ def irhythm(config: EcgConfig, root: str | None = None) -> Source:
     readings: list[dict[str, Any]] = []
     for record in found.records:
         labels = found.committee[record]
-        place = {"record": record, "group": record.rsplit("_", 1)[0], "path": f"{record}.ecg", "split": None}
+        place = {"record": record, "group": Path(record).name.rsplit("_", 1)[0], "path": f"{record}.ecg", "split": None}
         mine = window_rows(place, len(labels), size, labels)
         rows += mine
         for reader, read in found.readers[record].items():

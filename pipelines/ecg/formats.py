@@ -44,13 +44,16 @@ def open_array(path: Path, sampling_rate: float | None) -> Recording:
         raise BadFile(reason_of(failure)) from None
     if not isinstance(values, np.ndarray):
         raise BadFile("it is an archive of arrays (.npz), whatever its name says: save the one array as .npy")
-    if values.ndim != 1 or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
         raise BadFile(f"an array (samples,) of numbers is needed, found {values.shape} of {values.dtype}")
     if sampling_rate is None:
         raise BadFile("an .npy file has no sampling rate: give data.sampling_rate=<Hz>")
-    return Recording(
-        sampling_rate, len(values), "ECG", "unknown", path, lambda a, b: np.asarray(values[a:b], np.float64)
-    )
+
+    def read(first: int, last: int) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # single precision has NaN that cannot be converted without a warning
+            return np.asarray(values[first:last], np.float64)
+
+    return Recording(sampling_rate, len(values), "ECG", "unknown", path, read)
 
 
 def open_table(path: Path, leads: Sequence[str], sampling_rate: float | None) -> Recording:

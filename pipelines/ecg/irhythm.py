@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import MASKED, RATE, STEP, step_labels
 from pipelines.shared.data.records import RowProblem
 from pipelines.shared.errors import DataError
-from pipelines.shared.files import is_litter
+from pipelines.shared.files import find_files
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
     """All labels of a folder.
 
     Args:
-        folder: with the files above.
+        folder: with the files above, in it or below; a record that lies below is named by its path.
         names: rhythm names that are not those of the classes -> class.
 
     Raises:
         DataError: no records.
     """
-    records = sorted(f.stem for f in folder.glob("*.ecg") if not is_litter(f.name))
+    records = sorted(str(f.with_suffix("")) for f in find_files(folder) if f.suffix == ".ecg")
     if not records:
         raise DataError(f"{folder} holds no .ecg file.", "Give the folder with <id>.ecg and <id>_*.episodes.json.")
     known = {name: name for name in CLASSES} | dict(names)
@@ -55,13 +56,14 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
         samples = (folder / f"{record}.ecg").stat().st_size // 2
         rest += samples % STEP
         committee[record] = [MASKED] * (samples // STEP)
-        consensus = sorted(folder.glob(f"{record}_grp*.episodes.json"))
+        beside = f"{escape(record)}_{{}}*.episodes.json"
+        consensus = sorted(folder.glob(beside.format("grp")))
         several += len(consensus) > 1
         if not consensus:
             text = f"{record}: no {record}_grp*.episodes.json, so nobody's consensus is known"
             problems.append(RowProblem(text, record))
         readers[record] = {}
-        for file in [*consensus[:1], *sorted(folder.glob(f"{record}_rev*.episodes.json"))]:
+        for file in [*consensus[:1], *sorted(folder.glob(beside.format("rev")))]:
             labels, who, found = read_episodes(file, samples, known)
             problems += [RowProblem(f"{file.name}: {p}", record) for p in found]
             if file in consensus:

@@ -51,6 +51,12 @@ class EcgLearner(Learner[EcgConfig]):
         training = data.records.iloc[data.positions("train")]
         return cls(config, training_scale(config, data), trained_labels(training))
 
+    @classmethod
+    def from_model(cls, config: EcgConfig, model: dict[str, Any]) -> Self:
+        """Scale and labels of the training that a model.json tells of."""
+        known = model["architecture"]
+        return cls(config, (known["mean"], known["std"]), known["trained"])
+
     def build(self) -> nn.Module:
         """The network with its starting weights: random, or those of `model.weights`.
 

@@ -128,15 +128,20 @@ def _parsed(lines: Sequence[str]) -> Header:
 
 def _segment(line: str) -> tuple[str, int]:
     name, *length = line.split()
-    if Path(name).name != name:
+    if not _of_this_folder(name):
         raise ValueError(f"segment {name} lies in another folder")
     return name, _whole(" ".join(length), f"length of segment {name}")
+
+
+def _of_this_folder(name: str) -> bool:
+    """Whether this may be the name of a file beside the header."""
+    return Path(name).name == name and "\0" not in name
 
 
 def _signal(line: str, number: int) -> Signal:
     """A signal line: file, format, gain, and five whole numbers, of which the last ones may be missing; a name."""
     words = line.split()
-    if Path(words[0]).name != words[0]:
+    if not _of_this_folder(words[0]):
         raise ValueError(f"signal {number} lies in another folder: {words[0]}")
     kind = FORMAT.fullmatch(words[1]) if len(words) > 1 else None
     if kind is None:

@@ -35,12 +35,13 @@ from pipelines.head_ct.archive import (
     write_lookup,
 )
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.head_ct.labeller import critical_counts, label_reports, silver_columns
+from pipelines.head_ct.labeller import MENTIONS, critical_counts, label_reports, silver_columns
 from pipelines.head_ct.phantom.dataset import PhantomSettings, ensure_phantom
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.public_sets import cq500, rsna_ich
 from pipelines.head_ct.stacks import Fault, Stack, kind_of
 from pipelines.shared.data.images import read_image
+from pipelines.shared.data.kept import keep_table, kept_table
 from pipelines.shared.data.records import (
     RowProblem,
     Source,
@@ -52,7 +53,6 @@ from pipelines.shared.data.records import (
     without_bad_rows,
 )
 from pipelines.shared.errors import BadFile, DataError
-from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import cpu_count, parallel_map, track
 
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays
@@ -121,15 +121,15 @@ def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFram
     for row in reports.itertuples():
         mark.update(f"{row.id}\0{row.text}\0".encode())
     keeper = private_folder(config) / f"mentions-{mark.hexdigest()[:20]}.parquet"
-    if keeper.is_file():
-        return pd.read_parquet(keeper)
+    known = kept_table(keeper, MENTIONS)
+    if known is not None:
+        return known
     size = 100
     parts = [reports.iloc[i : i + size] for i in range(0, len(reports), size)]
     work = partial(label_reports, lexicon=lexicon, terms=terms)
     done = parallel_map(work, parts, "Reading reports", 1 if len(reports) < 1000 else cpu_count())
     mentions = pd.concat(done, ignore_index=True) if done else work(reports)
-    keeper.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(keeper, lambda aside: mentions.to_parquet(aside, index=False))
+    keep_table(keeper, mentions)
     return mentions
 
 

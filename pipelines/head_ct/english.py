@@ -85,6 +85,8 @@ def last_word(text: str) -> str:
 
 def leads_on(text: str) -> bool:
     """Whether a statement cannot end with this text."""
+    if re.search(r": ?no$", text, re.IGNORECASE):  # "Fracture: no"
+        return False
     return (bool(re.search(r"[A-Za-z]$", text)) and last_word(text) in LEADING) or text.endswith((",", "(", "/"))
 
 

@@ -68,7 +68,9 @@ def evaluate(evidence: Evidence[HeadCtConfig]) -> Results:
 
 def _rows(file: Path) -> pd.DataFrame | None:
     """A table that the run may have left; None without rows."""
-    table = read_table(file) if file.is_file() and file.stat().st_size > 2 else pd.DataFrame()
+    if not file.is_file() or file.stat().st_size == 1:  # nothing but a line's end: pandas writes no rows like that
+        return None
+    table = read_table(file)
     return table if len(table) else None
 
 

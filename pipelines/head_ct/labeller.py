@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LONGEST = 200_000  # characters of a report; a book page has 3,000
 STATUSES = ["present", "absent", "uncertain", "historical"]
 THRESHOLDS = [4, 8, 10]  # critical concepts that make a report critical (Titano 2018; the chapter's section 6.6)
+MENTIONS = ["id", "start", "end", "text", "concept", "group", "critical", "status"]  # a row of `label_reports`
 FUZZY = 7  # letters from which a single typing error is forgiven
 BRITISH = [
     ("haem", "hem"), ("oedema", "edema"), ("ischaem", "ischem"), ("tumour", "tumor"), ("grey", "gray"),
@@ -186,9 +187,11 @@ _numbers = count()
 
 def _one_sentence(doc: Doc) -> Doc:
     """Tells NegEx that the whole text is one sentence."""
-    for token in doc:
-        token.is_sent_start = token.i == 0
-    return doc
+    from spacy.attrs import SENT_START
+
+    starts: Any = np.full((len(doc), 1), -1, np.int64)
+    starts[:1] = 1
+    return doc.from_array([SENT_START], starts.astype(np.uint64))
 
 
 @dataclass(frozen=True)
@@ -324,8 +327,7 @@ def label_reports(reports: pd.DataFrame, lexicon: Path | None = None, terms: Pat
             rows.append(
                 (name, m.start, m.end, str(text)[m.start : m.end], m.concept, concept.group, concept.critical, m.status)
             )
-    columns = ["id", "start", "end", "text", "concept", "group", "critical", "status"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=MENTIONS)
 
 
 def critical_counts(mentions: pd.DataFrame, ids: Sequence[str]) -> np.ndarray:

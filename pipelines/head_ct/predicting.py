@@ -32,7 +32,7 @@ from pipelines.shared.data.records import read_csv
 from pipelines.shared.errors import ConfigError, DataError, counted, nearest, reason_of
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
-from pipelines.shared.run_folder import RunFolder, write_atomically
+from pipelines.shared.run_folder import RunFolder, read_picture, write_atomically
 from pipelines.shared.stats.operating_points import is_positive
 from pipelines.shared.untaught import untaught_lines
 
@@ -167,8 +167,7 @@ class _Scoring:
                 return []
             picture = Image.fromarray(np.concatenate(slices, axis=1))
             write_atomically(file, lambda aside: picture.save(aside, "PNG"))
-        with Image.open(file) as picture:
-            whole = np.asarray(picture)
+        whole = read_picture(file)
         return np.split(whole, whole.shape[1] // KEY_SIZE, axis=1)
 
 

@@ -6,9 +6,13 @@ import hashlib
 import hmac
 import os
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
+
+from pipelines.shared.errors import DataError
+from pipelines.shared.run_folder import write_atomically
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,29 @@ class Names:
         return f"{kind}-{hmac.new(self.salt.encode(), message, hashlib.sha256).hexdigest()[:12]}"
 
 
+def _write_salt(file: Path) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # for its owner's eyes
+    with os.fdopen(descriptor, "w") as text:
+        text.write(secrets.token_hex(16))
+
+
 def salt_of(file: Path) -> str:
-    """The salt in a file, made at random if there is none. Whoever has it can test a guessed identifier."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """The salt in a file, made at random if there is none. Whoever has it can test a guessed identifier.
+
+    Of several processes that make one at a time, all get the first one's.
+
+    Raises:
+        DataError: the file is empty: names hashed without a salt could be guessed.
+    """
     if not file.exists():
-        with suppress(FileExistsError):  # another process was faster
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as text:
-                text.write(secrets.token_hex(16))
-    return file.read_text().strip()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_name(f"{file.name}.lock")):
+            if not file.exists():  # another process may have been faster
+                write_atomically(file, _write_salt)
+    salt = file.read_text().strip()
+    if not salt:
+        raise DataError(
+            f"{file} is empty; it should hold the secret that names are hashed with.",
+            "Restore it from a copy. Without one, remove it: another secret is made, and names change with it.",
+        )
+    return salt

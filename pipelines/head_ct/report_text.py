@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from pipelines.head_ct.english import leads_on
+
 
 @dataclass(frozen=True)
 class Tracked:
@@ -33,7 +35,7 @@ class Tracked:
         places: list[int] = []
         at = 0
         for match in pattern.finditer(self.text):
-            put = new(match) if callable(new) else match.expand(new)
+            put = new(match) if callable(new) else match.expand(new) if "\\" in new else new
             start, end = match.span()
             if put == match.group():
                 continue
@@ -103,9 +105,9 @@ def _characters(report: str) -> Tracked:
 
 # Short forms, in the order in which they are spelled out; whole words, any case.
 SHORT_FORMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"(?<![\w'])(is|are|was|were|do|does|did|has|have|had|could|would|should|need)n[' ?]?t(?!\w)", r"\1 not"),
+    (r"(?<![\w'])(is|are|was|were|do|does|did|has|have|had|could|would|should|need)n(?:' ?|[ ?])?t(?!\w)", r"\1 not"),
     (r"(?<![\w'])(?:can[' ?]?t|can ?not)(?!\w)", "cannot"),
-    (r"(?<![\w'])won[' ?]?t(?!\w)", "will not"),
+    (r"(?<![\w'])won(?:' ?|[ ?])?t(?!\w)", "will not"),
     (r"(?<![\w'])there's(?!\w)", "there is"),
     (r"(?<!\w)w ?[/\\] ?o(?:ut)?(?![\w/])", "without"),
     (r"(?<!\w)w/(?=\s|[a-z]{2})", "with "),
@@ -124,15 +126,15 @@ SHORT_FORMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<!\w)-ve(?!\w)", "negative"),
     (r"(?<!\w)\+ve(?!\w)", "positive"),
     (r"(?<![\w%] )(?<![\w%])(?:\+/-|±) ?(?=[a-z])|(?<=[a-z] )(?:\+/-|±) ?(?=[a-z])", "possible "),
-    (r"(?<!\w)neg(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "negative"),
-    (r"(?<!\w)poss(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "possible"),
-    (r"(?<!\w)prob(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "probable"),
-    (r"(?<!\w)susp(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "suspected"),
-    (r"(?<!\w)prev(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "previous"),
-    (r"(?<!\w)hx(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))(?! of)", "history"),
+    (r"(?<!\w)neg(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "negative "),
+    (r"(?<!\w)poss(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "possible "),
+    (r"(?<!\w)prob(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "probable "),
+    (r"(?<!\w)susp(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "suspected "),
+    (r"(?<!\w)prev(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))", "previous "),
+    (r"(?<!\w)hx(?:\.(?=\s*(?:(?-i:[a-z])|for\b))|(?!\w))(?! of)", "history "),
     (r"(?<!\w)nil(?!\w)", "no"),
-    (r"(?-i:(?<!\w)(?:[A-Z]\.){2,}[A-Z](?!\w)\.?)(?= (?-i:[a-z]))", lambda m: m.group().replace(".", "")),  # S.A.H. is
-    (r"(?-i:(?<!\w)(?:[A-Z]\.){2,}[A-Z](?!\w))(?=\.)", lambda m: m.group().replace(".", "")),
+    (r"(?-i:(?<!\w)(?:[A-Z]\.){2,6}[A-Z](?!\w)\.?)(?= (?-i:[a-z]))", lambda m: m.group().replace(".", "")),  # S.A.H. is
+    (r"(?-i:(?<!\w)(?:[A-Z]\.){2,6}[A-Z](?!\w))(?=\.)", lambda m: m.group().replace(".", "")),
     (r"(?<!\w)[Ø∅⌀](?!\w)\s?", "no "),
     (r"(?<=[a-z])\((?:s|es)\)", "s"),
     (r"\(\s*\?+\s*\)", " ?"),
@@ -142,20 +144,22 @@ STORED_PATTERNS = [(re.compile(p), n) for p, n in STORED]
 SHORT_PATTERNS = [(re.compile(p, re.IGNORECASE), n) for p, n in SHORT_FORMS]
 _DIVIDED = re.compile(r"(?<=[A-Za-z])(?:-[ \n]?|[ \n])(?=[A-Za-z])")
 _LAST_WORD, _FIRST_WORD = re.compile("[A-Za-z]+$"), re.compile("[A-Za-z]+")
-LINES = [
-    (re.compile(r"[ \t]*\n[ \t]*"), "\n"),
-    (
-        re.compile(
-            r"(?i)(?<=[a-z)])(?: *\t| {3,})[ \t]*(?=(?:no|none|nil|absent|negative)(?:\n(?-i:[A-Z][a-z])|\n\n|\n?$))"
-        ),
-        ": ",
-    ),
-    (re.compile(r"[ \t]+"), " "),
+LINES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(r"[ \t]+"), lambda m: "\t" if "\t" in m.group() or len(m.group()) > 2 else " "),  # a gap, or a blank
+    (re.compile(r"[ \t]?\n[ \t]?"), "\n"),
+    (re.compile(r"(?i)\t(?=(?:no|none|nil|absent|negative)(?:\n(?-i:[A-Z][a-z])|\n\n|\n?$))"), lambda m: _answers(m)),
+    (re.compile(r"\t"), " "),
     (re.compile(r"(?m)^[>|]+[ \t]*"), ""),  # as quoted in a mail
     (re.compile(r"(?mi)^(?:[-=_*~#.+ ]{3,}|-* ?page \d+(?: ?(?:of|/) ?\d+)? ?-*)$"), "\n"),
     (re.compile(r"\*\*|__|(?m:^#{1,4} )"), ""),  # Markdown
     (re.compile(r"\n{3,}"), "\n\n"),
 ]
+
+
+def _answers(gap: re.Match[str]) -> str:
+    """A gap between a finding and what is said of it, as in a form: "Fracture     none"."""
+    before = gap.string[max(0, gap.start() - 40) : gap.start()]
+    return " " if leads_on(before) or not before[-1:].isalpha() else ": "
 
 
 def spelled_out(text: str) -> str:

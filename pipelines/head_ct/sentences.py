@@ -23,6 +23,7 @@ from pipelines.head_ct.english import (
     NAMES,
     OPENING,
     PERHAPS_ABBREVIATIONS,
+    REACH,
     UNITS_WITH_POINTS,
     Words,
     around,
@@ -117,13 +118,17 @@ def _is_heading(match: re.Match[str], words: Words) -> bool:
 # --- paragraphs to sentences ---
 
 
-_ANSWER = re.compile(  # "Fracture - none", "Hydrocephalus ..... not seen"
+_ANSWER = re.compile(  # "Fracture - none", "Hydrocephalus ..... not seen", "Bleed? No."
     r"(?<=[A-Za-z)])[ ]?(?:(?<=[ ])-+|--+|\.{3,}|=+)[ ]?(?=(?:none|no|negative|absent|resolved|unlikely|normal)\s*"
-    r"(?:[.;,\n]|[ ]-|$)|(?:not|no longer) [a-z]+)",
+    r"(?:[.;,\n]|[ ]-|$)|(?:not|no longer) [a-z]+)|[?][ ]?(?=(?:no|none|yes)\s*(?:[.;,\n]|$))",
     re.IGNORECASE,
 )
-_SPACES, _STROKES = re.compile(r"\s+"), re.compile(r"(?<=\w)[/_](?=[A-Za-z])|[\"*#=+&<>~^•]|(?<=[A-Za-z])-(?=[A-Za-z])")
-_TOUCHING = re.compile(r"(?<=[,:)\]])(?=[A-Za-z])|(?<=[A-Za-z])(?=[(\[])|(?<=\d)-(?=[A-Za-z])")
+_SPACES, _STROKES = (
+    re.compile(r"\s+"),
+    re.compile(r"(?<=\w)[/_](?=[A-Za-z\s])|(?<=\s)[/_]|[\"*#=+&<>~^•]|(?<=[A-Za-z])-(?=[A-Za-z])"),
+)
+_ENDLESS = re.compile(r"\S{80}(?=\S)")  # the tokeniser takes the square of a word's length
+_TOUCHING = re.compile(r"(?<=[,:)\]])(?=[A-Za-z])|(?<=[A-Za-z])(?=[(\[])|(?<=\d)-(?=[A-Za-z])|(?<=[A-Za-z])(?=-\s)")
 
 
 def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
@@ -133,7 +138,7 @@ def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
     part = _lines(part, style, words)
     if style == "sentence":
         part = part.sub(_JOINED_DASH, f" {END}")
-    part = part.sub(_POINTS, _ends)
+    part = part.sub(_POINTS, _ends).sub(_MEASURED, f"{END} ")
     part = part.sub(_RUN_ON, lambda m: _runs_on(m, style, words))
     pieces: list[tuple[str, Tracked]] = []
     at, kind = 0, END
@@ -147,12 +152,16 @@ def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
             before = before if kind == ITEM else None
             continue
         if kind == ITEM and before is not None and _asks_for_more(before.text):
-            lead = before
+            lead = before[-REACH:]
         elif kind != ITEM:
             lead = None
         found.append(lead + piece if lead else piece)
         before = piece
-    return [s.sub(_TOUCHING, " ").sub(_STROKES, " ").sub(_SPACES, " ") for s in found]
+    return [s.sub(_TOUCHING, " ").sub(_STROKES, " ").sub(_SPACES, " ").sub(_ENDLESS, _with_blank) for s in found]
+
+
+def _with_blank(match: re.Match[str]) -> str:
+    return match.group() + " "
 
 
 def _asks_for_more(text: str) -> bool:
@@ -161,29 +170,39 @@ def _asks_for_more(text: str) -> bool:
     return last_word(bare) in LISTING and not bare.endswith((".", "!", "?"))
 
 
+_MEASURED = re.compile(  # "No bleed, 5 mm midline shift": what is measured is there
+    r"(?<=[A-Za-z]), ?(?=\d[\d.]* ?(?:mm|cm) (?!(?:or|and|in|thick|wide|deep|at|on)\b)[a-z])"
+)
 _JOINED_DASH = re.compile(r"(?<=[a-z]{5})-(?=[A-Z][a-z])|(?<=[a-z]{4})(?=[A-Z][a-z])|(?<=mm)(?=[A-Z])|(?<=cm)(?=[A-Z])")
 _MARK = re.compile(
-    r"(?P<bullet>[•*]+|(?m:^)[oO+](?=[ ]))"
-    r"|(?P<dash>-{1,2})(?=[ ]?[A-Za-z?(\d])"
-    r"|(?P<open>[(\[#]?)(?P<label>(?<![\d.,])\d{1,2}|(?<![A-Za-z])(?:[A-Za-z]|[ivxIVX]{2,5}))[ ]?"
+    r"(?P<bullet>[•*]+|(?<![^\s])(?P<plain>[oO+])(?=[ ]))"
+    r"|(?P<dash>-{1,3})(?=[ ]?[A-Za-z?(\d])"
+    r"|(?P<open>[(\[#]?)(?P<label>(?<!\d)(?<!\d[.,])\d{1,2}|(?<![A-Za-z])(?:[A-Za-z]|[ivxIVX]{2,5}))[ ]?"
     r"(?P<close>\.?[)\]]|\.-?|-|:)(?=\s*[A-Za-z?(\"'•-])"
+    r"|(?P<outline>(?m:^)\d{1,2}(?:\.\d{1,2})+[.)]?)(?=[ ]?[A-Za-z?])"
     r"|(?P<sign>#?)(?P<bare>\d{1,2})(?=[ ][A-Za-z?])"
 )
 
 
 def _items(part: Tracked) -> Tracked:
     """Marks of lists become `ITEM`: at the beginning of a line, and inside of it where they count on."""
-    text, last = part.text, {"number": 0, "letter": 0, "roman": 0}
+    text, last = part.text, dict.fromkeys(("number", "letter", "roman", "o", "O", "+"), 0)
     spans: list[tuple[int, int]] = []
     for match in _MARK.finditer(text):
         start = match.start()
         before, after = around(match)
-        opens = not before.strip() or before.endswith("\n") or (bool(spans) and not text[spans[-1][1] : start].strip())
+        since = max(spans[-1][1], start - REACH) if spans else start  # the end of the mark before
+        opens = not before.strip() or before.endswith("\n") or (bool(spans) and not text[since:start].strip())
         left = before[-1:] if before else "\n"
-        if match["bullet"]:
+        if match["plain"]:  # as a bullet only where the first of them begins a line
+            taken = opens or last[match["plain"]] > 0
+            last[match["plain"]] += taken
+        elif match["bullet"]:
             taken = not (left.isdigit() and after[:1].isdigit()) and (opens or not left.isalnum())
         elif match["dash"]:
-            taken = _is_dash(before, after, opens)
+            taken = _is_dash(before, after, opens) and not (not spans and _explains(before, after))
+        elif match["outline"]:
+            taken = opens and not re.match(rf"\s*(?:{UNITS})(?![A-Za-z])", after, re.IGNORECASE)
         else:
             taken = _counts(match, opens, left, last)
         if taken:
@@ -206,6 +225,15 @@ def _is_dash(before: str, after: str, opens: bool) -> bool:
     if re.search(r"[A-Za-z]\d{1,2}\s*$", before) and re.match(r"\s*[A-Za-z]\d", after):
         return False
     return before[-1:] in " .;:" or (after.startswith(" ") and left.isalnum())
+
+
+def _explains(before: str, after: str) -> bool:
+    """ "No bleed - subdural, epidural or subarachnoid - is seen": what the dash begins is no statement of its own."""
+    aside = re.match(r"[^.;\n]+ -+ ?(?:is|are|was|were|or|and|has|have)\b", after)
+    kinds = re.search(r"\b(?:no|not|without|negative)\b[^.;\n]*$", before, re.IGNORECASE) and re.match(
+        r"(?! ?(?:no|there)\b)[^.;\n\d-]*\b(?:or|nor)\b[^.;\n\d-]*(?:[.;\n]|$)", after
+    )
+    return bool(aside or kinds)
 
 
 def _counts(match: re.Match[str], opens: bool, left: str, last: dict[str, int]) -> bool:
@@ -260,8 +288,10 @@ def _lines(part: Tracked, style: str, words: Words) -> Tracked:
     widest = max(map(len, bare))
     full = widest >= WIDE and all(len(a) + 1 + len(b.split(" ")[0]) > widest for a, b in pairwise(bare))
     body = part.text.strip()
-    prose = bool(re.search(r"[A-Za-z\d)][.!;](?:\s|$)", body))
-    listed = not re.search(r"[A-Za-z\d)][.!;]\s", body) and all(b[:1].isupper() or not b[:1].isalpha() for b in bare)
+    stops = bool(re.search(r"[A-Za-z\d)][.!;]\s", body))
+    denials = sum(bool(re.match(r"no |there ", b, re.IGNORECASE)) for b in bare[1:])
+    prose = stops or (body[-1:] in ".!;" and 2 * denials < len(bare) - 1)
+    listed = not stops and all(b[:1].isupper() or not b[:1].isalpha() for b in bare)
     leading = False
     number = -1
 
@@ -309,10 +339,10 @@ def _ends(match: re.Match[str]) -> str:
     left, following = before[-1:], re.match(r"[\s\"')\]]*([A-Za-z]*)", after)
     word = following.group(1) if following else ""
     if "?" in mark:
-        if not before.strip() or before.rstrip(" (\"'")[-1] in f".!;:{END}{ITEM}":
+        if (before.strip().strip(" (\"'") or END)[-1] in f".!;:{END}{ITEM}":
             return mark  # asks about what follows
         if after[:1].isalpha():
-            return whole if left.isalpha() and word[0].isupper() and word[1:].islower() else mark
+            return whole if left.isalpha() and word[:1].isupper() and word[1:].islower() else mark
         if left == " " and word and not (word[0].isupper() and word[1:].islower()):
             return mark
         return mark if after[:1] in ("),") and after else whole

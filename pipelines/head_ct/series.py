@@ -20,9 +20,9 @@ from typing import Any
 from pipelines.head_ct.dicom import READER_VERSION, NotASlice, read_rows
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.stacks import Fault, Stack, axial_cosine, stacks_of
+from pipelines.shared.data.kept import keep, kept
 from pipelines.shared.errors import reason_of
 from pipelines.shared.files import walk
-from pipelines.shared.run_folder import write_atomically
 from pipelines.shared.screen import cpu_count, parallel_map
 
 AXIAL = 0.7  # cosine between the slices' normal and the body's long axis; gantries tilt by up to 30 degrees
@@ -73,8 +73,8 @@ def scan(root: Path, names: Names, cache: Path | None = None) -> tuple[list[dict
         stamps = [[f, *_stamp(base / f)] for f in files]
         content = json.dumps([READER_VERSION, names.salt, str(base.resolve()), stamps])
         keeper = cache / f"scan-{hashlib.sha256(content.encode()).hexdigest()[:20]}.json"
-        if keeper.is_file():
-            known = json.loads(keeper.read_text(encoding="utf-8"))
+        known = kept(keeper)
+        if known is not None:
             return known["slices"], [Fault(**f) for f in known["faults"]]
     read = partial(read_file, base=base, names=names)
     workers = 1 if len(files) <= FEW else cpu_count()
@@ -85,8 +85,7 @@ def scan(root: Path, names: Names, cache: Path | None = None) -> tuple[list[dict
         else:
             slices += [row | {"file": file} for row in found]
     if keeper is not None:
-        text = json.dumps({"slices": slices, "faults": [asdict(f) for f in faults]})  # ASCII: names may be any bytes
-        write_atomically(keeper, lambda aside: aside.write_text(text, encoding="utf-8"))
+        keep(keeper, {"slices": slices, "faults": [asdict(f) for f in faults]})
     return slices, faults
 
 

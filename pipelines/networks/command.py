@@ -17,6 +17,7 @@ import pandas as pd
 from pipelines.networks.published import PUBLISHED, one_protocol_error
 from pipelines.shared.errors import ConfigError, nearest
 from pipelines.shared.job import exit_with_words
+from pipelines.shared.run_folder import write_csv
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,8 +61,7 @@ def table_of_networks(options: argparse.Namespace) -> Path:
     table = pd.DataFrame(rows)
     from pipelines.networks.page import print_table, write_page
 
-    out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "networks.csv", index=False)
+    write_csv(out / "networks.csv", table)
     print_table(table)
     print(write_page(table, out, options.device))
     return out

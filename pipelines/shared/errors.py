@@ -11,11 +11,14 @@ import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_LINE = 2_000  # characters of a message's line, whatever a damaged file makes it quote
+
 
 class UserError(Exception):
     """A mistake in what the user gave. `problem` names it, `remedy` says what to do."""
 
     def __init__(self, problem: str, remedy: str) -> None:
+        problem = "\n".join(shortened(line) for line in problem.split("\n"))
         super().__init__(problem, remedy)  # as it was called, so that it can come back from another process
         self.problem = problem
         self.remedy = remedy
@@ -41,10 +44,13 @@ class WeightsError(UserError):
 
 
 class BadFile(Exception):
-    """One file that cannot be read. The message is the reason, without the file's name.
+    """One file that cannot be read. The message is the reason, one line, without the file's name.
 
     Collected per file, so that a run names all bad files at once instead of stopping at the first.
     """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(shortened(" ".join(reason.split())))  # it may quote the file
 
 
 class UnusableRecord(BadFile):
@@ -66,6 +72,8 @@ def reason_of(failure: BaseException) -> str:
         return f"{failure.problem} {failure.remedy}"
     if isinstance(failure, MemoryError):
         return "needs more memory than there is"
+    if type(failure).__name__ == "OutOfMemoryError":  # torch's, which is not imported for its sake
+        return "needs more memory than the device has; trainer.device=cpu uses the computer's own"
     if isinstance(failure, OSError):
         return f"cannot be read: {failure.strerror or type(failure).__name__}"
     text = " ".join(str(failure).split())[:200]
@@ -74,7 +82,7 @@ def reason_of(failure: BaseException) -> str:
 
 # What a disk answers where nothing is wrong with the program, and what helps.
 _ROOM = "Free some space and start again; what had begun training goes on with mode=resume run=<its folder>."
-_PLACE = "Choose a place that can be written: run_dir=<folder>, or cache.dir=<folder> for what is cached."
+_PLACE = "Choose a place that can be written: run_dir=<folder> for a new run, cache.dir=<folder> for what is cached."
 _DISK = {
     errno.ENOSPC: ("no space left on the disk", _ROOM),
     errno.EDQUOT: ("the disk quota is used up", _ROOM),
@@ -103,7 +111,8 @@ def disk_failure(failure: BaseException) -> tuple[str, str] | None:
         return _DISK[errno.EFBIG]
     of_a_writer = isinstance(failure, (OSError, RuntimeError)) or type(failure).__name__ == "SafetensorError"
     if of_a_writer and any(words in text for words in _UNFINISHED_WRITE):
-        return "no space left on the disk, or the file grew larger than this system allows", _ROOM
+        room = _ROOM.replace("Free some space", "Free some space, or raise the limit (ulimit -f),")
+        return "no space left on the disk, or the file grew larger than this system allows", room
     return None
 
 
@@ -119,6 +128,12 @@ def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:
         return f"Did you mean {' or '.join(close)}?"
     shown = ", ".join(allowed[:20]) + (", …" if len(allowed) > 20 else "")
     return f"Allowed: {shown}."
+
+
+def shortened(line: str) -> str:
+    """A line without its middle, if it is too long to be read."""
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}"
 
 
 def listed(items: Iterable[object], limit: int = 20) -> str:

@@ -1,8 +1,9 @@
 """Files below a folder, found in one way for every study, and names for what is written about them.
 
-Links to folders are followed (many people keep their data on another disk and link it); a folder that leads back into
-itself is entered once. What operating systems leave behind (`._*`, `.DS_Store`, `Thumbs.db`, `__MACOSX`, anything
-hidden) is no data. The order is the natural one: `slice2` before `slice10`.
+Links to folders are followed (many people keep their data on another disk and link it). A folder is entered once, by
+its own name before a link's, also where a link leads back into itself. What operating systems leave behind (`._*`,
+`.DS_Store`, `Thumbs.db`, `__MACOSX`, anything hidden) is no data. The order is the natural one: `slice2` before
+`slice10`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pipelines.shared.data.dicom_files import looks_like_dicom
+from pipelines.shared.errors import DataError
 
-LITTER = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"}
+LITTER = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information", "lost+found"}
 LONGEST = 150  # bytes of an output's name, so that a suffix fits into the 255 that file systems allow
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff]')  # what some file system refuses
 
@@ -30,18 +32,31 @@ def find_files(root: Path, suffixes: Collection[str] | None = None) -> list[Path
 
 
 def walk(root: Path) -> list[Path]:
-    """Everything below a folder but folders and litter, relative to it, in natural order; also broken links."""
+    """Everything below a folder but folders and litter, relative to it, in natural order; also broken links.
+
+    Raises:
+        DataError: a folder may not be read: what it holds would be missing without a word.
+    """
     found: list[Path] = []
     entered: set[tuple[int, int]] = set()
-    for here, folders, files in os.walk(root, followlinks=True):
-        status = Path(here).stat()
-        if (status.st_dev, status.st_ino) in entered:  # a link back into a folder above, or to one seen already
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted((f for f in folders if not is_litter(f)), key=natural)
-        found += [Path(here, f).relative_to(root) for f in files if not is_litter(f)]
+    places = [root]  # links are followed when all that lies below the root itself has been seen
+    while places:
+        for here, folders, files in os.walk(places.pop(0), onerror=_unreadable):
+            status = Path(here).stat()
+            if (status.st_dev, status.st_ino) in entered:  # a link back into a folder above, or to one seen already
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted((f for f in folders if not is_litter(f)), key=natural)
+            places += [Path(here, f) for f in folders if Path(here, f).is_symlink()]
+            found += [Path(here, f).relative_to(root) for f in files if not is_litter(f)]
     return sorted(found, key=lambda path: natural(str(path)))
+
+
+def _unreadable(failure: OSError) -> None:
+    raise DataError(
+        f"{failure.filename} cannot be read: {failure.strerror}.", "Allow it to be read, or move it out of the folder."
+    )
 
 
 def is_litter(name: str) -> bool:

@@ -63,6 +63,11 @@ def write_csv(file: Path, table: pd.DataFrame) -> None:
     write_atomically(file, lambda aside: table.to_csv(aside, index=False))
 
 
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """A Parquet file with a checksum of every page, whole or not at all."""
+    write_atomically(file, lambda aside: table.to_parquet(aside, index=False, write_page_checksum=True))
+
+
 def write_png(file: Path, pixels: np.ndarray, **settings: Any) -> None:
     """A PNG file of uint8 (height, width) or (height, width, 3), whole or not at all."""
     write_atomically(file, lambda aside: Image.fromarray(pixels).save(aside, format="PNG", **settings))
@@ -72,8 +77,8 @@ def write_array(file: Path, array: np.ndarray) -> None:
     """A .npy file, whole or not at all."""
 
     def write(aside: Path) -> None:
-        with aside.open("wb") as out:  # given a name, numpy would append .npy to it
-            np.save(out, array)
+        with aside.open("wb") as stream:  # given a name, numpy would append .npy to it
+            np.save(stream, array)
 
     write_atomically(file, write)
 
@@ -82,8 +87,8 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """A .npz file of named arrays, compressed, whole or not at all."""
 
     def write(aside: Path) -> None:
-        with aside.open("wb") as out:
-            np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+        with aside.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     write_atomically(file, write)
 
@@ -99,7 +104,7 @@ def read_json(file: Path, keys: Sequence[str] = ()) -> Any:
     Raises:
         RunError: missing, damaged, or without one of `keys`.
     """
-    content = _read(file, lambda: json.loads(file.read_text(encoding="utf-8")))
+    content = read_file(file, lambda: json.loads(file.read_text(encoding="utf-8")))
     if keys and not isinstance(content, dict):
         raise RunError(f"{file} holds a {type(content).__name__} where a dict of keys belongs.", AGAIN)
     missing = [key for key in keys if key not in content]
@@ -121,7 +126,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
             raise ValueError("it holds no keys")
         return content
 
-    content: dict[str, Any] = _read(file, read)
+    content: dict[str, Any] = read_file(file, read)
     return content
 
 
@@ -132,9 +137,9 @@ def read_table(file: Path, columns: Sequence[str] = (), **options: Any) -> pd.Da
         RunError: missing, damaged, cut off, or without one of `columns`.
     """
     if file.suffix == ".csv":
-        table = _read(file, lambda: _whole_csv(file, options))
+        table = read_file(file, lambda: _whole_csv(file, options))
     else:
-        table = _read(file, lambda: _whole_parquet(file, options))
+        table = read_file(file, lambda: _whole_parquet(file, options))
     missing = [column for column in columns if column not in table]
     if missing:
         raise RunError(f"{file} has no column {', '.join(missing)}: it is damaged or of another version.", AGAIN)
@@ -147,7 +152,7 @@ def read_array(file: Path) -> np.ndarray:
     Raises:
         RunError: missing or damaged.
     """
-    return _read(file, lambda: np.load(file, allow_pickle=False))
+    return read_file(file, lambda: np.load(file, allow_pickle=False))
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
@@ -161,7 +166,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as content:
             return dict(content)
 
-    return _read(file, read)
+    return read_file(file, read)
 
 
 def read_picture(file: Path) -> np.ndarray:
@@ -175,7 +180,7 @@ def read_picture(file: Path) -> np.ndarray:
         with Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"))
 
-    return _read(file, read)
+    return read_file(file, read)
 
 
 def _whole_parquet(file: Path, options: dict[str, Any]) -> pd.DataFrame:
@@ -191,7 +196,12 @@ def _whole_csv(file: Path, options: dict[str, Any]) -> pd.DataFrame:
     return pd.read_csv(file, **options)
 
 
-def _read(file: Path, read: Callable[[], Any]) -> Any:
+def read_file(file: Path, read: Callable[[], Any]) -> Any:
+    """What `read` makes of a file of a run, of any format.
+
+    Raises:
+        RunError: missing, or damaged: whatever `read` raises.
+    """
     if not file.is_file():
         raise RunError(
             f"{file} is missing: the run is unfinished, or the file was removed.",
@@ -296,8 +306,8 @@ class RunFolder:
         return self.path / "checkpoint" / f"{name}.pt"
 
     def write_table(self, file: Path, table: pd.DataFrame) -> None:
-        """A Parquet file of the run, with a checksum of every page."""
-        write_atomically(file, lambda aside: table.to_parquet(aside, index=False, write_page_checksum=True))
+        """A Parquet file of the run."""
+        write_table(file, table)
 
     def read_table(self, file: Path) -> pd.DataFrame:
         """A Parquet file of the run.

@@ -227,6 +227,8 @@ def test_names_that_fit_nowhere_are_a_mistake(inputs):
     [
         ("slide,label\ntest_001,maybe\n", "row 2: label=maybe, allowed: 1, tumor, 0, normal"),
         ("slide,label\ntest_001,1\nTest_001.tif,1\n", "rows 2, 3: slide 'test_001' occurs 2 times"),
+        ("slide,label\na.svs,1\nA.SVS,1\n", "rows 2, 3: slide 'a' occurs 2 times"),
+        ("slide,label\np/a.svs,1\np/a.tif,1\np\\a,0\n", "rows 2, 3, 4: slide 'p/a' occurs 3 times"),
         ("slide,label\n,1\n", "row 2: empty slide"),
         ("slide,label\ntest_001,\n", "row 2: label=nan"),
         ("slide,label\n", "has a header but no rows"),
@@ -346,6 +348,8 @@ def test_slides_of_one_name_are_told_apart_by_their_folders(own):
             (folder / name).mkdir()
             (folder / f"own_{k}.{suffix}").rename(folder / name / f"s.{suffix}")
     assert read(own).detections["slide"].tolist() == ["a/s.tif", "b/s.tif", "own_3"]
+    own.slides.write_text("slide,label\na/s.tif,1\nb/s.tif,1\nown_3.svs,0\nown_3.tif,0\n")
+    assert "detections: own_3.csv could belong to own_3.svs or own_3.tif" in problems_of(own)
     (own.annotations / "a/s.xml").rename(own.annotations / "s.xml")
     (own.annotations / "b/s.xml").unlink()
     assert "annotations: s.xml could belong to a/s.tif or b/s.tif" in problems_of(own)

@@ -12,7 +12,7 @@ from conftest import compose
 
 from pipelines.camelyon import predicting
 from pipelines.camelyon.predicting import SlideScorer, table_of
-from pipelines.shared.cli import app
+from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.cli.inputs import score_in_parts
 from pipelines.shared.errors import BadFile, RunError
 from pipelines.shared.judging.evaluator import calls
@@ -138,6 +138,6 @@ def test_the_scale_of_slides_is_said_at_prediction_and_never_that_of_the_runs_ow
     words = ["mode=predict", f"run={tmp_path}", "input=x"]
     for given, expected in (([], None), (["data.mpp=0.5"], 0.5)):
         now = compose("camelyon", *words, *given)
-        merged = app._with_finished_run("camelyon", now, [w.partition("=")[0] for w in [*words, *given]])
+        merged = with_finished_run("camelyon", now, [w.partition("=")[0] for w in [*words, *given]])
         assert merged.data.name == "table"
         assert merged.slide_mpp == expected

@@ -103,6 +103,36 @@ def test_a_configuration_is_checked_without_anything_heavy(study):
     assert not heavy & loaded(f"import pipelines.shared.cli.app, pipelines.{study}.config")
 
 
+def test_paths_are_expanded_where_the_configuration_is_checked():
+    """And by the two commands that have no configuration."""
+    assert {relative(f) for f in FILES if "expanduser" in f.read_text()} == {
+        "shared/config.py", "networks/command.py", "compare/command.py"
+    }  # fmt: skip
+
+
+WRITERS = {
+    "write_text", "write_bytes", "to_csv", "to_parquet", "save", "savez", "savez_compressed", "savefig", "imwrite",
+    "tofile", "save_file", "save_as", "wrsamp", "wrann", "copyfile", "copytree",
+}  # fmt: skip
+# What makes a phantom writes into a folder that is renamed when it is complete; what writes a checkpoint is `save` too.
+WHOLE_FOLDERS = ("shared/data/phantoms.py", "head_ct/writing.py", "ecg/wfdb_files.py", "ecg/annotations.py")
+
+
+def test_every_file_is_written_aside_and_renamed():
+    """By a function of `run_folder` or with `write_atomically`, whose argument is called `aside`."""
+    direct = []
+    for file in FILES:
+        if relative(file).endswith(WHOLE_FOLDERS) or file.parent.name == "phantom":
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITERS:
+                text = ast.unparse(node)
+                whole = ("aside", "stream", "buffer", "run.save(", "self.save(", "checkpoint.save(", "marks.")
+                if not any(word in text for word in whole):
+                    direct.append(f"{relative(file)}:{node.lineno} {text[:80]}")
+    assert not direct
+
+
 def test_every_file_is_short_enough_to_read():
     long = {relative(f): n for f in FILES if (n := len(f.read_text().splitlines())) > 900}
     assert not long

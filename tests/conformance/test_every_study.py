@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from html.parser import HTMLParser
+from typing import Any
 
 import cutting
 import numpy as np
@@ -15,9 +16,12 @@ import pytest
 import yaml
 from conftest import REPOSITORY, STUDIES, compose, predicted_records, toy_prepared
 
+from pipelines.shared.cli.finished import with_finished_run
+from pipelines.shared.config import StudyConfig, check
 from pipelines.shared.data.assemble import card_name
 from pipelines.shared.data.cards import load_card
-from pipelines.shared.job import COMMON_MODES, study_modes
+from pipelines.shared.job import COMMON_MODES, config_model, predict_keys, study_modes
+from pipelines.shared.run_folder import RunFolder
 
 
 def study_of(name: str):
@@ -42,6 +46,38 @@ def test_every_choice_of_configuration_composes(study):
         compose(study, f"experiment={experiment}")
     for cache in ("on", "off"):
         assert compose(study, f"cache={cache}").cache.enabled == (cache == "on")
+
+
+# Keys that were added after runs had been made; those runs' config.yaml lacks them.
+YOUNGER = {"data.on_bad_row", "data.images", "data.columns", "data.annotation_groups", "data.sampling_rate"}
+
+
+def written_before(config: StudyConfig) -> dict[str, Any]:
+    """What a run's config.yaml held before these keys existed."""
+    values = config.model_dump()
+    for key in YOUNGER:
+        if not (key == "data.columns" and config.data.name == "table"):  # which always had it
+            section, name = key.split(".")
+            values[section].pop(name, None)
+    return values
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_runs_from_before_a_key_existed_can_be_read(study):
+    for source in options(study, "data"):
+        config = compose(study, f"data={source}")
+        assert check(config_model(study), written_before(config)) == config
+
+
+@pytest.mark.parametrize("study", [s for s in STUDIES if predict_keys(s)])
+def test_what_is_said_of_files_at_prediction_counts_with_older_runs_too(study, tmp_path):
+    values = {"data.mpp": 0.5, "data.leads": ["aVR"], "data.sampling_rate": 128.0}
+    RunFolder(tmp_path).write_config(written_before(compose(study, "data=phantom")))
+    for key in predict_keys(study):
+        given = str(values[key]).replace("'", "")
+        config = compose(study, "mode=predict", f"run={tmp_path}", "input=x", f"{key}={given}")
+        merged = with_finished_run(study, config, ["mode", "run", "input", key])
+        assert merged.model_dump()["data"][key.partition(".")[2]] == values[key]
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -127,6 +128,17 @@ def test_labels_are_cut_to_the_last_whole_step(folder):
     write(folder, "aa_0001", "grp0", [(1, 2600, "SVT")])
     source = irhythm(compose("ecg", "data=irhythm", f"data.root={folder}"))
     assert source.records["rhythms"].iloc[0] == "SVT:10 ?:13"
+
+
+def test_records_of_folders_below_are_read_links_too(folder, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("second disk")
+    shutil.copytree(folder, disk, dirs_exist_ok=True)
+    flat = irhythm(compose("ecg", "data=irhythm", f"data.root={folder}"))
+    (folder / "more [2]").symlink_to(disk, target_is_directory=True)
+    both = irhythm(compose("ecg", "data=irhythm", f"data.root={folder}"))
+    assert set(both.records["id"]) == {*flat.records["id"], *(f"more [2]/{i}" for i in flat.records["id"])}
+    assert all((folder / path).is_file() for path in both.records["path"])
+    assert set(both.records["group"]) == {"aa", "bb"}, "a patient is the same one in every folder"
 
 
 def test_everything_wrong_is_said_at_once(folder):

@@ -17,7 +17,7 @@ from pipelines.ecg.annotations import read_rhythms
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import STEP
 from pipelines.ecg.study import STUDY
-from pipelines.shared.cli.app import _with_finished_run
+from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import Job
 from pipelines.shared.run_folder import RunFolder
@@ -211,7 +211,7 @@ def test_predict_takes_the_keys_that_its_reasons_name(predict, tmp_path):
 
     def of(*more):
         config = compose("ecg", "mode=predict", f"run={run}", "input=x", *more)
-        return _with_finished_run("ecg", config, [m.partition("=")[0] for m in more])
+        return with_finished_run("ecg", config, [m.partition("=")[0] for m in more])
 
     assert (of().data.leads, of().data.sampling_rate) == (["V1", "II"], None)
     assert of("data.sampling_rate=128").data.sampling_rate == 128

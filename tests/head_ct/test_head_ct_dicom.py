@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pydicom
 import pytest
 from bare_dicom import bare
 
-from pipelines.head_ct import dicom, series, volumes
+from pipelines.head_ct import dicom, pseudonyms, series, volumes
 from pipelines.head_ct.dicom import NotASlice, read_rows
 from pipelines.head_ct.pixels import read_hu
 from pipelines.head_ct.pseudonyms import Names, salt_of
@@ -21,7 +22,7 @@ from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.volumes import NO_DATA, Grid, load, onto_grid
 from pipelines.head_ct.writing import Header, write_enhanced, write_slices
 from pipelines.shared.data.dicom_files import ASSUMED
-from pipelines.shared.errors import BadFile
+from pipelines.shared.errors import BadFile, DataError
 from pipelines.shared.files import find_files
 
 NAMES = Names("salt")
@@ -578,6 +579,24 @@ def test_the_salt_is_made_once_and_kept_from_others(tmp_path):
     assert salt_of(tmp_path / "deep" / "salt") == first
     assert len(first) == 32
     assert (tmp_path / "deep" / "salt").stat().st_mode & 0o077 == 0
+
+
+def test_a_salt_that_is_being_made_is_waited_for(tmp_path, monkeypatch):
+    file = tmp_path / "salt"
+    with ThreadPoolExecutor() as pool:
+        others = []
+
+        def slowly(size):
+            others.append(pool.submit(salt_of, file))
+            wait(others, timeout=0.2)
+            return "ab" * size
+
+        monkeypatch.setattr(pseudonyms.secrets, "token_hex", slowly)
+        assert salt_of(file) == others[0].result() == "ab" * 16
+        assert len(others) == 1
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(DataError, match="empty"):
+        salt_of(tmp_path / "empty")
 
 
 def test_a_picture_is_a_volume_of_one(tmp_path):

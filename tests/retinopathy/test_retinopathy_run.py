@@ -107,11 +107,11 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
     job = Job(check(config_model("retinopathy"), values), tmp_path / "out", "a command")
     predict, asked = modes._predicted, []
 
-    def cut(study, config, root, files, *rest):
+    def cut(run, method, finished, root, files):
         asked.extend(files)
         if len(asked) > 4:
             raise KeyboardInterrupt
-        return predict(study, config, root, files, *rest)
+        return predict(run, method, finished, root, files)
 
     monkeypatch.setattr(modes, "score_in_parts", partial(score_in_parts, size=2))
     monkeypatch.setattr(modes, "_predicted", cut)
@@ -119,7 +119,7 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
         modes.run(STUDY, job)
     assert not (tmp_path / "out" / "predictions.csv").exists()
     assert len(list((tmp_path / "out" / "parts").iterdir())) == 2
-    monkeypatch.setattr(modes, "_predicted", lambda *a: asked.append("again") or asked.extend(a[3]) or predict(*a))
+    monkeypatch.setattr(modes, "_predicted", lambda *a: asked.append("again") or asked.extend(a[4]) or predict(*a))
     done = run("mode=resume", f"run={tmp_path / 'out'}", check=False)
     assert done.returncode == 2, "another run is writing there: this test's own process holds the folder"
     modes.run(STUDY, job)
@@ -164,7 +164,8 @@ def test_a_model_of_other_classes_is_refused(finished, tmp_path):
     text = file.read_text()
     try:
         file.write_text(text.replace('"dme"', '"drusen"'))
-        done = run("mode=predict", f"run={finished}", f"input={REPOSITORY}", f"run_dir={tmp_path / 'o'}", check=False)
+        picture = next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images/*"))
+        done = run("mode=predict", f"run={finished}", f"input={picture}", f"run_dir={tmp_path / 'o'}", check=False)
     finally:
         file.write_text(text)
     assert done.returncode == 2

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.shared.errors import DataError
 from pipelines.shared.files import find_files, is_dicom, kinds, output_name, shown_name, walk
 
 
@@ -28,6 +30,30 @@ def test_links_are_followed_loops_end_and_litter_is_no_data(tmp_path):
     assert [str(f) for f in find_files(root, [".png"])] == ["a/slice2.png", "a/slice10.png", "linked/far.PNG"]
     assert [str(f) for f in walk(root)] == ["a/slice2.png", "a/slice10.png", "gone.png", "linked/far.PNG", "notes.txt"]
     assert kinds(walk(root)) == "4 .png, 1 .txt"
+
+
+def test_a_folder_goes_by_its_own_name_before_a_links(tmp_path):
+    touch(tmp_path / "train" / "NORMAL" / "1.png")
+    touch(tmp_path / "archive" / "2.png")
+    (tmp_path / "a newest").symlink_to("train")
+    (tmp_path / "archive" / "all").symlink_to("../train/NORMAL")
+    assert [str(f) for f in find_files(tmp_path)] == ["archive/2.png", "train/NORMAL/1.png"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    touch(tmp_path / "mine" / "1.png")
+    touch(tmp_path / "theirs" / "2.png")
+    touch(tmp_path / "lost+found" / "3.png")
+    scan = os.scandir
+
+    def refused(place):
+        if Path(place).name in ("theirs", "lost+found"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refused)  # a test that runs as root may read everything
+    with pytest.raises(DataError, match="theirs cannot be read: Permission denied"):
+        walk(tmp_path)
 
 
 def test_dicom_is_known_by_its_content(tmp_path):

@@ -15,9 +15,10 @@ from conftest import compose
 from filelock import FileLock
 from torch import nn
 
-from pipelines.shared import app, environment, modes
-from pipelines.shared.cli.app import _place, read_run_config
+from pipelines.shared.cli import app, environment, modes
+from pipelines.shared.cli.app import _place
 from pipelines.shared.cli.environment import claim, start
+from pipelines.shared.cli.finished import read_run_config
 from pipelines.shared.data.phantoms import ensure_folder
 from pipelines.shared.errors import RunError, UserError
 from pipelines.shared.job import Job

@@ -237,11 +237,11 @@ def test_the_papers_recipe_trains_one_step(tmp_path):
     config = compose(
         "skin", "experiment=esteva2017", f"model.weights={weights}", "trainer.epochs=1", "trainer.max_steps=1",
         "trainer.batch_size=2", "data.phantom.lesions=200", "data.phantom.size=96", "trainer.device=cpu",
-        "data.max_class_size=20", "data.near_duplicates=false", f"cache.dir={tmp_path / 'cache'}",
+        "data.max_class_size=2", "data.near_duplicates=false", f"cache.dir={tmp_path / 'cache'}",
     )  # fmt: skip
     folder = RunFolder(tmp_path / "run")
     data = training_data(STUDY, config)
-    keep = data.records.groupby("split").head(6).index.to_numpy()
+    keep = data.records.groupby("split").sample(6, random_state=0).index.sort_values().to_numpy()
     data = type(data)(data.source, data.records.loc[keep].reset_index(drop=True), data.prepared.take(keep), data.flow)
     STUDY.method(config).fit(run_on_cpu(STUDY, config, folder), data)
     facts = json.loads((folder.networks()[0] / "model.json").read_text())
@@ -250,4 +250,5 @@ def test_the_papers_recipe_trains_one_step(tmp_path):
     assert facts["classes"] == SkinLearner.from_data(config, data).classes
     table = pd.read_parquet(folder.predictions("test"))
     assert len(table) == 6
-    assert table[["p_benign", "p_malignant", "p_non_neoplastic"]].sum(axis=1).to_numpy() == pytest.approx(1)
+    top = table.filter(regex="^p_(benign|malignant|non_neoplastic)$")  # those that six records taught
+    assert top.sum(axis=1).to_numpy() == pytest.approx(1)

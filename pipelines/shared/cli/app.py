@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.shared.cli.finished import remedy_in, with_finished_run
 from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, disk_failure, nearest
 from pipelines.shared.job import (
@@ -25,23 +26,11 @@ from pipelines.shared.job import (
     EXIT_RESUME_ME,
     Job,
     config_model,
-    mode_keys,
-    predict_keys,
-    study_modes,
 )
 from pipelines.shared.launch import launch, processes, requeued, slurm_job
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-# What may be set beside a finished run: everything else is part of what that run is.
-FREE_WITH_RUN = {
-    "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
-    "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
-    "export": ["cache", "trainer.device", "trainer.workers", "run_dir"],
-    "resume": [],
-    "report": [],
-}
 
 
 def main(study: str) -> None:
@@ -63,7 +52,7 @@ def _answer(study: str, arguments: list[str]) -> int:
     try:
         _compose_and_run(study, _checked_arguments(study, arguments))
     except UserError as mistake:
-        _show(mistake)
+        _show(mistake, study, arguments)
         return EXIT_MISTAKE
     except (HydraException, OmegaConfBaseException) as mistake:
         first = (str(mistake).strip() or type(mistake).__name__).splitlines()[0]
@@ -75,7 +64,7 @@ def _answer(study: str, arguments: list[str]) -> int:
         if refused is None:
             raise
         place = getattr(failure, "filename", None) or "A file"
-        _show(UserError(f"{place} cannot be used: {refused[0]}.", refused[1]))
+        _show(UserError(f"{place} cannot be used: {refused[0]}.", refused[1]), study, arguments)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("Interrupted. A run that had begun training goes on with mode=resume run=<its folder>.", file=sys.stderr)
@@ -87,10 +76,11 @@ def _answer(study: str, arguments: list[str]) -> int:
     return 0
 
 
-def _show(mistake: UserError) -> None:
+def _show(mistake: UserError, study: str, arguments: list[str]) -> None:
+    mode = next((a.removeprefix("mode=") for a in reversed(arguments) if a.startswith("mode=")), "train")
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
     who = "" if rank == "0" else f"process {rank}: "
-    print(f"{who}{mistake.problem}\n{mistake.remedy}", file=sys.stderr)
+    print(f"{who}{mistake.problem}\n{remedy_in(mode, study, mistake.remedy)}", file=sys.stderr)
 
 
 # --- before Hydra: the mistakes that people make most, answered with the nearest name ---
@@ -110,8 +100,9 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
             "Start the sweep without it (hydra/launcher=joblib or submitit_slurm run its jobs side by side), or one "
             "job at a time under torchrun.",
         )
+    arguments = [_quoted_home(a) for a in arguments]
     if sweep:  # Hydra makes the sweep's folder itself, before the configuration is checked
-        arguments = [re.sub("^run_dir=~(?=/|$)", f"run_dir={Path.home()}", a) for a in arguments]
+        arguments = [re.sub('^run_dir="~', f'run_dir="{Path.home()}', a) for a in arguments]
     groups = _groups(study)
     parser = OverridesParser.create()
     chosen = {"data": "phantom"}
@@ -156,6 +147,12 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
     return arguments
 
 
+def _quoted_home(argument: str) -> str:
+    """`data.root=~/photos` as Hydra's grammar takes it, in quotes. (bash expands `~` only where a key has no dot.)"""
+    key, equals, value = argument.partition("=")
+    return key + equals + re.sub(r'(?:^|(?<=[\[,]))~[^,\[\]"]*', r'"\g<0>"', value)
+
+
 def _groups(study: str) -> dict[str, list[str]]:
     """Hydra's config groups of a study and their options, from the folders under conf/."""
     groups: dict[str, list[str]] = {}
@@ -193,7 +190,7 @@ def _compose_and_run(study: str, arguments: list[str]) -> None:
                 return
             # A sweep's jobs may run in other processes or on other machines: there is no other way back. Hydra lets
             # the other jobs finish first.
-            _show(mistake)
+            _show(mistake, study, arguments)
             raise
 
     try:
@@ -219,7 +216,7 @@ def _run_job(study: str, composed: DictConfig) -> None:
     values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("hydra")]
     keys = [o.lstrip("+~").partition("=")[0] for o in overrides]
-    config = _with_finished_run(study, check(config_model(study), values), keys)
+    config = with_finished_run(study, check(config_model(study), values), keys)
     _outside_dataset(config)
     parent = _sweep_parent()
     command = shlex.join(["python", "-m", f"pipelines.{study}", *overrides])
@@ -247,89 +244,6 @@ def _outside_dataset(config: Any) -> None:
                 f"{key}={value} lies inside the dataset's folder {root}, where nothing is ever written.",
                 f"Give another: {key}=<folder elsewhere>.",
             )
-
-
-def _with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> StudyConfig:
-    """Check the mode; where it works on a finished run, take everything but its free keys from that run."""
-    modes = study_modes(study)
-    if config.mode not in modes:
-        raise ConfigError(f"mode={config.mode} is no mode of this study.", nearest(config.mode, modes))
-    takes = mode_keys(study, config.mode)
-    for key in keys if takes else []:
-        if not any(key == t or key.startswith(t + ".") for t in ["mode", *takes]):
-            raise ConfigError(f"'{key}' counts for nothing in mode={config.mode}.", f"It takes: {', '.join(takes)}.")
-    if config.mode not in FREE_WITH_RUN:
-        return config
-    if config.run is None:
-        raise ConfigError(f"mode={config.mode} needs run=<run folder>.", "Give the folder that a training run left.")
-    if config.mode == "predict" and config.input is None:
-        raise ConfigError("mode=predict needs input=<file or folder>.", "Give what is to be scored.")
-    if config.mode == "evaluate" and not any(k == "data" or k.startswith("data.") for k in keys):
-        raise ConfigError(
-            "mode=evaluate needs data=<source>: the dataset to judge the run on.",
-            "A run's own test set is in its report already.",
-        )
-    own = predict_keys(study) if config.mode == "predict" else []
-    free = ["mode", "run", *FREE_WITH_RUN[config.mode], *own]
-    for key in keys:
-        if not any(key == f or key.startswith(f + ".") for f in free):
-            raise ConfigError(
-                f"'{key}' cannot be changed here: it belongs to the finished run {config.run}.",
-                f"mode={config.mode} takes: {', '.join(free)}.",
-            )
-    values = read_run_config(Path(config.run), study)
-    if config.mode == "resume" and values["mode"] not in ("train", "resume", "predict"):
-        raise RunError(
-            f"run={config.run} is the folder of mode={values['mode']}, not of a training run.",
-            "Start it again instead.",
-        )
-    now = config.model_dump()
-    if config.mode == "resume" and values["mode"] == "predict":
-        return check(config_model(study), values | {"run_dir": config.run})
-    sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in FREE_WITH_RUN[config.mode])]
-    for section in sections:
-        if section in ("mode", "run", "input", "run_dir") or any(k.split(".")[0] == section for k in keys):
-            values[section] = now[section]
-    for key in free:
-        section, _, name = key.partition(".")
-        kept = key in own and key not in keys and now[section].get(name) is not None  # a choice that has a default
-        if name and name in values[section] and not kept:
-            values[section][name] = now[section][name]
-    if config.mode in ("resume", "report"):
-        values["run_dir"] = config.run
-    try:
-        return check(config_model(study), values)
-    except ConfigError as mistake:
-        raise RunError(
-            f"The configuration of {config.run} does not fit this version: {mistake.problem}",
-            "Use the version that made the run (its environment.json names it), or copy the whole run folder again.",
-        ) from None
-
-
-def read_run_config(run: Path, study: str) -> dict[str, Any]:
-    """The configuration of a run folder.
-
-    Raises:
-        RunError: no run folder, or one of another study.
-    """
-    file = run / "config.yaml"
-    if not file.is_file():
-        found = "no such folder" if not run.is_dir() else "it holds no config.yaml"
-        remedy = "Give a folder that a training run left."
-        if (run / "run.log").is_file():
-            found += ", so it was cut off before it had begun"
-            remedy = f"Start it as before, with run_dir={run}."
-        raise RunError(f"run={run} is not a run folder: {found}.", remedy)
-    from pipelines.shared.run_folder import AGAIN, read_yaml
-
-    values = read_yaml(file)
-    if values.get("study") != study:
-        other = values.get("study")
-        raise RunError(f"run={run} is a run of '{other}', not of '{study}'.", f"Use python -m pipelines.{other}.")
-    missing = [key for key in ("mode", "data", "cache", "trainer", "statistics") if not values.get(key)]
-    if missing:
-        raise RunError(f"{file} has no {', '.join(missing)}: it is damaged or of another version.", AGAIN)
-    return values
 
 
 def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen: bool, command: str) -> Job | None:

@@ -86,7 +86,8 @@ def claim(folder: RunFolder) -> None:
         ) from None
     except OSError as failure:
         raise ConfigError(
-            f"run_dir={folder.path} cannot be written: {failure.strerror}.", "Choose another place: run_dir=<folder>."
+            f"run_dir={folder.path} cannot be written: {failure.strerror}.",
+            "Choose another place for a new run: run_dir=<folder>. One that is there already can be copied.",
         ) from None
     _claims.append(lock)
     for leftover in folder.path.rglob("*.tmp"):  # of a process that was killed while it wrote

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import pyarrow as pa
 
 from pipelines.shared.data.records import RowProblem, check_ids, inside, raise_problems, read_csv
-from pipelines.shared.errors import DataError
+from pipelines.shared.errors import DataError, RunError
 from pipelines.shared.files import is_dicom, kinds, shown_name, walk
 from pipelines.shared.log import log
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run_folder import RunFolder, read_table
 
 if TYPE_CHECKING:
     from pipelines.shared.learning.distributed import World
@@ -96,8 +95,8 @@ def score_in_parts(
     kept: list[pd.DataFrame] = []
     for file in sorted((folder.path / "parts").glob("*.parquet")):
         try:
-            kept.append(pd.read_parquet(file))
-        except (OSError, pa.ArrowException):  # damaged: its files are scored again
+            kept.append(read_table(file, ["file"]))
+        except RunError:  # damaged: its files are scored again
             file.unlink(missing_ok=True)
     done = {file for part in kept for file in part["file"]}
     left = [file for file in files if shown_name(file) not in done]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipelines.shared.errors import BadFile
 
@@ -54,10 +54,11 @@ def read_dicom(
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if isinstance(file, Path):
-        with file.open("rb") as opened:
-            return read_dicom(opened, stop_before_pixels=stop_before_pixels, specific_tags=specific_tags)
+        with file.open("rb") as content:
+            return read_dicom(content, stop_before_pixels=stop_before_pixels, specific_tags=specific_tags)
     tags = None if specific_tags is None else list(specific_tags)
-    dataset = dcmread(file, force=True, stop_before_pixels=stop_before_pixels, specific_tags=tags)
+    opened: Any = _Bounded(file)
+    dataset = dcmread(opened, force=True, stop_before_pixels=stop_before_pixels, specific_tags=tags)
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
     if meta.get("TransferSyntaxUID"):
         return dataset, False
@@ -72,3 +73,17 @@ def read_dicom(
     meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     dataset.file_meta = meta
     return dataset, True
+
+
+class _Bounded:
+    """An open file that reserves no memory for more than it holds: a damaged element may claim to have 4 GB."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        at = file.tell()
+        self.file, self.size = file, file.seek(0, 2)
+        self.seek, self.tell = file.seek, file.tell
+        file.seek(at)
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self.size - self.file.tell())
+        return self.file.read(left if size < 0 else min(size, left))

@@ -190,6 +190,7 @@ def _read_with_pillow(
 
 def _rgb(image: ImageFile, notes: list[str]) -> Bytes:
     """Decode to (H, W, 3)."""
+    deep = any(";16" in str(tile[3]) for tile in image.tile)  # 16 bits a colour, of which Pillow keeps the high byte
     image.load()
     tags: Any = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
@@ -212,7 +213,10 @@ def _rgb(image: ImageFile, notes: list[str]) -> Bytes:
     if image.mode == "I":
         raise BadFile("has 32-bit or signed integer pixels without a known range; save it as 8 or 16 bit unsigned")
     if not image.has_transparency_data:
-        return np.array(image.convert("RGB"))
+        pixels = np.array(image.convert("RGB"))
+        if deep:
+            _note_few_levels(pixels, notes)
+        return pixels
     whole = image.convert("RGBA")
     pixels, seen = np.empty((whole.height, whole.width, 3), np.uint8), False
     for rows in _bands(whole.height, whole.width):
@@ -222,6 +226,8 @@ def _rgb(image: ImageFile, notes: list[str]) -> Bytes:
         pixels[rows] = (rgba[..., :3] * alpha + 127) // 255
     if not seen:
         raise BadFile("is transparent everywhere")
+    if deep:
+        _note_few_levels(pixels, notes)
     return pixels
 
 
@@ -238,9 +244,17 @@ def _grey(unit: Floats, inverted: bool) -> Bytes:
 
 def _rgb_of(grey: Bytes, notes: list[str]) -> Bytes:
     """(H, W) -> (H, W, 3); few grey levels that are left of more bits are worth a word."""
-    if 0 < int(grey.max()) - int(grey.min()) <= FEW_LEVELS:
-        notes.append(NARROW)
+    _note_few_levels(grey, notes)
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _note_few_levels(pixels: Bytes, notes: list[str]) -> None:
+    """Whatever a burnt-in letter or a hot pixel reaches: what counts is the range of 98 in 100 values."""
+    bands = [pixels[rows] for rows in _bands(*pixels.shape[:2])]
+    counts = np.sum([np.bincount(band.ravel(), minlength=256) for band in bands], axis=0)
+    low, high = np.searchsorted(counts.cumsum() / pixels.size, [0.01, 0.99])
+    if high - low <= FEW_LEVELS:
+        notes.append(NARROW)
 
 
 def _upright(image: ImageFile, pixels: Bytes) -> Bytes:

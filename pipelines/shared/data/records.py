@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,11 @@ from pipelines.shared.data.cards import load_card
 from pipelines.shared.errors import DataError, counted, listed, nearest
 
 SPLITS = ["train", "val", "test"]  # from the least to the most protected
-# What spreadsheets and web pages leave at the ends of a cell: every kind of blank, byte order marks, zero-width signs.
-BLANKS = "".join(chr(c) for c in range(0x3001) if chr(c).isspace()) + "\0\u00ad\u180e\u200b\u200c\u200d\u2060\ufeff"
+# What spreadsheets and web pages leave at the ends of a cell and nobody sees: every kind of blank, controls, byte order
+# marks, joiners, marks of direction, variation selectors.
+UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # of Unicode's categories
+SELECTORS = range(0xFE00, 0xFE10)
+BLANKS = "".join(chr(c) for c in range(0x10000) if unicodedata.category(chr(c)) in UNSEEN or c in SELECTORS)
 OnBadRow = Literal["error", "skip"]
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -170,7 +172,7 @@ def _other_separator(header: list[str]) -> str | None:
 def _check_fields(file: Path, separators: str) -> str:
     """The separator of a table; rows with more or fewer fields than the header are refused, pandas would shift them."""
     with file.open(encoding="utf-8-sig", newline="") as text:
-        header = next(csv.reader(text, skipinitialspace=True), [])
+        header = next(filter(None, csv.reader(text, skipinitialspace=True)), [])  # above it lines may be empty
         other = _other_separator(header)
         separator = next((sign for sign in separators[1:] if other == SEPARATORS[sign]), separators[0])
         if other and separator == separators[0]:
@@ -178,7 +180,7 @@ def _check_fields(file: Path, separators: str) -> str:
         text.seek(0)
         # Strict: a stray quotation mark would make one row of many.
         rows = csv.reader(text, delimiter=separator, skipinitialspace=True, strict=True)
-        width = len(next(rows, []))
+        width = len(next(filter(None, rows), []))
         lines = [f"row {n}: {len(row)} fields" for n, row in enumerate(rows, start=2) if row and len(row) != width]
     if lines:
         raise DataError(f"{file} has rows that do not fit its {width} columns:\n{listed(lines)}", "Correct them.")
@@ -194,9 +196,10 @@ def _as_text(value: object) -> object:
 
 
 def look_alikes(names: pd.Series) -> list[list[str]]:
-    """Sets of different names that differ only by case, by blanks within, or in how Unicode writes a letter."""
+    """Sets of different names that differ only by case, by what nobody sees, or in how Unicode writes a letter."""
     distinct = pd.Series(names.dropna().astype(str).unique())
-    folded = distinct.map(lambda name: re.sub(r"\s", "", unicodedata.normalize("NFKC", name).casefold()))
+    unseen = dict.fromkeys(map(ord, BLANKS))
+    folded = distinct.map(lambda name: unicodedata.normalize("NFKC", name.translate(unseen)).casefold())
     return [sorted(group) for _, group in distinct.groupby(folded) if len(group) > 1]
 
 

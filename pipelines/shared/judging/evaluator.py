@@ -12,7 +12,7 @@ import pandas as pd
 from pipelines.shared.config import StudyConfig, check
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.records import SPLITS
-from pipelines.shared.errors import RunError
+from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.handover.checklist import write_checklist
 from pipelines.shared.handover.model_card import CardFacts, write_card
 from pipelines.shared.job import config_model
@@ -84,7 +84,7 @@ def read_evidence(study: Study, folder: RunFolder) -> Evidence:
         raise RunError(f"{folder.operating_points} holds no list of operating points: it is damaged.", AGAIN)
     return Evidence(
         folder=folder,
-        config=check(config_model(study.name), read_yaml(folder.config)),
+        config=_read_config(study.name, folder),
         records=records,
         predictions=predictions,
         readers=read_table(folder.readers, ["id"]) if folder.readers.exists() else None,
@@ -94,6 +94,13 @@ def read_evidence(study: Study, folder: RunFolder) -> Evidence:
         networks=[read_json(n / "model.json", MODEL) for n in folder.networks()] or flow.get("networks", []),
         operating_points=points,
     )
+
+
+def _read_config(study: str, folder: RunFolder) -> StudyConfig:
+    try:
+        return check(config_model(study), read_yaml(folder.config))
+    except ConfigError as mistake:
+        raise RunError(f"{folder.config} is damaged or of another version: {mistake.problem}", AGAIN) from None
 
 
 def _predictions(folder: RunFolder, split: str, records: pd.DataFrame) -> pd.DataFrame:

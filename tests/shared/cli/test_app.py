@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, compose, run_command
 
-from pipelines.shared.cli.app import _place, main
+from pipelines.shared.cli.app import _place, _quoted_home, main
 from pipelines.shared.config import allowed_keys
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import config_model
@@ -161,6 +161,22 @@ def test_a_sweeps_jobs_have_folders_of_their_own_and_complete_ones_are_skipped(t
     (first.run_dir / "report.html").touch()
     assert _place(config, tmp_path, 0, False, "x") is None
     assert "skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("data.root=~/a b", 'data.root="~/a b"'),
+        ("run=~", 'run="~"'),
+        ("stage1=[~/a,/b,~/c]", 'stage1=["~/a",/b,"~/c"]'),
+        ("data.root=~/a,~/b", 'data.root="~/a","~/b"'),
+        ("data.root='~/a'", "data.root='~/a'"),
+        ("data.root=/a~b", "data.root=/a~b"),
+        ("~data.root", "~data.root"),
+    ],
+)
+def test_a_home_needs_no_quotes(given, taken):
+    assert _quoted_home(given) == taken
 
 
 @pytest.mark.parametrize("key", ["run_dir", "cache.dir"])

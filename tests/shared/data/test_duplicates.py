@@ -27,7 +27,7 @@ from pipelines.shared.data.duplicates import (
     thumbnail_difference,
 )
 
-SAMPLES = Path(os.environ.get("REAL_SAMPLES", Path(__file__).parents[3] / "shared" / "real"))
+SAMPLES = Path(os.environ.get("REAL_SAMPLES", Path(__file__).parents[4] / "shared" / "real"))
 
 
 def eye(seed: int, size: int = 256) -> np.ndarray:

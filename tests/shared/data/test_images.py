@@ -457,14 +457,14 @@ def test_nothing_leaks_to_the_screen(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_importing_the_module_does_not_import_pydicom() -> None:
     script = "import sys, pipelines.shared.data.images; sys.exit('pydicom' in sys.modules or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[3]).returncode == 0
 
 
 def test_threads(tmp_path: Path) -> None:
@@ -705,6 +705,25 @@ def test_few_grey_levels_of_many_bits_are_worth_a_word(tmp_path: Path) -> None:
     assert notes_of(write(tmp_path, "c.png", Image.fromarray(GREY // 16))) == [], "8 bits are what they are"
     assert notes_of(dicom(tmp_path / "a.dcm", narrow)) == [NARROW]
     assert notes_of(dicom(tmp_path / "b.dcm", narrow, WindowCenter=2048, WindowWidth=4096)) == []
+
+
+def test_letters_and_hot_pixels_do_not_hide_that_the_rest_is_black(tmp_path: Path) -> None:
+    narrow = GREY.astype(np.uint16).repeat(9, 0).repeat(9, 1) * 16
+    narrow[3, 2] = narrow[4, 5:8] = 65535
+    assert notes_of(write(tmp_path, "a.png", Image.fromarray(narrow))) == [NARROW]
+    assert notes_of(write(tmp_path, "b.png", Image.fromarray(narrow // 64))) == [NARROW], "one level is left"
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_are_looked_at_too(tmp_path: Path, channels: int) -> None:
+    colour = np.repeat(GREY.astype(np.uint16)[..., None] * 16, channels, axis=2)
+    colour[..., 3:] = 65535
+    for name, values, expected in (("a.tif", colour, [NARROW]), ("b.tif", colour * 16, [])):
+        tifffile.imwrite(tmp_path / name, values, photometric="rgb", extrasamples=["unassalpha"] * (channels - 3))
+        assert notes_of(tmp_path / name) == expected
+    eight = np.repeat(GREY[..., None] // 16, channels, axis=2)
+    eight[..., 3:] = 255
+    assert notes_of(write(tmp_path, "c.png", Image.fromarray(eight))) == []
 
 
 def test_a_tiff_may_say_its_largest_value(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def test_nearest_and_listed():
 
 # --- cells, rows and look-alikes ---
 
-BLANK_CELLS = ["P1", "P1 ", " P1", "P1\u00a0", "\ufeffP1", "P1\u200b \u00a0", "\tP1"]
+BLANK_CELLS = ["P1", "P1 ", " P1", "P1\u00a0", "\ufeffP1", "P1\u200b \u00a0", "\tP1", "\u202aP1\u202c", "P1\u200e",
+               "P1\ufe0f", "P1\u0001", "\u2066P1\u2069"]  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -216,11 +217,16 @@ def test_blanks_around_a_cell_make_no_other_value(tmp_path, suffix):
 
 
 def test_groups_that_look_alike_are_reported():
-    assert look_alikes(pd.Series(["P1", "p1", "P 1", "P2", None, "\uff30\uff12"])) == [
-        ["P 1", "P1", "p1"],
+    assert look_alikes(pd.Series(["P1", "p1", "P 1", "P\u200b1", "P2", None, "\uff30\uff12"])) == [
+        ["P 1", "P1", "P\u200b1", "p1"],
         ["P2", "\uff30\uff12"],
     ]
     assert look_alikes(pd.Series(["a", "b"])) == []
+
+
+def test_empty_lines_above_a_header_are_no_header(tmp_path):
+    (tmp_path / "t.csv").write_text("\n\nid,group\na,1\n")
+    assert read_csv(tmp_path / "t.csv", ["id"]).to_numpy().tolist() == [["a", "1"]]
 
 
 @pytest.mark.parametrize(("content", "said"), [

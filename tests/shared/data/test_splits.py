@@ -18,7 +18,7 @@ from pipelines.shared.data.splits import folds, grouped_split, split_fingerprint
 from pipelines.shared.errors import DataError
 
 THIRDS = {"train": 0.6, "val": 0.15, "test": 0.25}
-SAMPLES = Path(os.environ.get("REAL_SAMPLES", Path(__file__).parents[3] / "shared" / "real"))
+SAMPLES = Path(os.environ.get("REAL_SAMPLES", Path(__file__).parents[4] / "shared" / "real"))
 
 
 def table(groups: list[str], grades: list[float | None] | None = None, **columns: list) -> pd.DataFrame:

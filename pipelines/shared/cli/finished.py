@@ -1,0 +1,139 @@
+"""Working on a finished run, or going on with one: what may be set beside it, and what is the run's own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pipelines.shared.config import StudyConfig, allowed_keys, check
+from pipelines.shared.errors import ConfigError, RunError, nearest
+from pipelines.shared.job import config_model, mode_keys, predict_keys, study_modes
+
+# What may be set beside a finished run: everything else is part of what that run is.
+FREE_WITH_RUN = {
+    "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
+    "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
+    "export": ["cache", "trainer.device", "trainer.workers", "run_dir"],
+    "resume": ["cache", "trainer.device", "trainer.workers"],
+    "report": [],
+}
+# A key in a message: data.mpp, or data=<source>.
+KEY = re.compile(r"(?<![\w./-])(?:[a-z_]+(?:\.[a-z_]+)+(?![\w/(-])|[a-z_]+(?==[^=]))")
+
+
+def free_keys(study: str, mode: str) -> list[str]:
+    """The keys that may be set in a mode that works on a finished run; a section stands for all its keys."""
+    return ["mode", "run", *FREE_WITH_RUN[mode], *(predict_keys(study) if mode == "predict" else [])]
+
+
+def is_free(key: str, free: list[str]) -> bool:
+    """Whether a dotted key is one of these, or lies in one of their sections."""
+    return any(key == f or key.startswith(f + ".") for f in free)
+
+
+def remedy_in(mode: str, study: str, remedy: str) -> str:
+    """A remedy as it holds in a mode: where it names keys that a finished run has fixed, that takes a new run.
+
+    Of `run_dir` nothing is added: another one is a new run by itself.
+    """
+    if mode not in FREE_WITH_RUN:
+        return remedy
+    free, sections = [*free_keys(study, mode), "run_dir"], config_model(study).model_fields
+    named = dict.fromkeys(KEY.findall(remedy))
+    fixed = [key for key in named if key.split(".")[0] in sections and not is_free(key, free)]
+    return remedy + (
+        f" (mode={mode} keeps the run's own {' and '.join(fixed)}: that needs a new run.)" if fixed else ""
+    )
+
+
+def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> StudyConfig:
+    """Check the mode; where it works on a finished run, take everything but its free keys from that run."""
+    modes = study_modes(study)
+    if config.mode not in modes:
+        raise ConfigError(f"mode={config.mode} is no mode of this study.", nearest(config.mode, modes))
+    takes = mode_keys(study, config.mode)
+    for key in keys if takes else []:
+        if not any(key == t or key.startswith(t + ".") for t in ["mode", *takes]):
+            raise ConfigError(f"'{key}' counts for nothing in mode={config.mode}.", f"It takes: {', '.join(takes)}.")
+    if config.mode not in FREE_WITH_RUN:
+        return config
+    if config.run is None:
+        raise ConfigError(f"mode={config.mode} needs run=<run folder>.", "Give the folder that a training run left.")
+    if config.mode == "predict" and config.input is None:
+        raise ConfigError("mode=predict needs input=<file or folder>.", "Give what is to be scored.")
+    if config.mode == "evaluate" and not any(k == "data" or k.startswith("data.") for k in keys):
+        raise ConfigError(
+            "mode=evaluate needs data=<source>: the dataset to judge the run on.",
+            "A run's own test set is in its report already.",
+        )
+    own = predict_keys(study) if config.mode == "predict" else []
+    free = free_keys(study, config.mode)
+    for key in keys:
+        if not is_free(key, free):
+            raise ConfigError(
+                f"'{key}' cannot be changed here: it belongs to the finished run {config.run}.",
+                f"mode={config.mode} takes: {', '.join(free)}.",
+            )
+    values = read_run_config(Path(config.run), study)
+    if config.mode == "resume" and values["mode"] not in ("train", "resume", "predict"):
+        raise RunError(
+            f"run={config.run} is the folder of mode={values['mode']}, not of a training run.",
+            "Start it again instead.",
+        )
+    now = config.model_dump()
+    if config.mode == "resume":  # what is not given stays as it was, above all the device
+        for key in (k for k in keys if k not in ("mode", "run")):
+            section, _, name = key.partition(".")
+            values[section][name or "enabled"] = now[section][name or "enabled"]  # of cache=off not the folder
+        here = {} if values["mode"] == "predict" else {"mode": "resume", "run": config.run}
+        return _checked(study, config, values | here | {"run_dir": config.run})
+    sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in FREE_WITH_RUN[config.mode])]
+    for section in sections:
+        if section in ("mode", "run", "input", "run_dir") or any(k.split(".")[0] == section for k in keys):
+            values[section] = now[section]
+    known = allowed_keys(config_model(study), values)  # a run that was made before a key existed lacks it all the same
+    for key in free:
+        section, _, name = key.partition(".")
+        kept = key in own and key not in keys and now[section].get(name) is not None  # a choice that has a default
+        if name and key in known and not kept:
+            values[section][name] = now[section][name]
+    if config.mode == "report":
+        values["run_dir"] = config.run
+    return _checked(study, config, values)
+
+
+def _checked(study: str, config: StudyConfig, values: dict[str, Any]) -> StudyConfig:
+    try:
+        return check(config_model(study), values)
+    except ConfigError as mistake:
+        raise RunError(
+            f"The configuration of {config.run} does not fit this version: {mistake.problem}",
+            "Use the version that made the run (its environment.json names it), or copy the whole run folder again.",
+        ) from None
+
+
+def read_run_config(run: Path, study: str) -> dict[str, Any]:
+    """The configuration of a run folder.
+
+    Raises:
+        RunError: no run folder, or one of another study.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        found = "no such folder" if not run.is_dir() else "it holds no config.yaml"
+        remedy = "Give a folder that a training run left."
+        if (run / "run.log").is_file():
+            found += ", so it was cut off before it had begun"
+            remedy = f"Start it as before, with run_dir={run}."
+        raise RunError(f"run={run} is not a run folder: {found}.", remedy)
+    from pipelines.shared.run_folder import AGAIN, read_yaml
+
+    values = read_yaml(file)
+    if values.get("study") != study:
+        other = values.get("study")
+        raise RunError(f"run={run} is a run of '{other}', not of '{study}'.", f"Use python -m pipelines.{other}.")
+    missing = [key for key in ("mode", "data", "cache", "trainer", "statistics") if not values.get(key)]
+    if missing:
+        raise RunError(f"{file} has no {', '.join(missing)}: it is damaged or of another version.", AGAIN)
+    return values
