@@ -7,13 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.covid_flannel.config import CLASSES
-from pipelines.shared.config import conf_folder
+from pipelines.shared.config import conf_folder, read_settings_file
 from pipelines.shared.errors import DataError, nearest
 
 
@@ -58,18 +56,18 @@ def read_rules(name: str) -> Rules:
     if not file.is_file():
         remedy = nearest(name, sorted(f.stem for f in folder.glob("*.yaml"))) + " Or give a .yaml file of your own."
         raise DataError(f"data.rules={name}: there is no such table.", remedy)
+    how = "See conf/covid_flannel/rules/default.yaml."
+    content = read_settings_file(file, how)
     try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
         rules = Rules.model_validate(content)
         for pattern in (p for patterns in rules.file_names.values() for p in patterns):
             re.compile(pattern)
-    except (yaml.YAMLError, UnicodeDecodeError, re.error) as failure:
-        reason = " ".join(str(failure).split())
-        raise DataError(f"{file} cannot be read: {reason}.", "See conf/covid_flannel/rules/default.yaml.") from None
+    except re.error as failure:
+        raise DataError(f"{file} cannot be read: {failure}.", how) from None
     except ValidationError as failure:
         first = failure.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(f"{file}: {key}: {first['msg']}.", "See conf/covid_flannel/rules/default.yaml.") from None
+        raise DataError(f"{file}: {key}: {first['msg']}.", how) from None
     unknown = sorted({*rules.findings, *rules.file_names} - set(CLASSES))
     if unknown:
         raise DataError(f"{file}: no classes of this study: {', '.join(unknown)}.", f"Allowed: {', '.join(CLASSES)}.")

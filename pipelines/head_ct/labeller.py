@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from pipelines.head_ct.english import Words
 from pipelines.head_ct.report_text import spelled_out
 from pipelines.head_ct.sentences import sentences
-from pipelines.shared.config import conf_folder
+from pipelines.shared.config import conf_folder, read_settings_file
 from pipelines.shared.errors import DataError, listed
 
 if TYPE_CHECKING:
@@ -81,10 +80,10 @@ def read_lexicon(file: Path | None = None) -> list[Concept]:
     """
     file = file or conf_folder() / "head_ct" / "lexicon.yaml"
     how = "See conf/head_ct/lexicon.yaml: concepts: {<name>: {umls, group, critical, synonyms}}."
+    content = read_settings_file(file, how)
     try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))["concepts"]
-        items = list(entries.items())
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as failure:
+        items = list(content["concepts"].items())
+    except (KeyError, TypeError, AttributeError) as failure:
         raise DataError(f"{file} cannot be read as a lexicon: {type(failure).__name__}.", how) from None
     problems: list[str] = []
     concepts: list[Concept] = []
@@ -113,17 +112,16 @@ def read_terms(file: Path | None = None) -> dict[str, Any]:
         DataError: no such file, or of another form.
     """
     file = file or conf_folder() / "head_ct" / "terms.yaml"
+    how = "See conf/head_ct/terms.yaml."
+    terms: dict[str, Any] = read_settings_file(file, how)
     try:
-        terms = yaml.safe_load(file.read_text(encoding="utf-8"))
         for status in STATUSES[1:]:
             for kind in ("preceding", "following", "pseudo"):
                 terms[status][kind] = [str(t).lower() for t in terms[status][kind]]
         terms["termination"] = [str(t).lower() for t in terms["termination"]]
         terms["sections"] = {k: [str(t).lower() for t in v] for k, v in terms["sections"].items()}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as failure:
-        raise DataError(
-            f"{file} cannot be read as term sets: {type(failure).__name__} {failure}.", "See conf/head_ct/terms.yaml."
-        ) from None
+    except (KeyError, TypeError, AttributeError) as failure:
+        raise DataError(f"{file} cannot be read as term sets: {type(failure).__name__} {failure}.", how) from None
     return terms
 
 

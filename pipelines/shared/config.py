@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.shared.errors import ConfigError, nearest
+from pipelines.shared.errors import ConfigError, DataError, nearest
 
 # A path as a user gives it: `~` is their home. Expanded here, when the configuration is checked, and nowhere else.
 UserPath = Annotated[str, AfterValidator(expanduser)]
@@ -244,6 +244,19 @@ def _beside(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"The folder {name}/ is missing beside {package}: reinstall the package.")
+
+
+def read_settings_file(file: Path, remedy: str) -> Any:
+    """What a YAML file of the user's own holds (a lexicon, rules).
+
+    Raises:
+        DataError: it is missing, or is no YAML; `remedy` says where a good one is.
+    """
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as failure:
+        reason = " ".join(str(failure).split()) or type(failure).__name__
+        raise DataError(f"{file} cannot be read as YAML: {reason}.", remedy) from None
 
 
 def check(model: type[StudyConfig], values: dict[str, Any]) -> StudyConfig:

@@ -222,6 +222,15 @@ def test_lexicon_and_terms_of_ones_own(tmp_path):
     assert {"absent", "uncertain", "historical", "termination", "sections"} <= set(read_terms())
 
 
+@pytest.mark.parametrize("read", [read_lexicon, read_terms])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 3000, b"a: [", b"", b"- 1"])
+def test_a_damaged_lexicon_is_named(tmp_path, read, content):
+    file = tmp_path / "damaged.yaml"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged\.yaml cannot be read"):
+        read(file)
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
