@@ -14,10 +14,14 @@ import pandas as pd
 import pytest
 
 from pipelines.retinopathy.fundus import find_circle
-from pipelines.retinopathy.phantom import artist as drawing
 from pipelines.retinopathy.phantom import dataset as phantom
-from pipelines.retinopathy.phantom.artist import CAMERAS, DEFECTS, Difficulty, Eye, aim, draw_eye, photograph
+from pipelines.retinopathy.phantom.artist import draw_eye
+from pipelines.retinopathy.phantom.camera import CAMERAS, DEFECTS, aim, photograph
+from pipelines.retinopathy.phantom.canvas import DISC_RADIUS, OPTIC_DISC, Bytes, Image
 from pipelines.retinopathy.phantom.dataset import PhantomSettings, ensure_phantom, make_phantom
+from pipelines.retinopathy.phantom.lesions import Difficulty, draw_lesions
+from pipelines.retinopathy.phantom.retina import Eye
+from pipelines.retinopathy.phantom.vessels import beaded, vessel_tree
 
 SMALL = PhantomSettings(patients=40, size=160, ungradable=0.15)
 
@@ -211,7 +215,7 @@ EYE = Eye(age=57, pigment=0.5, tortuosity=1.0, drusen=0.3, level=0.5, dme_excess
 VIEW = aim(np.random.default_rng(0), CAMERAS[0], 256, left=False)
 
 
-def drawn(eye: Eye, difficulty: Difficulty | None = None, seed: int = 0) -> tuple[drawing.Image, drawing.Bytes]:
+def drawn(eye: Eye, difficulty: Difficulty | None = None, seed: int = 0) -> tuple[Image, Bytes]:
     """An eye's picture and lesion mask."""
     retina_rng, lesion_rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
     return draw_eye(retina_rng, lesion_rng, VIEW, eye, difficulty or Difficulty())
@@ -243,8 +247,8 @@ def test_each_grade_shows_the_lesions_of_the_scale(level: float, layers: set[str
     seen = set()
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        veins = drawing._vessel_tree(rng, 1.0, 0.023)[-1]
-        lesions = drawing._draw_lesions(rng, VIEW, replace(EYE, level=level), Difficulty(), veins)
+        veins = vessel_tree(rng, 1.0, 0.023)[-1]
+        lesions = draw_lesions(rng, VIEW, replace(EYE, level=level), Difficulty(), veins)
         seen |= {name for name, layer in vars(lesions).items() if not layer.empty}
         assert (level >= 1) == (not lesions.blood.empty)  # every eye with retinopathy shows some
         assert all(layer.empty == (not layer.canvas.any()) for layer in vars(lesions).values())
@@ -262,8 +266,8 @@ def test_what_is_healthy_stays_the_same_when_lesions_are_added() -> None:
 
 
 def test_veins_are_beaded_in_severe_retinopathy() -> None:
-    veins = drawing._vessel_tree(np.random.default_rng(0), 1.0, 0.023)[-1]
-    little, much = (drawing._beaded(np.random.default_rng(0), veins, level) for level in (2.95, 3.9))
+    veins = vessel_tree(np.random.default_rng(0), 1.0, 0.023)[-1]
+    little, much = (beaded(np.random.default_rng(0), veins, level) for level in (2.95, 3.9))
     change = [np.abs(v.widths / veins.widths - 1).max() for v in (little, much)]
     assert 0.05 < change[0] < 0.15
     assert 0.4 < change[1] < 0.55
@@ -455,9 +459,9 @@ def test_optic_disc_lies_on_the_nasal_side(root: Path, truth: pd.DataFrame) -> N
 
 
 def test_vessels_leave_the_optic_disc_and_spare_the_fovea() -> None:
-    tree = drawing._vessel_tree(np.random.default_rng(0), 1.0, 0.023)
+    tree = vessel_tree(np.random.default_rng(0), 1.0, 0.023)
     second, first, trunks = tree
-    assert np.hypot(*(trunks.paths[:, 0] - drawing.OPTIC_DISC).T).max() < drawing.DISC_RADIUS
+    assert np.hypot(*(trunks.paths[:, 0] - OPTIC_DISC).T).max() < DISC_RADIUS
     for branches in (first, second):
         start_outside = np.hypot(*branches.paths[:, 0].T) >= 0.1
         assert (np.hypot(branches.paths[start_outside, :, 0], branches.paths[start_outside, :, 1]) >= 0.1).all()

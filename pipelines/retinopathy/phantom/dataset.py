@@ -28,17 +28,11 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from pipelines.retinopathy.phantom.artist import (
-    CAMERAS,
-    DEFECTS,
-    Bytes,
-    Camera,
-    Difficulty,
-    Eye,
-    aim,
-    draw_eye,
-    photograph,
-)
+from pipelines.retinopathy.phantom.artist import draw_eye
+from pipelines.retinopathy.phantom.camera import CAMERAS, DEFECTS, Camera, aim, photograph
+from pipelines.retinopathy.phantom.canvas import Bytes
+from pipelines.retinopathy.phantom.lesions import Difficulty
+from pipelines.retinopathy.phantom.retina import Eye
 from pipelines.shared.data.phantoms import ensure_folder, write_notice, write_table
 from pipelines.shared.screen import parallel_map
 
