@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipelines.camelyon.annotations import check_annotation
 from pipelines.camelyon.slides import SUFFIXES
-from pipelines.shared.data.records import BLANKS, RowProblem
+from pipelines.shared.data.tables import BLANKS, RowProblem
 from pipelines.shared.errors import DataError
 from pipelines.shared.files import find_files
 
@@ -35,7 +35,7 @@ def read_challenge(
         groups: `data.annotation_groups`.
 
     Returns:
-        The records (index: the slides' keys, such as `tumor_001`), problems for `records.without_bad_rows`, and notes
+        The records (index: the slides' keys, such as `tumor_001`), problems for `tables.without_bad_rows`, and notes
         for the report.
 
     Raises:

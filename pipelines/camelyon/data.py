@@ -24,8 +24,9 @@ from pipelines.camelyon.pairing import pair, slide_key
 from pipelines.camelyon.phantom.dataset import TRIAL, PhantomSettings, ensure_phantom
 from pipelines.camelyon.slides import SUFFIXES, Slide, SlideFacts, fingerprint
 from pipelines.camelyon.tissue import require_tissue
-from pipelines.shared.data.records import RowProblem, Source, Target, dataset_folder, read_table, without_bad_rows
+from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
 from pipelines.shared.data.splits import folds
+from pipelines.shared.data.tables import RowProblem, without_bad_rows
 from pipelines.shared.errors import BadFile, DataError, counted
 from pipelines.shared.files import find_files
 

@@ -22,7 +22,7 @@ from pipelines.camelyon.config import PLAUSIBLE_MPP
 from pipelines.camelyon.lesions import COLUMNS, check_detections
 from pipelines.camelyon.masks import MPP, LesionMap, lesion_map
 from pipelines.camelyon.pairing import Pairs, pair, slide_key
-from pipelines.shared.data.records import read_csv
+from pipelines.shared.data.tables import read_csv
 from pipelines.shared.errors import DataError, counted, listed
 from pipelines.shared.files import find_files
 from pipelines.shared.screen import track

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.camelyon.annotations import BEYOND_REASON
-from pipelines.shared.data.records import BLANKS, SEPARATORS
+from pipelines.shared.data.tables import BLANKS, SEPARATORS
 from pipelines.shared.errors import DataError, counted, listed
 from pipelines.shared.run_folder import write_atomically
 

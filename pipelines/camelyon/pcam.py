@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.data.records import RowProblem, Source, dataset_folder, raise_problems, read_csv, without_bad_rows
+from pipelines.shared.data.records import Source, dataset_folder
+from pipelines.shared.data.tables import RowProblem, raise_problems, read_csv, without_bad_rows
 from pipelines.shared.errors import BadFile
 from pipelines.shared.files import find_files
 

@@ -15,7 +15,8 @@ from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.rules import Rules, file_name, finding, finding_words, modality, view
 from pipelines.shared.data.copies import Copy
 from pipelines.shared.data.images import SUFFIXES
-from pipelines.shared.data.records import OnBadRow, RowProblem, Source, check_ids, inside, row_of, without_bad_rows
+from pipelines.shared.data.records import Source
+from pipelines.shared.data.tables import OnBadRow, RowProblem, check_ids, inside, row_of, without_bad_rows
 from pipelines.shared.errors import DataError, counted, listed, nearest
 from pipelines.shared.files import find_files
 

@@ -13,7 +13,8 @@ from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import UNLABELLED
 from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, text_lines, window_rows
 from pipelines.ecg.wfdb_files import beside
-from pipelines.shared.data.records import BLANKS, RowProblem, Source, dataset_folder
+from pipelines.shared.data.records import Source, dataset_folder
+from pipelines.shared.data.tables import BLANKS, RowProblem
 from pipelines.shared.errors import DataError, counted
 from pipelines.shared.files import find_files
 from pipelines.shared.screen import track

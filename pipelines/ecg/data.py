@@ -29,7 +29,8 @@ from pipelines.ecg.patients import read_patients
 from pipelines.ecg.phantom.dataset import PhantomSettings, ensure_phantom
 from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, window_rows
 from pipelines.ecg.wfdb_files import is_there
-from pipelines.shared.data.records import RowProblem, Source, Target, dataset_folder, read_csv, read_table
+from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
+from pipelines.shared.data.tables import RowProblem, read_csv
 from pipelines.shared.errors import BadFile, DataError, UnusableRecord, listed, nearest
 
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays

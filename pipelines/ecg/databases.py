@@ -16,7 +16,8 @@ from pipelines.ecg.labels import RATE, STEP, carried, window_labels, windows
 from pipelines.ecg.patients import about_recordings
 from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, text_lines, window_rows
 from pipelines.ecg.wfdb_files import beside, is_there
-from pipelines.shared.data.records import RowProblem, Source, inside, raise_problems
+from pipelines.shared.data.records import Source
+from pipelines.shared.data.tables import RowProblem, inside, raise_problems
 from pipelines.shared.errors import DataError, counted
 from pipelines.shared.files import find_files
 from pipelines.shared.screen import track

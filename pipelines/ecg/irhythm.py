@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import MASKED, RATE, STEP, step_labels
-from pipelines.shared.data.records import RowProblem
+from pipelines.shared.data.tables import RowProblem
 from pipelines.shared.errors import DataError
 from pipelines.shared.files import find_files
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pipelines.shared.data.records import RowProblem, check_ids, read_csv, without_bad_rows
+from pipelines.shared.data.tables import RowProblem, check_ids, read_csv, without_bad_rows
 from pipelines.shared.errors import DataError
 
 OWN_COLUMNS = {"id", "group", "split", "path", "header", "start", "steps", "rhythms", "record_label", "record_code"}

@@ -13,7 +13,7 @@ import pandas as pd
 from pipelines.ecg import signals
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import RATE, STEP, record_words, strata, window_labels, windows
-from pipelines.shared.data.records import BLANKS, without_bad_rows
+from pipelines.shared.data.tables import BLANKS, without_bad_rows
 from pipelines.shared.errors import BadFile, DataError
 
 

@@ -21,7 +21,7 @@ from pipelines.head_ct.phantom.dataset import PhantomSettings, ensure_phantom
 from pipelines.head_ct.scoring import Scorer, key_slices, score_study
 from pipelines.head_ct.series import Kernels, choose, read_file
 from pipelines.head_ct.stacks import Stack
-from pipelines.shared.data.records import read_csv
+from pipelines.shared.data.tables import read_csv
 from pipelines.shared.errors import BadFile
 from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, write_csv, write_png

@@ -42,16 +42,8 @@ from pipelines.head_ct.public_sets import cq500, rsna_ich
 from pipelines.head_ct.stacks import Fault, Stack, kind_of
 from pipelines.shared.data.images import read_image
 from pipelines.shared.data.kept import keep_table, kept_table
-from pipelines.shared.data.records import (
-    RowProblem,
-    Source,
-    Target,
-    dataset_folder,
-    parse_values,
-    read_csv,
-    read_table,
-    without_bad_rows,
-)
+from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
+from pipelines.shared.data.tables import RowProblem, parse_values, read_csv, without_bad_rows
 from pipelines.shared.errors import BadFile, DataError
 from pipelines.shared.screen import cpu_count, parallel_map, track
 

@@ -28,7 +28,7 @@ from pipelines.head_ct.stacks import Stack
 from pipelines.head_ct.volumes import onto_grid
 from pipelines.shared.cli.environment import stage, start
 from pipelines.shared.cli.inputs import score_in_parts
-from pipelines.shared.data.records import read_csv
+from pipelines.shared.data.tables import read_csv
 from pipelines.shared.errors import ConfigError, DataError, counted, nearest, reason_of
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished

@@ -9,7 +9,8 @@ import pandas as pd
 
 from pipelines.head_ct.archive import bad_files_of, finish, names_of, notes_of, read_index, studies_below
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.shared.data.records import RowProblem, Source, dataset_folder, parse_values, read_csv, without_bad_rows
+from pipelines.shared.data.records import Source, dataset_folder
+from pipelines.shared.data.tables import RowProblem, parse_values, read_csv, without_bad_rows
 from pipelines.shared.errors import DataError
 from pipelines.shared.files import find_files
 

@@ -17,16 +17,8 @@ from pipelines.retinopathy.labels import add_grade_targets, either, few_graders,
 from pipelines.retinopathy.phantom.dataset import PhantomSettings, ensure_phantom
 from pipelines.shared.data.duplicates import describe, pixel_hash
 from pipelines.shared.data.images import SUFFIXES, read_picture
-from pipelines.shared.data.records import (
-    Source,
-    Target,
-    check_ids,
-    numeric_if_possible,
-    parse_values,
-    raise_problems,
-    read_csv,
-    read_table,
-)
+from pipelines.shared.data.records import Source, Target, read_table
+from pipelines.shared.data.tables import check_ids, numeric_if_possible, parse_values, raise_problems, read_csv
 from pipelines.shared.errors import DataError, UnusableRecord
 from pipelines.shared.files import find_files
 

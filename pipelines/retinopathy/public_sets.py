@@ -16,7 +16,8 @@ import pandas as pd
 from pipelines.retinopathy.config import PublicData, RetinopathyConfig
 from pipelines.retinopathy.labels import add_grade_targets, either
 from pipelines.shared.data.copies import ROWS, Copy, paths_of, stem, strangers
-from pipelines.shared.data.records import RowProblem, Source, check_ids, parse_values, row_of, without_bad_rows
+from pipelines.shared.data.records import Source
+from pipelines.shared.data.tables import RowProblem, check_ids, parse_values, row_of, without_bad_rows
 from pipelines.shared.errors import DataError
 
 LEARNING = ("train", "resume", "verify")  # modes that need grades; verify refuses what train refuses

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.data.records import RowProblem, row_of
+from pipelines.shared.data.tables import RowProblem, row_of
 from pipelines.shared.errors import nearest
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, Taxonomy
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.data.copies import ROWS, Copy, paths_of, stem, strangers, without_rows_of
-from pipelines.shared.data.records import OnBadRow, RowProblem, Source, check_ids, read_csv, row_of, without_bad_rows
+from pipelines.shared.data.records import Source
+from pipelines.shared.data.tables import OnBadRow, RowProblem, check_ids, read_csv, row_of, without_bad_rows
 from pipelines.shared.errors import DataError, counted
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import add_levels, check_labels, read_diagnoses

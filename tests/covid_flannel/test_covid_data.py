@@ -15,7 +15,8 @@ from pipelines.covid_flannel import data
 from pipelines.covid_flannel.public_sets import read_ccx, read_kcx
 from pipelines.covid_flannel.rules import file_name, finding, read_rules
 from pipelines.shared.data.copies import Copy
-from pipelines.shared.data.records import OnBadRow, Source
+from pipelines.shared.data.records import Source
+from pipelines.shared.data.tables import OnBadRow
 from pipelines.shared.errors import BadFile, DataError
 
 ROW = {"patientid": "1", "finding": "COVID-19", "view": "PA", "modality": "X-ray", "filename": "a.png", "age": "50",

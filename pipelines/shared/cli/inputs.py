@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pipelines.shared.data.records import RowProblem, check_ids, inside, raise_problems, read_csv
+from pipelines.shared.data.tables import RowProblem, check_ids, inside, raise_problems, read_csv
 from pipelines.shared.errors import DataError, RunError
 from pipelines.shared.files import is_dicom, kinds, shown_name, walk
 from pipelines.shared.log import log

@@ -16,8 +16,9 @@ from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cache import WARNINGS_BETWEEN, Prepared, prepare_records
 from pipelines.shared.data.duplicates import near_duplicates
 from pipelines.shared.data.leakage import GateReport, leakage_gate, straddling
-from pipelines.shared.data.records import SPLITS, Source, look_alikes
+from pipelines.shared.data.records import SPLITS, Source
 from pipelines.shared.data.splits import split_fingerprint
+from pipelines.shared.data.tables import look_alikes
 from pipelines.shared.errors import DataError, counted, listed
 from pipelines.shared.log import log
 from pipelines.shared.study import Data, Study

@@ -19,7 +19,8 @@ import pandas as pd
 from pipelines.shared.config import CopySection
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.images import SUFFIXES
-from pipelines.shared.data.records import RowProblem, dataset_folder, inside, read_csv, row_of
+from pipelines.shared.data.records import dataset_folder
+from pipelines.shared.data.tables import RowProblem, inside, read_csv, row_of
 from pipelines.shared.errors import DataError, counted, listed, nearest
 from pipelines.shared.files import find_files
 

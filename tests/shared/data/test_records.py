@@ -9,17 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.shared.config import TableColumns, TableSection
-from pipelines.shared.data.records import (
-    RowProblem,
-    Target,
-    dataset_folder,
-    inside,
-    look_alikes,
-    parse_values,
-    read_csv,
-    read_table,
-    without_bad_rows,
-)
+from pipelines.shared.data.records import Target, dataset_folder, read_table
+from pipelines.shared.data.tables import RowProblem, inside, look_alikes, parse_values, read_csv, without_bad_rows
 from pipelines.shared.errors import DataError, listed, nearest
 
 TARGETS = [Target("grade", range(5)), Target("dme", (0, 1))]
