@@ -150,10 +150,12 @@ class PatchSection(Section):
 
 class CamelyonModel(ModelSection):
     """`level`: after which of the backbone's stages the maps are taken (null: after the last); `channels` of the
-    convolution that follows them, 0 for none."""
+    convolution that follows them, 0 for none; `test_time`: over which flips finished networks average probabilities.
+    """
 
     level: Annotated[int, Field(ge=0, le=4)] | None
     channels: Annotated[int, Field(ge=0, le=2048)]
+    test_time: Literal["none", "mirror", "flips"] = "none"
 
 
 class HardNegativeSection(Section):

@@ -12,7 +12,7 @@ from torch import nn
 
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.metrics import CLASSES, TASK, predict_columns
-from pipelines.camelyon.model import GOOGLENET, PatchNetwork, Plan, with_maps
+from pipelines.camelyon.model import GOOGLENET, FlippedPatchNetwork, PatchNetwork, Plan, with_maps
 from pipelines.shared.errors import ConfigError, StatisticsError
 from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.backbones import build_image_network
@@ -21,7 +21,6 @@ from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
 from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.auc import auroc
-from pipelines.shared.stats.probabilities import sigmoid
 
 
 class PatchLearner(Learner[CamelyonConfig]):
@@ -29,7 +28,7 @@ class PatchLearner(Learner[CamelyonConfig]):
 
     classes = CLASSES
     targets_shown = (TASK,)
-    activation = staticmethod(sigmoid)
+    link = "sigmoid"
     columns = staticmethod(predict_columns)
 
     def build(self) -> PatchNetwork:
@@ -45,7 +44,9 @@ class PatchLearner(Learner[CamelyonConfig]):
         whole = build_image_network(section, 1)
         mean, std = list(whole.architecture.mean), list(whole.architecture.std)
         crop = self.config.patches.crop
-        plan = Plan(section.backbone, section.level, section.channels, section.drop_rate, crop, mean, std)
+        plan = Plan(
+            section.backbone, section.level, section.channels, section.drop_rate, crop, mean, std, section.test_time
+        )
         return PatchNetwork(plan, with_maps(section.backbone, whole.backbone))
 
     def architecture(self, network: nn.Module) -> dict[str, Any]:
@@ -55,8 +56,9 @@ class PatchLearner(Learner[CamelyonConfig]):
 
     @staticmethod
     def rebuild(model: dict[str, Any]) -> PatchNetwork:
-        """The network that a model.json describes, without weights."""
-        return PatchNetwork(Plan(**model["architecture"]))
+        """The network that a model.json describes, as it answers once it is finished, without weights."""
+        plan = Plan(**model["architecture"])
+        return PatchNetwork(plan) if plan.test_time == "none" else FlippedPatchNetwork(plan)
 
     def targets(self, records: pd.DataFrame) -> np.ndarray:
         """(records, 1) float32: tumour or not, NaN where unknown."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.learning.backbones import create_backbone
+from pipelines.shared.learning.views import AXES, mean_sigmoid
 
 GOOGLENET = "googlenet"  # torchvision's; timm has none
 
@@ -33,6 +34,7 @@ class Plan:
     crop: int
     mean: list[float]
     std: list[float]
+    test_time: str = "none"  # networks of earlier versions lack it
 
 
 class PatchNetwork(nn.Module):
@@ -110,6 +112,22 @@ class PatchNetwork(nn.Module):
         maps = maps[:, :, edge : maps.shape[2] - edge, edge : maps.shape[3] - edge]
         pooled = functional.avg_pool2d(maps, self.plan.crop // r, stride // r)
         return (pooled * self.head.weight.view(1, -1, 1, 1)).sum(dim=1) + self.head.bias
+
+
+class FlippedPatchNetwork(PatchNetwork):
+    """A finished network that averages its probabilities over the flips of what it sees, see `learning.views`."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of the averaged probabilities."""
+        score = super().forward
+        return mean_sigmoid([score(pictures.flip(axes)).float() for axes in AXES[self.plan.test_time]])
+
+    def dense(self, pictures: torch.Tensor, stride: int, halo: int) -> torch.Tensor:
+        """Logits (batch, rows, columns) of a region whose patches reach from one halo to the other."""
+        score = super().dense
+        assert all((side - 2 * halo - self.plan.crop) % stride == 0 for side in pictures.shape[1:3])
+        turns = AXES[self.plan.test_time]
+        return mean_sigmoid([score(pictures.flip(axes), stride, halo).float().flip(axes) for axes in turns])
 
 
 def _bare_backbone(name: str) -> nn.Module:

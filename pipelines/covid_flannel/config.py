@@ -11,8 +11,8 @@ from pipelines.shared.config import (
     CopySection,
     Count,
     DataSection,
-    ModelSection,
     OperatingPointsSection,
+    PictureModelSection,
     Section,
     StudyConfig,
     TableSection,
@@ -154,7 +154,7 @@ class CovidConfig(StudyConfig):
     stage1: UserPath | list[UserPath] | None
     base_learners: dict[str, LearnerSection]
     ensemble: EnsembleSection
-    model: ModelSection
+    model: PictureModelSection
     preprocess: PreprocessSection
     augment: AugmentSection
     loss: LossSection

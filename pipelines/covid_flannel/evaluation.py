@@ -169,6 +169,7 @@ def _departures(evidence: Covid) -> list[tuple[str, str, str]]:
         for name, one in config.base_learners.items()
         if name in config.chosen_learners
     )
+    learners += config.model.views
     trainer, stage2 = config.trainer, config.ensemble
     split = (
         "by patient; base learners, ensemble and test on different patients"

@@ -18,11 +18,10 @@ from pipelines.covid_flannel.metrics import predict_columns
 from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
 from pipelines.shared.learning.dataset import Augment
-from pipelines.shared.learning.learner import Learner
+from pipelines.shared.learning.learner import Learner, over_views
 from pipelines.shared.learning.losses import class_weights, weighted_cross_entropy
 from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.confusion import accuracy, confusion_matrix, macro_f1
-from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
 from pipelines.shared.untaught import find_untaught
 
@@ -55,7 +54,7 @@ class BaseLearner(Learner[CovidConfig]):
 
     classes = CLASSES
     targets_shown = ("label",)
-    activation = staticmethod(softmax)
+    link = "softmax"
     columns = staticmethod(predict_columns)
 
     def __init__(
@@ -106,6 +105,10 @@ class BaseLearner(Learner[CovidConfig]):
             return ConstantWeights(parts["learners"]).double()
         resize, crop = parts.pop("resize"), parts.pop("crop")
         return CroppedNetwork(ImageNetwork(Architecture(**parts)), resize, crop)
+
+    def finished(self, network: nn.Module, model: dict[str, Any]) -> nn.Module:
+        """A base learner, over several views of a picture where `model.test_time` asked for them; a combination."""
+        return over_views(self, network, model)
 
     def targets(self, records: pd.DataFrame) -> np.ndarray:
         """float32 (records,): the number of each record's class."""

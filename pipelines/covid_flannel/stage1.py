@@ -43,7 +43,8 @@ def name_of(fold: int, learner: str) -> str:
 def key_of(config: CovidConfig, data: Data, fold: int, learner: str) -> dict[str, Any]:
     """Everything that the predictions of a base learner depend on: its recipe and, by hash, who plays which part."""
     records = data.records
-    trainer = config.trainer.model_dump(exclude={"device", "workers", "checkpoint_seconds"})
+    # Keys that have a default are those that earlier versions lack: at their defaults they change nothing.
+    trainer = config.trainer.model_dump(exclude={"device", "workers", "checkpoint_seconds"}, exclude_defaults=True)
     parts = roles(records, fold, config)
     rows = (records["id"].astype(str) + "\t" + records["fingerprint"].astype(str) + "\t" + records["label"]).to_numpy()
     untaught = untaught_in(records, parts["train"])
@@ -51,11 +52,11 @@ def key_of(config: CovidConfig, data: Data, fold: int, learner: str) -> dict[str
         "version": VERSION,
         "classes": CLASSES,
         "fold": fold,
-        "learner": config.base_learners[learner].model_dump(),
-        "model": config.model.model_dump(),
-        "preprocess": config.preprocess.model_dump(),
-        "augment": config.augment.model_dump(),
-        "loss": config.loss.model_dump(),
+        "learner": config.base_learners[learner].model_dump(exclude_defaults=True),
+        "model": config.model.model_dump(exclude_defaults=True),
+        "preprocess": config.preprocess.model_dump(exclude_defaults=True),
+        "augment": config.augment.model_dump(exclude_defaults=True),
+        "loss": config.loss.model_dump(exclude_defaults=True),
         "trainer": trainer,
         "seed": config.seed,
         **({"untaught": untaught} if untaught else {}),  # earlier versions had no null for them

@@ -25,7 +25,6 @@ from pipelines.shared.errors import ConfigError, WeightsError
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.trainer import Loss
-from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
 
 
@@ -34,7 +33,7 @@ class EcgLearner(Learner[EcgConfig]):
 
     classes = CLASSES
     targets_shown = ()
-    activation = staticmethod(softmax)
+    link = "softmax"
     columns = staticmethod(metrics.predict_columns)
     table = staticmethod(metrics.prediction_table)
 

@@ -20,7 +20,6 @@ from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
 from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.auc import auroc
-from pipelines.shared.stats.probabilities import sigmoid
 
 
 class HeadCtLearner(Learner[HeadCtConfig]):
@@ -28,7 +27,7 @@ class HeadCtLearner(Learner[HeadCtConfig]):
 
     classes = CLASSES
     targets_shown = ("concepts", *TASKS)
-    activation = staticmethod(sigmoid)
+    link = "sigmoid"
     columns = staticmethod(predict_columns)
 
     def build(self) -> nn.Module:

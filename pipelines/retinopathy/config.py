@@ -13,6 +13,7 @@ from pipelines.shared.config import (
     DataSection,
     ExplainSection,
     OperatingPointsSection,
+    PictureModelSection,
     Section,
     StudyConfig,
     TableSection,
@@ -81,6 +82,7 @@ class RetinopathyConfig(StudyConfig):
     """The root of the study's configuration."""
 
     data: Annotated[PhantomData | PublicData | TableData, Field(discriminator="name")]
+    model: PictureModelSection
     preprocess: PreprocessSection
     augment: AugmentSection
     operating_points: OperatingPointsSection

@@ -62,7 +62,7 @@ def _departures(evidence: Evidence[RetinopathyConfig]) -> list[tuple[str, str, s
         (
             "Network",
             "Inception-v3 at 299 px, ImageNet weights, 10 networks averaged",
-            f"{model.backbone} at {config.preprocess.size} px, weights: {model.weights}, {networks}",
+            f"{model.backbone} at {config.preprocess.size} px, weights: {model.weights}, {networks}{model.views}",
         ),
         ("Images to learn from", "128,175, each graded by 3 to 7 ophthalmologists", f"{train:,}, {graders}"),
         (

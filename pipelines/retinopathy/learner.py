@@ -13,7 +13,6 @@ from pipelines.shared.learning.learner import ImageLearner
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
 from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.auc import auroc
-from pipelines.shared.stats.probabilities import sigmoid
 
 
 class RetinopathyLearner(ImageLearner[RetinopathyConfig]):
@@ -21,7 +20,7 @@ class RetinopathyLearner(ImageLearner[RetinopathyConfig]):
 
     classes = HEADS
     targets_shown = ("grade", *TASKS)
-    activation = staticmethod(sigmoid)
+    link = "sigmoid"
     columns = staticmethod(predict_columns)
 
     def targets(self, records: pd.DataFrame) -> np.ndarray:

@@ -141,6 +141,21 @@ class ModelSection(Section):
     networks: Count
 
 
+class PictureModelSection(ModelSection):
+    """The same for pictures. `test_time`: over which views of a picture a finished network averages its probabilities,
+    see `learning.views`.
+    """
+
+    test_time: Literal["none", "mirror", "flips", "mirror_crops", "flips_crops"] = "none"
+
+    @property
+    def views(self) -> str:
+        """For a report: over what is averaged, after a comma; nothing where it is the picture alone."""
+        names = {"mirror": "mirror image", "flips": "flips", "mirror_crops": "mirror images and corners",
+                 "flips_crops": "flips and corners"}  # fmt: skip
+        return f", {names[self.test_time]} averaged" if self.test_time in names else ""
+
+
 class TrainerSection(Section):
     """The loop's recipe. Optimisers and schedules are timm's, under timm's names."""
 

@@ -81,6 +81,8 @@ def read_model(folder: Path, study: str, classes: list[str] | None = None) -> di
             f"{folder} is a network of the study '{model.get('study')}', not of '{study}'.",
             f"Use python -m pipelines.{model.get('study')}, or give a run of {study}.",
         )
+    if model["architecture"].pop("test_time_flips", False):  # what earlier versions called test_time=flips
+        model["architecture"]["test_time"] = "flips"
     if classes is not None and model.get("classes") != classes:
         raise RunError(
             f"{folder} answers {model.get('classes')}, the study asks for {classes}.",

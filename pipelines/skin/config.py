@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.shared.config import (
     AugmentSection,
@@ -12,8 +12,8 @@ from pipelines.shared.config import (
     Count,
     DataSection,
     ExplainSection,
-    ModelSection,
     OperatingPointsSection,
+    PictureModelSection,
     Section,
     StudyConfig,
     TableSection,
@@ -81,10 +81,16 @@ class PartitionSection(Section):
     level: Literal["fine", "nine_way", "three_way"]
 
 
-class SkinModel(ModelSection):
-    """`test_time_flips`: a finished network averages its probabilities over the four flips of a picture."""
+class SkinModel(PictureModelSection):
+    """The backbone. Runs of earlier versions have `test_time_flips`, which is now `test_time=flips`."""
 
-    test_time_flips: bool
+    @model_validator(mode="before")
+    @classmethod
+    def _test_time_flips(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "test_time_flips" not in values:
+            return values
+        known = {key: value for key, value in values.items() if key != "test_time_flips"}
+        return {"test_time": "flips" if values["test_time_flips"] else "none"} | known
 
 
 class PreprocessSection(Section):

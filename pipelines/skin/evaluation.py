@@ -109,8 +109,7 @@ def _departures(evidence: Evidence[SkinConfig]) -> list[tuple[str, str, str]]:
         (
             "Network",
             "Inception-v3 at 299 px, ImageNet weights, all layers trained",
-            f"{model.backbone} at {config.preprocess.size} px, weights: {model.weights}, {networks}"
-            + (", flips averaged" if model.test_time_flips else ""),
+            f"{model.backbone} at {config.preprocess.size} px, weights: {model.weights}, {networks}{model.views}",
         ),
         (
             "Optimiser",

@@ -8,17 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 from pipelines.shared.learning.augment import image_augment
-from pipelines.shared.learning.backbones import Architecture, ImageNetwork
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.learner import ImageLearner
 from pipelines.shared.learning.losses import class_weights, weighted_cross_entropy
 from pipelines.shared.learning.trainer import Loss
 from pipelines.shared.stats.confusion import accuracy, balanced_accuracy, confusion_matrix
-from pipelines.shared.stats.probabilities import softmax
 from pipelines.shared.study import Data
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import BINARY, LEVELS
@@ -26,20 +22,11 @@ from pipelines.skin.metrics import predict_columns
 from pipelines.skin.training_classes import class_numbers, training_classes
 
 
-class FlippedNetwork(ImageNetwork):
-    """The network as it is used once it is finished: its probabilities are averaged over the picture's four flips."""
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logarithms of the averaged probabilities, (batch, classes): their softmax is the average."""
-        flips = [pictures, pictures.flip(1), pictures.flip(2), pictures.flip(1, 2)]
-        return torch.stack([super(FlippedNetwork, self).forward(f).softmax(dim=1) for f in flips]).mean(dim=0).log()
-
-
 class SkinLearner(ImageLearner[SkinConfig]):
     """Cross-entropy over classes that the partitioning algorithm found, each a path of nodes joined by "/"."""
 
     targets_shown = ("lineage", *LEVELS, *BINARY)
-    activation = staticmethod(softmax)
+    link = "softmax"
 
     def __init__(self, config: SkinConfig, classes: Sequence[str], counts: np.ndarray | None = None) -> None:
         """`counts`: training images of each class, for the loss; None for a network that is finished."""
@@ -62,17 +49,6 @@ class SkinLearner(ImageLearner[SkinConfig]):
     def from_model(cls, config: SkinConfig, model: dict[str, Any]) -> Self:
         """The classes of a finished network."""
         return cls(config, model["classes"])
-
-    def architecture(self, network: nn.Module) -> dict[str, Any]:
-        """What `rebuild` needs, for model.json."""
-        return super().architecture(network) | {"test_time_flips": self.config.model.test_time_flips}
-
-    @staticmethod
-    def rebuild(model: dict[str, Any]) -> nn.Module:
-        """The network that a model.json describes, without weights."""
-        parts = dict(model["architecture"])
-        flips = parts.pop("test_time_flips")
-        return (FlippedNetwork if flips else ImageNetwork)(Architecture(**parts))
 
     def targets(self, records: pd.DataFrame) -> np.ndarray:
         """float32 (records,): the number of each record's training class; NaN where its disease lies in none."""

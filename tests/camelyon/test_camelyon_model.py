@@ -215,3 +215,31 @@ def test_scores_come_again_from_the_tables(seed):
     for field in ("lesion_slide", "lesion_score", "itc"):
         np.testing.assert_array_equal(getattr(again, field), getattr(scored, field))
     assert froc_score(again) == froc_score(scored) or not len(scored.lesion_score)
+
+
+def test_flips_of_a_region_are_the_flips_of_its_patches():
+    """A region turned, scored and turned back gives each patch what its own turns give."""
+    import json
+    from dataclasses import asdict
+
+    from pipelines.camelyon.model import FlippedPatchNetwork, PatchNetwork
+
+    config = compose("camelyon", "model.test_time=flips", "model.weights=none", "model.backbone=resnet18")
+    learner = PatchLearner(config)
+    torch.manual_seed(0)
+    net = learner.build().eval()
+    assert type(net) is PatchNetwork, "training sees a patch once"
+    again = learner.rebuild(json.loads(json.dumps({"architecture": asdict(net.plan)}))).eval()
+    assert type(again) is FlippedPatchNetwork
+    again.load_state_dict(net.state_dict())
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 64 + 16 * 3, 64 + 16, 3), np.uint8))
+    turns = [(), (1,), (2,), (1, 2)]
+    with torch.inference_mode():
+        patch = again(x[:, :64, :64])
+        expected = np.mean([torch.sigmoid(net(x[:, :64, :64].flip(t))).item() for t in turns])
+        assert torch.sigmoid(patch).item() == pytest.approx(expected, abs=1e-6)
+        region = torch.sigmoid(again.dense(x, 16, 0))
+        parts = [torch.sigmoid(net.dense(x.flip(t), 16, 0)).flip(t) for t in turns]
+    assert region.shape == (1, 4, 2)
+    torch.testing.assert_close(region, torch.stack(parts).mean(dim=0), atol=1e-6, rtol=0)
+    assert (parts[0] - parts[1]).abs().max() > 1e-6

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import cutting
-import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -16,10 +15,12 @@ import torch
 from conftest import REPOSITORY, compose, real_samples, run_on_cpu
 from PIL import Image
 
+from pipelines.shared.config import check
 from pipelines.shared.data.assemble import training_data
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.study import Data
+from pipelines.skin.config import SkinConfig
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.metrics import level_metrics, level_paths
 from pipelines.skin.study import STUDY
@@ -39,7 +40,7 @@ def ham(tmp_path_factory):
     """A run of a few steps on the real sample."""
     root = real_samples("ham10000")
     folder = tmp_path_factory.mktemp("ham") / "run"
-    run("data=ham10000", f"data.root={root}", *QUICK, "model.test_time_flips=true", f"run_dir={folder}")
+    run("data=ham10000", f"data.root={root}", *QUICK, "model.test_time=flips", f"run_dir={folder}")
     return root, folder
 
 
@@ -70,7 +71,7 @@ def test_the_real_samples_groups_are_lesions(ham):
     facts = json.loads((folder / "models" / "network" / "model.json").read_text())
     assert facts["classes"][-1] == "malignant/malignant_melanoma/mel"
     assert len(facts["classes"]) == 7
-    assert facts["architecture"]["test_time_flips"] is True
+    assert facts["architecture"]["test_time"] == "flips"
     assert "Split by record" not in (folder / "report.html").read_text()
 
 
@@ -188,21 +189,13 @@ def test_a_partition_of_one_class_is_refused():
         STUDY.split(records, config)
 
 
-def test_flips_are_averaged_once_a_network_is_finished():
-    from pipelines.shared.learning.backbones import Architecture, ImageNetwork
-    from pipelines.shared.stats.probabilities import softmax
-    from pipelines.skin.learner import FlippedNetwork
-
-    torch.manual_seed(0)
-    facts = Architecture("test_efficientnet", 5, 0.0, [0.5] * 3, [0.5] * 3)
-    plain, flipped = ImageNetwork(facts).eval(), FlippedNetwork(facts).eval()
-    flipped.load_state_dict(plain.state_dict())
-    pictures = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
-    with torch.inference_mode():
-        found = softmax(flipped(pictures).numpy())
-        turns = [(), (1,), (2,), (1, 2)]
-        expected = np.mean([softmax(plain(pictures.flip(t) if t else pictures).numpy()) for t in turns], axis=0)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+def test_a_run_of_an_earlier_version_says_flips_in_its_own_way():
+    values = compose("skin").model_dump()
+    del values["model"]["test_time"]
+    for flips, expected in ((True, "flips"), (False, "none")):
+        old = values | {"model": values["model"] | {"test_time_flips": flips}}
+        assert check(SkinConfig, old).model.test_time == expected
+    assert check(SkinConfig, values).model.test_time == "none"
 
 
 def test_class_weights_even_out_the_classes():

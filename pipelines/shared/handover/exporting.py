@@ -1,8 +1,8 @@
 """`mode=export`: a finished run's networks as ONNX, checked against torch on the run's own test records.
 
 A file takes prepared records as the networks do (pictures are scaled inside it), in batches of any size, and answers
-probabilities where the study's own are a sigmoid or a softmax. Its metadata say what goes in, how records are prepared,
-what comes out, which thresholds hold and where they were chosen.
+probabilities. Its metadata say what goes in, how records are prepared, what comes out, which thresholds hold and where
+they were chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import pipelines
 from pipelines.shared.data.assemble import prepare_all
 from pipelines.shared.errors import RunError, UserError
 from pipelines.shared.learning.dataset import PreparedDataset, loader
-from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.method import Method, load_network
 from pipelines.shared.learning.predictor import predict
 from pipelines.shared.log import log
@@ -36,14 +35,15 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 class Answering(nn.Module):
     """A network followed by what turns its outputs into probabilities; NaN for what no training record taught.
 
-    `never`: which outputs are untaught, bool (classes,).
+    `link`: sigmoid or softmax; `never`: which outputs are untaught, bool (classes,).
     """
 
     never: torch.Tensor
 
-    def __init__(self, network: nn.Module, activation: nn.Module, never: np.ndarray) -> None:
+    def __init__(self, network: nn.Module, link: str, never: np.ndarray) -> None:
         super().__init__()
-        self.network, self.activation = network, activation
+        self.network = network
+        self.activation: nn.Module = nn.Softmax(dim=-1) if link == "softmax" else nn.Sigmoid()
         self.some = bool(never.any())
         self.register_buffer("never", torch.from_numpy(never))
 
@@ -131,8 +131,8 @@ def _export(
     network = load_network(run, learner, finished.folder.network(network_name)).cpu()
     network = learner.exportable(network.eval()).eval()
     first = torch.from_numpy(np.stack([np.array(data.prepared.array(i % len(data))) for i in range(2)]))
-    name, activation = _activation(learner, network, first)
-    answering = Answering(network, activation, learner.never).eval()
+    name = f"probabilities ({learner.link})"
+    answering = Answering(network, learner.link, learner.never).eval()
     metadata = describe(run, method, finished, network_name, first, name)
     write_atomically(file, lambda aside: _write(answering, first, metadata, aside))
     batch_size, world = run.config.trainer.batch_size, run.world
@@ -153,17 +153,6 @@ def _export(
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
     """The largest difference; what is NaN in both, as nothing taught it, is none, and in one of them infinite."""
     return float(np.nan_to_num(np.where(np.isnan(a) & np.isnan(b), 0.0, np.abs(a - b)), nan=np.inf).max())
-
-
-def _activation(learner: Learner[Any], network: nn.Module, first: torch.Tensor) -> tuple[str, nn.Module]:
-    """What the study's `activation` is: found by trying, on the network's own outputs."""
-    with torch.inference_mode():
-        outputs = network(first).float()
-    wanted = learner.activation(outputs.numpy())
-    for name, module in (("sigmoid", nn.Sigmoid()), ("softmax", nn.Softmax(dim=-1))):
-        if np.allclose(module(outputs).numpy(), wanted, atol=1e-5):
-            return f"probabilities ({name})", module
-    return "raw outputs: the study turns them into probabilities", nn.Identity()
 
 
 def _write(network: nn.Module, first: torch.Tensor, metadata: dict[str, str], aside: Path) -> None:

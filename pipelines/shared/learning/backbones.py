@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from pipelines.shared.config import ModelSection
+from pipelines.shared.config import ModelSection, PictureModelSection
 from pipelines.shared.errors import ConfigError, WeightsError, nearest
 from pipelines.shared.learning.classics import CLASSICS, NOWHERE, SCALES, torchvision_weights
 
@@ -20,13 +20,14 @@ BUNDLED = "tf_efficientnet_lite0"
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build an `ImageNetwork` again."""
+    """All that is needed to build an `ImageNetwork` again, and how it answers once it is finished (`test_time`)."""
 
     backbone: str
     outputs: int
     drop_rate: float
     mean: list[float]
     std: list[float]
+    test_time: str = "none"  # networks of earlier versions lack it
 
     def to_dict(self) -> dict[str, Any]:
         """For model.json."""
@@ -112,7 +113,8 @@ def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
     """
     bundled = section.backbone == BUNDLED and section.weights == "imagenet"
     mean, std = expected_scale(section.backbone)
-    network = ImageNetwork(Architecture(section.backbone, outputs, section.drop_rate, mean, std))
+    test_time = section.test_time if isinstance(section, PictureModelSection) else "none"
+    network = ImageNetwork(Architecture(section.backbone, outputs, section.drop_rate, mean, std, test_time))
     if section.weights == "none":
         return network
     if bundled:

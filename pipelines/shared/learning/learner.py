@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, Self
+from typing import Any, ClassVar, Generic, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from torch import nn
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.learning.views import MeanOverViews
+from pipelines.shared.stats.probabilities import sigmoid, softmax
 from pipelines.shared.study import C, Data
 from pipelines.shared.untaught import find_untaught
 
@@ -26,11 +28,13 @@ class Learner(ABC, Generic[C]):
     Attributes:
         classes: what the network's outputs are, in order.
         targets_shown: columns of the record table that go into the prediction table.
+        link: what makes probabilities of outputs.
         untaught: outputs that no training record taught -> why.
     """
 
     classes: list[str]
     targets_shown: ClassVar[Sequence[str]]
+    link: ClassVar[Literal["sigmoid", "softmax"]]
 
     def __init__(self, config: C, untaught: Mapping[str, str] | None = None) -> None:
         self.config, self.untaught = config, dict(untaught or {})
@@ -79,9 +83,9 @@ class Learner(ABC, Generic[C]):
     def measure(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """What the trainer may monitor, besides `val_loss`."""
 
-    @abstractmethod
     def activation(self, outputs: np.ndarray, /) -> np.ndarray:
-        """Outputs (..., classes) to probabilities: a sigmoid or a softmax."""
+        """Outputs (..., classes) to probabilities, by `link`."""
+        return softmax(outputs) if self.link == "softmax" else sigmoid(outputs)
 
     @property
     def never(self) -> np.ndarray:
@@ -106,6 +110,10 @@ class Learner(ABC, Generic[C]):
         who = records[[c for c in ("id", "group", *self.targets_shown) if c in records]].reset_index(drop=True)
         return pd.concat([who, self.columns(probabilities)], axis=1)
 
+    def finished(self, network: nn.Module, model: dict[str, Any]) -> nn.Module:
+        """A network with its weights, as it answers once it is finished; `model`: its model.json."""
+        return network
+
     def exportable(self, network: nn.Module) -> nn.Module:
         """A finished network as ONNX can say it: the same answers, without what depends on values of the input."""
         return network
@@ -127,3 +135,13 @@ class ImageLearner(Learner[C]):
     def rebuild(model: dict[str, Any]) -> nn.Module:
         """The network that a model.json describes, without weights."""
         return ImageNetwork(Architecture(**model["architecture"]))
+
+    def finished(self, network: nn.Module, model: dict[str, Any]) -> nn.Module:
+        """The network, over several views of a picture where `model.test_time` asked for them."""
+        return over_views(self, network, model)
+
+
+def over_views(learner: Learner[Any], network: nn.Module, model: dict[str, Any]) -> nn.Module:
+    """A finished network that looks at the views of a picture that its model.json names."""
+    test_time = model["architecture"].get("test_time", "none")
+    return network if test_time == "none" else MeanOverViews(network, test_time, learner.link, learner.never)

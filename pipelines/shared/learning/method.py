@@ -185,9 +185,9 @@ def mean_probabilities(
 
 
 def load_network(run: Run[C], learner: Learner[C], path: Path) -> nn.Module:
-    """A network of a run folder, checked to be of this study and the learner's classes, on the run's device."""
+    """A finished network of a run folder, checked to be of this study and these classes, on the run's device."""
     model = read_model(path, run.study.name, learner.classes)
-    return load_weights(path, learner.rebuild(model)).to(run.world.device)
+    return learner.finished(load_weights(path, learner.rebuild(model)), model).to(run.world.device)
 
 
 def first_network(run: Run[C], kind: type[Learner[C]]) -> nn.Module:
@@ -197,8 +197,12 @@ def first_network(run: Run[C], kind: type[Learner[C]]) -> nn.Module:
 
 
 def training_keys(config: C) -> dict[str, Any]:
-    """Every key that the weights depend on, dotted, with its value; not where and how fast they are computed."""
-    values = config.model_dump(exclude={"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics"})
+    """Every key that the weights depend on, dotted, with its value; not where and how fast they are computed.
+
+    A key with a default in the configuration's model is one that earlier versions lack: at its default it is left out.
+    """
+    elsewhere = {"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics"}
+    values = config.model_dump(exclude=elsewhere, exclude_defaults=True)
     for key in ("device", "workers", "checkpoint_seconds"):
         values["trainer"].pop(key)
     return _dotted(values)

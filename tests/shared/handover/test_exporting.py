@@ -13,6 +13,7 @@ from torch import nn
 from pipelines.shared.errors import UserError
 from pipelines.shared.handover import exporting
 from pipelines.shared.learning.dataset import PreparedDataset
+from pipelines.shared.learning.views import MeanOverViews
 
 
 class Toy(nn.Module):
@@ -29,7 +30,7 @@ class Toy(nn.Module):
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     torch.manual_seed(0)
-    network = exporting.Answering(Toy(), nn.Softmax(dim=-1), np.zeros(4, bool)).eval()
+    network = exporting.Answering(Toy(), "softmax", np.zeros(4, bool)).eval()
     arrays = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     data = PreparedDataset(toy_prepared(arrays), [str(i) for i in range(7)], np.zeros((7, 1)))
     file = tmp_path_factory.mktemp("onnx") / "toy.onnx"
@@ -51,7 +52,7 @@ def test_batches_of_any_size_get_torchs_answers(toy, batch_size):
 def test_what_nothing_taught_is_no_number_in_the_file_either(toy, tmp_path):
     """Neither an answer nor a difference to torch; the other classes share the whole probability."""
     _, arrays, data, _ = toy
-    network = exporting.Answering(Toy(), nn.Softmax(dim=-1), np.array([False, True, False, False])).eval()
+    network = exporting.Answering(Toy(), "softmax", np.array([False, True, False, False])).eval()
     exporting._write(network, torch.from_numpy(arrays[:2]), {}, tmp_path / "toy.onnx")
     answers = exporting.onnx_answers(tmp_path / "toy.onnx", data, 3, "")
     assert np.isnan(answers).any(axis=0).tolist() == [False, True, False, False]
@@ -60,6 +61,24 @@ def test_what_nothing_taught_is_no_number_in_the_file_either(toy, tmp_path):
         expected = network(torch.from_numpy(arrays)).numpy()
     assert exporting._difference(answers, expected) < 1e-6
     assert exporting._difference(np.nan_to_num(answers), expected) == np.inf
+
+
+@pytest.mark.slow
+def test_a_file_averages_over_the_same_views_as_torch(toy, tmp_path):
+    _, arrays, data, _ = toy
+    never = np.array([False, True, False, False])
+    network = exporting.Answering(MeanOverViews(Toy(), "mirror_crops", "softmax", never), "softmax", never).eval()
+    exporting._write(network, torch.from_numpy(arrays[:2]), {}, tmp_path / "toy.onnx")
+    answers = exporting.onnx_answers(tmp_path / "toy.onnx", data, 3, "")
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(arrays)).numpy()
+    assert exporting._difference(answers, expected) < 1e-5
+    assert (
+        exporting._difference(
+            answers, network.activation(network.network.network(torch.from_numpy(arrays))).detach().numpy()
+        )
+        > 1e-4
+    )
 
 
 def test_metadata_are_in_the_file(toy):
@@ -75,19 +94,3 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
         exporting.needs_packages()
     assert "[onnx]" in failure.value.remedy
     assert "onnxscript" not in failure.value.problem
-
-
-def test_what_makes_probabilities_is_found_by_trying():
-    class Asked:
-        def __init__(self, probabilities):
-            self.activation = probabilities
-
-    first = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
-    network = Toy().eval()
-    cases = {
-        "probabilities (sigmoid)": lambda x: 1 / (1 + np.exp(-x)),
-        "probabilities (softmax)": lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True),
-        "raw outputs": lambda x: x**2,
-    }
-    for words, function in cases.items():
-        assert exporting._activation(Asked(function), network, first)[0].startswith(words)
