@@ -14,6 +14,7 @@ from pipelines.shared.config import (
     OperatingPointsSection,
     PictureModelSection,
     Section,
+    Share,
     StudyConfig,
     TableSection,
     UserPath,
@@ -22,7 +23,6 @@ from pipelines.shared.config import (
 # The order of the paper's tables; it is also the order of every probability vector.
 CLASSES = ["covid19", "viral", "bacterial", "normal"]
 COVID = CLASSES[0]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class XrayData(DataSection):

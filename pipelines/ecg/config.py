@@ -166,6 +166,15 @@ class EcgConfig(StudyConfig):
     subgroups: list[str]
 
     @model_validator(mode="after")
+    def _rare_rhythms_once(self) -> EcgConfig:
+        if self.trainer.sampling == "balanced" and self.sampling.most > 1:
+            raise ValueError(
+                f"trainer.sampling=balanced and sampling.most={self.sampling.most} would both show rare rhythms more "
+                "often: sampling.most must be 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _windows_are_wider_than_their_overlap(self) -> EcgConfig:
         if 2 * self.predict.overlap >= self.preprocess.steps:
             raise ValueError(

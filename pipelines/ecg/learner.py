@@ -5,6 +5,7 @@ What it must know of the training part it is given: the signals' scale, and the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -93,6 +94,14 @@ class EcgLearner(Learner[EcgConfig]):
     def targets(self, records: pd.DataFrame) -> np.ndarray:
         """float32 (windows, steps + 1): the code of every step (`labels.CODES`), then that of the recording's label."""
         return np.column_stack([known_codes(records), records["record_code"]]).astype(np.float32)
+
+    def strata(self, records: pd.DataFrame) -> np.ndarray:
+        """The rarest of the labels that each window carries; -1 where it carries none."""
+        names = carried(records)
+        ranks = {
+            name: i for i, (name, _) in enumerate(Counter(n for mine in names for n in sorted(mine)).most_common())
+        }
+        return np.array([max((ranks[name] for name in mine), default=-1) for mine in names])
 
     def loss(self) -> Loss:
         """Cross-entropy of every labelled step; of a recording's label, that of the mean probability of its classes.

@@ -15,11 +15,10 @@ from pipelines.shared.config import (
     OperatingPointsSection,
     PictureModelSection,
     Section,
+    Share,
     StudyConfig,
     TableSection,
 )
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class LabelRules(Section):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.retinopathy.labels import GRADE_TARGETS
 from pipelines.retinopathy.metrics import HEADS, TASKS, predict_columns
 from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.dataset import Augment
@@ -34,6 +35,11 @@ class RetinopathyLearner(ImageLearner[RetinopathyConfig]):
             train = (records["split"] == "train").to_numpy()
             values[train] = few[train]
         return values
+
+    def strata(self, records: pd.DataFrame) -> np.ndarray:
+        """The grade: how many of the four ordered heads are known to be met; -1 where none is known."""
+        grades = self.targets(records)[:, : len(GRADE_TARGETS)]
+        return np.where(np.isnan(grades).all(axis=1), -1, np.nansum(grades, axis=1)).astype(int)
 
     def augment(self) -> Augment:
         """Random changes of a prepared photograph."""

@@ -28,6 +28,7 @@ from pipelines.shared.errors import ConfigError, DataError, nearest
 # A path as a user gives it: `~` is their home. Expanded here, when the configuration is checked, and nowhere else.
 UserPath = Annotated[str, AfterValidator(expanduser)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -157,10 +158,16 @@ class PictureModelSection(ModelSection):
 
 
 class TrainerSection(Section):
-    """The loop's recipe. Optimisers and schedules are timm's, under timm's names."""
+    """The loop's recipe. Optimisers and schedules are timm's, under timm's names.
+
+    `sampling`: `shuffle` shows every record once an epoch, `balanced` shows records of rare classes more often, those
+    of frequent ones less often, so that a class of n records comes as often as n ** (1 - `sampling_power`).
+    """
 
     epochs: Count
     batch_size: Count
+    sampling: Literal["shuffle", "balanced"] = "shuffle"  # keys with a default: runs made before they existed lack them
+    sampling_power: Share = 1.0
     accumulate: Count
     optimizer: str
     learning_rate: Annotated[float, Field(gt=0)]
@@ -188,6 +195,10 @@ class AugmentSection(Section):
 
     Flips are probabilities; `rotate` is in degrees to either side; `scale`, `translate` (of the side), `brightness`,
     `contrast`, `saturation` and `hue` (of the colour circle) are the largest relative changes to either side.
+    `crop_area`: a random part of the picture, of at least so much of its area, is enlarged to the whole; null: all of
+    it. `crop_aspect`: the part's largest ratio of the sides. `blur`, `jpeg`, `erase`: the shares of pictures that are
+    blurred, that go through JPEG, that lose a rectangle. `operations`: how many changes of tone are drawn for each
+    picture from a list (see `augment.TONES`).
     """
 
     horizontal_flip: Annotated[float, Field(ge=0, le=1)]
@@ -199,6 +210,21 @@ class AugmentSection(Section):
     contrast: Annotated[float, Field(ge=0, le=1)]
     saturation: Annotated[float, Field(ge=0, le=1)]
     hue: Annotated[float, Field(ge=0, le=0.5)]
+    crop_area: Annotated[float, Field(gt=0, le=1)] | None = None  # runs made before this key and those below lack them
+    crop_aspect: Annotated[float, Field(ge=1, le=4)] = 4 / 3
+    blur: Share = 0.0
+    jpeg: Share = 0.0
+    erase: Share = 0.0
+    operations: Annotated[int, Field(ge=0, le=5)] = 0
+
+    @model_validator(mode="after")
+    def _crop_or_scale(self) -> AugmentSection:
+        if self.crop_area is not None and (self.scale or self.translate):
+            raise ValueError(
+                f"crop_area={self.crop_area:g} takes the place of scale={self.scale:g} and "
+                f"translate={self.translate:g}, which must be 0 with it"
+            )
+        return self
 
 
 class OperatingPointsSection(Section):

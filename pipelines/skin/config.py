@@ -15,12 +15,11 @@ from pipelines.shared.config import (
     OperatingPointsSection,
     PictureModelSection,
     Section,
+    Share,
     StudyConfig,
     TableSection,
     UserPath,
 )
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SkinData(DataSection):

@@ -104,6 +104,8 @@ def _departures(evidence: Evidence[SkinConfig]) -> list[tuple[str, str, str]]:
     networks = "one network" if model.networks == 1 else f"{model.networks} networks"
     turned = "largest upright square inside kept" if augment.inscribed else "black corners"
     colour = any((augment.brightness, augment.contrast, augment.saturation, augment.hue))
+    turned += f"; parts of at least {augment.crop_area:g} of the area" if augment.crop_area is not None else ""
+    drawn = f"; balanced sampling (power {trainer.sampling_power:g})" if trainer.sampling == "balanced" else ""
     flips = f"flips with probability {augment.horizontal_flip:g} and {augment.vertical_flip:g}"
     rows = [
         (
@@ -121,7 +123,7 @@ def _departures(evidence: Evidence[SkinConfig]) -> list[tuple[str, str, str]]:
             "rotation 0-359 degrees with the largest upright inscribed rectangle, vertical flip 0.5",
             f"rotation to {augment.rotate:g} degrees, {turned}; {flips}" + ("; colour changed too" if colour else ""),
         ),
-        ("Class balance", "not described", f"weights (1 / images) to the power {config.loss.class_balance:g}"),
+        ("Class balance", "not described", f"weights (1 / images) to the power {config.loss.class_balance:g}{drawn}"),
         (
             "Split",
             "a graph over shared metadata and near-neighbour images; no component on two sides",

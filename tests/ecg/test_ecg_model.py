@@ -134,6 +134,21 @@ def test_augmentation_is_a_function_of_its_seed_and_leaves_time_alone():
     assert np.allclose(quiet(window, 7), window, atol=1e-6)
 
 
+def test_balanced_sampling_goes_by_the_rarest_label_of_a_window():
+    texts = ["SINUS:23"] * 5 + ["SINUS:20 AF:3"] * 3 + ["AF:20 VT:3", "-:23", "?:23"]
+    table = pd.DataFrame({"rhythms": texts, "record_label": [None] * 10 + ["O"]})
+    strata = EcgLearner.strata(None, table)
+    assert len(set(strata[:5])) == len(set(strata[5:8])) == 1
+    assert strata[9] == -1
+    assert len({strata[0], strata[5], strata[8], strata[9], strata[10]}) == 5
+
+
+def test_rare_rhythms_are_not_shown_more_often_twice_over():
+    with pytest.raises(ConfigError, match=r"sampling.most=4 would both show rare rhythms more often"):
+        compose("ecg", "trainer.sampling=balanced")
+    assert compose("ecg", "trainer.sampling=balanced", "sampling.most=1").trainer.sampling == "balanced"
+
+
 def test_rare_rhythms_are_repeated():
     texts = ["SINUS:23"] * 64 + ["AF:23"] * 16 + ["VT:23"] * 4
     table = pd.DataFrame({"rhythms": texts, "record_label": None})

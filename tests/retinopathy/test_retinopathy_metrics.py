@@ -19,6 +19,7 @@ from pipelines.retinopathy.metrics import (
     untaught_tasks,
 )
 from pipelines.shared.judging.evaluator import calls
+from pipelines.shared.learning.learner import Learner
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.stats.probabilities import sigmoid
@@ -54,6 +55,16 @@ def test_columns_follow_the_formulas():
     assert grades.sum(axis=1).tolist() == pytest.approx([1, 1])
     assert (grades >= 0).all(), "heads out of order must not give negative probabilities"
     assert grades[0].tolist() == pytest.approx([0.1, 0.3, 0.0, 0.5, 0.1])
+
+
+def test_balanced_sampling_goes_by_grade():
+    nan = np.nan
+    heads = [[0, 0, 0, 0, 0, 1], [1, 1, 0, 0, 1, 1], [1, 1, 0, 0, nan, nan], [nan, 1, nan, nan, 1, 1], [nan] * 6]
+    records = pd.DataFrame(heads, columns=HEADS)
+    learner = RetinopathyLearner(compose("retinopathy"))
+    assert learner.strata(records).tolist() == [0, 2, 2, 1, -1]
+    everywhere = Learner.strata(learner, records)
+    assert len(set(everywhere)) == 5, "without a rule of its own: by all targets, unknown ones too"
 
 
 def test_sigmoid_does_not_overflow():

@@ -15,6 +15,16 @@ from pipelines.shared.config import AugmentSection
 
 cv2.setNumThreads(0)  # one picture is too small to be worth waking other threads for
 
+# What `augment.operations` draws from: operations of RandAugment (Cubuk et al., NeurIPS 2020) that keep the geometry
+# and leave a grey picture grey. Brightness, contrast and colour have keys of their own; CLAHE would take 1.5 ms.
+TONES: list[A.BasicTransform] = [
+    A.RandomGamma(gamma_limit=(60, 160), p=1.0),
+    A.RandomToneCurve(scale=0.2, p=1.0),
+    A.AutoContrast(p=1.0),
+    A.Sharpen(alpha=(0.1, 0.5), lightness=(1.0, 1.0), p=1.0),
+    A.Posterize(num_bits=(5, 7), p=1.0),
+]
+
 
 class InscribedRotation(A.ImageOnlyTransform):
     """Rotate a square picture and keep the largest upright square inside it, enlarged to the old size.
@@ -41,6 +51,49 @@ class InscribedRotation(A.ImageOnlyTransform):
         return cv2.warpAffine(img, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
+class RandomView(A.ImageOnlyTransform):
+    """A random part of a picture, turned and mirrored, enlarged to the picture's size, all in one interpolation.
+
+    The part is drawn as in Inception's training (Szegedy et al., CVPR 2015, section 6): its area, then the ratio of its
+    sides, then its place. It is turned where it lies. `inscribed` shrinks it as far as it must, so that no pixel comes
+    from outside the picture; otherwise its corners may be black.
+    """
+
+    def __init__(self, settings: AugmentSection, inscribed: bool) -> None:
+        """`settings`: the flips, `rotate`, `crop_area` (not null) and `crop_aspect` of them."""
+        super().__init__(p=1.0)
+        self.settings, self.inscribed = settings, inscribed
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """The matrix (2, 3) from the new picture's coordinates to the old one's."""
+        settings, draw = self.settings, self.py_random
+        height, width = params["shape"][:2]
+        area, widest = draw.uniform(settings.crop_area or 1.0, 1.0), math.log(settings.crop_aspect)
+        ratio = math.exp(draw.uniform(-widest, widest))
+        w, h = width * min(1.0, math.sqrt(area * ratio)), height * min(1.0, math.sqrt(area / ratio))
+        angle = math.radians(draw.uniform(-settings.rotate, settings.rotate))
+        cos, sin = math.cos(angle), math.sin(angle)
+        reach_x, reach_y = w, h  # within which the part's middle keeps away from the picture's edge
+        if self.inscribed:
+            reach_x, reach_y = abs(w * cos) + abs(h * sin), abs(w * sin) + abs(h * cos)
+            fits = min(1.0, width / reach_x, height / reach_y)
+            w, h, reach_x, reach_y = w * fits, h * fits, reach_x * fits, reach_y * fits
+        middle_x = (width - 1) / 2 + draw.uniform(-0.5, 0.5) * (width - reach_x)
+        middle_y = (height - 1) / 2 + draw.uniform(-0.5, 0.5) * (height - reach_y)
+        x = w / width * (-1 if draw.random() < settings.horizontal_flip else 1)
+        y = h / height * (-1 if draw.random() < settings.vertical_flip else 1)
+        turn = np.array([[cos * x, -sin * y], [sin * x, cos * y]])
+        shift = np.array([middle_x, middle_y]) - turn @ [(width - 1) / 2, (height - 1) / 2]
+        return {"matrix": np.column_stack([turn, shift])}
+
+    def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        """The part that the matrix describes."""
+        inside = self.inscribed or self.settings.rotate == 0  # but for rounding
+        border = cv2.BORDER_REFLECT_101 if inside else cv2.BORDER_CONSTANT
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(img, matrix, img.shape[1::-1], flags=flags, borderMode=border).reshape(img.shape)
+
+
 def inscribed_zoom(angle: float) -> float:
     """How much a square picture must be enlarged so that, rotated by an angle in degrees, it fills its frame."""
     return abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
@@ -53,8 +106,38 @@ def image_augment(settings: AugmentSection, inscribed: bool = False) -> Callable
 
     Args:
         settings: what is changed and how much.
-        inscribed: rotate by `InscribedRotation`, so that no corner is black; `translate` is then not used.
+        inscribed: of a rotated picture keep an upright part, so that no corner is black; `translate` is then not used.
     """
+    steps = [RandomView(settings, inscribed)] if settings.crop_area is not None else _whole_views(settings, inscribed)
+    if settings.brightness or settings.contrast:
+        steps.append(
+            A.RandomBrightnessContrast(
+                brightness_limit=settings.brightness, contrast_limit=settings.contrast, ensure_safe_range=False, p=1.0
+            )
+        )
+    if settings.hue or settings.saturation:
+        steps.append(
+            A.HueSaturationValue(
+                hue_shift_limit=round(settings.hue * 180),
+                sat_shift_limit=round(settings.saturation * 255),
+                val_shift_limit=0,
+                p=1.0,
+            )
+        )
+    if settings.operations:
+        steps.append(A.SomeOf(TONES, n=settings.operations, replace=False, p=1.0))
+    if settings.blur:
+        steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 2.0), p=settings.blur))
+    if settings.jpeg:
+        steps.append(A.ImageCompression(quality_range=(30, 90), p=settings.jpeg))
+    if settings.erase:
+        sides = (0.15, 0.4)
+        steps.append(A.CoarseDropout((1, 1), hole_height_range=sides, hole_width_range=sides, fill=0, p=settings.erase))
+    return partial(_apply, A.Compose(steps))  # not a closure: it must be sent to loader workers where they are spawned
+
+
+def _whole_views(settings: AugmentSection, inscribed: bool) -> list[A.BasicTransform]:
+    """Flips, then rotation, scale and translation of the whole picture."""
     steps: list[A.BasicTransform] = []
     if settings.horizontal_flip:
         steps.append(A.HorizontalFlip(p=settings.horizontal_flip))
@@ -73,25 +156,10 @@ def image_augment(settings: AugmentSection, inscribed: bool = False) -> Callable
                 p=1.0,
             )
         )
-    if settings.brightness or settings.contrast:
-        steps.append(
-            A.RandomBrightnessContrast(
-                brightness_limit=settings.brightness, contrast_limit=settings.contrast, ensure_safe_range=False, p=1.0
-            )
-        )
-    if settings.hue or settings.saturation:
-        steps.append(
-            A.HueSaturationValue(
-                hue_shift_limit=round(settings.hue * 180),
-                sat_shift_limit=round(settings.saturation * 255),
-                val_shift_limit=0,
-                p=1.0,
-            )
-        )
-    return partial(_apply, A.Compose(steps))  # not a closure: it must be sent to loader workers where they are spawned
+    return steps
 
 
 def _apply(steps: A.Compose, picture: np.ndarray, seed: int) -> np.ndarray:
     steps.set_random_seed(seed)
     changed: np.ndarray = steps(image=picture)["image"]
-    return changed
+    return changed.reshape(picture.shape)  # some steps drop a grey picture's channel

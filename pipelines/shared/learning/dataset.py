@@ -14,18 +14,29 @@ from pipelines.shared.seeds import seed_of
 
 # An augmentation: prepared array and a 32-bit seed -> array of the same kind.
 Augment = Callable[[np.ndarray, int], np.ndarray]
+# What a dataset is asked for: epoch, position, and which time it is in this epoch (0: the first).
+Key = tuple[int, int, int]
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class PreparedDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
-    """Records as (array, target, position). Asked with (epoch, position), it augments.
+    """Records as (array, target, position). Asked with a `Key`, it augments.
 
-    The augmentation's seed is a function of (seed, epoch, record id), so it does not matter which worker
+    The augmentation's seed is a function of (seed, epoch, record id, which time), so it does not matter which worker
     draws it, nor after what.
+
+    Attributes:
+        shares: how often each record is shown per epoch, on average; None: once (see `balanced_shares`).
     """
 
     def __init__(
-        self, prepared: Prepared, ids: Sequence[str], targets: np.ndarray, augment: Augment | None = None, seed: int = 0
+        self,
+        prepared: Prepared,
+        ids: Sequence[str],
+        targets: np.ndarray,
+        augment: Augment | None = None,
+        seed: int = 0,
+        shares: np.ndarray | None = None,
     ) -> None:
         if not len(prepared) == len(ids) == len(targets):
             raise ValueError(
@@ -36,45 +47,86 @@ class PreparedDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
         self.targets = np.asarray(targets, dtype=np.float32)
         self.augment = augment
         self.seed = seed
+        self.shares = shares
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
-        epoch, position = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | Key) -> tuple[np.ndarray, np.ndarray, int]:
+        epoch, position, time = key if isinstance(key, tuple) else (0, key, 0)
         array = self.prepared.array(position)
         if self.augment is not None:
-            seed = seed_of(self.seed, "augment", epoch, self.ids[position]) & 0xFFFFFFFF
+            again = [time] if time else []
+            seed = seed_of(self.seed, "augment", epoch, self.ids[position], *again) & 0xFFFFFFFF
             array = self.augment(array, seed)
         return array, self.targets[position], position
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of one epoch, as lists of (epoch, position), for one of several processes.
+def balanced_shares(strata: np.ndarray, power: float) -> np.ndarray:
+    """How often each record is shown per epoch, on average, so that classes come as often as their size ** (1 - power).
 
-    The permutation depends on (seed, epoch) only. A last incomplete batch is left out (another one each epoch), unless
+    Args:
+        strata: (records,), the class of each record.
+        power: 0 shows every record once, 1 shows all classes equally often.
+
+    Returns:
+        float64 (records,), mean 1: an epoch is as long as before.
+    """
+    _, members, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    shares = counts[members].astype(float) ** -power
+    return shares * len(shares) / shares.sum()
+
+
+def epoch_order(n: int, seed: int, epoch: int, shares: np.ndarray | None = None) -> list[Key]:
+    """What one epoch shows, in order: a function of (seed, epoch) alone.
+
+    With `shares` by systematic sampling (Madow, Annals of Mathematical Statistics 1949): a record whose share is 2.3 is
+    shown two or three times, one whose share is 0.4 in four of ten epochs, and their sum is always n.
+    """
+    generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
+    order = torch.randperm(n, generator=generator)
+    if shares is None:
+        return [(epoch, position, 0) for position in order.tolist()]
+    marks = torch.from_numpy(shares)[order].cumsum(0) + torch.rand(1, generator=generator, dtype=torch.float64)
+    marks[-1] = n  # but for rounding it lies there
+    times = marks.floor().long().clamp(max=n).diff(prepend=torch.zeros(1, dtype=torch.long)).tolist()
+    shown = [(epoch, p, time) for p, count in zip(order.tolist(), times, strict=True) for time in range(count)]
+    return [shown[i] for i in torch.randperm(n, generator=generator).tolist()]
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """The batches of one epoch, for one of several processes.
+
+    The order depends on (seed, epoch) only. A last incomplete batch is left out (another one each epoch), unless
     it is the only one. `start` skips the batches that a resumed epoch has had. Every process gets an equal part of a
-    batch, so that the mean of their gradients is the gradient of the whole.
+    batch, so that the mean of their gradients is the gradient of the whole. `shares`: see `epoch_order`.
 
     Raises:
         DataError: fewer records than processes.
     """
 
     def __init__(
-        self, n: int, batch_size: int, seed: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        shares: np.ndarray | None = None,
     ) -> None:
-        generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-        order = torch.randperm(n, generator=generator).tolist()
+        order = epoch_order(n, seed, epoch, shares)
         if n < world:
             raise DataError(f"{n} training records for {world} processes.", "Train on fewer processes.")
         batch_size = min(batch_size, n - n % world)
         batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(n // batch_size)]
-        self.batches = [[(epoch, position) for position in batch[rank::world]] for batch in batches[start:]]
+        self.batches = [batch[rank::world] for batch in batches[start:]]
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         return iter(self.batches)
 
 
@@ -85,7 +137,7 @@ def collate(items: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
 
 
 def loader(
-    dataset: PreparedDataset, batches: Sequence[list[tuple[int, int]]] | EpochBatches, workers: int
+    dataset: PreparedDataset, batches: Sequence[list[Key]] | EpochBatches, workers: int
 ) -> DataLoader[tuple[np.ndarray, np.ndarray, int]]:
     """A loader over given batches.
 

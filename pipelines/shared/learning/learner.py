@@ -71,6 +71,11 @@ class Learner(ABC, Generic[C]):
     def targets(self, records: pd.DataFrame) -> np.ndarray:
         """float32 (records, ...), NaN where unknown."""
 
+    def strata(self, records: pd.DataFrame) -> np.ndarray:
+        """The class of each record that `trainer.sampling=balanced` goes by, (records,): equal targets, equal class."""
+        targets = np.nan_to_num(self.targets(records).reshape(len(records), -1), nan=-1.0)
+        return np.unique(targets, axis=0, return_inverse=True)[1].ravel()
+
     @abstractmethod
     def augment(self) -> Augment:
         """Random changes of a prepared array."""

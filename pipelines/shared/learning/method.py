@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import pipelines
-from pipelines.shared.learning.dataset import PreparedDataset
+from pipelines.shared.learning.dataset import PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
@@ -86,6 +86,9 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
     """
     loss, targets = learner.loss(), learner.targets(data.records)
     training = dataset_of(data, targets, "train", learner.augment(), seed)
+    if run.config.trainer.sampling == "balanced":
+        strata = learner.strata(data.part("train").records)
+        training.shares = balanced_shares(strata, run.config.trainer.sampling_power)
     validation = dataset_of(data, targets, "val")
     torch.manual_seed(seed)
     network = learner.build()

@@ -38,7 +38,7 @@ def predict(
         RuntimeError: a record was predicted twice or not at all (a defect).
     """
     mine = list(range(len(data)))[world.rank :: world.size]
-    batches = [[(0, position) for position in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
+    batches = [[(0, position, 0) for position in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
     model.eval()
     outputs, positions = [], []
     with torch.inference_mode(), torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):

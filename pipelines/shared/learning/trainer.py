@@ -152,8 +152,9 @@ class _Training:
     def train_epoch(self) -> None:
         """The epoch's remaining batches."""
         at, config = self.progress, self.config
+        n, world = len(self.data), self.world
         order = EpochBatches(
-            len(self.data), config.batch_size, self.seed, at.epoch, at.batch, self.world.rank, self.world.size
+            n, config.batch_size, self.seed, at.epoch, at.batch, world.rank, world.size, self.data.shares
         )
         del order.batches[max(0, self.batches - at.batch) :]
         self.model.train()

@@ -55,3 +55,80 @@ def test_the_same_seed_gives_the_same_picture():
     picture = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
     assert (augment(picture, 5) == augment(picture, 5)).all()
     assert (augment(picture, 5) != augment(picture, 6)).any()
+
+
+EXTRA = {
+    "horizontal_flip": 0.5, "vertical_flip": 0.5, "rotate": 45.0, "crop_area": 0.3, "crop_aspect": 1.5, "blur": 0.5,
+    "jpeg": 0.5, "erase": 0.5, "operations": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("inscribed", [False, True])
+def test_every_step_is_a_function_of_the_seed_and_keeps_the_shape(channels, inscribed):
+    augment = image_augment(AugmentSection(**NOTHING | EXTRA), inscribed)
+    again = image_augment(AugmentSection(**NOTHING | EXTRA), inscribed)
+    picture = np.random.default_rng(0).integers(0, 255, (48, 48, channels), dtype=np.uint8)
+    changed = [augment(picture, seed) for seed in range(12)]
+    assert all(p.shape == picture.shape and p.dtype == np.uint8 for p in changed)
+    assert len({p.tobytes() for p in changed}) == 12
+    for seed in (7, 3, 11):
+        assert (again(picture, seed) == changed[seed]).all()
+
+
+def coordinates(side: int) -> np.ndarray:
+    """A picture whose first two channels say where a pixel lies, from 5 to 250, and whose third is 77."""
+    x, y = np.meshgrid(np.linspace(5, 250, side), np.linspace(5, 250, side))
+    return np.stack([x, y, np.full_like(x, 77)], axis=2).round().astype(np.uint8)
+
+
+def test_a_random_part_has_its_area_and_ratio_and_lies_inside():
+    augment = image_augment(AugmentSection(**NOTHING | {"crop_area": 0.25, "crop_aspect": 1.5}))
+    areas, ratios, middles = [], [], []
+    for seed in range(120):
+        found = augment(coordinates(101), seed)
+        assert found[..., 2].min() == 77
+        width, height = (float(np.ptp(found[..., k])) / 245 for k in (0, 1))
+        areas.append(width * height)
+        ratios.append(width / height)
+        middles.append(found[50, 50, 0])
+    assert 0.24 < min(areas) < 0.35
+    assert 0.85 < max(areas) < 1.01
+    assert 1 / 1.55 < min(ratios) < 0.75
+    assert 1.3 < max(ratios) < 1.55
+    assert np.ptp(middles) > 80
+
+
+def test_a_turned_part_is_upright_in_its_own_frame_and_never_leaves_the_picture():
+    augment = image_augment(AugmentSection(**NOTHING | {"crop_area": 0.5, "rotate": 180.0, "crop_aspect": 1.0}), True)
+    for seed in range(40):
+        found = augment(coordinates(101), seed)
+        assert found[..., 2].min() == found[..., 2].max() == 77, "nothing from outside"
+        a, b, c, d = (found[i, k, :2].astype(float) for i, k in ((0, 0), (0, -1), (-1, -1), (-1, 0)))
+        sides = [np.linalg.norm(p - q) for p, q in ((a, b), (b, c), (c, d), (d, a))]
+        assert max(sides) - min(sides) < 5
+        assert abs(np.dot(b - a, d - a)) < 0.05 * max(sides) ** 2, "right angles stay right angles"
+
+
+@pytest.mark.parametrize(("key", "axis"), [("horizontal_flip", 0), ("vertical_flip", 1)])
+def test_a_part_is_mirrored_as_often_as_asked(key, axis):
+    augment = image_augment(AugmentSection(**NOTHING | {"crop_area": 0.9, key: 0.25}))
+    mirrored = 0
+    for seed in range(200):
+        found = augment(coordinates(31), seed).astype(int)
+        first, last = (found[15, 2, 0], found[15, -2, 0]) if axis == 0 else (found[2, 15, 1], found[-2, 15, 1])
+        mirrored += first > last
+    assert 30 < mirrored < 70
+
+
+def test_a_picture_with_nothing_to_change_comes_back_as_it_is():
+    picture = coordinates(64)
+    for settings in ({}, {"crop_area": 1.0, "crop_aspect": 1.0}):
+        assert (image_augment(AugmentSection(**NOTHING | settings))(picture, 3) == picture).all()
+
+
+def test_a_part_does_not_go_with_scale_or_translation():
+    with pytest.raises(
+        ValueError, match=r"crop_area=0.3 takes the place of scale=0.1 and translate=0, which must be 0"
+    ):
+        AugmentSection(**NOTHING | {"crop_area": 0.3, "scale": 0.1})

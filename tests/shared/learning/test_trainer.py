@@ -18,7 +18,7 @@ from torch import nn
 from pipelines.shared import preemption
 from pipelines.shared.errors import ConfigError, RunError, UserError
 from pipelines.shared.learning import checkpoint
-from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, loader
+from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, balanced_shares, epoch_order, loader
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
 from pipelines.shared.learning.predictor import predict
@@ -116,25 +116,66 @@ def test_workers_do_not_change_the_result(tmp_path, trainer_section):
 
 def test_augmentation_differs_between_epochs_and_records_and_repeats_exactly():
     data = toy_data()
-    first, second = data[(0, 4)][0], data[(1, 4)][0]
+    first, second = data[(0, 4, 0)][0], data[(1, 4, 0)][0]
     assert not np.array_equal(first, second)
-    assert np.array_equal(first, data[(0, 4)][0])
+    assert np.array_equal(first, data[(0, 4, 0)][0])
     plain = toy_data(None)
-    added = [data[(0, i)][0].astype(int) - plain[i][0] for i in (4, 5)]
+    added = [data[(0, i, 0)][0].astype(int) - plain[i][0] for i in (4, 5)]
     assert not np.array_equal(*added)
 
 
 def test_epoch_order_is_a_permutation_that_several_processes_share():
     whole = EpochBatches(N, 4, seed=3, epoch=2)
     assert len(whole) == 5  # 22 records: the incomplete batch is left out
-    flat = [p for batch in whole for _, p in batch]
+    flat = [p for batch in whole for _, p, _ in batch]
     assert len(set(flat)) == 20
-    assert [p for b in EpochBatches(N, 4, 3, 3) for _, p in b] != flat
+    assert [p for b in EpochBatches(N, 4, 3, 3) for _, p, _ in b] != flat
     halves = [EpochBatches(N, 4, 3, 2, rank=r, world=2) for r in (0, 1)]
     for batch, a, b in zip(whole, *halves, strict=True):
         assert sorted(batch) == sorted([*a, *b])
     assert list(EpochBatches(N, 4, 3, 2, start=3)) == list(whole)[3:]
     assert len(EpochBatches(3, 4, 0, 0)) == 1
+
+
+def shown(order, n: int) -> np.ndarray:
+    return np.bincount([position for _, position, _ in order], minlength=n)
+
+
+def test_balanced_order_shows_classes_as_often_as_asked_and_every_record_in_turn():
+    strata = np.array([0] * 90 + [1] * 8 + [2] * 2)
+    shares = balanced_shares(strata, 1.0)
+    assert shares.mean() == pytest.approx(1)
+    assert [shares[strata == k].sum() for k in range(3)] == pytest.approx([100 / 3] * 3)
+    half = balanced_shares(strata, 0.5)
+    totals = np.array([half[strata == k].sum() for k in range(3)])
+    assert totals / totals.sum() == pytest.approx(np.sqrt([90, 8, 2]) / np.sqrt([90, 8, 2]).sum())
+    assert balanced_shares(strata, 0.0) == pytest.approx(np.ones(100))
+    total = np.zeros(100)
+    for epoch in range(60):
+        order = epoch_order(100, 3, epoch, shares)
+        assert order == epoch_order(100, 3, epoch, shares)
+        assert len(order) == len(set(order)) == 100, "each time has its own key, so its own augmentation"
+        times = shown(order, 100)
+        assert (times >= np.floor(shares)).all()
+        assert (times <= np.ceil(shares)).all()
+        total += times
+    assert [total[strata == k].sum() / 6000 for k in range(3)] == pytest.approx([1 / 3] * 3, abs=0.03)
+    assert total[:90].min() > 8, "records of the frequent class take turns"
+
+
+def test_balanced_order_is_shared_by_several_processes_and_resumed():
+    shares = balanced_shares(np.arange(N) < 3, 1.0)
+    whole = EpochBatches(N, 4, 3, 2, shares=shares)
+    for batch, a, b in zip(whole, *(EpochBatches(N, 4, 3, 2, 0, r, 2, shares) for r in (0, 1)), strict=True):
+        assert sorted(batch) == sorted([*a, *b])
+    assert list(EpochBatches(N, 4, 3, 2, start=3, shares=shares)) == list(whole)[3:]
+
+
+def test_a_record_that_is_shown_again_is_augmented_in_another_way():
+    data = toy_data()
+    first, second = data[(0, 4, 0)][0], data[(0, 4, 1)][0]
+    assert not np.array_equal(first, second)
+    assert np.array_equal(second, data[(0, 4, 1)][0])
 
 
 def test_a_loader_leaves_the_global_generator_alone():
@@ -155,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_records(t
     with pytest.raises(UserError) as caught:
         fit(model, broken, data, lambda m: {}, trainer_section(), name="network", seed=1, world=ONE,
             file=tmp_path / "c.pt", belongs_to={})  # fmt: skip
-    first = [data.ids[p] for _, p in EpochBatches(N, 4, 1, 0).batches[0]]
+    first = [data.ids[p] for _, p, _ in EpochBatches(N, 4, 1, 0).batches[0]]
     assert all(name in caught.value.problem for name in first)
     moved = {k for k, v in weights(model).items() if not torch.equal(v, before[k])}
     assert all("running" in k or "num_batches" in k for k in moved), "a weight moved"
