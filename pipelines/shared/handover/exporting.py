@@ -177,7 +177,7 @@ def onnx_answers(
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     positions = range(len(data) if records is None else min(records, len(data)))
-    batches = [[(0, p) for p in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
+    batches = [[(0, p, 0) for p in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
     parts = [
         session.run(["answers"], {"records": arrays.numpy()})[0]
         for arrays, _, _ in track(loader(data, batches, 0), description, len(batches))
