@@ -25,6 +25,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 
+# What takes long to import and answers nothing about a file: training, saliency, figures, torch's compiler.
+NOT_IN_A_PREDICTION = {
+    "albumentations", "captum", "captum.attr", "matplotlib.figure", "onnx", "pipelines.shared.judging.evaluator",
+    "pipelines.shared.learning.trainer", "sympy", "timm.optim", "torch._dynamo", "torch._inductor",
+}  # fmt: skip
+
 
 class ByRun(LoadScopeScheduling):
     """With several workers (-n): tests of one file, or of one study's finished run, share their fixtures in one."""

@@ -14,12 +14,10 @@ from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.metrics import CLASSES, TASK, predict_columns
 from pipelines.camelyon.model import GOOGLENET, FlippedPatchNetwork, PatchNetwork, Plan, with_maps
 from pipelines.shared.errors import ConfigError, StatisticsError
-from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.backbones import build_image_network
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.learner import Learner
-from pipelines.shared.learning.losses import masked_binary_cross_entropy
-from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.learning.losses import Loss, masked_binary_cross_entropy
 from pipelines.shared.stats.auc import auroc
 
 
@@ -66,6 +64,8 @@ class PatchLearner(Learner[CamelyonConfig]):
 
     def augment(self) -> Augment:
         """A random crop and quarter turn, then flips and colours as configured."""
+        from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
+
         return partial(_augment, crop=self.config.patches.crop, colours=image_augment(self.config.augment))
 
     def loss(self) -> Loss:

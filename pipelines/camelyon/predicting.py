@@ -28,7 +28,7 @@ from pipelines.shared.cli.inputs import input_files, score_in_parts
 from pipelines.shared.data.cache import WARNINGS_BETWEEN
 from pipelines.shared.errors import BadFile, UserError, reason_of
 from pipelines.shared.files import output_name, shown_name
-from pipelines.shared.judging.evaluator import calls
+from pipelines.shared.judging.calls import calls
 from pipelines.shared.log import log
 from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import write_atomically
@@ -108,7 +108,7 @@ class SlideScorer:
         from pipelines.camelyon.heatmap import overlay, score_slide, write_heatmap
         from pipelines.camelyon.scoring import detections_of
         from pipelines.camelyon.slide_features import baseline, slide_features
-        from pipelines.shared.learning.trainer import uses_bf16
+        from pipelines.shared.learning.hardware import uses_bf16
 
         config, folder, facts, name = self.config, self.folder, slide.facts, output_name(file)
         tissue = find_tissue(slide, config.tissue)

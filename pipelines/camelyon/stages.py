@@ -32,8 +32,8 @@ from pipelines.shared.errors import BadFile, DataError, reason_of
 from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import World, agree, barrier, main_first
+from pipelines.shared.learning.hardware import uses_bf16
 from pipelines.shared.learning.method import fit_network, load_network, network_outputs
-from pipelines.shared.learning.trainer import uses_bf16
 from pipelines.shared.log import log
 from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, read_table

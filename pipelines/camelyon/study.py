@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.camelyon import data, evaluation, froc_mode, metrics, predicting
+from pipelines.camelyon import data, metrics, predicting
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
+    from pipelines.shared.job import Job
     from pipelines.shared.learning.method import Method
+
+
+def _score_submission(study: Study[CamelyonConfig], job: Job) -> None:
+    from pipelines.camelyon.froc_mode import score_submission
+
+    score_submission(study, job)
 
 
 class Camelyon(Study[CamelyonConfig]):
@@ -56,10 +63,12 @@ class Camelyon(Study[CamelyonConfig]):
 
     def evaluate(self, evidence: Evidence[CamelyonConfig]) -> Results:
         """Task 1, lesions: FROC. Task 2, slides: AUROC."""
+        from pipelines.camelyon import evaluation
+
         return evaluation.evaluate(evidence)
 
     # Any slide becomes heatmap, detections and overlay; anybody's submission is scored without slides.
-    modes = {"predict": predicting.predict_slides, "froc": froc_mode.score_submission}  # noqa: RUF012
+    modes = {"predict": predicting.predict_slides, "froc": _score_submission}  # noqa: RUF012
 
 
 STUDY = Camelyon()

@@ -15,12 +15,11 @@ from torch import nn
 from pipelines.covid_flannel.config import CLASSES, CovidConfig, LearnerSection
 from pipelines.covid_flannel.flannel import ConstantWeights, Flannel
 from pipelines.covid_flannel.metrics import predict_columns
-from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
 from pipelines.shared.learning.dataset import Augment
-from pipelines.shared.learning.learner import Learner, over_views
-from pipelines.shared.learning.losses import class_weights, weighted_cross_entropy
-from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.learning.image_learner import over_views
+from pipelines.shared.learning.learner import Learner
+from pipelines.shared.learning.losses import Loss, class_weights, weighted_cross_entropy
 from pipelines.shared.stats.confusion import accuracy, confusion_matrix, macro_f1
 from pipelines.shared.study import Data
 from pipelines.shared.untaught import find_untaught
@@ -116,6 +115,8 @@ class BaseLearner(Learner[CovidConfig]):
 
     def augment(self) -> Augment:
         """Random changes of a prepared picture, then a random square of the learner's size."""
+        from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
+
         steps = image_augment(self.config.augment)
         return partial(random_crop, steps=steps, resize=self.section.resize, crop=self.section.crop)
 

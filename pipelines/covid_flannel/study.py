@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.covid_flannel import data, evaluation, metrics, protocol
+from pipelines.covid_flannel import data, metrics, protocol
 from pipelines.covid_flannel.config import CovidConfig
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
@@ -54,6 +54,8 @@ class CovidFlannel(Study[CovidConfig]):
 
     def evaluate(self, evidence: Evidence[CovidConfig]) -> Results:
         """Table 6.3, FLANNEL against its best member, and whether it is a shortcut."""
+        from pipelines.covid_flannel import evaluation
+
         return evaluation.evaluate(evidence)
 
 

@@ -25,7 +25,7 @@ from pipelines.ecg.model import BACKBONE, Architecture, EcgNetwork
 from pipelines.shared.errors import ConfigError, WeightsError
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.learner import Learner
-from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.learning.losses import Loss
 from pipelines.shared.study import Data
 
 

@@ -226,8 +226,8 @@ def _answer(run: Run[EcgConfig], finished: FinishedRun) -> Answer:
     import torch
 
     from pipelines.ecg.learner import EcgLearner
+    from pipelines.shared.learning.hardware import uses_bf16
     from pipelines.shared.learning.method import load_network
-    from pipelines.shared.learning.trainer import uses_bf16
 
     learner, device = EcgLearner(run.config), run.world.device
     networks = [load_network(run, learner, path).eval() for path in finished.networks]

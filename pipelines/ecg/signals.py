@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import firwin, resample_poly
 
 from pipelines.ecg.formats import open_array, open_raw, open_table
 from pipelines.ecg.labels import RATE, STEP
@@ -84,6 +83,8 @@ def read_stretch(recording: Recording, start: int, stop: int) -> np.ndarray:
 
     Times are those of the file's own clock, however odd its rate, and any two stretches fit together.
     """
+    from scipy.signal import resample_poly
+
     scale = Fraction(repr(recording.rate)) / RATE  # samples of the file per sample here
     up, down = scale.denominator, scale.numerator
     begin = max(0, math.floor((start - MARGIN) * scale))
@@ -117,6 +118,8 @@ def _low_pass(up: int, down: int, slower: float = 1.0) -> np.ndarray:
         down: as of `resample_poly`.
         slower: how much slower than both the rate is that the result is taken at afterwards.
     """
+    from scipy.signal import firwin
+
     width = max(up, down) * slower
     if width == 1:
         return np.ones(1)

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipelines.ecg import data, evaluation, labels, metrics, predicting, readers
+from pipelines.ecg import data, labels, metrics, predicting
 from pipelines.ecg.config import EcgConfig
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
+    from pipelines.shared.job import Job
     from pipelines.shared.learning.method import Method
+
+
+def _read_by_cardiologists(study: Study[EcgConfig], job: Job) -> None:
+    from pipelines.ecg.readers import read_by_cardiologists
+
+    read_by_cardiologists(study, job)
 
 
 class Ecg(Study[EcgConfig]):
@@ -54,10 +61,12 @@ class Ecg(Study[EcgConfig]):
 
     def evaluate(self, evidence: Evidence[EcgConfig]) -> Results:
         """Sequence and set level, beside six cardiologists."""
+        from pipelines.ecg import evaluation
+
         return evaluation.evaluate(evidence)
 
     # Recordings of any length; the published test set's cardiologists without any model.
-    modes = {"predict": predicting.predict_recordings, "readers": readers.read_by_cardiologists}  # noqa: RUF012
+    modes = {"predict": predicting.predict_recordings, "readers": _read_by_cardiologists}  # noqa: RUF012
 
 
 STUDY = Ecg()

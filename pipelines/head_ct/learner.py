@@ -17,8 +17,7 @@ from pipelines.head_ct.volumes import AIR, NO_DATA
 from pipelines.shared.learning.backbones import build_image_network
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.learner import Learner
-from pipelines.shared.learning.losses import masked_binary_cross_entropy
-from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.learning.losses import Loss, masked_binary_cross_entropy
 from pipelines.shared.stats.auc import auroc
 
 

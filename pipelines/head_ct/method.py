@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.head_ct.artifacts import record
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.learner import HeadCtLearner
 from pipelines.shared.learning.method import Ensemble, first_network
@@ -17,4 +16,6 @@ class HeadCtMethod(Ensemble[HeadCtConfig]):
 
     def explain(self, run: Run[HeadCtConfig], data: Data) -> None:
         """The labeller against the truth, the seconds from files to alarm, the most confident errors."""
+        from pipelines.head_ct.artifacts import record
+
         record(run, data, first_network(run, HeadCtLearner))

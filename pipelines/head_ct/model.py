@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
 from pipelines.head_ct.metrics import CLASSES
 from pipelines.head_ct.volumes import AIR, NO_DATA
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.learning.timm_import import timm
 
 Network = nn.Module
 

@@ -103,8 +103,8 @@ class _Scoring:
     ) -> None:
         from pipelines.head_ct.learner import HeadCtLearner
         from pipelines.head_ct.scoring import Scorer
+        from pipelines.shared.learning.hardware import uses_bf16
         from pipelines.shared.learning.method import load_network
-        from pipelines.shared.learning.trainer import uses_bf16
 
         learner = HeadCtLearner.from_model(run.config, next(iter(finished.models.values())))
         networks = [load_network(run, learner, path) for path in finished.networks]

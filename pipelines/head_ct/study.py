@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.head_ct import data, evaluation, metrics, predicting
+from pipelines.head_ct import data, metrics, predicting
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.shared.study import Evidence, Results, Study
 
@@ -47,6 +47,8 @@ class HeadCt(Study[HeadCtConfig]):
 
     def evaluate(self, evidence: Evidence[HeadCtConfig]) -> Results:
         """Judged on silver and gold labels, beside physicians; then the triage trial."""
+        from pipelines.head_ct import evaluation
+
         return evaluation.evaluate(evidence)
 
     # Any folder of DICOM becomes a worklist; reports alone are labelled.

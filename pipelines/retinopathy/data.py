@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from pipelines.retinopathy import fundus, public_sets
 from pipelines.retinopathy.config import LabelRules, RetinopathyConfig
@@ -83,8 +83,8 @@ def phantom(config: RetinopathyConfig) -> Source:
     truth = pd.read_csv(root / "truth" / "truth.csv").set_index("image_id").reindex(source.records["id"])
     # The oracle knows both latent severities, in units of a grader's noise from the border of what is referable.
     noise = max(settings.grader_noise, 1e-3)
-    moderate = norm.cdf((truth["severity"].to_numpy() - settings.borders[1]) / noise)
-    oedema = norm.cdf((truth["dme_severity"].to_numpy() - settings.dme_border) / noise)
+    moderate = ndtr((truth["severity"].to_numpy() - settings.borders[1]) / noise)
+    oedema = ndtr((truth["dme_severity"].to_numpy() - settings.dme_border) / noise)
     masks = [f"truth/masks/{i}.png" for i in truth.index]
     records = source.records.assign(
         truth_severity=truth["severity"].to_numpy(),

@@ -8,11 +8,9 @@ import pandas as pd
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.labels import GRADE_TARGETS
 from pipelines.retinopathy.metrics import HEADS, TASKS, predict_columns
-from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.dataset import Augment
-from pipelines.shared.learning.learner import ImageLearner
-from pipelines.shared.learning.losses import masked_binary_cross_entropy
-from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.learning.image_learner import ImageLearner
+from pipelines.shared.learning.losses import Loss, masked_binary_cross_entropy
 from pipelines.shared.stats.auc import auroc
 
 
@@ -43,6 +41,8 @@ class RetinopathyLearner(ImageLearner[RetinopathyConfig]):
 
     def augment(self) -> Augment:
         """Random changes of a prepared photograph."""
+        from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
+
         return image_augment(self.config.augment)
 
     def loss(self) -> Loss:

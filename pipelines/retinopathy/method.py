@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.retinopathy.artifacts import explain
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.shared.learning.method import Ensemble, first_network
@@ -17,4 +16,6 @@ class RetinopathyMethod(Ensemble[RetinopathyConfig]):
 
     def explain(self, run: Run[RetinopathyConfig], data: Data) -> None:
         """Saliency of the most confident errors."""
+        from pipelines.retinopathy.artifacts import explain
+
         explain(run, data, first_network(run, RetinopathyLearner))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.retinopathy import data, evaluation, metrics
+from pipelines.retinopathy import data, metrics
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
@@ -47,6 +47,8 @@ class Retinopathy(Study[RetinopathyConfig]):
 
     def evaluate(self, evidence: Evidence[RetinopathyConfig]) -> Results:
         """AUROC of referable disease, agreement on five grades, calibration, subgroups, single graders."""
+        from pipelines.retinopathy import evaluation
+
         return evaluation.evaluate(evidence)
 
 

@@ -9,11 +9,9 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.dataset import Augment
-from pipelines.shared.learning.learner import ImageLearner
-from pipelines.shared.learning.losses import class_weights, weighted_cross_entropy
-from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.learning.image_learner import ImageLearner
+from pipelines.shared.learning.losses import Loss, class_weights, weighted_cross_entropy
 from pipelines.shared.stats.confusion import accuracy, balanced_accuracy, confusion_matrix
 from pipelines.shared.study import Data
 from pipelines.skin.config import SkinConfig
@@ -56,6 +54,8 @@ class SkinLearner(ImageLearner[SkinConfig]):
 
     def augment(self) -> Augment:
         """Random changes of a prepared picture."""
+        from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
+
         return image_augment(self.config.augment, inscribed=self.config.augment.inscribed)
 
     def loss(self) -> Loss:

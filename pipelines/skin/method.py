@@ -5,7 +5,6 @@ from __future__ import annotations
 from pipelines.shared.learning.method import Ensemble, first_network
 from pipelines.shared.run import Run
 from pipelines.shared.study import Data
-from pipelines.skin.artifacts import explain
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.learner import SkinLearner
 
@@ -17,4 +16,6 @@ class SkinMethod(Ensemble[SkinConfig]):
 
     def explain(self, run: Run[SkinConfig], data: Data) -> None:
         """Saliency of the most confident errors, and the last hidden layer of every test picture."""
+        from pipelines.skin.artifacts import explain
+
         explain(run, data, first_network(run, SkinLearner))

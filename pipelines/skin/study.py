@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
-from pipelines.skin import data, evaluation, metrics
+from pipelines.skin import data, metrics
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.training_classes import training_classes
 
@@ -55,6 +55,8 @@ class Skin(Study[SkinConfig]):
 
     def evaluate(self, evidence: Evidence[SkinConfig]) -> Results:
         """Balanced accuracy at three levels of the tree, three binary tasks, readers, calibration, subgroups."""
+        from pipelines.skin import evaluation
+
         return evaluation.evaluate(evidence)
 
 

@@ -15,7 +15,7 @@ from pipelines.camelyon.predicting import SlideScorer, table_of
 from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.cli.inputs import score_in_parts
 from pipelines.shared.errors import BadFile, RunError
-from pipelines.shared.judging.evaluator import calls
+from pipelines.shared.judging.calls import calls
 from pipelines.shared.run_folder import RunFolder
 
 POINTS = [

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import NOT_IN_A_PREDICTION, REPOSITORY
 
 PACKAGE = REPOSITORY / "pipelines"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -77,9 +77,10 @@ def test_nothing_points_the_wrong_way(file):
             assert not top, f"{relative(file)} imports {name} before it is needed"
 
 
-def loaded(code: str) -> set[str]:
-    """Top-level modules that are loaded after running `code` in a fresh process."""
-    script = f"import sys\n{code}\nprint(*{{m.split('.')[0] for m in sys.modules}})"
+def loaded(code: str, whole: bool = False) -> set[str]:
+    """Modules that are loaded after running `code` in a fresh process; with `whole` those within packages too."""
+    name = "m" if whole else "m.split('.')[0]"
+    script = f"import sys\n{code}\nprint(*{{{name} for m in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split())
@@ -95,6 +96,18 @@ def test_a_studys_judgement_needs_no_torch(study):
     for module in ("metrics", "evaluation"):
         if (PACKAGE / study / f"{module}.py").exists():
             assert "torch" not in loaded(f"import pipelines.{study}.{module}")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_prediction_does_not_import_what_it_does_not_need(study):
+    """What the imports at the top of its modules load; test_files_are_predicted sees those within functions too."""
+    modules = f"pipelines.shared.cli.modes, pipelines.{study}.study, pipelines.{study}.method"
+    needless = NOT_IN_A_PREDICTION - ({"matplotlib.figure"} if study == "ecg" else set())  # which draws strips
+    found = loaded(f"import {modules}", whole=True)
+    assert "torch" in found
+    assert not needless & found
+    assert ("timm" in found) == (study != "ecg")
+    assert "scipy.stats" not in found
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import shutil
+import sys
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, STUDIES, compose, predicted_records, toy_prepared
+from conftest import NOT_IN_A_PREDICTION, REPOSITORY, STUDIES, compose, predicted_records, run_command, toy_prepared
 
 from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import StudyConfig, check
@@ -364,10 +365,14 @@ def test_files_are_predicted(smoke_run, tmp_path):
     (tmp_path / "in").mkdir()
     for file in together:
         (tmp_path / "in" / file.name).write_bytes(file.read_bytes())
-    done = cutting.answer(
-        study, "mode=predict", f"run={folder}", f"input={tmp_path / 'in'}", f"run_dir={tmp_path / 'p'}"
-    )
+    given = [f"run={folder}", f"input={tmp_path / 'in'}", f"run_dir={tmp_path / 'p'}"]
+    command = [sys.executable, "-X", "importtime", "-m", f"pipelines.{study}", "mode=predict", *given]
+    done = run_command(command, 300)
     assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "torch" in imported
+    needless = NOT_IN_A_PREDICTION - ({"matplotlib.figure"} if study == "ecg" else set())  # which draws strips
+    assert not needless & imported
     table = pd.read_csv(tmp_path / "p" / "predictions.csv")
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "p" / "predictions.csv")
     assert table["reason"].isna().any()

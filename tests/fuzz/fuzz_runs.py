@@ -36,7 +36,8 @@ from pipelines.shared.config import CacheSection, check
 from pipelines.shared.data.cache import prepare_records
 from pipelines.shared.errors import RunError
 from pipelines.shared.job import config_model
-from pipelines.shared.judging.evaluator import calls, evaluate, write_results
+from pipelines.shared.judging.calls import calls
+from pipelines.shared.judging.evaluator import evaluate, write_results
 from pipelines.shared.learning import checkpoint
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.method import load_network

@@ -18,7 +18,7 @@ from pipelines.retinopathy.metrics import (
     predict_columns,
     untaught_tasks,
 )
-from pipelines.shared.judging.evaluator import calls
+from pipelines.shared.judging.calls import calls
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import point_estimates

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
-from scipy.signal import butter, sosfilt
 
 from pipelines.ecg.annotations import write_rhythms
 from pipelines.ecg.config import CLASSES
@@ -126,6 +125,8 @@ def draw_signal(
 
 def _band(rng: Generator, samples: int, low: float, high: float) -> np.ndarray:
     """Noise of one band (Hz), of standard deviation 1."""
+    from scipy.signal import butter, sosfilt  # needed when the phantom is drawn, not in every prediction
+
     spare = 2 * RATE  # the filter needs time to settle
     filtered = sosfilt(butter(2, [low, high], "band", fs=RATE, output="sos"), rng.standard_normal(samples + spare))
     return filtered[spare:] / filtered[spare:].std()
@@ -146,6 +147,8 @@ def _disturbance(rng: Generator) -> np.ndarray:
 
 def _loose_electrode(rng: Generator, samples: int) -> np.ndarray:
     """An electrode that hardly holds, in mV: nothing can be read below it."""
+    from scipy.signal import butter, sosfilt
+
     motion = rng.uniform(0.3, 0.9) * _band(rng, samples, 0.5, 12)
     muscle = rng.uniform(0.1, 0.4) * _band(rng, samples, 10, 80)
     steps = np.zeros(samples)

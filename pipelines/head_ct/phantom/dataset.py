@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.random import Generator
-from scipy.ndimage import gaussian_filter
 
 from pipelines.head_ct.phantom.anatomy import CRITICAL, INCIDENTAL, Finding, draw_finding, draw_head, hounsfield
 from pipelines.head_ct.phantom.dictation import Noise, dictate
@@ -117,6 +116,8 @@ def _draw_slices(
     head: Any, first: np.ndarray, orientation: list[float], settings: PhantomSettings, rng: Generator, sharp: bool
 ) -> tuple[list[np.ndarray], np.ndarray]:  # fmt: skip
     """HU of each slice as the scanner would give them, and the mask of critical findings."""
+    from scipy.ndimage import gaussian_filter
+
     pixel = FIELD / settings.size
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     grid = np.arange(settings.size) * pixel

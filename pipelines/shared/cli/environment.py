@@ -58,7 +58,8 @@ def start(study: Study[C], job: Job) -> Run[C]:
             log.warning(f"SLURM allots {os.environ['SLURM_NTASKS']} tasks, but only one was started: use srun.")
         write_json(folder.environment, read_environment(folder) | {"device": device})
     torch.backends.cudnn.benchmark = not job.config.trainer.deterministic
-    torch.use_deterministic_algorithms(job.config.trainer.deterministic, warn_only=True)
+    # not use_deterministic_algorithms, which imports the compiler: two seconds
+    torch.set_deterministic_debug_mode("warn" if job.config.trainer.deterministic else "default")
     return Run(study, cast(C, job.config), folder, world)
 
 

@@ -1,4 +1,8 @@
-"""The modes: each is a story told in one function. Torch is imported where it is needed, not before."""
+"""The modes: each is a story told in one function.
+
+What only some modes need (torch, figures and statistics) is imported where it is needed, not before: a prediction of
+one file waits for nothing that it does not use.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ from pipelines.shared.data.records import Source
 from pipelines.shared.errors import RunError, listed
 from pipelines.shared.files import shown_name
 from pipelines.shared.job import Job
-from pipelines.shared.judging.evaluator import calls, evaluate, write_results
+from pipelines.shared.judging.calls import calls
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
 from pipelines.shared.run import FinishedRun, Run, open_finished
@@ -209,6 +213,8 @@ def verify(study: Study[Any], job: Job) -> None:
 
 def report(study: Study[Any], job: Job) -> None:
     """Compute metrics, figures and report again from the run's own files."""
+    from pipelines.shared.judging.evaluator import evaluate, write_results
+
     start_log(None)
     folder = RunFolder(job.run_dir)
     claim(folder)  # a run that goes on there writes the same files
@@ -237,6 +243,8 @@ def _same_as_before(folder: RunFolder, data: Data) -> None:
 
 
 def _finish(run: Run[Any]) -> None:
+    from pipelines.shared.judging.evaluator import evaluate, write_results
+
     with stage(run, "evaluate"):
         evidence, results = evaluate(run.study, run.folder)
     log.info(f"{results.headline}  {results.metrics[results.headline]}")

@@ -36,6 +36,8 @@ from scipy.fft import dctn
 
 from pipelines.shared.screen import track
 
+cv2.setNumThreads(0)  # one picture is too small to be worth waking other threads for
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Hashes = NDArray[np.uint64]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from pipelines.shared.judging.report import (
 )
 from pipelines.shared.run_folder import AGAIN, RunFolder, plain, read_json, read_table, read_yaml, write_json
 from pipelines.shared.stats.bootstrap import Bootstrap
-from pipelines.shared.stats.operating_points import is_positive
 from pipelines.shared.study import Evidence, Results, Study
 from pipelines.shared.untaught import untaught_lines
 
@@ -123,19 +121,6 @@ def _predictions(folder: RunFolder, split: str, records: pd.DataFrame) -> pd.Dat
 def bootstrap_settings(config: StudyConfig) -> Bootstrap:
     """How the intervals of a run are made."""
     return Bootstrap(config.statistics.resamples, config.seed, config.statistics.level)
-
-
-def calls(predictions: pd.DataFrame, points: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The decision at each operating point, 0 or 1, as columns `<task>@<point>`; empty where there is no score.
-
-    The rows keep the index of `predictions`: whoever joins the two tables joins them by it.
-    """
-    table = pd.DataFrame(index=predictions.index)
-    for point in points:
-        score = predictions[point["score"]]
-        decision = pd.Series(is_positive(score, point["threshold"]).astype(int), index=score.index, dtype="Int64")
-        table[f"{point['task']}@{point['name']}"] = decision.mask(score.isna())
-    return table
 
 
 def metrics_file(study: Study, evidence: Evidence, results: Results, environment: dict[str, Any]) -> dict[str, Any]:

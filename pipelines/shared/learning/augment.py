@@ -13,8 +13,6 @@ import numpy as np
 
 from pipelines.shared.config import AugmentSection
 
-cv2.setNumThreads(0)  # one picture is too small to be worth waking other threads for
-
 # What `augment.operations` draws from: operations of RandAugment (Cubuk et al., NeurIPS 2020) that keep the geometry
 # and leave a grey picture grey. Brightness, contrast and colour have keys of their own; CLAHE would take 1.5 ms.
 TONES: list[A.BasicTransform] = [

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm
 import torch
 from torch import nn
 
 from pipelines.shared.config import ModelSection, PictureModelSection
 from pipelines.shared.errors import ConfigError, WeightsError, nearest
 from pipelines.shared.learning.classics import CLASSICS, NOWHERE, SCALES, torchvision_weights
+from pipelines.shared.learning.timm_import import timm
 
 BUNDLED = "tf_efficientnet_lite0"
 

@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
 from pipelines.shared.learning.dataset import Augment
-from pipelines.shared.learning.trainer import Loss
-from pipelines.shared.learning.views import MeanOverViews
+from pipelines.shared.learning.losses import Loss
 from pipelines.shared.stats.probabilities import sigmoid, softmax
 from pipelines.shared.study import C, Data
 from pipelines.shared.untaught import find_untaught
@@ -122,31 +120,3 @@ class Learner(ABC, Generic[C]):
     def exportable(self, network: nn.Module) -> nn.Module:
         """A finished network as ONNX can say it: the same answers, without what depends on values of the input."""
         return network
-
-
-class ImageLearner(Learner[C]):
-    """A learner whose network is a backbone with a linear head: one output for each class."""
-
-    def build(self) -> nn.Module:
-        """The backbone with the weights that the configuration asks for, and a new head."""
-        return build_image_network(self.config.model, outputs=len(self.classes))
-
-    def architecture(self, network: nn.Module) -> dict[str, Any]:
-        """What `rebuild` needs, for model.json."""
-        assert isinstance(network, ImageNetwork)
-        return network.architecture.to_dict()
-
-    @staticmethod
-    def rebuild(model: dict[str, Any]) -> nn.Module:
-        """The network that a model.json describes, without weights."""
-        return ImageNetwork(Architecture(**model["architecture"]))
-
-    def finished(self, network: nn.Module, model: dict[str, Any]) -> nn.Module:
-        """The network, over several views of a picture where `model.test_time` asked for them."""
-        return over_views(self, network, model)
-
-
-def over_views(learner: Learner[Any], network: nn.Module, model: dict[str, Any]) -> nn.Module:
-    """A finished network that looks at the views of a picture that its model.json names."""
-    test_time = model["architecture"].get("test_time", "none")
-    return network if test_time == "none" else MeanOverViews(network, test_time, learner.link, learner.never)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+# Outputs and targets to a scalar; missing (NaN) targets do not count.
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def masked_binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -15,10 +15,10 @@ from torch import nn
 import pipelines
 from pipelines.shared.learning.dataset import PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
+from pipelines.shared.learning.hardware import loader_workers, uses_bf16
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
 from pipelines.shared.learning.predictor import predict
-from pipelines.shared.learning.trainer import fit, loader_workers, uses_bf16
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, read_model
 from pipelines.shared.run_folder import plain, read_table, write_csv, write_json
@@ -84,6 +84,8 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
 
     A study that fits several networks on different records gives each its own `data`, with other splits.
     """
+    from pipelines.shared.learning.trainer import fit
+
     loss, targets = learner.loss(), learner.targets(data.records)
     training = dataset_of(data, targets, "train", learner.augment(), seed)
     if run.config.trainer.sampling == "balanced":

@@ -24,16 +24,16 @@ from pipelines.shared import preemption
 from pipelines.shared.config import TrainerSection
 from pipelines.shared.errors import ConfigError, RunError, UserError, listed, nearest
 from pipelines.shared.job import EXIT_RESUME_ME
-from pipelines.shared.launch import launch
 from pipelines.shared.learning import checkpoint, distributed
 from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, loader
 from pipelines.shared.learning.distributed import World
+from pipelines.shared.learning.hardware import loader_workers, uses_bf16
+from pipelines.shared.learning.losses import Loss
 from pipelines.shared.learning.optimization import make_optimizer, make_schedule
 from pipelines.shared.log import log
-from pipelines.shared.screen import cpu_count, progress_bar
+from pipelines.shared.screen import progress_bar
 from pipelines.shared.seeds import seed_of
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Validate = Callable[[nn.Module], dict[str, float]]
 History = list[dict[str, Any]]
 
@@ -264,18 +264,6 @@ class _Training:
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
         log.info(f"{self.name}: goes on in epoch {self.progress.epoch + 1} after batch {self.progress.batch}")
-
-
-def loader_workers(config: TrainerSection, world: World) -> int:
-    """`trainer.workers`, for each process; null: none on a CPU (training needs the cores), else up to 8 each."""
-    if config.workers is not None:
-        return config.workers
-    return 0 if world.device.type == "cpu" else min(8, max(1, cpu_count() // launch().local_size - 1))
-
-
-def uses_bf16(config: TrainerSection, world: World) -> bool:
-    """Whether networks compute in bfloat16: `trainer.precision`, on its own only on a GPU."""
-    return config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
 
 
 def _better(value: float, best: float, monitor: str) -> bool:

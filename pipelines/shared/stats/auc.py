@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, Statistic, bootstrap_estimate, divide
@@ -40,6 +39,8 @@ def auroc(y: ArrayLike, score: ArrayLike) -> float:
     Raises:
         StatisticsError: one class, NaN, no rows, lengths differ (so for all functions here).
     """
+    from scipy.stats import rankdata  # half a second that a prediction does without
+
     truth, values = labelled_scores(y, score)
     positives = int(truth.sum())
     rank_sum = rankdata(values)[truth].sum()

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta
 
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimate, group_codes, ratio_statistic
@@ -27,6 +26,8 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[f
     Raises:
         StatisticsError: no trials, or successes outside 0..trials.
     """
+    from scipy.stats import beta  # half a second that a prediction does without
+
     check_level(level)
     if trials < 1:
         raise StatisticsError("no trials")
