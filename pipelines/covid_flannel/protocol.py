@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
+from pipelines.shared.data.given_splits import GIVEN_FOLD
 from pipelines.shared.data.splits import folds, grouped_split, subsample_groups
 from pipelines.shared.errors import ConfigError, DataError
 from pipelines.shared.seeds import seed_of
@@ -37,7 +38,9 @@ def divide(records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
     """
     records = records.copy()
     fixed = (records["split"] == "test").to_numpy()
-    if config.protocol == "released":
+    if GIVEN_FOLD in records:  # of split.file
+        records["fold"] = records[GIVEN_FOLD].astype(int)
+    elif config.protocol == "released":
         _check_classes(records[~fixed], 2)
         records["fold"] = _shuffled(records, fixed, config)
     else:

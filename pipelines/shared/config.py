@@ -105,9 +105,15 @@ class CopySection(DataSection):
 
 
 class SplitSection(Section):
-    """How records are divided. Fractions are of groups."""
+    """How records are divided. Fractions are of groups.
+
+    `file`: a split that is handed in instead, a CSV with `id`, `split` and, if you like, `group`; `by_time`: the column
+    of the record table by which the latest groups are test, those before them val.
+    """
 
     by: Literal["group", "record"]
+    file: UserPath | None = None  # runs that were made before these keys existed lack them
+    by_time: str | None = None
     train: Fraction
     val: Fraction
     test: Fraction
@@ -118,6 +124,12 @@ class SplitSection(Section):
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + val + test must be 1, found {total:.6g}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_divide(self) -> SplitSection:
+        if self.file is not None and self.by_time is not None:
+            raise ValueError(f"file={self.file} and by_time={self.by_time}: a split is handed in or made by time")
         return self
 
 

@@ -250,6 +250,11 @@ class RunFolder:
         return self.path / "records.parquet"
 
     @property
+    def split(self) -> Path:
+        """split.csv: the split alone, as `split.file` takes it."""
+        return self.path / "split.csv"
+
+    @property
     def readers(self) -> Path:
         """readers.parquet: individual readings, where the source has them."""
         return self.path / "readers.parquet"

@@ -35,12 +35,16 @@ C = TypeVar("C", bound=StudyConfig)
 
 @dataclass(frozen=True)
 class Data:
-    """A source made ready: checked, gated, split, prepared. `records` and `prepared` have the same order."""
+    """A source made ready: checked, gated, split, prepared. `records` and `prepared` have the same order.
+
+    `undivided`: `id` and `group` of usable records that no split took (`data.train_size`, …), for split.csv.
+    """
 
     source: Source
     records: pd.DataFrame
     prepared: Prepared
     flow: dict[str, Any]
+    undivided: pd.DataFrame | None = None
 
     def positions(self, split: str) -> np.ndarray:
         """Row numbers of a split."""

@@ -28,6 +28,7 @@ from pipelines.shared.data.assemble import (
     training_data,
 )
 from pipelines.shared.data.cards import load_card
+from pipelines.shared.data.given_splits import split_table
 from pipelines.shared.data.records import Source
 from pipelines.shared.errors import RunError, listed
 from pipelines.shared.files import shown_name
@@ -36,7 +37,7 @@ from pipelines.shared.judging.calls import calls
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
 from pipelines.shared.run import FinishedRun, Run, open_finished
-from pipelines.shared.run_folder import RunFolder, plain, read_json, write_atomically, write_csv, write_json
+from pipelines.shared.run_folder import RunFolder, digest, plain, read_json, write_atomically, write_csv, write_json
 from pipelines.shared.study import Data, Study
 from pipelines.shared.untaught import untaught_lines
 
@@ -226,7 +227,11 @@ def _write_data(folder: RunFolder, data: Data) -> None:
     readers = data.source.readers
     if readers is not None:
         folder.write_table(folder.readers, readers[readers["id"].isin(data.records["id"])])
-    write_json(folder.flow, plain(data.flow))
+    flow = data.flow
+    if data.undivided is not None:  # of a run that divides: the others have nothing to hand on
+        write_csv(folder.split, split_table(data.records, data.undivided))
+        flow = flow | {"split_file": {"name": folder.split.name, "sha256": digest(folder.split)}}
+    write_json(folder.flow, plain(flow))
 
 
 def _same_as_before(folder: RunFolder, data: Data) -> None:

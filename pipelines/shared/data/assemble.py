@@ -15,6 +15,14 @@ import pandas as pd
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cache import WARNINGS_BETWEEN, Prepared, prepare_records
 from pipelines.shared.data.duplicates import near_duplicates
+from pipelines.shared.data.given_splits import (
+    GIVEN_FOLD,
+    left_out_by_file,
+    read_split_file,
+    time_split,
+    with_file_split,
+    without_time,
+)
 from pipelines.shared.data.leakage import GateReport, leakage_gate, straddling
 from pipelines.shared.data.records import SPLITS, Source
 from pipelines.shared.data.splits import split_fingerprint
@@ -69,18 +77,32 @@ def training_data(study: Study[Any], config: StudyConfig, flow: Flow | None = No
         DataError: files that cannot be read (all at once), conflicting labels or leaks where the configuration says
             so, a class with too few groups to be divided.
     """
+    given = None if config.split.file is None else read_split_file(config.split.file, config.split.by)
     source, flow = _source(study, config), flow or Flow()
     records, prepared = prepared_records(study, config, source, flow)
+    records = records if given is None else with_file_split(records, given, source, config.split.by)
+    records = records if config.split.by_time is None else _own_split_set_aside(records, source)
     gated, gate = _gate(study, config, records, prepared, flow, config.split.leakage, config.split.by)
     flow.kept("Records after the leakage gate", len(gated))
-    divided = study.split(gated, config)
+    usable = gated
+    if given is not None:
+        gone = left_out_by_file(gated, given, source.name)
+        flow.left_out(f"Without a split in {given.path.name}", list(gated["id"][gone]))
+        gated = gated[~gone]
+        source.notes.append(given.sentence())
+    if config.split.by_time is not None:
+        gated = _by_time(gated, config, source, flow)
+    divided = study.split(gated, config).drop(columns=GIVEN_FOLD, errors="ignore")
     if config.split.by == "record":
         gate = replace(gate, straddling=len(straddling(divided)))
-    beyond = list(gated["id"][~gated["id"].isin(divided["id"])])
-    if beyond:
-        flow.left_out("Training groups beyond data.train_size", beyond)
+    flow.left_out("Training groups beyond data.train_size", list(gated["id"][~gated["id"].isin(divided["id"])]))
+    if len(divided) < len(usable):
         flow.kept("Records used", len(divided))
-    return _data(study, config, source, records, prepared, divided, flow, gate, _warnings(config, source, gate))
+    warnings = _warnings(config, source, gate)
+    data = _data(study, config, source, records, prepared, divided, flow, gate, warnings)
+    undivided = usable.loc[~usable["id"].isin(divided["id"]), ["id", "group"]]
+    given_by = None if given is None else {"name": given.path.name, "sha256": given.sha256}
+    return replace(data, undivided=undivided, flow=data.flow | {"split_given": given_by})
 
 
 def external_data(study: Study[Any], config: StudyConfig, trained: pd.DataFrame, trained_source: str) -> Data:
@@ -164,6 +186,34 @@ def prepared_records(
         joined = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
         own["warnings"] = np.array(joined, dtype=object)  # of a list pandas would make NaN of None
     return records.drop(columns=[c for c in own if c in records]).join(own), prepared
+
+
+def _own_split_set_aside(records: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """The records without the source's own split, where it had one, in favour of `split.by_time`."""
+    if records["split"].notna().any():
+        source.notes.append(f"The own split of {source.name} was set aside: split.by_time divides all records.")
+    return records.assign(split=None)
+
+
+def _by_time(records: pd.DataFrame, config: StudyConfig, source: Source, flow: Flow) -> pd.DataFrame:
+    """The records with the split by time.
+
+    Raises:
+        DataError: records without a time, all of them listed (`data.on_bad_row=error`), or too few different times.
+    """
+    column = str(config.split.by_time)
+    missing = without_time(records, column)
+    names = list(records["id"][missing])
+    if names and config.data.on_bad_row == "error":
+        raise DataError(
+            f"split.by_time={column}: {counted(len(names), 'record')} of {source.name} without a time:\n{listed(names)}",
+            "Give them one, or leave them out and report them with data.on_bad_row=skip.",
+        )
+    flow.left_out(f"Without a time in {column}", names)
+    records = records[~missing]
+    split, notes = time_split(records, column, {name: getattr(config.split, name) for name in SPLITS})
+    source.notes.extend(notes)
+    return records.assign(split=split)
 
 
 def check_labels(study: Study[Any], data: Data, splits: Sequence[str] = ("train", "val")) -> None:

@@ -142,6 +142,8 @@ def metrics_file(study: Study, evidence: Evidence, results: Results, environment
             "fingerprint": flow["fingerprint"],
         },
         "splits": splits,
+        # How to have the same split again: split.csv, by its SHA-256, and the file that was handed in, if one was.
+        "split_file": {"written": flow.get("split_file"), "given": flow.get("split_given")},
         "headline": results.headline,
         "metrics": {key: estimate.to_dict() for key, estimate in results.metrics.items()},
         "reference": {"chance": results.chance, "oracle": oracle.value if oracle else None},
