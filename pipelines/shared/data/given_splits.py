@@ -84,7 +84,8 @@ def read_split_file(path: str, by: str = "group") -> SplitFile:
     raise_problems(problems, str(file), "Correct these rows; nothing was divided.")
     ids = table["id"].astype(str)
     numbers = {} if fold is None else dict(zip(ids, fold, strict=True))
-    return SplitFile(file, digest(file), dict(zip(ids, split, strict=True)), numbers, dict(zip(ids, table.index)))
+    rows = dict(zip(ids, table.index, strict=True))
+    return SplitFile(file, digest(file), dict(zip(ids, split, strict=True)), numbers, rows)
 
 
 def with_file_split(records: pd.DataFrame, given: SplitFile, source: Source, by: str) -> pd.DataFrame:
@@ -223,8 +224,8 @@ def time_split(records: pd.DataFrame, column: str, fractions: Mapping[str, float
     counts = times.value_counts().sort_index()
     if len(counts) < len(SPLITS):
         raise DataError(
-            f"split.by_time={column}: the {counted(len(times), 'group')} have {counted(len(counts), 'different time')}; "
-            "at least 3 are needed, as those with the same time stay together.",
+            f"split.by_time={column}: {counted(len(times), 'group')}, {counted(len(counts), 'different time')}; at "
+            "least 3 are needed, as those with the same time stay together.",
             "Give a column with finer times, or leave split.by_time out.",
         )
     share = counts.cumsum().to_numpy() / len(times)  # of the groups up to each time
