@@ -206,7 +206,8 @@ def _by_time(records: pd.DataFrame, config: StudyConfig, source: Source, flow: F
     names = list(records["id"][missing])
     if names and config.data.on_bad_row == "error":
         raise DataError(
-            f"split.by_time={column}: {counted(len(names), 'record')} of {source.name} without a time:\n{listed(names)}",
+            f"split.by_time={column}: {counted(len(names), 'record')} of {source.name} without a time:\n"
+            + listed(names),
             "Give them one, or leave them out and report them with data.on_bad_row=skip.",
         )
     flow.left_out(f"Without a time in {column}", names)
