@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.data.records import SPLITS, RowProblem, Source, check_ids, raise_problems, read_csv, row_of
+from pipelines.shared.data.records import SPLITS, Source
+from pipelines.shared.data.tables import RowProblem, check_ids, raise_problems, read_csv, row_of
 from pipelines.shared.errors import ConfigError, DataError, counted, listed, nearest
 from pipelines.shared.run_folder import digest
 
