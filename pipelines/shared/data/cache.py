@@ -20,6 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -286,8 +287,9 @@ def _make_room(folder: Path, key: str, more: int, cache: CacheSection) -> None:
         if not _held(oldest):
             shutil.rmtree(oldest, ignore_errors=True)
     for leftover in folder.parent.rglob("*.tmp"):
-        if time.time() - leftover.stat().st_mtime > 3600:
-            leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another run has just renamed it
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink()
 
 
 def _size(folder: Path) -> int:
