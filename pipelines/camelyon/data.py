@@ -125,8 +125,8 @@ def phantom(config: CamelyonConfig) -> Source:
     for column in ("centre", "artefacts"):
         records[column] = truth[column].to_numpy()
     lesions = pd.read_csv(root / "truth" / "lesions.csv")
-    mine = {name: part.drop(columns="slide").to_json(orient="records") for name, part in lesions.groupby("slide")}
-    records["truth_lesions"] = [mine.get(name, "[]") for name in records["id"]]
+    lesions_of = {name: part.drop(columns="slide").to_json(orient="records") for name, part in lesions.groupby("slide")}
+    records["truth_lesions"] = [lesions_of.get(name, "[]") for name in records["id"]]
     if config.trial:
         source.notes.append("A trial run: few small slides. Its numbers mean nothing.")
     return replace(source, name="phantom", synthetic=True, group_key="slide")

@@ -80,7 +80,7 @@ def _lesions(evidence: Camelyon, known: pd.DataFrame) -> dict[str, Scored]:
     detections, lesions = read_table(path / "detections.parquet"), read_table(path / "lesions.parquet")
     slides, tumour = known["id"].tolist(), known[TASK].to_numpy() == 1
     detections = detections[detections["slide"].isin(slides)]
-    found = {}
+    scored = {}
     for (method, network), rows in detections.groupby(["method", "network"]):
         if method == evidence.config.lesions.method:
             name = "before" if network == "before" else "run"
@@ -88,10 +88,10 @@ def _lesions(evidence: Camelyon, known: pd.DataFrame) -> dict[str, Scored]:
             continue
         else:
             name = str(method)
-        found[name] = scored_again(slides, tumour, rows, lesions)
-    if "run" not in found:  # a run may detect nothing at all
-        found["run"] = scored_again(slides, tumour, detections.iloc[:0], lesions)
-    return found
+        scored[name] = scored_again(slides, tumour, rows, lesions)
+    if "run" not in scored:  # a run may detect nothing at all
+        scored["run"] = scored_again(slides, tumour, detections.iloc[:0], lesions)
+    return scored
 
 
 def _patches_only(evidence: Camelyon) -> Results:

@@ -78,12 +78,12 @@ def score_detections(
     label = np.zeros(len(detections), np.int64)
     component = np.full(len(detections), -1)  # row of `lesions` that each detection lies on
     tables, offset = [], 0
-    for name, found in maps.items():
-        mine = slide == place[name]
-        label[mine] = found.at(x[mine], y[mine])
-        component[mine & (label > 0)] = label[mine & (label > 0)] - 1 + offset
-        tables.append(found.lesions.assign(slide=place[name]))
-        offset += len(found.lesions)
+    for name, lesion_map in maps.items():
+        on_slide = slide == place[name]
+        label[on_slide] = lesion_map.at(x[on_slide], y[on_slide])
+        component[on_slide & (label > 0)] = label[on_slide & (label > 0)] - 1 + offset
+        tables.append(lesion_map.lesions.assign(slide=place[name]))
+        offset += len(lesion_map.lesions)
     empty = pd.DataFrame({c: pd.Series(dtype=float) for c in [*LESION_COLUMNS, "slide"]})
     lesions = pd.concat(tables, ignore_index=True) if tables else empty
     itc = lesions["itc"].to_numpy(bool)
@@ -137,10 +137,10 @@ def froc_curve(scored: Scored, lesions: np.ndarray | None = None) -> Curve:
     chosen = np.ones(len(scored.lesion_score), bool) if lesions is None else lesions
     listed = np.concatenate([scored.false_score, scored.lesion_score, np.zeros(min(1, int(scored.itc.sum())))])
     thresholds = np.append(np.unique(listed)[1:], np.inf)
-    found = np.sort(scored.lesion_score[chosen])
+    lesion_scores = np.sort(scored.lesion_score[chosen])
     false = np.sort(scored.false_score)
     # How many are at or above each threshold.
-    sensitivity = divide(len(found) - np.searchsorted(found, thresholds), np.array(len(found)))
+    sensitivity = divide(len(lesion_scores) - np.searchsorted(lesion_scores, thresholds), np.array(len(lesion_scores)))
     return Curve(thresholds, (len(false) - np.searchsorted(false, thresholds)) / len(scored.slides), sensitivity)
 
 
@@ -182,8 +182,8 @@ def froc_estimates(scored: Scored, *, bootstrap: Bootstrap = STANDARD) -> dict[s
     if lesions == 0:
         reason = "there is no lesion but isolated tumour cells" if scored.itc.sum() else "there is no lesion"
         return {name: Estimate(None, n=lesions, groups=n, reason=reason) for name in names}
-    at = froc_curve(scored).at()
-    values = [float(at.mean()), *at.tolist()]
+    sensitivities = froc_curve(scored).at()
+    values = [float(sensitivities.mean()), *sensitivities.tolist()]
     why = unused_lowest(scored)
     if n < 2:
         reason = "one slide only: no interval"
@@ -239,18 +239,18 @@ class _Resampling:
         hits, falses = np.hstack([zero, hits]), np.hstack([zero, falses])  # the empty point
         total = counts.astype(np.int64) @ self.lesions
         slides = counts.sum(axis=1, dtype=np.int64)
-        found = np.stack([_interpolate(falses, hits, rate * slides) for rate in RATES], axis=1)
-        sensitivity = divide(found, total[:, None])
+        hits_at_rates = np.stack([_interpolate(falses, hits, rate * slides) for rate in RATES], axis=1)
+        sensitivity = divide(hits_at_rates, total[:, None])
         return np.column_stack([sensitivity.mean(axis=1), sensitivity])
 
 
-def _interpolate(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """`np.interp` per row: x, y (b, p) never falling along a row, at (b,) not below x[:, 0] -> (b,)."""
-    left = (x <= at[:, None]).sum(axis=1) - 1
+def _interpolate(x: np.ndarray, y: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """`np.interp` per row: x, y (b, p) never falling along a row, targets (b,) not below x[:, 0] -> (b,)."""
+    left = (x <= targets[:, None]).sum(axis=1) - 1
     right = np.minimum(left + 1, x.shape[1] - 1)
     row = np.arange(len(x))
     step = (x[row, right] - x[row, left]).astype(np.float64)
-    share = np.divide(at - x[row, left], step, out=np.zeros(len(x)), where=step > 0)
+    share = np.divide(targets - x[row, left], step, out=np.zeros(len(x)), where=step > 0)
     return y[row, left] + share * (y[row, right] - y[row, left])
 
 
@@ -264,8 +264,8 @@ def by_size(scored: Scored) -> pd.DataFrame:
     large = scored.lesion_length > MACRO
     rows = []
     for name, chosen in (("micrometastases", ~large), ("macrometastases", large)):
-        at = froc_curve(scored, chosen).at()
-        found = int((scored.lesion_score[chosen] > 0).sum())
-        rows.append({"size": name, "lesions": int(chosen.sum()), "found": found, "froc": at.mean()})
-        rows[-1] |= dict(zip(NAMES, at, strict=True))
+        sensitivities = froc_curve(scored, chosen).at()
+        detected = int((scored.lesion_score[chosen] > 0).sum())
+        rows.append({"size": name, "lesions": int(chosen.sum()), "found": detected, "froc": sensitivities.mean()})
+        rows[-1] |= dict(zip(NAMES, sensitivities, strict=True))
     return pd.DataFrame(rows)

@@ -104,9 +104,9 @@ def read_submission(
         )
     tables = []
     for name, file in csv_files.files.items():
-        found, wrong = check_detections(detections / file)
+        detected, wrong = check_detections(detections / file)
         problems += [f"{file}, {w}" for w in wrong]
-        tables.append(found.assign(slide=name))
+        tables.append(detected.assign(slide=name))
     maps: dict[str, LesionMap] = {}
     slips: list[str] = []
     for row in track(table.to_dict("records"), "Reading annotations"):
@@ -152,17 +152,17 @@ def _read_slides(file: Path) -> tuple[pd.DataFrame, list[str]]:
     problems += [
         f"{file.name} rows {rows}: slide '{name}' occurs {n} times" for name, rows, n in _twice(table["slide"])
     ]
-    found = pd.DataFrame({"slide": table["slide"], "label": words.map(LABELS)})
+    checked = pd.DataFrame({"slide": table["slide"], "label": words.map(LABELS)})
     for column, (low, high) in {"mpp": PLAUSIBLE_MPP, "width": SIDES, "height": SIDES}.items():
         cells = table.get(column, pd.Series(np.nan, index=table.index))
-        found[column] = pd.to_numeric(cells, errors="coerce")
+        checked[column] = pd.to_numeric(cells, errors="coerce")
         problems += [
             f"{file.name} row {i + 2}: {column}={cells[i]}, allowed: {low:g} to {high:g}, or empty"
-            for i in np.flatnonzero(cells.notna() & ~found[column].between(low, high))
+            for i in np.flatnonzero(cells.notna() & ~checked[column].between(low, high))
         ]
-    for i in np.flatnonzero(found["width"].isna() != found["height"].isna()):
+    for i in np.flatnonzero(checked["width"].isna() != checked["height"].isna()):
         problems.append(f"{file.name} row {i + 2}: width and height belong together, one of them is empty")
-    return found, problems
+    return checked, problems
 
 
 def _twice(slides: pd.Series) -> list[tuple[str, str, int]]:
@@ -170,11 +170,11 @@ def _twice(slides: pd.Series) -> list[tuple[str, str, int]]:
     and so are `a.svs` and `a.tif`; their files tell them apart."""
     names = slides.dropna().str.replace("\\", "/").str.lower()
     keys = names.map(lambda name: f"{name.rpartition('/')[0]}/{slide_key(name)}".lstrip("/"))
-    found = []
+    repeated = []
     for key, group in names.groupby(keys):
         if len(group) > 1 and (group.duplicated().any() or (group == key).any()):
-            found.append((str(key), ", ".join(str(int(i) + 2) for i in group.index), len(group)))
-    return found
+            repeated.append((str(key), ", ".join(str(int(i) + 2) for i in group.index), len(group)))
+    return repeated
 
 
 def _scales(table: pd.DataFrame, mpp: float | None, file: str) -> tuple[pd.Series, str]:

@@ -138,7 +138,7 @@ def write_report(
     write_json(folder.metrics, plain(content))
     folder.figures.mkdir(exist_ok=True)
     main = estimates["froc"]
-    found = f"FROC score: {main}" if main.value is not None else f"The FROC score is undefined: {main.reason}"
+    result = f"FROC score: {main}" if main.value is not None else f"The FROC score is undefined: {main.reason}"
     shown = [
         HeadlineFigure("FROC score", main, "mean sensitivity at 1/4 to 8 false positives per slide"),
         HeadlineFigure("Sensitivity at 1", estimates["sensitivity_at_1"], "false positive per slide"),
@@ -153,7 +153,7 @@ def write_report(
             [*(Text(note, "note") for note in [*submission.notes, SIZES]), Code(environment["command"])],
         ),
     ]
-    sentence = f"{found}, on {denominators(scored)}, at {submission.scale}."
+    sentence = f"{result}, on {denominators(scored)}, at {submission.scale}."
     headline = Headline(sentence, shown, warnings_of(submission, scored))
     return render(
         Report(f"{title}: a submission", study, False, headline, sections, footer=environment["version"]), folder.path

@@ -68,24 +68,24 @@ def pair(slides: Sequence[str], files: Sequence[str]) -> Pairs:
     return found
 
 
-def _pair_namesakes(slides: list[str], files: list[str], found: Pairs) -> None:
+def _pair_namesakes(slides: list[str], files: list[str], pairs: Pairs) -> None:
     """Slides and files of one name: two belong together if each fits the other better than all their namesakes do."""
     if len(slides) == len(files) == 1:
-        found.files[slides[0]] = files[0]
+        pairs.files[slides[0]] = files[0]
         return
     fits = {(s, f): _fit(s, f) for s in slides for f in files}
     slides_of = {f: [s for s in slides if fits[s, f] == max(fits[t, f] for t in slides)] for f in files}
     files_of = {s: [f for f in files if fits[s, f] == max(fits[s, g] for g in files)] for s in slides}
-    decided = {s: mine[0] for s, mine in files_of.items() if len(mine) == 1 and slides_of[mine[0]] == [s]}
-    found.files |= decided
+    decided = {s: fitting[0] for s, fitting in files_of.items() if len(fitting) == 1 and slides_of[fitting[0]] == [s]}
+    pairs.files |= decided
     still_open: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for file in set(files) - set(decided.values()):
         if set(slides_of[file]) <= set(decided):  # the slides that it fits best have better files
-            found.strangers.append(file)
+            pairs.strangers.append(file)
         else:
             still_open[tuple(slides_of[file])].append(file)
-    for rivals, mine in still_open.items():
-        found.problems.append((f"{' or '.join(sorted(mine))} could belong to {' or '.join(rivals)}", list(rivals)))
+    for rivals, fitting in still_open.items():
+        pairs.problems.append((f"{' or '.join(sorted(fitting))} could belong to {' or '.join(rivals)}", list(rivals)))
 
 
 def _fit(slide: str, file: str) -> tuple[bool, int]:

@@ -117,13 +117,13 @@ class Curve:
         )
         assert gain.value is not None
         level = (gain.method or "").rpartition(", ")[2]
-        said = (
+        text = (
             f"Doubling to {what} is expected to add {gain.value:.3f} ({level} interval {gain.low:.3f} to "
             f"{gain.high:.3f}) to {self.metric}, from {self.law.at(float(last))[0]:.3f}."
         )
         if len(self.seeds) == 1:
-            said += " There is one seed only: the interval leaves out the chance in training."
-        return said
+            text += " There is one seed only: the interval leaves out the chance in training."
+        return text
 
 
 def learning_curves(runs: Sequence[Run], resamples: int, seed: int, level: float) -> tuple[list[Curve], list[str]]:
@@ -143,11 +143,11 @@ def learning_curves(runs: Sequence[Run], resamples: int, seed: int, level: float
         for family in families.values():
             if len({repr(r.keys[key]) for r in family}) < 2:
                 continue
-            found = _curve(family, key, resamples, seed, level)
-            if isinstance(found, Curve):
-                curves.append(found)
+            curve = _curve(family, key, resamples, seed, level)
+            if isinstance(curve, Curve):
+                curves.append(curve)
             else:
-                refused.append(f"No learning curve over {key} from {len(family)} runs of {family[0].study}: {found}.")
+                refused.append(f"No learning curve over {key} from {len(family)} runs of {family[0].study}: {curve}.")
     return curves, refused
 
 

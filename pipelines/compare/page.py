@@ -60,11 +60,11 @@ def write(
         sections.append(_keys_section(runs))
     studies = Counter(run.study for run in runs)
     counted = ", ".join(f"{n} of {study}" for study, n in studies.items())
-    found = sum(1 for p in pairs if p.adjusted is not None and p.adjusted < 0.05)
+    significant = sum(1 for p in pairs if p.adjusted is not None and p.adjusted < 0.05)
     sentence = f"{len(runs)} runs ({counted})."
     if pairs:
         sentence += (
-            f" {len(pairs)} pairs scored the same test records; {found} of them differ with p below 0.05 after "
+            f" {len(pairs)} pairs scored the same test records; {significant} of them differ with p below 0.05 after "
             "correction for their number."
         )
     cards = [HeadlineFigure("Runs", len(runs)), HeadlineFigure("Pairs compared", len(pairs))]
@@ -143,12 +143,12 @@ def seeds_table(runs: Sequence[Run]) -> pd.DataFrame:
         if len({run.keys.get("seed") for run in family}) < 2 or len(values) < 2:
             continue
         fellows = [run for run in runs if run.study == family[0].study]
-        mine = {k: family[0].keys.get(k) for k in differing_keys(fellows) if k != "seed"}
+        configuration = {k: family[0].keys.get(k) for k in differing_keys(fellows) if k != "seed"}
         same = len({frozenset(run.test["id"]) for run in family}) == 1
         rows.append(
             {
                 "study": family[0].study, "metric": family[0].headline,
-                "configuration": ", ".join(f"{k}={v}" for k, v in mine.items()),
+                "configuration": ", ".join(f"{k}={v}" for k, v in configuration.items()),
                 "seeds": len(values), "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)),
                 "lowest": min(values), "highest": max(values),
                 "test_records": "the same" if same else "of each seed's own split",
@@ -303,16 +303,18 @@ def _curve_section(out: Path, curve: Curve, number: int) -> Section:
 def _keys_section(runs: Sequence[Run]) -> Section:
     blocks: list[Any] = []
     for study in dict.fromkeys(run.study for run in runs):
-        mine = [run for run in runs if run.study == study]
-        differing = differing_keys(mine)
-        if len(mine) < 2:
+        group = [run for run in runs if run.study == study]
+        differing = differing_keys(group)
+        if len(group) < 2:
             continue
         if not differing:
             blocks.append(Text(f"The runs of {study} have the same configuration."))
             continue
-        if len(mine) <= 6:
+        if len(group) <= 6:
             rows: list[list[Any]] = [[key, *[_shown(v) for v in values]] for key, values in differing.items()]
-            blocks.append(Table(["Key", *[r.name for r in mine]], rows, f"Keys in which the runs of {study} differ."))
+            blocks.append(
+                Table(["Key", *[r.name for r in group]], rows, f"Keys in which the runs of {study} differ.")
+            )
         else:
             rows = [[key, ", ".join(f"{v} ({n})" for v, n in Counter(map(_shown, values)).items())]
                     for key, values in differing.items()]  # fmt: skip

@@ -94,8 +94,8 @@ def paired_differences(
                 for run, reading in ((a, x), (b, y)):
                     if reading.score is None and run.name not in drawn:
                         drawn[run.name] = _drawn(reading, resamples, seed)
-                found = _difference(a, b, x, y, drawn, resamples, level)
-                pairs.append(Pair(a, b, a.headline, found, None))
+                comparison = _difference(a, b, x, y, drawn, resamples, level)
+                pairs.append(Pair(a, b, a.headline, comparison, None))
         if reason is not None and a.study == b.study:
             refusals.append(Refusal(a, b, reason))
     adjusted = holm([p.comparison.p_value for p in pairs])

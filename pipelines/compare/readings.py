@@ -140,13 +140,13 @@ def _of_ancestors(run: Run, target: str, classes: list[str]) -> dict[str, str]:
     if "lineage" not in run.records or target not in run.records:
         return {}
     lineage = run.records.drop_duplicates(target).set_index(target)["lineage"]
-    found = {}
+    columns = {}
     for name in classes:
         nodes = str(lineage.get(name, "")).split("/")
         column = next((f"p_{node}" for node in reversed(nodes) if f"p_{node}" in run.test), None)
         if column is not None:
-            found[name] = column
-    return found
+            columns[name] = column
+    return columns
 
 
 def _of_matrix(truth: np.ndarray, predicted: np.ndarray, classes: list[str], measure: Measure) -> Statistic:

@@ -57,8 +57,8 @@ class Run:
 
     def estimate(self, key: str) -> Estimate | None:
         """A metric of its metrics.json; None where it has none of this name."""
-        found = self.metrics["metrics"].get(key)
-        return None if found is None else Estimate.from_dict(found)
+        entry = self.metrics["metrics"].get(key)
+        return None if entry is None else Estimate.from_dict(entry)
 
     @cached_property
     def training_groups(self) -> int:
@@ -82,17 +82,17 @@ def read_runs(folders: Sequence[Path], skip_unfinished: bool = False) -> tuple[l
     """
     problems: list[str] = []
     left_out: list[str] = []
-    found: list[tuple[Path, str]] = []
+    candidates: list[tuple[Path, str]] = []
     for folder in folders:
         jobs, gaps = _jobs(folder)
         (left_out if skip_unfinished else problems).extend(gaps)
         if jobs:
-            found += [(job, f"{folder.name}/{job.name}") for job in jobs]
+            candidates += [(job, f"{folder.name}/{job.name}") for job in jobs]
         elif not gaps:
-            found.append((folder, folder.name))
-    names = _unique([name for _, name in found], [path for path, _ in found])
+            candidates.append((folder, folder.name))
+    names = _unique([name for _, name in candidates], [path for path, _ in candidates])
     runs = []
-    for (path, _), name in zip(found, names, strict=True):
+    for (path, _), name in zip(candidates, names, strict=True):
         mistakes = _problems(path)
         if mistakes:
             is_job = JOB.fullmatch(path.name) is not None

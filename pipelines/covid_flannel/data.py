@@ -151,11 +151,11 @@ def _chosen(source: Source, config: CovidConfig) -> Source:
     covid = records.loc[records["label"] == COVID, "source"]
     if covid.empty:
         raise DataError("negatives=same_source: there is no COVID-19 picture.", "Use negatives=all.")
-    mine = covid.value_counts().index[0]
-    kept = records[records["source"] == mine].reset_index(drop=True)
+    chosen = covid.value_counts().index[0]
+    kept = records[records["source"] == chosen].reset_index(drop=True)
     if kept["label"].nunique() < 2:
-        raise DataError(f"negatives=same_source: {mine} holds COVID-19 only.", "Use negatives=all.")
-    note = f"negatives=same_source: {len(records) - len(kept)} records of other sources than {mine} are left out."
+        raise DataError(f"negatives=same_source: {chosen} holds COVID-19 only.", "Use negatives=all.")
+    note = f"negatives=same_source: {len(records) - len(kept)} records of other sources than {chosen} are left out."
     return replace(source, records=kept, notes=[*source.notes, note])
 
 

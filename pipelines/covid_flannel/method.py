@@ -100,16 +100,16 @@ def _stage2(
     """Train the combinations of one fold on its stacking part; returns the tables of that part and of the test part."""
     config = run.config
     parts = roles(data.records, fold, config)
-    at = {split: np.flatnonzero(parts[role]) for split, role in (("val", "stack"), ("test", "test"))}
+    positions = {split: np.flatnonzero(parts[role]) for split, role in (("val", "stack"), ("test", "test"))}
     p = {split: stacked(base, data.records["id"].to_numpy()[rows], role)
-         for (split, rows), role in zip(at.items(), ("stack", "test"), strict=True)}  # fmt: skip
-    answers = answers_of(data.records)[at["val"]].astype(int)
+         for (split, rows), role in zip(positions.items(), ("stack", "test"), strict=True)}  # fmt: skip
+    answers = answers_of(data.records)[positions["val"]].astype(int)
     best = best_learner(p["val"], answers, config.chosen_learners)
     taught = taught_classes(p["val"])
-    p = {split: among(mine, taught) for split, mine in p.items()}
+    p = {split: among(predictions, taught) for split, predictions in p.items()}
     # Pictures of a class that no base learner was taught are scored, but there is nothing to learn from them.
     learns, number = np.isin(answers, taught), np.searchsorted(taught, answers)
-    inner = inner_folds(data.records.iloc[at["val"]], config.seed)
+    inner = inner_folds(data.records.iloc[positions["val"]], config.seed)
     methods = {split: methods_without_training(p[split], config.chosen_learners) for split in p}
     weights: dict[str, np.ndarray] = {}
     for kind in COMBINATIONS:
@@ -133,21 +133,21 @@ def _stage2(
         )
         model |= {"learners": config.chosen_learners, "ensemble": config.ensemble.model_dump()}
         save_network(run.folder.network(name), final, model)
-    found = []
-    for split, rows in at.items():
+    tables = []
+    for split, rows in positions.items():
         records = data.records.iloc[rows].reset_index(drop=True)
         spread = {name: with_untaught(q, taught) for name, q in methods[split].items()}
         columns = prediction_columns(spread, weights[split], config.chosen_learners)
         about = records[["id", "group"]].assign(fold=fold, best_base=best)
-        found.append(pd.concat([about, records[["label"]], columns], axis=1))
-    return found[0], found[1]
+        tables.append(pd.concat([about, records[["label"]], columns], axis=1))
+    return tables[0], tables[1]
 
 
 def stacked(base: list[pd.DataFrame], ids: np.ndarray, role: str) -> np.ndarray:
     """Base predictions (records, learners, classes) for these records, in this order, of this role alone."""
     columns = [f"p_{c}" for c in CLASSES]
-    mine = [table[table["role"] == role].set_index("id")[columns].loc[ids].to_numpy() for table in base]
-    return np.stack(mine, axis=1)
+    arrays = [table[table["role"] == role].set_index("id")[columns].loc[ids].to_numpy() for table in base]
+    return np.stack(arrays, axis=1)
 
 
 def taught_classes(p: np.ndarray) -> np.ndarray:
@@ -175,14 +175,14 @@ def inner_folds(records: pd.DataFrame, seed: int) -> np.ndarray:
 
 def methods_without_training(p: np.ndarray, learners: list[str]) -> dict[str, np.ndarray]:
     """Probabilities (records, classes) of every base learner, of their average and of plain voting."""
-    found = {name: p[:, i] for i, name in enumerate(learners)}
-    return found | {"average": p.mean(axis=1), "voting": vote(p)}
+    methods = {name: p[:, i] for i, name in enumerate(learners)}
+    return methods | {"average": p.mean(axis=1), "voting": vote(p)}
 
 
 def best_learner(p: np.ndarray, answers: np.ndarray, learners: list[str]) -> str:
     """The base learner with the highest macro-F1 on the stacking part; the first of several."""
-    said = most_probable(p).T
-    scores = [macro_f1(confusion_matrix(answers, mine, range(len(CLASSES)))) for mine in said]
+    most_likely = most_probable(p).T
+    scores = [macro_f1(confusion_matrix(answers, answered, range(len(CLASSES)))) for answered in most_likely]
     return learners[int(np.argmax(scores))]
 
 

@@ -70,10 +70,10 @@ def without_untaught(metrics: Mapping[str, Estimate], untaught: Mapping[str, str
 
     Averages over the classes keep their value: pictures of such a class are missed, and count as such.
     """
-    found = dict(metrics)
+    masked = dict(metrics)
     for name, why in untaught.items():
-        found |= undefined({key: e for key, e in metrics.items() if f"[{name}]" in key}, why)
-    return found
+        masked |= undefined({key: e for key, e in metrics.items() if f"[{name}]" in key}, why)
+    return masked
 
 
 # --- table 6.3 ---
@@ -125,14 +125,14 @@ def _why(value: float) -> str | None:
 
 def auroc_metrics(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """`test.<method>.auroc[<class>]`, each class against the rest."""
-    found = {}
+    metrics = {}
     for method in methods_of(predictions):
         p = scores_of(predictions, method)
         for i, name in enumerate(CLASSES):
             truth = (predictions["label"] == name).to_numpy()
             estimate = auroc_estimate(truth, p[:, i], predictions["group"].to_numpy(), bootstrap=bootstrap)
-            found[f"test.{method}.auroc[{name}]"] = estimate
-    return found
+            metrics[f"test.{method}.auroc[{name}]"] = estimate
+    return metrics
 
 
 def covid_auroc(predictions: pd.DataFrame, bootstrap: Bootstrap) -> Estimate:
@@ -232,13 +232,13 @@ def choose_fold_points(validated: pd.DataFrame, config: CovidConfig, fold: int) 
 
 def pooled_points(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry per operating point: each fold's threshold, and their median for pictures that belong to no fold."""
-    found = []
+    pooled = []
     for name in dict.fromkeys(p["name"] for p in points):
         of_folds = [p for p in points if p["name"] == name]
         thresholds = {str(p["fold"]): p["threshold"] for p in of_folds}
         first = {k: of_folds[0][k] for k in ("name", "task", "score", "target", "chosen_on")}
-        found.append(first | {"threshold": float(np.median(list(thresholds.values()))), "thresholds": thresholds})
-    return found
+        pooled.append(first | {"threshold": float(np.median(list(thresholds.values()))), "thresholds": thresholds})
+    return pooled
 
 
 def point_metrics(

@@ -35,8 +35,8 @@ def fold_table(
     rows = np.arange(len(methods))
     for one, (title, values) in zip(axes, panels, strict=False):
         table = np.asarray(values, float)
-        for row, mine in zip(rows, table, strict=True):
-            known = mine[~np.isnan(mine)]
+        for row, of_method in zip(rows, table, strict=True):
+            known = of_method[~np.isnan(of_method)]
             colour = COLOURS[0] if row < first_combination else COLOURS[1]
             one.plot(known, np.full(len(known), row), linestyle="none", marker="o", markersize=4, color=GREY, alpha=0.7)
             if len(known):

@@ -81,12 +81,12 @@ def shortcut_scores(pictures: np.ndarray, records: pd.DataFrame, config: CovidCo
         config: `shortcut_tests`.
     """
     section, fold = config.shortcut_tests, records["fold"].to_numpy()
-    found = []
+    tables = []
 
-    def add(name: str, at: np.ndarray, truth: np.ndarray, values: np.ndarray) -> None:
-        score = out_of_fold(values, truth, fold[at])
-        rows = records.iloc[at][["id", "group"]].assign(test=name, truth=truth.astype(int), score=score)
-        found.append(rows[rows["score"].notna()])
+    def add(name: str, positions: np.ndarray, truth: np.ndarray, values: np.ndarray) -> None:
+        score = out_of_fold(values, truth, fold[positions])
+        rows = records.iloc[positions][["id", "group"]].assign(test=name, truth=truth.astype(int), score=score)
+        tables.append(rows[rows["score"].notna()])
 
     everyone = np.arange(len(records))
     for kind in ("border", "blurred"):
@@ -100,11 +100,11 @@ def shortcut_scores(pictures: np.ndarray, records: pd.DataFrame, config: CovidCo
         values = features(pictures, "source", section.border, section.blur)
         first = (records["source"] == sources.index[0]).to_numpy()
         for label in CLASSES:
-            at = np.flatnonzero(records["label"] == label)
-            patients = [records.iloc[at][first[at] == side]["group"].nunique() for side in (True, False)]
+            positions = np.flatnonzero(records["label"] == label)
+            patients = [records.iloc[positions][first[positions] == side]["group"].nunique() for side in (True, False)]
             if min(patients) >= FEWEST:
-                add(f"source[{label}]", at, ~first[at], values[at])
-    return pd.concat(found, ignore_index=True)[COLUMNS] if found else pd.DataFrame(columns=COLUMNS)
+                add(f"source[{label}]", positions, ~first[positions], values[positions])
+    return pd.concat(tables, ignore_index=True)[COLUMNS] if tables else pd.DataFrame(columns=COLUMNS)
 
 
 def write_shortcuts(config: CovidConfig, data: Data, folder: RunFolder) -> None:

@@ -71,17 +71,17 @@ def earlier_runs(config: CovidConfig) -> list[RunFolder]:
         RunError: a name with no base learners in or below it.
     """
     named = [config.stage1] if isinstance(config.stage1, str) else config.stage1 or []
-    found: list[RunFolder] = []
+    folders: list[RunFolder] = []
     for name in named:
         root = Path(name)
-        mine = [p for p in [root, *sorted(root.glob("*"))] if (p / "stage1").is_dir()]
-        if not mine:
+        runs = [p for p in [root, *sorted(root.glob("*"))] if (p / "stage1").is_dir()]
+        if not runs:
             raise RunError(
                 f"stage1={name}: neither it nor a folder in it holds base learners (stage1/).",
                 "Give a run folder of this study, finished or not, or a folder of such.",
             )
-        found += [RunFolder(p) for p in mine]
-    return found
+        folders += [RunFolder(p) for p in runs]
+    return folders
 
 
 def stored(folder: RunFolder, name: str, key: dict[str, Any]) -> pd.DataFrame | None:

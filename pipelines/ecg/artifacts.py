@@ -31,9 +31,9 @@ def choose(test: pd.DataFrame) -> pd.DataFrame:
     if len(known):
         known = known.assign(p=scores_of(known)[np.arange(len(known)), codes_of(known["target"])])
         for name in CLASSES:
-            mine = known[known["target"] == name].sort_values(["p", "id", "within"])
-            if len(mine):
-                row = mine.iloc[len(mine) // 2]
+            of_class = known[known["target"] == name].sort_values(["p", "id", "within"])
+            if len(of_class):
+                row = of_class.iloc[len(of_class) // 2]
                 chosen.append({"id": row["id"], "kind": "typical", "name": name, "step": int(row["within"])})
         wrong = known[known["target"] != known["answer"]].sort_values(["p", "id", "within"])
         wrong = wrong.drop_duplicates("record").drop_duplicates(["target", "answer"])

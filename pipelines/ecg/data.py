@@ -167,10 +167,10 @@ def irhythm(config: EcgConfig, root: str | None = None) -> Source:
     for record in found.records:
         labels = found.committee[record]
         place = {"record": record, "group": Path(record).name.rsplit("_", 1)[0], "path": f"{record}.ecg", "split": None}
-        mine = window_rows(place, len(labels), size, labels)
-        rows += mine
+        record_rows = window_rows(place, len(labels), size, labels)
+        rows += record_rows
         for reader, read in found.readers[record].items():
-            for row, (start, counted) in zip(mine, windows(len(labels), size), strict=True):
+            for row, (start, counted) in zip(record_rows, windows(len(labels), size), strict=True):
                 text = window_labels(read, start, counted, size)
                 readings.append({"id": row["id"], "reader": reader, "rhythms": text})
     names = ", ".join(sorted({*CLASSES, *config.labels.irhythm}))
@@ -278,14 +278,14 @@ def join(sources: Sequence[Source]) -> Source:
         moved = source.records.copy()
         for column in ("path", "header"):
             moved[column] = [relpath(folder / p, root) if isinstance(p, str) else None for p in moved[column]]
-        mine = source.readers
+        readings = source.readers
         if i:  # ids and groups mean something only within one source
             prefix = f"{source.name}{'' if names.index(source.name) == i else i}/"
             for column in ("id", "record", "group"):
                 moved[column] = prefix + moved[column].astype(str)
-            mine = None if mine is None else mine.assign(id=prefix + mine["id"].astype(str))
+            readings = None if readings is None else readings.assign(id=prefix + readings["id"].astype(str))
         tables.append(moved.assign(source=source.name))
-        readers += [] if mine is None else [mine]
+        readers += [] if readings is None else [readings]
         notes += [f"{source.name}: {note}" for note in source.notes]
     records = pd.concat(tables, ignore_index=True)
     for column in ("split", "header", "record_label"):

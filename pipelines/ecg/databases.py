@@ -74,12 +74,12 @@ def wfdb_database(
         }
         found[record] = wfdb_labels(stem, "atr", steps, classes)
         problems += [RowProblem(f"{record}.atr: {p}", record) for p in found[record].problems]
-        mine = window_rows(place, steps, size, found[record].steps, about[record])
-        rows += mine
+        record_rows = window_rows(place, steps, size, found[record].steps, about[record])
+        rows += record_rows
         for extension in sorted(readers_of.get(stem, [])):
             read = wfdb_labels(stem, extension, steps, classes)
             problems += [RowProblem(f"{record}.{extension}: {p}", record) for p in read.problems]
-            for row, (start, seen) in zip(mine, windows(steps, size), strict=True):
+            for row, (start, seen) in zip(record_rows, windows(steps, size), strict=True):
                 texts = window_labels(read.steps, start, seen, size)
                 readings.append({"id": row["id"], "reader": extension, "rhythms": texts})
     masks = ", ".join(f"{note} {target or 'masked'}" for note, target in classes.items())

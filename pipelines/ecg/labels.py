@@ -122,8 +122,8 @@ def windows(steps: int, size: int) -> list[tuple[int, int]]:
 
 def window_labels(labels: Sequence[str], start: int, counted: int, size: int) -> str:
     """The packed labels of one window."""
-    mine = list(labels[start : start + size])
-    return pack([ABSENT] * counted + mine[counted:])
+    in_window = list(labels[start : start + size])
+    return pack([ABSENT] * counted + in_window[counted:])
 
 
 def record_words(labels: LabelSection) -> list[str]:

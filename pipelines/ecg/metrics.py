@@ -53,12 +53,12 @@ def target_columns(records: pd.DataFrame) -> pd.DataFrame:
     """
     size = int(records["steps"].max())
     codes = known_codes(records)
-    at = records["start"].to_numpy()[:, None] + np.arange(size)
+    steps = records["start"].to_numpy()[:, None] + np.arange(size)
     names = np.array([*CLASSES, None], dtype=object)
     return pd.DataFrame(
         {
             "record": np.repeat(records["record"].to_numpy(), size),
-            "step": np.where(codes == CODES[ABSENT], -1, at).ravel(),
+            "step": np.where(codes == CODES[ABSENT], -1, steps).ravel(),
             "target": names[np.where(codes < 0, len(CLASSES), codes)].ravel(),
             "record_label": np.repeat(records["record_label"].to_numpy(), size),
         }
@@ -114,8 +114,9 @@ def cells(truth: np.ndarray, answer: np.ndarray, window: np.ndarray, group: np.n
     flat = np.bincount((unit * k + truth) * k + answer, minlength=n * k * k)
     matrix = flat.reshape(n, k, k)
     if level == "set":
-        there, said = matrix.sum(axis=2) > 0, matrix.sum(axis=1) > 0
-        counts = np.stack([there & said, ~there & said, there & ~said, ~there & ~said], axis=2).astype(int)
+        present, answered = matrix.sum(axis=2) > 0, matrix.sum(axis=1) > 0
+        hits, rejected = present & answered, ~present & ~answered
+        counts = np.stack([hits, ~present & answered, present & ~answered, rejected], axis=2).astype(int)
         return Cells(counts, np.asarray(group)[first])
     hit = np.diagonal(matrix, axis1=1, axis2=2)
     more, less = matrix.sum(axis=1) - hit, matrix.sum(axis=2) - hit
@@ -156,14 +157,14 @@ def averages(values: np.ndarray, support: np.ndarray) -> np.ndarray:
     return np.stack([weighted, plain], axis=-1)
 
 
-def rate_estimates(found: Cells, level: str, bootstrap: Bootstrap) -> ByClass:
+def rate_estimates(per_window: Cells, level: str, bootstrap: Bootstrap) -> ByClass:
     """Every rate of every class, and both averages, with intervals that resample groups.
 
     Returns:
         (class or average, `<rate>_<level>`) -> estimate; `positives` is the class's support.
     """
     names = [*CLASSES, *AVERAGES]
-    flat = found.counts.reshape(len(found.counts), -1).astype(float)
+    flat = per_window.counts.reshape(len(per_window.counts), -1).astype(float)
 
     def statistic(counts: np.ndarray) -> np.ndarray:
         sums = (counts @ flat).reshape(len(counts), len(CLASSES), 4)
@@ -174,10 +175,10 @@ def rate_estimates(found: Cells, level: str, bootstrap: Bootstrap) -> ByClass:
 
     values = statistic(np.ones((1, len(flat))))[0].tolist()
     estimates = bootstrap_estimates(
-        values, statistic, found.group, n=len(flat), undefined="without the class", bootstrap=bootstrap
+        values, statistic, per_window.group, n=len(flat), undefined="without the class", bootstrap=bootstrap
     )
-    support = [*found.support.tolist(), *[int(found.support.sum())] * 2]
-    rows = int(found.counts[:, 0].sum())
+    support = [*per_window.support.tolist(), *[int(per_window.support.sum())] * 2]
+    rows = int(per_window.counts[:, 0].sum())
     result = {}
     for i, estimate in enumerate(estimates):
         rate, name = RATES[i // len(names)], names[i % len(names)]
@@ -306,10 +307,10 @@ def recordings(table: pd.DataFrame, labels: LabelSection) -> tuple[pd.DataFrame,
     means = rows.groupby("record", sort=False)[SCORES].mean().fillna(0)
     about = rows.groupby("record", sort=False)[["group", "record_label"]].first()
     sums = means.to_numpy() @ membership(labels)[[words.index(w) for w in chosen]].T
-    found = pd.DataFrame({"record": means.index, "group": about["group"].to_numpy()})
-    found["label"] = about["record_label"].to_numpy()
-    found["answer"] = np.array(chosen, dtype=object)[sums.argmax(axis=1)]
-    return pd.concat([found, pd.DataFrame(sums, columns=[f"p_{w}" for w in chosen])], axis=1), chosen
+    answers = pd.DataFrame({"record": means.index, "group": about["group"].to_numpy()})
+    answers["label"] = about["record_label"].to_numpy()
+    answers["answer"] = np.array(chosen, dtype=object)[sums.argmax(axis=1)]
+    return pd.concat([answers, pd.DataFrame(sums, columns=[f"p_{w}" for w in chosen])], axis=1), chosen
 
 
 def recording_metrics(table: pd.DataFrame, labels: LabelSection, bootstrap: Bootstrap) -> ByClass:
@@ -319,10 +320,10 @@ def recording_metrics(table: pd.DataFrame, labels: LabelSection, bootstrap: Boot
         return {}
     challenge = set(CHALLENGE) <= set(words)
     scored = CHALLENGE if challenge else [w for w in words if (rows["label"] == w).any()]
-    at = [words.index(w) for w in scored]
+    positions = [words.index(w) for w in scored]
 
     def mean_f1(confusion: np.ndarray) -> np.ndarray:
-        each = class_f1(confusion)[..., at]
+        each = class_f1(confusion)[..., positions]
         return np.where(np.isnan(each).all(axis=-1), np.nan, np.nan_to_num(each).mean(axis=-1))
 
     measures: dict[tuple[str, str], Any] = {

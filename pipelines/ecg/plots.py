@@ -92,13 +92,13 @@ def _strip(axes: Axes, row: Strip) -> None:
 
 def _runs(labels: Sequence[str | None]) -> list[tuple[int, int, str]]:
     """(first step, last + 1, rhythm) of each run of one rhythm; steps without one are left out."""
-    found, at = [], 0
+    runs, step = [], 0
     for name, run in groupby(labels):
         length = len(list(run))
         if name is not None:
-            found.append((at, at + length, name))
-        at += length
-    return found
+            runs.append((step, step + length, name))
+        step += length
+    return runs
 
 
 @dataclass(frozen=True)

@@ -78,17 +78,17 @@ def readings_of(records: pd.DataFrame, readers: pd.DataFrame) -> Readings | None
     return Readings(truth[row, step], answer[row, step], columns[0], step, columns[1], columns[2])
 
 
-def reader_metrics(found: Readings, bootstrap: Bootstrap) -> ByClass:
+def reader_metrics(readings: Readings, bootstrap: Bootstrap) -> ByClass:
     """(class or average, `<rate>_<level>`) -> estimate of the pooled readings; groups are resampled."""
     metrics: ByClass = {}
     for level in LEVELS:
-        metrics |= rate_estimates(found.cells(level), level, bootstrap)
+        metrics |= rate_estimates(readings.cells(level), level, bootstrap)
     return metrics
 
 
-def kappa_estimate(found: Readings, bootstrap: Bootstrap) -> Estimate:
+def kappa_estimate(readings: Readings, bootstrap: Bootstrap) -> Estimate:
     """Fleiss' kappa: a case is a step, its raters the cardiologists who labelled it; windows' groups are resampled."""
-    table, window, group = _ratings(found)
+    table, window, group = _ratings(readings)
     try:
         value = fleiss_kappa(table)
     except StatisticsError as reason:
@@ -113,22 +113,22 @@ def kappa_estimate(found: Readings, bootstrap: Bootstrap) -> Estimate:
     return Estimate(**(estimate.to_dict() | {"n": len(table)}))
 
 
-def _ratings(found: Readings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ratings(readings: Readings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How many readers gave each step each class (steps, 12), with the step's window and group."""
-    window = np.unique(found.window, return_inverse=True)[1]
-    case = window * (found.step.max() + 1) + found.step
+    window = np.unique(readings.window, return_inverse=True)[1]
+    case = window * (readings.step.max() + 1) + readings.step
     _, first, unit = np.unique(case, return_index=True, return_inverse=True)
     k = len(CLASSES)
-    table = np.bincount(unit * k + found.answer, minlength=len(first) * k).reshape(-1, k)
-    return table, window[first], found.group[first]
+    table = np.bincount(unit * k + readings.answer, minlength=len(first) * k).reshape(-1, k)
+    return table, window[first], readings.group[first]
 
 
-def pairs(found: Readings) -> pd.DataFrame:
+def pairs(readings: Readings) -> pd.DataFrame:
     """Every two cardiologists on the steps that both labelled: first, second, steps, agreement, kappa (Cohen's)."""
-    names = sorted(set(found.reader), key=str)
-    window = np.unique(found.window, return_inverse=True)[1]
-    case = window * (found.step.max() + 1) + found.step
-    answers = {n: pd.Series(found.answer[found.reader == n], index=case[found.reader == n]) for n in names}
+    names = sorted(set(readings.reader), key=str)
+    window = np.unique(readings.window, return_inverse=True)[1]
+    case = window * (readings.step.max() + 1) + readings.step
+    answers = {n: pd.Series(readings.answer[readings.reader == n], index=case[readings.reader == n]) for n in names}
     rows = []
     for a, b in combinations(names, 2):
         both = pd.concat([answers[a], answers[b]], axis=1, join="inner").to_numpy()
@@ -200,9 +200,9 @@ def title_of(name: str) -> str:
     return {"weighted": "Average by support", "macro": "Average of classes"}.get(name, name)
 
 
-def agreement_blocks(found: Readings, kappa: Estimate) -> list[Any]:
+def agreement_blocks(readings: Readings, kappa: Estimate) -> list[Any]:
     """Tables of how the cardiologists agree with each other."""
-    both = pairs(found)
+    both = pairs(readings)
     rows: list[list[Any]] = [["Fleiss' kappa", kappa, f"{published.FLEISS_KAPPA:.3f}"]]
     if len(both):
         agreement, kappas = (
@@ -222,13 +222,13 @@ def agreement_blocks(found: Readings, kappa: Estimate) -> list[Any]:
     ]
 
 
-def individual_table(found: Readings) -> Table:
+def individual_table(readings: Readings) -> Table:
     """Each cardiologist's own averages."""
     rows: list[list[Any]] = []
-    for name in sorted(set(found.reader), key=str):
-        mine = {level: found.cells(level, name) for level in LEVELS}
-        row: list[Any] = [str(name), len(set(found.window[found.reader == name]))]
-        for cell in mine.values():
+    for name in sorted(set(readings.reader), key=str):
+        by_level = {level: readings.cells(level, name) for level in LEVELS}
+        row: list[Any] = [str(name), len(set(readings.window[readings.reader == name]))]
+        for cell in by_level.values():
             f1 = np.nan_to_num(rates(cell.counts.sum(axis=0))[:, 0])
             row += [float((f1 * cell.support).sum() / cell.support.sum())]
         rows.append(row)
@@ -236,9 +236,9 @@ def individual_table(found: Readings) -> Table:
     return Table(columns, rows, "Each cardiologist, average by support.", ["left", "right", "right", "right"])
 
 
-def confusion_picture(folder: RunFolder, found: Readings, note: str) -> Picture:
+def confusion_picture(folder: RunFolder, readings: Readings, note: str) -> Picture:
     """Draws the pooled confusion matrix."""
-    matrix = confusion_matrix(found.truth, found.answer, range(len(CLASSES)))
+    matrix = confusion_matrix(readings.truth, readings.answer, range(len(CLASSES)))
     figures.confusion(
         folder.figures / "cardiologists.png", matrix, CLASSES,
         row_label="Committee", column_label="Cardiologists", note=note,
@@ -271,15 +271,15 @@ def read_by_cardiologists(study: Study[Any], job: Job) -> None:
         return
     with stage(run, "readers"):
         records = source.records.assign(split="test")
-        found = readings_of(records, source.readers)
-        if found is None:
+        readings = readings_of(records, source.readers)
+        if readings is None:
             raise DataError(
                 f"{source.root} has no step that committee and cardiologists labelled.", "Look at its files."
             )
         folder.write_table(folder.records, records)
         folder.write_table(folder.readers, source.readers)
         bootstrap = bootstrap_settings(config)
-        metrics, kappa = reader_metrics(found, bootstrap), kappa_estimate(found, bootstrap)
+        metrics, kappa = reader_metrics(readings, bootstrap), kappa_estimate(readings, bootstrap)
     environment = read_environment(folder)
     keyed = {f"test.{name}.{what}": estimate for (name, what), estimate in metrics.items()}
     keyed["test.agreement.fleiss_kappa"] = kappa
@@ -306,8 +306,8 @@ def read_by_cardiologists(study: Study[Any], job: Job) -> None:
     note = "synthetic data" if source.synthetic else ""
     tables = [comparison_table(metrics, level, "Cardiologists") for level in LEVELS]
     main = metrics["weighted", "f1_sequence"]
-    count, windows = len(set(found.reader)), len(set(found.window))
-    each = len(set(zip(found.window, found.reader, strict=True))) / windows
+    count, windows = len(set(readings.reader)), len(set(readings.window))
+    each = len(set(zip(readings.window, readings.reader, strict=True))) / windows
     sentence = (
         f"Average F1 of individual cardiologists against the committee: {main} at sequence level, "
         f"{metrics['weighted', 'f1_set']} at set level, on {windows:,} records of {source.name}. {count} cardiologists "
@@ -320,9 +320,9 @@ def read_by_cardiologists(study: Study[Any], job: Job) -> None:
         HeadlineFigure("Published", published.CARDIOLOGISTS["weighted"][0], "sequence level, all 328 records"),
     ]
     sections = [
-        Section("Cardiologists against the committee", [*tables, individual_table(found)]),
-        Section("Confusions", [confusion_picture(folder, found, note)]),
-        Section("Agreement", agreement_blocks(found, kappa)),
+        Section("Cardiologists against the committee", [*tables, individual_table(readings)]),
+        Section("Confusions", [confusion_picture(folder, readings, note)]),
+        Section("Agreement", agreement_blocks(readings, kappa)),
         Section("How the source was read", [Text(note_, "note") for note_ in source.notes]),
     ]
     report = Report(

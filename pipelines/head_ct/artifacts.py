@@ -73,9 +73,9 @@ def _labels(config: HeadCtConfig, data: Data, folder: RunFolder) -> None:
 def compare(mentions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     """Statements found and true, one per report, concept and status: id, concept, status, kind (tp, fp, fn), known."""
     keys = ["id", "concept", "status"]
-    found = mentions[keys].drop_duplicates()
+    extracted = mentions[keys].drop_duplicates()
     real = truth[truth["status"].isin(STATUSES)].drop_duplicates(keys)[[*keys, "known"]]
-    both = real.merge(found, on=keys, how="outer", indicator=True)
+    both = real.merge(extracted, on=keys, how="outer", indicator=True)
     both["kind"] = both["_merge"].map({"both": "tp", "left_only": "fn", "right_only": "fp"}).astype(str)
     both["known"] = both["known"].fillna(1).astype(int)
     return both.drop(columns="_merge")
@@ -134,7 +134,7 @@ def _errors(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder)
     out = folder.path / "errors"
     grid = grid_of(prepare_settings(config))
     place = {name: i for i, name in enumerate(data.records["id"])}
-    found: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] = []
     for row in pd.concat([missed, alarms]).to_dict("records"):
         record_ = data.records.iloc[place[row["id"]]]
         index = read_index(data.source.root / record_["path"])
@@ -142,9 +142,9 @@ def _errors(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder)
             continue
         importance = scorer.importance(np.array(data.prepared.array(place[row["id"]])))
         pictures = key_slices(Stack.from_json(index["stack"]), Path(index["root"]), grid, importance)
-        file = f"{row['kind']}_{len(found):02d}.png"
+        file = f"{row['kind']}_{len(errors):02d}.png"
         write_png(out / file, np.concatenate(pictures, axis=1))
         truth = str(record_.get("truth_findings", "") or "")
-        found.append({"kind": row["kind"], "id": row["id"], "score": row[score], "image": file, "truth": truth})
+        errors.append({"kind": row["kind"], "id": row["id"], "score": row[score], "image": file, "truth": truth})
     columns = ["kind", "id", "score", "image", "truth"]
-    write_csv(out / "errors.csv", pd.DataFrame(found, columns=columns))
+    write_csv(out / "errors.csv", pd.DataFrame(errors, columns=columns))

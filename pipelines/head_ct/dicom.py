@@ -212,7 +212,7 @@ def _places(
         return []
     found = []
     for number, own in enumerate(per_frame, start=1):
-        mine: list[str] = []
+        frame_problems: list[str] = []
 
         def part(name: str, own: Any = own) -> Any:
             return (own.get(name) or shared.get(name) or [{}])[0]
@@ -220,11 +220,11 @@ def _places(
         found.append(
             _place(
                 part("PlanePositionSequence"), part("PlaneOrientationSequence"), part("PixelMeasuresSequence"),
-                part("PixelValueTransformationSequence"), part("CTAcquisitionDetailsSequence"), mine,
+                part("PixelValueTransformationSequence"), part("CTAcquisitionDetailsSequence"), frame_problems,
             )
             | _acquisition(part("FrameContentSequence"))
         )  # fmt: skip
-        problems += [f"frame {number}: {p}" for p in mine]
+        problems += [f"frame {number}: {p}" for p in frame_problems]
         if len(problems) > 5:
             break
     return found

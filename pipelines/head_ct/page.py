@@ -59,11 +59,11 @@ def concepts_page(file: Path, reports: pd.DataFrame, mentions: pd.DataFrame, syn
         )
     ]
     for name, text in zip(reports["id"], reports["text"], strict=True):
-        mine = by_report.get(name, mentions.iloc[:0]).sort_values("start")
-        critical = mine[mine["critical"].astype(bool) & (mine["status"] == "present")]["concept"].nunique()
+        concepts = by_report.get(name, mentions.iloc[:0]).sort_values("start")
+        critical = concepts[concepts["critical"].astype(bool) & (concepts["status"] == "present")]["concept"].nunique()
         parts.append(
             Markup('<h2>{}: {} critical concepts</h2><div class="report">{}</div>').format(
-                name, critical, _marked(str(text), mine)
+                name, critical, _marked(str(text), concepts)
             )
         )
     write_atomically(

@@ -23,11 +23,11 @@ def queue(path: Path, order: QueueOrder, truth: np.ndarray, note: str = "") -> P
     labels, row = [], 0
     for name, position in (("random order", order.random), ("by score", order.by_score)):
         for kind, what in ((1, "critical"), (0, "others")):
-            mine = position[truth == kind]
-            y = row + rng.uniform(-0.26, 0.26, len(mine))
-            axes.plot(mine, y, "o" if kind else "x", color=COLOURS[kind], markersize=3.5, alpha=0.75)
-            if len(mine):
-                axes.plot([np.median(mine)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2.2)
+            positions = position[truth == kind]
+            y = row + rng.uniform(-0.26, 0.26, len(positions))
+            axes.plot(positions, y, "o" if kind else "x", color=COLOURS[kind], markersize=3.5, alpha=0.75)
+            if len(positions):
+                axes.plot([np.median(positions)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2.2)
             labels.append(f"{what}, {name}")
             row += 1
     axes.set_yticks(range(4), labels)

@@ -45,23 +45,22 @@ def rsna_ich(config: HeadCtConfig) -> Source:
     rows = []
     for name, stack in stacks.items():
         stems = [Path(f).stem for f in stack["files"]]
-        mine = wide.reindex(stems)
-        labels = {f"slice_{k}": mine[k].max() if k in mine else np.nan for k in known}
-        rows.append(
-            {"id": name, "critical": labels["slice_any"], "unlabelled_slices": int(mine["any"].isna().sum())} | labels
-        )
-    found = studies.merge(pd.DataFrame(rows), on="id")
-    without = found["critical"].isna()
+        labelled = wide.reindex(stems)
+        labels = {f"slice_{k}": labelled[k].max() if k in labelled else np.nan for k in known}
+        unlabelled = int(labelled["any"].isna().sum())
+        rows.append({"id": name, "critical": labels["slice_any"], "unlabelled_slices": unlabelled} | labels)
+    labelled_studies = studies.merge(pd.DataFrame(rows), on="id")
+    without = labelled_studies["critical"].isna()
     if contradicting:
         notes.append(f"{contradicting} slices are labelled twice with different labels; the positive one counts.")
     if without.any():
         notes.append(f"{int(without.sum())} studies have no labelled slice and are left out.")
     key = "patient (hashed PatientID); studies of one patient overlap"
-    found = found[~without].rename(columns={f"slice_{k}": k for k in known})
-    if found.empty:
+    labelled_studies = labelled_studies[~without].rename(columns={f"slice_{k}": k for k in known})
+    if labelled_studies.empty:
         raise DataError(f"No study below {folder.name} has a slice in {file.name}.", "Slices are ID_<sop>.dcm.")
     return Source(
-        "rsna_ich", False, archive.folder, finish(found), key, notes=notes, left_out=left_out,
+        "rsna_ich", False, archive.folder, finish(labelled_studies), key, notes=notes, left_out=left_out,
         bad_files=bad_files_of(archive, names), lookup=archive.lookup,
     )  # fmt: skip
 

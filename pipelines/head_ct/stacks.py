@@ -140,15 +140,15 @@ def _alike(slices: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     firsts: dict[tuple[Any, ...], tuple[np.ndarray, list[int]]] = {}
     for row in slices:
         key = (row["rows"], row["columns"], row["original"], row["kernel"])
-        mine = np.array([*row["orientation"], *row["spacing"]])
+        geometry = np.array([*row["orientation"], *row["spacing"]])
         known, where = firsts.get(key, (np.zeros((0, 8)), []))
-        turned = np.abs(known[:, :6] - mine[:6]).max(axis=1) > ANGLE
-        scaled = (np.abs(known[:, 6:] - mine[6:]) > SPACING * mine[6:]).any(axis=1)
+        turned = np.abs(known[:, :6] - geometry[:6]).max(axis=1) > ANGLE
+        scaled = (np.abs(known[:, 6:] - geometry[6:]) > SPACING * geometry[6:]).any(axis=1)
         fits = np.flatnonzero(~turned & ~scaled)
         if len(fits):
             kinds[where[fits[0]]].append(row)
             continue
-        firsts[key] = (np.vstack([known, mine]), [*where, len(kinds)])
+        firsts[key] = (np.vstack([known, geometry]), [*where, len(kinds)])
         kinds.append([row])
     return kinds
 

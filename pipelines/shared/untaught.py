@@ -31,14 +31,14 @@ def find_untaught(classes: Sequence[str], targets: np.ndarray) -> dict[str, str]
     if targets.ndim == 1:
         known = targets[~np.isnan(targets)]
         targets = (known[:, None] == np.arange(len(classes))).astype(float)
-    found = {}
+    untaught = {}
     for name, column in zip(classes, targets.T, strict=True):
         values = column[~np.isnan(column)]
         if len(values) == 0:
-            found[name] = NO_LABEL
+            untaught[name] = NO_LABEL
         elif (values == values[0]).all():
-            found[name] = EVERY_RECORD if values[0] else NO_RECORD
-    return found
+            untaught[name] = EVERY_RECORD if values[0] else NO_RECORD
+    return untaught
 
 
 def untaught_of(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -51,8 +51,8 @@ def _score(config: SkinConfig, data: Data) -> Callable[[torch.Tensor], torch.Ten
     malignant = torch.tensor([name.split("/")[0] == "malignant" for name in classes])
 
     def log_odds(outputs: torch.Tensor) -> torch.Tensor:
-        mine = malignant.to(outputs.device)
-        return torch.logsumexp(outputs[:, mine], dim=1) - torch.logsumexp(outputs[:, ~mine], dim=1)
+        columns = malignant.to(outputs.device)
+        return torch.logsumexp(outputs[:, columns], dim=1) - torch.logsumexp(outputs[:, ~columns], dim=1)
 
     return log_odds
 

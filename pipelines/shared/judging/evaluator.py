@@ -184,14 +184,14 @@ def _headline_sentence(evidence: Evidence, results: Results, kind: str) -> str:
     records = evidence.records
     test = records[records["split"] == "test"]
     main = results.metrics[results.headline]
-    found = (
+    result = (
         f"{results.sentence}: {main}" if main.value is not None else f"{results.sentence} is undefined: {main.reason}"
     )
     counts = [
         f"{name} {int((records['split'] == name).sum()):,}" for name in SPLITS if (records["split"] == name).any()
     ]
     return (
-        f"{found}, on {len(test):,} test records of {test['group'].nunique():,} groups of {evidence.flow['source']} "
+        f"{result}, on {len(test):,} test records of {test['group'].nunique():,} groups of {evidence.flow['source']} "
         f"({kind}).\n\nIn all {len(records):,} records of {records['group'].nunique():,} groups: {', '.join(counts)}. "
         f"A group is a {evidence.flow['group_key']}."
     )
@@ -203,12 +203,12 @@ def _data_section(study: Study, evidence: Evidence) -> Section:
     kept = [step for step in flow["steps"] if step["kind"] == "kept"]
     steps: list[tuple[str, str]] = [(s["label"], f"{s['count']:,}") for s in kept]
     exclusions: list[tuple[int, str, str]] = []
-    at = -1
+    position = -1
     for step in flow["steps"]:
         if step["kind"] == "kept":
-            at += 1
+            position += 1
         elif step["count"]:
-            exclusions.append((at, step["label"], f"{step['count']:,}"))
+            exclusions.append((position, step["label"], f"{step['count']:,}"))
     parts = [
         (name, f"{len(part):,} of {part['group'].nunique():,} groups")
         for name, part in ((s, records[records["split"] == s]) for s in SPLITS)

@@ -90,10 +90,10 @@ def sensitivity_at(curve: RocCurve, specificity: float) -> float:
         raise StatisticsError(f"a specificity lies in [0, 1], found {specificity}")
     # along the curve specificity falls from 1 to 0: the last point that is not below the one asked for
     last = int(np.searchsorted(-curve.specificity, -specificity, side="right")) - 1
-    at, high = curve.specificity[last], curve.sensitivity[last]
-    if at == specificity:
+    upper, high = curve.specificity[last], curve.sensitivity[last]
+    if upper == specificity:
         return float(high)
-    share = (at - specificity) / (at - curve.specificity[last + 1])
+    share = (upper - specificity) / (upper - curve.specificity[last + 1])
     return float(high + share * (curve.sensitivity[last + 1] - high))
 
 

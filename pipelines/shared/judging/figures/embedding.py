@@ -32,10 +32,10 @@ def embedding(path: Path, points: ArrayLike, groups: Sequence[str], order: Seque
     handles = []
     for i, (name, label) in enumerate(zip(order, labels, strict=True)):
         marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
-        mine = places[names == name]
+        own_places = places[names == name]
         look: dict[str, Any] = {"linestyle": "none", "markersize": 5, "alpha": 0.8, "markeredgewidth": 0.0}
         handles += axes.plot(
-            mine[:, 0], mine[:, 1], marker=marker, color=COLOURS[i % len(COLOURS)], label=label, **look
+            own_places[:, 0], own_places[:, 1], marker=marker, color=COLOURS[i % len(COLOURS)], label=label, **look
         )
     if not len(places):
         say(axes, "no records to show")
