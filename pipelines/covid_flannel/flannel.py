@@ -38,7 +38,7 @@ class Flannel(nn.Module):
 
 
 class ConstantWeights(nn.Module):
-    """The chapter's constant linear combination: one weight per learner, the same for all pictures."""
+    """A constant linear combination: one weight per learner, the same for all pictures."""
 
     def __init__(self, learners: int) -> None:
         super().__init__()

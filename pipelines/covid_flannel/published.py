@@ -6,7 +6,7 @@ from functools import partial
 
 from pipelines.shared.judging.published import Published
 
-TABLE = "Qiao 2020, table of the five-fold results (chapter table 6.3)"
+TABLE = "Qiao 2020, table of the five-fold results"
 RECOMPUTED = "recomputed from the printed class columns of the same table"
 _over_folds = partial(Published.over_folds, source=TABLE)
 _number = partial(Published, source=TABLE)

@@ -6,8 +6,8 @@ plurals, typing errors), concepts of the lexicon, three negspacy components (Neg
 2001;34:301-310) with term sets of ours for absence, doubt and the past. Rules say what NegEx does not know: sections,
 and which status wins.
 
-A *label* is the chapter's: the number of distinct critical concepts that a report says are present. (Titano et al.
-learned theirs with a lasso on the report's words.)
+A *label* is the number of distinct critical concepts that a report says are present. (Titano et al. learned theirs with
+a lasso on the report's words.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LONGEST = 200_000  # characters of a report; a book page has 3,000
 STATUSES = ["present", "absent", "uncertain", "historical"]
-THRESHOLDS = [4, 8, 10]  # critical concepts that make a report critical (Titano 2018; the chapter's section 6.6)
+THRESHOLDS = [4, 8, 10]  # critical concepts that make a report critical (Titano 2018)
 MENTIONS = ["id", "start", "end", "text", "concept", "group", "critical", "status"]  # a row of `label_reports`
 FUZZY = 7  # letters from which a single typing error is forgiven
 BRITISH = [

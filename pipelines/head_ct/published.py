@@ -1,4 +1,4 @@
-"""The paper's own numbers."""
+"""The paper's own numbers, some of them as a textbook quotes them. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from pipelines.shared.judging.published import Published
 
 SECONDS_TO_ALARM = 1.2
-_number = partial(Published, source="Titano 2018, as the chapter gives it")
+_number = partial(Published, source="Titano 2018, quoted from a textbook")
 
 NUMBERS = [
     _number("AUC, gold labels (180 studies)", 0.73),

@@ -98,8 +98,8 @@ class Results:
         metrics: `<split>.<task>.<metric>` -> Estimate.
         headline: key of the headline metric.
         sentence: what that metric is, in words, for the report's first line.
-        chance: the headline metric of a coin.
-        chance_note: what the coin is, if it is none.
+        chance: the headline metric of answers at random.
+        chance_note: how these are drawn.
         oracle: the headline metric of a phantom's latent truth; None on real data.
         operating_points: as in metrics.json.
         paper: the paper's own numbers.
@@ -118,7 +118,7 @@ class Results:
     departures: list[tuple[str, str, str]]
     sections: list[Section]
     warnings: list[str] = field(default_factory=list)
-    chance_note: str = "a coin"
+    chance_note: str = "random scores"
 
 
 class Study(ABC, Generic[C]):

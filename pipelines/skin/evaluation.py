@@ -78,7 +78,7 @@ def evaluate(evidence: Evidence[SkinConfig]) -> Results:
         headline=headline,
         sentence=f"Balanced accuracy, {title} ({len(paths[finest])} classes)",
         chance=float(metrics[f"{headline}_chance"].value or 0.0),
-        chance_note="guessing",
+        chance_note="classes guessed at random",
         oracle=metrics.get(f"{headline}_oracle"),
         operating_points=points,
         paper=published.NUMBERS,

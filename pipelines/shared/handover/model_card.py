@@ -216,14 +216,15 @@ def limits(facts: CardFacts) -> list[str]:
         if main.high - main.low > 0.1:
             found.append(f"The headline's interval is wide: {main.high - main.low:.2f}, from {main.groups} groups.")
         if main.low <= results.chance <= main.high:
-            found.append(f"The headline's interval holds what {results.chance_note} gets ({results.chance:.3f}).")
+            found.append(f"The headline's interval includes chance ({results.chance:.3f}: {results.chance_note}).")
         found += _worse(facts, main)
     for key, estimate in results.metrics.items():
         if key.startswith("test.") and key.endswith(".slope") and None not in (estimate.low, estimate.high):
             if estimate.high < 1:  # type: ignore[operator]
                 found.append(f"Probabilities of {key.split('.')[1]} are too extreme: calibration slope {estimate}.")
             elif estimate.low > 1:  # type: ignore[operator]
-                found.append(f"Probabilities of {key.split('.')[1]} are too timid: calibration slope {estimate}.")
+                task = key.split(".")[1]
+                found.append(f"Probabilities of {task} are not extreme enough: calibration slope {estimate}.")
         if key.startswith("test.") and key.endswith(".in_the_large") and None not in (estimate.low, estimate.high):
             side = "low" if estimate.low > 0 else "high" if estimate.high < 0 else None  # type: ignore[operator]
             if side:
@@ -256,4 +257,4 @@ def _worse(facts: CardFacts, main: Estimate) -> list[str]:
     prefix = facts.results.headline + "["
     mine = {k.removeprefix(prefix).rstrip("]"): e for k, e in facts.subgroups.items() if k.startswith(prefix)}
     below = [f"{k} {e}" for k, e in mine.items() if None not in (e.high, main.value) and e.high < main.value]  # type: ignore[operator]
-    return [f"Worse than overall ({main.value:.3f}), interval and all: {', '.join(below)}."] if below else []
+    return [f"Worse than overall ({main.value:.3f}), by the whole interval: {', '.join(below)}."] if below else []
