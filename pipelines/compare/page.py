@@ -312,9 +312,7 @@ def _keys_section(runs: Sequence[Run]) -> Section:
             continue
         if len(group) <= 6:
             rows: list[list[Any]] = [[key, *[_shown(v) for v in values]] for key, values in differing.items()]
-            blocks.append(
-                Table(["Key", *[r.name for r in group]], rows, f"Keys in which the runs of {study} differ.")
-            )
+            blocks.append(Table(["Key", *[r.name for r in group]], rows, f"Keys in which the runs of {study} differ."))
         else:
             rows = [[key, ", ".join(f"{v} ({n})" for v, n in Counter(map(_shown, values)).items())]
                     for key, values in differing.items()]  # fmt: skip
