@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pipelines.shared.config import (
     AugmentSection,
@@ -19,6 +19,8 @@ from pipelines.shared.config import (
     StudyConfig,
     TableSection,
 )
+
+PREDICT_KEYS = ["data.local_average_applied"]
 
 
 class LabelRules(Section):
@@ -71,10 +73,16 @@ class TableData(RetinopathyData, TableSection):
 
 
 class PreprocessSection(Section):
-    """Geometry and colour of the network's input. `size` is the fundus circle's diameter in pixels."""
+    """Geometry and colour of the network's input. `size` is the fundus circle's diameter in pixels.
+
+    `local_average`: the network sees pictures without their local average; where data carry the filter already
+    (`data.local_average_applied`) it is left out. `local_average_sigma`: of its Gaussian, as a share of the radius,
+    seen at the photograph's own resolution; null: 1/30, at `size`.
+    """
 
     size: Annotated[int, Field(ge=32, le=1024)]
     local_average: bool
+    local_average_sigma: Annotated[float, Field(ge=0.002, le=0.2)] | None = None  # older runs lack it
 
 
 class RetinopathyConfig(StudyConfig):
@@ -87,13 +95,6 @@ class RetinopathyConfig(StudyConfig):
     operating_points: OperatingPointsSection
     explain: ExplainSection
     subgroups: list[str]
-
-    @model_validator(mode="after")
-    def _local_average_once(self) -> RetinopathyConfig:
-        twice = self.preprocess.local_average and self.data.local_average_applied
-        if twice and self.mode in ("train", "resume"):  # a finished network's filter is just left out
-            raise ValueError("preprocess.local_average=true on data that carry it already (data.local_average_applied)")
-        return self
 
 
 CONFIG = RetinopathyConfig

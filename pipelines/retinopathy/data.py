@@ -31,11 +31,15 @@ PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts
 
 def prepare_settings(config: RetinopathyConfig) -> dict[str, Any]:
     """Everything that a prepared array depends on besides the file."""
+    wanted, applied = config.preprocess.local_average, config.data.local_average_applied
+    sigma = config.preprocess.local_average_sigma
     return {
         "study": "retinopathy",
         "version": PREPARE_VERSION,
         "size": config.preprocess.size,
-        "local_average": config.preprocess.local_average and not config.data.local_average_applied,
+        "local_average": wanted and not applied,
+        **({"local_average_sigma": sigma} if wanted and not applied and sigma is not None else {}),
+        **({"local_average_applied": True} if wanted and applied else {}),
     }
 
 
@@ -50,7 +54,22 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     circle = fundus.find_circle(image)
     if circle is None:
         raise UnusableRecord("ungradable: no fundus circle found", {"fingerprint": pixel_hash(image)})
-    array = fundus.prepare(image, settings["size"], settings["local_average"], circle)
+    filtered = fundus.looks_filtered(image)
+    if settings["local_average"] and filtered:
+        warnings = [
+            *warnings,
+            "looks local-average filtered already, and is filtered here (data.local_average_applied)",
+        ]
+    if settings.get("local_average_applied") and not filtered:
+        warnings = [*warnings, "does not look local-average filtered, as data.local_average_applied says it is"]
+    array = fundus.prepare(
+        image,
+        settings["size"],
+        settings["local_average"],
+        circle,
+        sigma=settings.get("local_average_sigma"),
+        applied=settings.get("local_average_applied", False),
+    )
     place = {
         "circle_x": circle.x,
         "circle_y": circle.y,

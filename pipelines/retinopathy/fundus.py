@@ -6,6 +6,7 @@ colour normalisation (report on the Kaggle Diabetic Retinopathy competition, 201
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ HYPOTHESES = 200  # circles tried per set of edge points
 VOTERS = 150  # edge points that vote for one of them
 BINS = 180  # directions, 2 degrees each, in which the edge is looked for
 CONVINCING = 0.8  # a score at which no more sensitive threshold is tried
+FINEST = 4.0  # px: a filter's sigma from which more pixels change nothing
 TOLERANCE = 0.015  # of the radius: how far an edge point may lie from the circle
 
 
@@ -97,7 +99,15 @@ def find_circle(image: Bytes) -> Circle | None:
     )
 
 
-def prepare(image: Bytes, size: int, graham: bool, circle: Circle | None = None) -> Bytes:
+def prepare(
+    image: Bytes,
+    size: int,
+    graham: bool,
+    circle: Circle | None = None,
+    *,
+    sigma: float | None = None,
+    applied: bool = False,
+) -> Bytes:
     """Crop to the fundus disc, scale its diameter to `size`, black outside.
 
     With `graham`, the local average (a Gaussian of sigma radius/30, as in Graham 2015) is subtracted, the rest
@@ -110,6 +120,9 @@ def prepare(image: Bytes, size: int, graham: bool, circle: Circle | None = None)
         size: Side of the result, px.
         graham: Whether to apply local-average colour normalisation.
         circle: The disc; looked for if not given.
+        sigma: Of the Gaussian, as a share of the radius. Given, the filter sees the photograph at its own resolution,
+            or as many pixels of it as so fine a filter needs, and its result is scaled. None: radius/30, at `size`.
+        applied: The picture carries the filter already; only what is outside is made the same grey.
 
     Returns:
         (size, size, 3) uint8.
@@ -122,15 +135,35 @@ def prepare(image: Bytes, size: int, graham: bool, circle: Circle | None = None)
     if circle is None:
         raise BadFile("no fundus disc found")
     crop, inside = _crop(image, circle, size)
-    if not graham:
+    if not (graham or applied):
         return np.where(inside[..., None], crop, np.uint8(0))
+    if applied:
+        local = crop
+    elif sigma is None:
+        local = _without_local_average(crop, inside, size / 60)
+    else:
+        fine = max(size, min(round(2 * circle.radius), math.ceil(2 * FINEST / sigma)))
+        local = _without_local_average(*_crop(image, circle, fine), sigma * fine / 2)
+        local = np.asarray(cv2.resize(local, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.where((inside & _disc(size, 0.98))[..., None], local, np.uint8(128))
+
+
+def _without_local_average(crop: Bytes, inside: Bools, sigma: float) -> Bytes:
+    """Four times the difference from the local average over pixels inside, around 128; `sigma` in pixels."""
     weight = inside.astype(np.float32)
-    sigma = size / 60
     pixels = crop.astype(np.float32) * weight[..., None]
     weight_near = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)
     average = cv2.GaussianBlur(pixels, (0, 0), sigma) / weight_near[..., None]
     local = np.clip(np.rint(4 * (pixels - average) + 128), 0, 255).astype(np.uint8)
-    return np.where((inside & _disc(size, 0.98))[..., None], local, np.uint8(128))
+    return np.where(inside[..., None], local, np.uint8(128))
+
+
+def looks_filtered(image: Bytes) -> bool:
+    """Whether the picture's corners have the neutral grey that a local-average filter leaves outside the disc."""
+    corner = max(2, min(image.shape[:2]) // 50)
+    ends = (slice(None, corner), slice(-corner, None))
+    corners = [np.median(image[rows, columns].reshape(-1, 3), axis=0) for rows in ends for columns in ends]
+    return bool((np.abs(np.median(corners, axis=0) - 128) <= 4).all())
 
 
 def prepare_mask(mask: Bytes, circle: Circle, size: int) -> Bytes:

@@ -75,7 +75,7 @@ def test_runs_from_before_a_key_existed_can_be_read(study):
 
 @pytest.mark.parametrize("study", [s for s in STUDIES if predict_keys(s)])
 def test_what_is_said_of_files_at_prediction_counts_with_older_runs_too(study, tmp_path):
-    values = {"data.mpp": 0.5, "data.leads": ["aVR"], "data.sampling_rate": 128.0}
+    values = {"data.mpp": 0.5, "data.leads": ["aVR"], "data.sampling_rate": 128.0, "data.local_average_applied": True}
     RunFolder(tmp_path).write_config(written_before(compose(study, "data=phantom")))
     for key in predict_keys(study):
         given = str(values[key]).replace("'", "")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipelines.retinopathy import fundus
-from pipelines.retinopathy.fundus import Circle, find_circle, prepare, prepare_mask
+from pipelines.retinopathy.fundus import Circle, find_circle, looks_filtered, prepare, prepare_mask
 from pipelines.shared.errors import BadFile
 
 REAL = Path(os.environ.get("REAL_SAMPLES", Path(__file__).resolve().parents[2].parent / "shared" / "real"))
@@ -217,6 +217,29 @@ def test_graham_removes_illumination_and_colour() -> None:
     left, right = (slice(40, 88), slice(16, 50)), (slice(40, 88), slice(78, 112))
     assert plain[right].mean() - plain[left].mean() > 20
     assert abs(normal[right].mean() - normal[left].mean()) < 3
+
+
+def test_a_raw_photograph_gets_the_look_of_a_filtered_and_squashed_copy() -> None:
+    raw, circle = disc(900, 680, 450, 340, 400, noise=1), Circle(450, 340, 400)
+    blurred = cv2.GaussianBlur(raw, (0, 0), 3)  # px of the photograph, whose radius is 400
+    copy = np.asarray(cv2.resize(cv2.addWeighted(raw, 4, blurred, -4, 128), (224, 224), interpolation=cv2.INTER_AREA))
+    of_copy = Circle((450 + 0.5) * 224 / 900 - 0.5, (340 + 0.5) * 224 / 680 - 0.5, 400 * 224 / 900, aspect=680 / 900)
+    known = prepare(copy, 192, graham=False, circle=of_copy, applied=True).astype(float)
+    same = prepare(raw, 192, graham=True, circle=circle, sigma=3 / 400).astype(float)
+    coarse = prepare(raw, 192, graham=True, circle=circle).astype(float)
+    middle = (slice(40, 152), slice(40, 152))
+    assert np.corrcoef(known[middle].ravel(), same[middle].ravel())[0, 1] > 0.9
+    assert same[middle].std() == pytest.approx(known[middle].std(), rel=0.2)
+    assert coarse[middle].std() > 1.5 * known[middle].std()
+    for result in (known, same):  # the same grey outside
+        assert (result[0] == 128).all()
+
+
+def test_filtered_pictures_are_known_by_their_corners() -> None:
+    raw = disc(400, 300, 200, 150, 140)
+    filtered = cv2.addWeighted(raw, 4, cv2.GaussianBlur(raw, (0, 0), 5), -4, 128)
+    assert not looks_filtered(raw)
+    assert looks_filtered(np.asarray(filtered, np.uint8))
 
 
 def test_prepare_looks_for_the_circle_and_says_when_there_is_none() -> None:

@@ -205,6 +205,24 @@ def test_a_table_without_grades_cannot_train_and_unknown_dme_is_unknown(tmp_path
     assert any("2 images have no DME label" in note for note in source.notes)
 
 
+def test_filtered_copies_train_a_network_that_raw_photographs_are_filtered_for(tmp_path):
+    filtering = ["preprocess.local_average=true", "preprocess.local_average_sigma=0.05"]
+    copies = data.prepare_settings(compose("retinopathy", *filtering, "data.local_average_applied=true"))
+    raw = data.prepare_settings(compose("retinopathy", *filtering))
+    plain = data.prepare_settings(compose("retinopathy"))
+    assert (copies["local_average"], copies["local_average_applied"]) == (False, True)
+    assert (raw["local_average"], raw["local_average_sigma"]) == (True, 0.05)
+    assert set(plain) == {"study", "version", "size", "local_average"}  # as before: what is cached stays
+    fundus().save(tmp_path / "raw.png")
+    array, facts = data.prepare({"path": "raw.png"}, tmp_path, raw)
+    assert facts["warnings"] == []
+    assert (array[0] == 128).all()
+    assert "does not look" in data.prepare({"path": "raw.png"}, tmp_path, copies)[1]["warnings"][0]
+    Image.fromarray(np.where(np.array(fundus()) == 0, 128, 140).astype(np.uint8)).save(tmp_path / "copy.png")
+    assert data.prepare({"path": "copy.png"}, tmp_path, copies)[1]["warnings"] == []
+    assert "looks local-average filtered" in data.prepare({"path": "copy.png"}, tmp_path, raw)[1]["warnings"][0]
+
+
 def test_records_and_arrays_keep_their_order(tmp_path):
     root = make_set(tmp_path)
     found = training_data(STUDY, aptos(root))
