@@ -144,8 +144,8 @@ class CacheSection(Section):
 class ModelSection(Section):
     """The backbone and where its weights come from.
 
-    `weights`: `imagenet` (downloaded by timm, or bundled for the default backbone), `none` (a random start, asked
-    for explicitly) or the path of a local .safetensors, .pt or .pth file.
+    `weights`: `imagenet` (from a package for EfficientNet-lite0 to -lite2, else downloaded), `none` (a random start,
+    asked for explicitly) or the path of a local .safetensors, .pt or .pth file.
     """
 
     backbone: str

