@@ -205,6 +205,9 @@ class _Resampling:
 
     Events (false positives and lesions) are sorted once, from the highest probability down; a resample's curve is the
     running sum of how often the slide of each event was drawn. A value that no drawn slide holds adds no point.
+
+    The rates lie at the beginning of the curve. Where a resample reaches the last of them among the first `enough`
+    events and goes on behind these, they give the same sensitivities as all events.
     """
 
     def __init__(self, scored: Scored) -> None:
@@ -217,24 +220,32 @@ class _Resampling:
         self.last = np.flatnonzero(np.append(self.probability[1:] != self.probability[:-1], True))
         self.lesions = np.bincount(scored.lesion_slide, minlength=len(scored.slides))
         self.itc = scored.itc > 0
+        reached = np.cumsum(~self.is_lesion)[self.last] > 2 * RATES[-1] * len(scored.slides)
+        self.enough = int(self.last[reached.argmax()]) + 1 if reached.any() else len(self.slide)
 
     def __call__(self, counts: np.ndarray) -> np.ndarray:
         rows = max(1, BLOCK // len(self.slide))
         return np.concatenate([self._block(counts[i : i + rows]) for i in range(0, len(counts), rows)])
 
     def _block(self, counts: np.ndarray) -> np.ndarray:
-        drawn = counts.astype(np.int32)[:, self.slide]  # (b, events)
-        hits, falses = (np.cumsum(drawn * kind, axis=1)[:, self.last] for kind in (self.is_lesion, ~self.is_lesion))
-        # The lowest value that a resample holds is no threshold: the curve ends before it. An ITC is a value of 0.
-        end = np.where(drawn > 0, np.arange(drawn.shape[1]), -1).max(axis=1)
-        lowest = np.searchsorted(self.last, end)  # the point that holds the last event drawn
-        above_zero = self.probability[self.last[lowest]] > 0
-        lowest = np.where((counts[:, self.itc] > 0).any(axis=1) & above_zero, lowest + 1, lowest)
-        outside = np.arange(hits.shape[1]) >= lowest[:, None]
-        # Behind a curve's end its last point goes on: flat.
-        for sums in (hits, falses):
-            ending = np.where(lowest > 0, sums[np.arange(len(sums)), np.maximum(lowest - 1, 0)], 0)
-            np.copyto(sums, ending[:, None], where=outside)
+        behind = np.unique(self.slide[self.enough :])
+        first = self.slide[: self.enough][~self.is_lesion[: self.enough]]
+        goes_on = (counts[:, behind] > 0).any(axis=1)
+        reaches = counts[:, first].sum(axis=1) > RATES[-1] * counts.sum(axis=1)
+        found = np.empty((len(counts), 1 + len(RATES)))
+        for chosen, events in ((goes_on & reaches, self.enough), (~(goes_on & reaches), len(self.slide))):
+            if chosen.any():
+                found[chosen] = self._curves(counts[chosen], events)
+        return found
+
+    def _curves(self, counts: np.ndarray, events: int) -> np.ndarray:
+        """The score and the sensitivities by the first `events` events."""
+        points = self.last[self.last < events]
+        drawn = counts.astype(np.int32)[:, self.slide[:events]]  # (b, events)
+        lesion = self.is_lesion[:events]
+        hits, falses = (np.cumsum(drawn * kind, axis=1)[:, points] for kind in (lesion, ~lesion))
+        if events == len(self.slide):
+            self._end(counts, drawn, hits, falses)
         zero = np.zeros((len(hits), 1), hits.dtype)
         hits, falses = np.hstack([zero, hits]), np.hstack([zero, falses])  # the empty point
         total = counts.astype(np.int64) @ self.lesions
@@ -242,6 +253,20 @@ class _Resampling:
         hits_at_rates = np.stack([_interpolate(falses, hits, rate * slides) for rate in RATES], axis=1)
         sensitivity = divide(hits_at_rates, total[:, None])
         return np.column_stack([sensitivity.mean(axis=1), sensitivity])
+
+    def _end(self, counts: np.ndarray, drawn: np.ndarray, hits: np.ndarray, falses: np.ndarray) -> None:
+        """Make whole curves flat where they end.
+
+        The lowest value that a resample holds is no threshold: the curve ends before it. An ITC is a value of 0.
+        """
+        end = np.where(drawn > 0, np.arange(drawn.shape[1]), -1).max(axis=1)
+        lowest = np.searchsorted(self.last, end)  # the point that holds the last event drawn
+        above_zero = self.probability[self.last[lowest]] > 0
+        lowest = np.where((counts[:, self.itc] > 0).any(axis=1) & above_zero, lowest + 1, lowest)
+        outside = np.arange(hits.shape[1]) >= lowest[:, None]
+        for sums in (hits, falses):
+            ending = np.where(lowest > 0, sums[np.arange(len(sums)), np.maximum(lowest - 1, 0)], 0)
+            np.copyto(sums, ending[:, None], where=outside)
 
 
 def _interpolate(x: np.ndarray, y: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ LONGEST_OUTLINE = 50.0  # m, whether the size is known or not
 SPIKE = (2.0, 8.0)  # mm, and times the median distance: how far one corner may lie from the middle of its outline
 
 PAIRS = 30_000_000  # pairs of sides that are compared in the search for crossings
+BLOCK = 2**18  # pairs at a time: they stay in the processor's cache
 
 CROSSING = "an outline crosses itself and was filled as it runs"
 UNSEARCHED = "an outline has too many corners to look for crossings"
@@ -104,33 +105,51 @@ def strays(outlines: Sequence[tuple[str, np.ndarray]], mpp: float) -> list[str]:
 def first_crossing(points: np.ndarray) -> np.ndarray | None:
     """Where two sides of a polygon cross (the end of one of them), or None. Sides that only touch don't cross.
 
-    Sides are sorted by their left ends and each is compared with those that begin before it ends.
+    Sides are sorted by their left ends and each is compared with those that begin before it ends, as far as their boxes
+    meet. Of several crossings it is the one of the nearest two sides in that order.
 
     Raises:
         OverflowError: more than `PAIRS` pairs would have to be compared.
     """
     a, b = points, np.roll(points, -1, axis=0)
-    left, right = np.minimum(a[:, 0], b[:, 0]), np.maximum(a[:, 0], b[:, 0])
-    order = np.argsort(left, kind="stable")
-    a, b, left, right = a[order], b[order], left[order], right[order]
-    active = np.arange(len(points) - 1)
-    pairs = 0
-    for distance in range(1, len(points)):
-        active = active[active + distance < len(points)]
-        active = active[left[active + distance] <= right[active]]
-        if len(active) == 0:
-            return None
-        pairs += len(active)
-        if pairs > PAIRS:
-            raise OverflowError
-        i, j = active, active + distance
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    order = np.argsort(low[:, 0], kind="stable")
+    a, b, low, high = a[order], b[order], low[order], high[order]
+    # How many sides after each one begin before it ends; and how far one may look before there are too many pairs.
+    number = np.arange(len(points))
+    following = np.searchsorted(low[:, 0], high[:, 0], side="right") - number - 1
+    at_distance = len(points) - np.cumsum(np.bincount(following))[: following.max(initial=0)]
+    allowed = int(np.searchsorted(np.cumsum(at_distance), PAIRS, side="right"))
+    followed = np.minimum(following, allowed)
+
+    crossings = []
+    ends = np.cumsum(followed)
+    for first, last in _runs(ends, BLOCK):
+        i = np.repeat(number[first:last], followed[first:last])
+        j = i + 1 + np.arange(len(i)) - np.repeat(ends[first:last] - followed[first:last], followed[first:last])
+        j += ends[first - 1] if first else 0
+        meet = (low[i, 1] <= high[j, 1]) & (low[j, 1] <= high[i, 1])
+        i, j = i[meet], j[meet]
         cross = (_side(a[i], b[i], a[j]) * _side(a[i], b[i], b[j]) < 0) & (
             _side(a[j], b[j], a[i]) * _side(a[j], b[j], b[i]) < 0
         )
-        if cross.any():
-            where: np.ndarray = a[i[cross][0]]
-            return where
+        crossings += list(zip((j - i)[cross].tolist(), i[cross].tolist(), strict=True))
+    if crossings:
+        where: np.ndarray = a[min(crossings)[1]]
+        return where
+    if allowed < len(at_distance):
+        raise OverflowError
     return None
+
+
+def _runs(ends: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of items, each of about `size` of what `ends` counts up."""
+    first = 0
+    while first < len(ends):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + size, side="right")))
+        yield first, last
+        first = last
 
 
 def _side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
