@@ -260,6 +260,26 @@ class StatisticsSection(Section):
     level: Annotated[float, Field(ge=0.5, lt=1)]
 
 
+class ServeSection(Section):
+    """`mode=serve`: where it listens and what it takes. The token that it asks for is no key, see `serve.TOKEN`.
+
+    `root`: the folder below which a request may name files by their path; null: what is scored is sent. `queue`:
+    requests in the house, a further one is answered 503; `batch`: requests that are scored together, at most.
+    `upload_mb`, `files`, `seconds`: of one request: its size, its files, and the time for it to arrive; `unpacked_mb`:
+    what an archive may grow to.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    root: UserPath | None = None
+    queue: Count = 64
+    batch: Count = 32
+    upload_mb: Annotated[float, Field(gt=0)] = 512.0
+    unpacked_mb: Annotated[float, Field(gt=0)] = 2048.0
+    files: Count = 4096
+    seconds: Annotated[float, Field(gt=0)] = 120.0
+
+
 class StudyConfig(Section):
     """The root. A study's own configuration extends it.
 
@@ -279,6 +299,7 @@ class StudyConfig(Section):
     model: ModelSection
     trainer: TrainerSection
     statistics: StatisticsSection
+    serve: ServeSection = Field(default_factory=ServeSection)  # runs that were made before this section existed lack it
 
 
 def conf_folder() -> Path:

@@ -15,7 +15,7 @@ EXIT_MISTAKE = 2
 EXIT_RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: cut off on request, a checkpoint is written
 EXIT_INTERRUPTED = 130
 
-COMMON_MODES = ["train", "evaluate", "predict", "export", "verify", "resume", "report"]
+COMMON_MODES = ["train", "evaluate", "predict", "serve", "export", "verify", "resume", "report"]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from pipelines.shared.study import C, Study
 from pipelines.shared.untaught import untaught_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipelines.shared.learning.distributed import World
 
 MODEL_SCHEMA = 1
@@ -19,12 +21,16 @@ MODEL_SCHEMA = 1
 
 @dataclass(frozen=True)
 class Run(Generic[C]):
-    """What every function of a run needs: the study, its configuration, the run's folder, the processes."""
+    """What every function of a run needs: the study, its configuration, the run's folder, the processes.
+
+    `resident`: networks of a finished run that stay loaded, by their folder; None: each is read when it is needed.
+    """
 
     study: Study[C]
     config: C
     folder: RunFolder
     world: World
+    resident: dict[Path, nn.Module] | None = None
 
 
 @dataclass(frozen=True)

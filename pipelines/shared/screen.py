@@ -24,8 +24,11 @@ def cpu_count() -> int:
 
 
 def progress_bar() -> Progress:
-    """A rich progress bar on standard error; silent when that is no terminal, and in all processes but the first."""
+    """A rich progress bar on standard error; silent when that is no terminal, in all processes but the first, and off
+    the main thread, where a service works.
+    """
     console = Console(stderr=True)
+    silent = not console.is_terminal or launch().rank > 0 or threading.current_thread() is not threading.main_thread()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -33,7 +36,7 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        disable=not console.is_terminal or launch().rank > 0,
+        disable=silent,
         transient=True,
     )
 

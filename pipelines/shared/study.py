@@ -27,8 +27,10 @@ from pipelines.shared.untaught import untaught_of
 
 if TYPE_CHECKING:  # torch is imported by the modes that need it
     from pipelines.shared.data.cache import Prepared
+    from pipelines.shared.handover.scorer import Scorer
     from pipelines.shared.job import Job
     from pipelines.shared.learning.method import Method
+    from pipelines.shared.run import FinishedRun, Run
 
 C = TypeVar("C", bound=StudyConfig)
 
@@ -179,6 +181,12 @@ class Study(ABC, Generic[C]):
     @abstractmethod
     def method(self, config: C) -> Method[C]:
         """How the study learns and answers. Torch is imported here, not before."""
+
+    def scorer(self, run: Run[C], finished: FinishedRun, in_memory: bool = False) -> Scorer[C]:
+        """The finished run, ready for unlabelled files. Here: of a study of pictures, `in_memory` for a service."""
+        from pipelines.shared.handover.scorer import PictureScorer
+
+        return PictureScorer(run, finished, in_memory)
 
     @abstractmethod
     def choose_points(self, predictions: pd.DataFrame, config: C) -> list[dict[str, Any]]:

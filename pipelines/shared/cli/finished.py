@@ -14,17 +14,19 @@ from pipelines.shared.job import config_model, mode_keys, predict_keys, study_mo
 FREE_WITH_RUN = {
     "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
     "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
+    "serve": ["serve", "cache", "trainer.device", "run_dir"],
     "export": ["cache", "trainer.device", "trainer.workers", "run_dir"],
     "resume": ["cache", "trainer.device", "trainer.workers"],
     "report": [],
 }
+OF_FILES = ("predict", "serve")  # modes that score files, of which `predict_keys` tell what they don't say themselves
 # A key in a message: data.mpp, or data=<source>.
 KEY = re.compile(r"(?<![\w./-])(?:[a-z_]+(?:\.[a-z_]+)+(?![\w/(-])|[a-z_]+(?==[^=]))")
 
 
 def free_keys(study: str, mode: str) -> list[str]:
     """The keys that may be set in a mode that works on a finished run; a section stands for all its keys."""
-    return ["mode", "run", *FREE_WITH_RUN[mode], *(predict_keys(study) if mode == "predict" else [])]
+    return ["mode", "run", *FREE_WITH_RUN[mode], *(predict_keys(study) if mode in OF_FILES else [])]
 
 
 def is_free(key: str, free: list[str]) -> bool:
@@ -67,7 +69,7 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
             "mode=evaluate needs data=<source>: the dataset to judge the run on.",
             "A run's own test set is in its report already.",
         )
-    own = predict_keys(study) if config.mode == "predict" else []
+    own = predict_keys(study) if config.mode in OF_FILES else []
     free = free_keys(study, config.mode)
     for key in keys:
         if not is_free(key, free):
@@ -90,7 +92,7 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
         return _checked(study, config, values | here | {"run_dir": config.run})
     sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in FREE_WITH_RUN[config.mode])]
     for section in sections:
-        if section in ("mode", "run", "input", "run_dir") or any(k.split(".")[0] == section for k in keys):
+        if section in ("mode", "run", "input", "run_dir", "serve") or any(k.split(".")[0] == section for k in keys):
             values[section] = now[section]
     known = allowed_keys(config_model(study), values)  # a run that was made before a key existed lacks it all the same
     for key in free:

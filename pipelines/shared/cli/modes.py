@@ -9,10 +9,7 @@ from __future__ import annotations
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pandas as pd
+from typing import Any
 
 from pipelines.shared import preemption
 from pipelines.shared.cli.environment import claim, stage, start
@@ -24,37 +21,31 @@ from pipelines.shared.data.assemble import (
     card_name,
     check_labels,
     external_data,
-    prepare_all,
     training_data,
 )
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.given_splits import split_table
-from pipelines.shared.data.records import Source
 from pipelines.shared.errors import RunError, listed
-from pipelines.shared.files import shown_name
 from pipelines.shared.job import Job
-from pipelines.shared.judging.calls import calls
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
-from pipelines.shared.run import FinishedRun, Run, open_finished
+from pipelines.shared.run import Run, open_finished
 from pipelines.shared.run_folder import RunFolder, digest, plain, read_json, write_atomically, write_csv, write_json
 from pipelines.shared.study import Data, Study
 from pipelines.shared.untaught import untaught_lines
-
-if TYPE_CHECKING:
-    from pipelines.shared.learning.method import Method
 
 
 def run(study: Study[Any], job: Job) -> None:
     """Run one validated job in its mode."""
     preemption.install()
-    if job.config.mode in ("verify", "report", "export") and launch().rank > 0:
+    if job.config.mode in ("verify", "report", "export", "serve") and launch().rank > 0:
         return  # work for one process
     modes = {
         "train": train,
         "resume": train,
         "evaluate": external_validation,
         "predict": predict_files,
+        "serve": serve,
         "export": export,
         "verify": verify,
         "report": report,
@@ -118,11 +109,9 @@ def predict_files(study: Study[Any], job: Job) -> None:
     run = start(study, job)
     for line in untaught_lines(finished.untaught):
         log.warning(line)
-    method = study.method(run.config)
+    scorer = study.scorer(run, finished)
     with stage(run, "predict"):
-        table = score_in_parts(
-            run.folder, inputs.files, lambda files: _predicted(run, method, finished, inputs.root, files), run.world
-        )
+        table = score_in_parts(run.folder, inputs.files, partial(scorer.rows, inputs.root), run.world)
     if not run.world.main:
         return
     file = run.folder.path / "predictions.csv"
@@ -131,25 +120,12 @@ def predict_files(study: Study[Any], job: Job) -> None:
     print(file)
 
 
-def _predicted(
-    run: Run[Any], method: Method[Any], finished: FinishedRun, root: Path, files: list[str]
-) -> pd.DataFrame:  # fmt: skip
-    """One row per file: its reason if it has one, else the prediction columns and the calls at every threshold."""
-    from pipelines.shared.learning.distributed import main_first
+def serve(study: Study[Any], job: Job) -> None:
+    """Answer requests over HTTP by a finished run until it is stopped."""
+    from pipelines.shared.handover.serve import needs_packages, serve_run
 
-    names = [shown_name(file) for file in files]
-    records = pd.DataFrame({"id": names, "path": files})
-    with main_first(run.world):
-        prepared = prepare_all(run.study, run.config, records, root)
-    reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
-    good = np.flatnonzero(reason.isna().to_numpy())
-    table = pd.DataFrame({"file": names, "reason": reason, "warnings": prepared.facts["warnings"]})
-    if len(good):
-        source = Source("files", False, root, records, group_key="none")
-        answers = method.answer(run, finished, Data(source, records, prepared, {}).take(good)).drop(columns="id")
-        scores = pd.concat([answers, calls(answers, finished.operating_points)], axis=1)
-        table = table.join(scores.convert_dtypes(convert_floating=False).set_index(pd.Index(good)))
-    return table
+    needs_packages()
+    serve_run(study, job, open_finished(study, job.config.run))
 
 
 def export(study: Study[Any], job: Job) -> None:

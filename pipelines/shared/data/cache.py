@@ -39,6 +39,7 @@ from pipelines.shared.screen import cpu_count, parallel_map
 
 SHARD_RECORDS = 64
 WARNINGS_BETWEEN = "; "
+INDEX = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "crc32", "hash", "thumbnail"]
 
 # One record (a row of the record table as a dict) and the source's root -> its array, and facts about it.
 # The fact `fingerprint` (str) is required; `hash` (uint64 (4,)) and `thumbnail` (uint8 (64, 64)) let
@@ -242,20 +243,9 @@ def _make_shard(job: tuple[str, list[dict[str, Any]]], folder: Path, root: Path,
         offset = 0
         index: list[dict[str, Any]] = []
         for row in rows:
-            entry: dict[str, Any] = {"id": row["id"], "bad": None, "unusable": None, "facts": "{}"}
-            try:
-                array, facts = prepare(row, root)
-            except UnusableRecord as reason:
-                entry["unusable"] = str(reason)
-                entry["facts"] = json.dumps(reason.facts)
-            except Exception as failure:  # a file that makes a decoder fail in its own way is a bad file
-                entry["bad"] = reason_of(failure)
-            else:
-                hashes, thumbnail = facts.pop("hash", None), facts.pop("thumbnail", None)
-                entry |= {"dtype": array.dtype.str, "offset": offset, "shape": list(array.shape)}
-                entry["hash"] = None if hashes is None else np.asarray(hashes, np.uint64).tobytes()
-                entry["thumbnail"] = None if thumbnail is None else thumbnail.tobytes()
-                entry["facts"] = json.dumps(facts)
+            entry, array = _entry(row, root, prepare)
+            if array is not None:
+                entry["offset"] = offset
                 if store:
                     data = np.ascontiguousarray(array).tobytes()
                     entry["crc32"] = zlib.crc32(data)
@@ -263,12 +253,36 @@ def _make_shard(job: tuple[str, list[dict[str, Any]]], folder: Path, root: Path,
                     chunks.append(data + bytes(padding))
                     offset += len(data) + padding
             index.append(entry)
-        columns = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "crc32", "hash", "thumbnail"]
         if store:
             write_atomically(array_file, lambda aside: aside.write_bytes(b"".join(chunks)))
-        table = pd.DataFrame(index, columns=columns, dtype=object)
+        table = pd.DataFrame(index, columns=INDEX, dtype=object)
         write_atomically(index_file, lambda aside: table.to_parquet(aside, index=False, write_page_checksum=True))
     (folder / f"{key}.lock").unlink(missing_ok=True)
+
+
+def _entry(row: dict[str, Any], root: Path, prepare: Prepare) -> tuple[dict[str, Any], np.ndarray | None]:
+    """What an index says of one record, and its array; None where it is bad or unusable."""
+    entry: dict[str, Any] = {"id": row["id"], "bad": None, "unusable": None, "facts": "{}"}
+    try:
+        array, facts = prepare(row, root)
+    except UnusableRecord as reason:
+        return entry | {"unusable": str(reason), "facts": json.dumps(reason.facts)}, None
+    except Exception as failure:  # a file that makes a decoder fail in its own way is a bad file
+        return entry | {"bad": reason_of(failure)}, None
+    hashes, thumbnail = facts.pop("hash", None), facts.pop("thumbnail", None)
+    entry |= {"dtype": array.dtype.str, "shape": list(array.shape), "facts": json.dumps(facts)}
+    entry["hash"] = None if hashes is None else np.asarray(hashes, np.uint64).tobytes()
+    entry["thumbnail"] = None if thumbnail is None else thumbnail.tobytes()
+    return entry, array
+
+
+def prepare_in_memory(records: pd.DataFrame, root: Path, prepare: Prepare) -> Prepared:
+    """A few records prepared as `prepare_records` does, of which nothing is left on disk; by threads."""
+    rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
+    with ThreadPoolExecutor(min(len(rows), cpu_count())) as pool:
+        entries, arrays = zip(*pool.map(lambda row: _entry(row, root, prepare), rows), strict=True)
+    index = pd.DataFrame([entry | {"facts": json.loads(entry["facts"])} for entry in entries], columns=INDEX)
+    return _collect(Path(), [index], [""], [list(range(len(rows)))], len(rows), arrays.__getitem__)
 
 
 def _make_room(folder: Path, key: str, more: int, cache: CacheSection) -> None:

@@ -191,8 +191,13 @@ def mean_probabilities(
 
 def load_network(run: Run[C], learner: Learner[C], path: Path) -> nn.Module:
     """A finished network of a run folder, checked to be of this study and these classes, on the run's device."""
+    if run.resident is not None and path in run.resident:
+        return run.resident[path]
     model = read_model(path, run.study.name, learner.classes)
-    return learner.finished(load_weights(path, learner.rebuild(model)), model).to(run.world.device)
+    network = learner.finished(load_weights(path, learner.rebuild(model)), model).to(run.world.device)
+    if run.resident is not None:
+        run.resident[path] = network
+    return network
 
 
 def first_network(run: Run[C], kind: type[Learner[C]]) -> nn.Module:
@@ -206,7 +211,7 @@ def training_keys(config: C) -> dict[str, Any]:
 
     A key with a default in the configuration's model is one that earlier versions lack: at its default it is left out.
     """
-    elsewhere = {"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics"}
+    elsewhere = {"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics", "serve"}
     values = config.model_dump(exclude=elsewhere, exclude_defaults=True)
     for key in ("device", "workers", "checkpoint_seconds"):
         values["trainer"].pop(key)

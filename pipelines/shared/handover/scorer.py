@@ -1,0 +1,148 @@
+"""A finished run, ready for files that nobody has labelled: what `mode=predict` and `mode=serve` ask alike. No torch
+before it is asked.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Generic
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from pipelines.shared.cli.inputs import Inputs, input_files
+from pipelines.shared.data.assemble import prepare_all
+from pipelines.shared.data.cache import Prepared, prepare_in_memory
+from pipelines.shared.data.records import Source
+from pipelines.shared.errors import BadFile
+from pipelines.shared.files import shown_name
+from pipelines.shared.judging.calls import calls
+from pipelines.shared.run import FinishedRun, Run
+from pipelines.shared.study import C, Data
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a page shows of a file.
+
+    Attributes:
+        title: what it is, in a few words.
+        png: the picture; of an overlay with transparency.
+        overlay: it lies over the picture before it.
+    """
+
+    title: str
+    png: bytes
+    overlay: bool = False
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    """uint8 (height, width) or (height, width, 1, 3 or 4) as a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def heat_of(strength: np.ndarray) -> bytes:
+    """A saliency map, float 0 to 1 (height, width), as a red PNG that lets through what is under its zeros."""
+    alpha = np.rint(np.clip(strength, 0, 1) * 200).astype(np.uint8)
+    colour = np.broadcast_to(np.array([230, 40, 20], np.uint8), (*strength.shape, 3))
+    return png_of(np.concatenate([colour, alpha[..., None]], axis=2))
+
+
+class Scorer(ABC, Generic[C]):
+    """The rows of predictions.csv, and pictures for a page.
+
+    Its run's folder takes what is written besides (heatmaps, annotations).
+
+    Attributes:
+        together: a file is one row, in order, so that the files of several requests can be scored in one go.
+    """
+
+    together = True
+
+    def __init__(self, run: Run[C], finished: FinishedRun) -> None:
+        self.run, self.finished = run, finished
+
+    def inputs(self, path: Path) -> Inputs:
+        """What there is to score in a file, a folder, or a table that names files.
+
+        Raises:
+            DataError: nothing.
+        """
+        return input_files(path, self.run.study.suffixes)
+
+    @abstractmethod
+    def rows(self, root: Path, files: list[str]) -> pd.DataFrame:
+        """Rows of predictions.csv: `file` (as `shown_name`), `reason` (None where there is an answer), the columns of
+        the prediction table, the calls at every operating point.
+
+        Args:
+            root: the folder that `files` are relative to.
+            files: some of `inputs(…).files`.
+        """
+
+    def pictures(self, root: Path, file: str) -> list[Picture]:
+        """A file that has been scored as the network saw it, and what it looked at; nothing, unless a study can."""
+        return []
+
+
+class PictureScorer(Scorer[C]):
+    """The scorer of studies whose records are single files, each prepared by itself: pictures.
+
+    Args:
+        in_memory: nothing of a file is left on disk, and networks stay loaded: for a service.
+    """
+
+    def __init__(self, run: Run[C], finished: FinishedRun, in_memory: bool = False) -> None:
+        super().__init__(replace(run, resident={}) if in_memory else run, finished)
+        self.in_memory = in_memory
+        self.method = run.study.method(run.config)
+
+    def prepared(self, records: pd.DataFrame, root: Path) -> Prepared:
+        """The files as the networks take them; those that cannot be read have their reason in its facts."""
+        from pipelines.shared.learning.distributed import main_first
+
+        study, config = self.run.study, self.run.config
+        if self.in_memory:
+            return prepare_in_memory(records, root, partial(study.prepare, settings=study.prepare_settings(config)))
+        with main_first(self.run.world):
+            return prepare_all(study, config, records, root)
+
+    def rows(self, root: Path, files: list[str]) -> pd.DataFrame:
+        """One row per file: its reason if it has one, else the prediction columns and the calls at every threshold."""
+        names = [shown_name(file) for file in files]
+        records = pd.DataFrame({"id": names, "path": files})
+        prepared = self.prepared(records, root)
+        reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
+        good = np.flatnonzero(reason.isna().to_numpy())
+        table = pd.DataFrame({"file": names, "reason": reason, "warnings": prepared.facts["warnings"]})
+        if len(good):
+            source = Source("files", False, root, records, group_key="none")
+            data = Data(source, records, prepared, {}).take(good)
+            answers = self.method.answer(self.run, self.finished, data).drop(columns="id")
+            scores = pd.concat([answers, calls(answers, self.finished.operating_points)], axis=1)
+            table = table.join(scores.convert_dtypes(convert_floating=False).set_index(pd.Index(good)))
+        return table
+
+    def pictures(self, root: Path, file: str) -> list[Picture]:
+        """The prepared picture, and over it what its first network looked at."""
+        prepared = self.prepared(pd.DataFrame({"id": [file], "path": [file]}), root)
+        try:
+            picture = prepared.array(0)
+        except BadFile:
+            return []
+        if picture is None:
+            return []
+        shown = [Picture("As the network saw it", png_of(picture))]
+        found = self.saliency(picture)
+        return [*shown, Picture(found[0], heat_of(found[1]), overlay=True)] if found else shown
+
+    def saliency(self, picture: np.ndarray) -> tuple[str, np.ndarray] | None:
+        """What a map shows, in words, and the map of a prepared picture, float 0 to 1 (height, width); None: no map."""
+        return None
