@@ -9,7 +9,6 @@ off goes on behind the last slide that was scored (mode=resume).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +27,13 @@ from pipelines.shared.cli.inputs import input_files, score_in_parts
 from pipelines.shared.data.cache import WARNINGS_BETWEEN
 from pipelines.shared.errors import BadFile, UserError, reason_of
 from pipelines.shared.files import output_name, shown_name
+from pipelines.shared.handover.scorer import Picture, Scorer
 from pipelines.shared.judging.calls import calls
 from pipelines.shared.log import log
-from pipelines.shared.run import open_finished
+from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import write_atomically
 
 if TYPE_CHECKING:
-    from pipelines.camelyon.forest import Forest
     from pipelines.shared.job import Job
     from pipelines.shared.study import Study
 
@@ -44,24 +43,16 @@ TEXT, SCORES, FACTS = ["file", "reason", "warnings"], [f"p_{TASK}", "p_maximum"]
 
 def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     """Score every slide of a folder, or one."""
-    from pipelines.camelyon.learner import PatchLearner
     from pipelines.camelyon.method import final_network
-    from pipelines.camelyon.model import PatchNetwork
-    from pipelines.camelyon.scoring import forest_of
     from pipelines.shared.learning.distributed import gather
-    from pipelines.shared.learning.method import load_network
 
     config: Any = job.config
     finished = open_finished(study, config.run)
-    final = final_network(finished)
+    final_network(finished)
     inputs = input_files(Path(config.input), SUFFIXES)
     run = start(study, job)
     world, folder = run.world, run.folder
-    forest = forest_of(config, finished.folder)
-    network = load_network(run, PatchLearner(run.config), finished.folder.network(final))
-    assert isinstance(network, PatchNetwork)
-
-    scorer = SlideScorer(config, network, forest, world, folder.path)
+    scorer = SlideScorer(run, finished)
 
     def score(files: list[str]) -> pd.DataFrame:
         """A slide for each process."""
@@ -78,15 +69,33 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     print(out)
 
 
-@dataclass(frozen=True)
-class SlideScorer:
-    """A finished run, ready for slides, and the folder where their files go."""
+class SlideScorer(Scorer[CamelyonConfig]):
+    """A finished run, ready for slides; what is written of them goes into the folder of `run`."""
 
-    config: Any
-    network: Any
-    forest: Forest
-    world: Any
-    folder: Path
+    together = False
+
+    def __init__(self, run: Run[CamelyonConfig], finished: FinishedRun) -> None:
+        from pipelines.camelyon.learner import PatchLearner
+        from pipelines.camelyon.method import final_network
+        from pipelines.camelyon.model import PatchNetwork
+        from pipelines.camelyon.scoring import forest_of
+        from pipelines.shared.learning.method import load_network
+
+        super().__init__(run, finished)
+        self.config, self.world, self.folder = run.config, run.world, run.folder.path
+        self.forest = forest_of(run.config, finished.folder)
+        network = load_network(run, PatchLearner(run.config), finished.folder.network(final_network(finished)))
+        assert isinstance(network, PatchNetwork)
+        self.network = network
+
+    def rows(self, root: Path, files: list[str]) -> pd.DataFrame:
+        """One row per slide."""
+        return table_of([self.row(root, file) for file in files], self.finished.operating_points)
+
+    def pictures(self, root: Path, file: str) -> list[Picture]:
+        """The slide with its heatmap."""
+        shown = self.folder / "overlays" / f"{output_name(file)}.png"
+        return [Picture("The slide, and where the network sees a metastasis", shown.read_bytes())]
 
     def row(self, root: Path, file: str) -> Row:
         """A slide's row, whatever happens to it; what concerns all slides (no space is left) is raised."""

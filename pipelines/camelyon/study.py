@@ -18,8 +18,10 @@ from pipelines.camelyon.config import CamelyonConfig
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
+    from pipelines.shared.handover.scorer import Scorer
     from pipelines.shared.job import Job
     from pipelines.shared.learning.method import Method
+    from pipelines.shared.run import FinishedRun, Run
 
 
 def _score_submission(study: Study[CamelyonConfig], job: Job) -> None:
@@ -56,6 +58,10 @@ class Camelyon(Study[CamelyonConfig]):
         from pipelines.camelyon.method import PatchMethod, SlideMethod
 
         return PatchMethod() if config.data.name == "pcam" else SlideMethod()
+
+    def scorer(self, run: Run[CamelyonConfig], finished: FinishedRun, in_memory: bool = False) -> Scorer[CamelyonConfig]:
+        """Whole slides."""
+        return predicting.SlideScorer(run, finished)
 
     def choose_points(self, predictions: pd.DataFrame, config: CamelyonConfig) -> list[dict[str, Any]]:
         """A specific and a sensitive threshold of a slide's score, chosen on val and frozen."""

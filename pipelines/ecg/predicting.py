@@ -30,6 +30,7 @@ from pipelines.shared.cli.environment import stage, start
 from pipelines.shared.cli.inputs import Inputs, input_files, score_in_parts
 from pipelines.shared.errors import BadFile, UnusableRecord, counted, reason_of
 from pipelines.shared.files import output_name, shown_name
+from pipelines.shared.handover.scorer import Picture, Scorer
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically
@@ -140,16 +141,15 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
     """
     config: Any = job.config
     finished = open_finished(study, config.run)
-    inputs, segments = whole_records(input_files(signals.signal_file(Path(config.input)), SUFFIXES))
+    inputs, segments = recordings(Path(config.input))
     run = start(study, job)
     folder = run.folder
     if not run.world.main:
         return  # a recording is labelled in its order, by one process
-    answer = _answer(run, finished)
-    known = taught(next(iter(finished.models.values()))["architecture"], config.labels)
+    scorer = RecordingScorer(run, finished)
+    known = scorer.known
     with stage(run, "predict"):
-        score = partial(_rows, config=config, root=inputs.root, answer=answer, known=known, folder=folder)
-        table = score_in_parts(folder, inputs.files, score, run.world, size=1)
+        table = score_in_parts(folder, inputs.files, partial(scorer.courses, inputs.root), run.world, size=1)
         labelled = [(str(file), np.reshape(np.stack(p), (-1, len(CLASSES))))
                     for file, p in zip(table["file"], table.pop("steps_p"), strict=True) if p is not None]  # fmt: skip
         _write_steps(folder, labelled, known)
@@ -158,6 +158,11 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
     more = f"; {counted(segments, 'segment')} read with their records" if segments else ""
     log.info(inputs.closing(int(table["reason"].isna().sum())) + more)
     print(file)
+
+
+def recordings(path: Path) -> tuple[Inputs, int]:
+    """The recordings of a file or folder, and how many segments are read with them."""
+    return whole_records(input_files(signals.signal_file(path), SUFFIXES))
 
 
 def whole_records(inputs: Inputs) -> tuple[Inputs, int]:
@@ -180,15 +185,39 @@ def whole_records(inputs: Inputs) -> tuple[Inputs, int]:
     return whole, len(headers & belonging)
 
 
-def _rows(files: list[str], config: Any, root: Path, answer: Answer, known: Taught, folder: RunFolder) -> pd.DataFrame:
-    """What is known of each file: its row of predictions.csv, and `steps_p`, its probabilities, step after step."""
-    return pd.DataFrame([_row(file, config, root, answer, known, folder) for file in files]).convert_dtypes(
-        infer_objects=False, convert_string=False, convert_floating=False
-    )
+class RecordingScorer(Scorer[EcgConfig]):
+    """A finished run, ready for recordings. `in_memory`: annotations and strips are not written."""
+
+    together = False
+
+    def __init__(self, run: Run[EcgConfig], finished: FinishedRun, in_memory: bool = False) -> None:
+        super().__init__(run, finished)
+        self.answer, self.in_memory = _answer(run, finished), in_memory
+        self.known = taught(next(iter(finished.models.values()))["architecture"], run.config.labels)
+
+    def inputs(self, path: Path) -> Inputs:
+        """Whole records."""
+        return recordings(path)[0]
+
+    def rows(self, root: Path, files: list[str]) -> pd.DataFrame:
+        """One row per recording."""
+        return self.courses(root, files).drop(columns="steps_p")
+
+    def courses(self, root: Path, files: list[str]) -> pd.DataFrame:
+        """The same with `steps_p`, a recording's probabilities, step after step."""
+        folder = None if self.in_memory else self.run.folder
+        found = [_row(file, self.run.config, root, self.answer, self.known, folder) for file in files]
+        return pd.DataFrame(found).convert_dtypes(infer_objects=False, convert_string=False, convert_floating=False)
+
+    def pictures(self, root: Path, file: str) -> list[Picture]:
+        """Strips with their rhythms."""
+        _row(file, self.run.config, root, self.answer, self.known, self.run.folder)
+        shown = self.run.folder.figures / f"{output_name(file)}.png"
+        return [Picture("Strips with the rhythm of every step", shown.read_bytes())] if shown.exists() else []
 
 
-def _row(file: str, config: Any, root: Path, answer: Answer, known: Taught, folder: RunFolder) -> dict[str, Any]:
-    """Label one recording, and write its annotations and picture."""
+def _row(file: str, config: Any, root: Path, answer: Answer, known: Taught, folder: RunFolder | None) -> dict[str, Any]:
+    """Label one recording, and write its annotations and picture, if there is a folder for them."""
     name, settings = shown_name(file), prepare_settings(config)
     row: dict[str, Any] = {"file": name, "reason": None, "warnings": None, "steps_p": None}
     try:
@@ -199,11 +228,12 @@ def _row(file: str, config: Any, root: Path, answer: Answer, known: Taught, fold
             raise BadFile("nothing but flat lines and gaps")
         labels = named(known.answers(p), known.names)
         row |= _summary(recording, labels, p, known)
-        shown = _strips(recording, labels, p)
+        shown = _strips(recording, labels, p) if folder is not None else []
     except Exception as failure:  # whatever one file does, every other gets its row
         return row | {"reason": reason_of(failure)}
-    _write_annotations(folder.path / "annotations", output_name(file), labels, recording)
-    strips(folder.figures / f"{output_name(file)}.png", shown)
+    if folder is not None:
+        _write_annotations(folder.path / "annotations", output_name(file), labels, recording)
+        strips(folder.figures / f"{output_name(file)}.png", shown)
     return row | {"steps_p": p.ravel()}
 
 

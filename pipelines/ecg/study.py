@@ -18,8 +18,10 @@ from pipelines.ecg.config import EcgConfig
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
+    from pipelines.shared.handover.scorer import Scorer
     from pipelines.shared.job import Job
     from pipelines.shared.learning.method import Method
+    from pipelines.shared.run import FinishedRun, Run
 
 
 def _read_by_cardiologists(study: Study[EcgConfig], job: Job) -> None:
@@ -54,6 +56,10 @@ class Ecg(Study[EcgConfig]):
         from pipelines.ecg.method import EcgMethod
 
         return EcgMethod()
+
+    def scorer(self, run: Run[EcgConfig], finished: FinishedRun, in_memory: bool = False) -> Scorer[EcgConfig]:
+        """Recordings of any length."""
+        return predicting.RecordingScorer(run, finished, in_memory)
 
     def choose_points(self, predictions: pd.DataFrame, config: EcgConfig) -> list[dict[str, Any]]:
         """A threshold for each rhythm, chosen on val and frozen."""

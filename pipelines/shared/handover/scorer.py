@@ -96,11 +96,17 @@ class PictureScorer(Scorer[C]):
     """The scorer of studies whose records are single files, each prepared by itself: pictures.
 
     Args:
-        in_memory: nothing of a file is left on disk, and networks stay loaded: for a service.
+        in_memory: for a service: nothing of a file is left on disk, networks stay loaded, and on a CPU one picture at a
+            time goes through them. A sum's last digits depend on how many pictures share it, and what is said of one
+            must not depend on who else asks.
     """
 
     def __init__(self, run: Run[C], finished: FinishedRun, in_memory: bool = False) -> None:
-        super().__init__(replace(run, resident={}) if in_memory else run, finished)
+        if in_memory:
+            alone: dict[str, int] = {"batch_size": 1} if run.world.device.type == "cpu" else {}
+            trainer = run.config.trainer.model_copy(update={"workers": 0, **alone})
+            run = replace(run, config=run.config.model_copy(update={"trainer": trainer}), resident={})
+        super().__init__(run, finished)
         self.in_memory = in_memory
         self.method = run.study.method(run.config)
 

@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 import pipelines
+from pipelines.shared.errors import DataError
 from pipelines.shared.handover.serve import page
 from pipelines.shared.handover.serve.batching import Full
 from pipelines.shared.handover.serve.guard import App, Guard
@@ -71,6 +72,10 @@ def make_app(service: Service, token: str | None = None) -> App:
     @app.exception_handler(Refused)
     async def _refused(request: HttpRequest, failure: Refused) -> Response:
         return refusal(failure)
+
+    @app.exception_handler(DataError)
+    async def _unusable(request: HttpRequest, failure: DataError) -> Response:
+        return refusal(Refused(failure.problem, failure.remedy))
 
     @app.exception_handler(HTTPException)
     async def _http(request: HttpRequest, failure: HTTPException) -> Response:

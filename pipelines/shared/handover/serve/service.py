@@ -64,15 +64,7 @@ class Service:
         self.scratch = self.scratch.resolve()
         self.incoming, written = self.scratch / "in", RunFolder(self.scratch / "out")
         self.incoming.mkdir()
-        config = run.config.model_copy(
-            update={
-                # One record at a time goes through a network on a CPU: a sum's last digits depend on how many share it,
-                # and an answer must not depend on who else asks.
-                "trainer": run.config.trainer.model_copy(update=_loading(run)),
-                "cache": run.config.cache.model_copy(update={"dir": str(self.scratch / "cache")}),
-            }
-        )
-        self.scorer = run.study.scorer(replace(run, config=config, folder=written), finished, in_memory=True)
+        self.scorer = run.study.scorer(replace(run, folder=written), finished, in_memory=True)
         self.fingerprint = fingerprint(finished)
         self.device = str(run.world.device)
         self.notes = _notes(finished, self.device)
@@ -112,6 +104,8 @@ class Service:
             raise Refused("The request holds no file that this study reads.", f"It reads: {reads}.") from None
         if any(not (inputs.root / file).resolve().is_relative_to(root) for file in inputs.files):
             raise Refused("A link there leads out of the service's folder.", "Name the files one by one.")
+        if not self.scorer.together:
+            return Request(inputs.root, inputs.files, inputs.files, pictures)
         here = inputs.root.relative_to(root)
         return Request(root, [str(here / file) for file in inputs.files], list(inputs.files), pictures)
 
@@ -129,8 +123,7 @@ class Service:
         except Exception as failure:
             return [failure] if len(requests) == 1 else [self._work([request])[0] for request in requests]
         finally:
-            for left in (self.scratch / "out", self.scratch / "cache"):
-                shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(self.scratch / "out", ignore_errors=True)
 
     def _together(self, requests: Sequence[Request]) -> list[Json | Exception]:
         table = self.scorer.rows(requests[0].root, [file for request in requests for file in request.files])
@@ -170,7 +163,8 @@ class Service:
                 {"title": p.title, "overlay": p.overlay, "png": base64.b64encode(p.png).decode()} for p in shown
             ],
         }
-        return plain(content)  # type: ignore[no-any-return]
+        said: Json = plain(content)
+        return said
 
     def check(self) -> None:
         """Answer a file that cannot be read, so that what is slow the first time is over before anybody waits."""
@@ -184,10 +178,6 @@ class Service:
         finally:
             shutil.rmtree(folder)
         self.batcher.seconds = time.perf_counter() - began
-
-
-def _loading(run: Run[Any]) -> dict[str, Any]:
-    return {"workers": 0} | ({"batch_size": 1} if run.world.device.type == "cpu" else {})
 
 
 def _notes(finished: FinishedRun, device: str) -> list[str]:
