@@ -59,7 +59,9 @@ class Camelyon(Study[CamelyonConfig]):
 
         return PatchMethod() if config.data.name == "pcam" else SlideMethod()
 
-    def scorer(self, run: Run[CamelyonConfig], finished: FinishedRun, in_memory: bool = False) -> Scorer[CamelyonConfig]:
+    def scorer(
+        self, run: Run[CamelyonConfig], finished: FinishedRun, in_memory: bool = False
+    ) -> Scorer[CamelyonConfig]:
         """Whole slides."""
         return predicting.SlideScorer(run, finished)
 

@@ -27,9 +27,10 @@ from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.stacks import Stack
 from pipelines.head_ct.volumes import onto_grid
 from pipelines.shared.cli.environment import stage, start
-from pipelines.shared.cli.inputs import score_in_parts
+from pipelines.shared.cli.inputs import Inputs, score_in_parts
 from pipelines.shared.data.tables import read_csv
 from pipelines.shared.errors import ConfigError, DataError, counted, nearest, reason_of
+from pipelines.shared.handover.scorer import Picture, Scorer, png_of
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, read_picture, write_atomically
@@ -56,9 +57,7 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
     if not path.exists():
         raise DataError(f"input={path} does not exist.", "Give a folder of DICOM files, or one file.")
     names = names_of(config)
-    began = time.perf_counter()
-    archive = open_archive(path, config, names, again=True)
-    per_file = (time.perf_counter() - began) / max(1, archive.files)
+    archive, per_file = _timed_archive(path, config, names)
     run = start(study, job)
     folder = run.folder
     if not run.world.main:
@@ -67,49 +66,102 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
     for line in untaught_lines(finished.untaught):
         log.warning(line)
     with stage(run, "predict"):
-        scorer = _Scoring(run, finished, archive, root, per_file)
+        scoring = _Scoring(Networks(run, finished), archive, root, per_file)
         studies = list(archive.studies["id"])
         size = max(1, len(studies) // 100)  # so much at most is done again after a cut
-        table = score_in_parts(folder, studies, scorer.rows, run.world, size) if studies else scorer.rows([])
-        table = table.assign(file=None).astype({SCORE: float})
-        scored = table[table["reason"].isna()].sort_values(SCORE, ascending=False, kind="stable")
-        pictures = {name: scorer.pictures(name, folder) for name in scored["study"][:SHOWN]}
+        table = score_in_parts(folder, studies, scoring.rows, run.world, size) if studies else scoring.rows([])
+        predictions = _predictions(table, archive, names)
+        scored = predictions[predictions["reason"].isna()]
+        pictures = {name: scoring.pictures(name, folder) for name in scored["study"][:SHOWN]}
     unread = dict(pair for text in table["unread"].dropna() for pair in json.loads(text))
+    _write(folder.path / "predictions.csv", predictions)
+    files = _files(archive, unread, names)
+    _write(folder.path / "files.csv", files)
+    made_up = bool((archive.studies["maker"] == "Phantom").any())
+    rest = len(predictions) - len(scored)
+    worklist_page(folder.path / "worklist.html", _plain(scored), pictures, rest, made_up)
+    for reason, count in Counter(files["reason"][files["what"] != "used"]).most_common():
+        log.info(f"  {counted(count, 'file')}: {reason}")
+    log.info(f"which file is which (may name people): {archive.lookup}")
+    log.info(f"{len(scored)} studies scored, {rest} rows that could not be; {archive.files} files, all in files.csv")
+    print(folder.path / "predictions.csv")
+
+
+def _timed_archive(path: Path, config: HeadCtConfig, names: Names) -> tuple[Archive, float]:
+    """What lies there, and the seconds that reading a file's header took on average."""
+    began = time.perf_counter()
+    archive = open_archive(path, config, names, again=True)
+    return archive, (time.perf_counter() - began) / max(1, archive.files)
+
+
+def _predictions(table: pd.DataFrame, archive: Archive, names: Names) -> pd.DataFrame:
+    """Rows of predictions.csv: scored studies by falling score, then what could not be scored, with its reason."""
+    table = table.assign(file=None).astype({SCORE: float})
+    scored = table[table["reason"].isna()].sort_values(SCORE, ascending=False, kind="stable")
     failed = [{"study": s.study, "reason": s.reason or "no usable series"} for s in archive.without]
     failed += [{"file": file_name(names, f.file), "reason": f.reason} for f in archive.faulty()]
     rest = pd.concat([table[table["reason"].notna()], pd.DataFrame(failed, columns=["study", "file", "reason"])])
     predictions = pd.concat([scored, rest])[COLUMNS]
     for column in ("alarm", "slices"):
         predictions[column] = predictions[column].astype("Int64")
-    _write(folder.path / "predictions.csv", predictions)
-    files = _files(archive, unread, names)
-    _write(folder.path / "files.csv", files)
-    made_up = bool((archive.studies["maker"] == "Phantom").any())
-    worklist_page(folder.path / "worklist.html", _plain(scored), pictures, len(rest), made_up)
-    for reason, count in Counter(files["reason"][files["what"] != "used"]).most_common():
-        log.info(f"  {counted(count, 'file')}: {reason}")
-    log.info(f"which file is which (may name people): {archive.lookup}")
-    log.info(
-        f"{len(scored)} studies scored, {len(rest)} rows that could not be; {archive.files} files, all in files.csv"
-    )
-    print(folder.path / "predictions.csv")
+    return predictions
 
 
-class _Scoring:
-    """The networks of a finished run over the studies of an archive."""
+class StudyScorer(Scorer[HeadCtConfig]):
+    """A finished run, ready for folders of DICOM files; what is written of them goes into the folder of `run`.
 
-    def __init__(
-        self, run: Run[HeadCtConfig], finished: FinishedRun, archive: Archive, root: Path, per_file: float
-    ) -> None:
+    The studies' names are those of `mode=predict`; the table that tells whose files they are is not kept.
+    """
+
+    together = False
+
+    def __init__(self, run: Run[HeadCtConfig], finished: FinishedRun) -> None:
+        super().__init__(run, finished)
+        self.names, self.networks = names_of(run.config), Networks(run, finished)
+        self._last: tuple[_Scoring, list[str]] | None = None
+
+    def inputs(self, path: Path) -> Inputs:
+        """A folder, or a file, as a whole."""
+        return Inputs(path.parent, [path.name], [])
+
+    def rows(self, root: Path, files: list[str]) -> pd.DataFrame:
+        """Rows of all studies below one folder.
+
+        Raises:
+            DataError: there is no CT slice.
+        """
+        path = root / files[0]
+        cache = self.run.config.cache.model_copy(update={"dir": str(self.run.folder.path / "index")})
+        config = self.run.config.model_copy(update={"cache": cache})
+        archive, per_file = _timed_archive(path, config, self.names)
+        scoring = _Scoring(self.networks, archive, (root if path.is_file() else path).resolve(), per_file)
+        predictions = _predictions(scoring.rows(list(archive.studies["id"])), archive, self.names)
+        self._last = scoring, list(predictions.loc[predictions["reason"].isna(), "study"])
+        return predictions
+
+    def pictures(self, root: Path, file: str) -> list[Picture]:
+        """The key slices of the study with the highest score, of those that `rows` scored last."""
+        if self._last is None or not self._last[1]:
+            return []
+        scoring, studies = self._last
+        shown = scoring.pictures(studies[0], self.run.folder)
+        title = "Key slices: without them the score would fall most"
+        return [Picture(title, png_of(np.concatenate(shown, axis=1)))] if shown else []
+
+
+class Networks:
+    """The networks of a finished run, loaded, and the threshold of its alarm."""
+
+    def __init__(self, run: Run[HeadCtConfig], finished: FinishedRun) -> None:
         from pipelines.head_ct.learner import HeadCtLearner
-        from pipelines.head_ct.scoring import Scorer
+        from pipelines.head_ct.scoring import Scorer as VolumeScorer
         from pipelines.shared.learning.hardware import uses_bf16
         from pipelines.shared.learning.method import load_network
 
         learner = HeadCtLearner.from_model(run.config, next(iter(finished.models.values())))
         networks = [load_network(run, learner, path) for path in finished.networks]
         bf16 = uses_bf16(run.config.trainer, run.world)
-        self.scorer = Scorer(networks, run.world.device, bf16, learner.probabilities)
+        self.scorer = VolumeScorer(networks, run.world.device, bf16, learner.probabilities)
         self.grid = grid_of(prepare_settings(run.config))
         points = finished.operating_points
         grid = self.grid
@@ -118,6 +170,13 @@ class _Scoring:
         self.no_alarm = (
             "" if points else "no alarm: the run has no threshold, as its training or val part lacked a class"
         )
+
+
+class _Scoring:
+    """The networks of a finished run over the studies of an archive."""
+
+    def __init__(self, networks: Networks, archive: Archive, root: Path, per_file: float) -> None:
+        self.networks, self.scorer, self.grid = networks, networks.scorer, networks.grid
         self.known = {row["id"]: row for row in archive.studies.to_dict("records")}
         self.archive, self.root, self.per_file = archive, root, per_file
 
@@ -143,12 +202,13 @@ class _Scoring:
         known, (stack, names) = self.known[name], self._index(name)
         _, values, facts = score_study(stack, self.root, self.grid, self.scorer)
         scores = dict(predict_columns(values[None]).iloc[0])
-        alarm = None if self.threshold is None else int(is_positive(scores[SCORE], self.threshold))
+        threshold = self.networks.threshold
+        alarm = None if threshold is None else int(is_positive(scores[SCORE], threshold))
         seconds = self.per_file * len(names) + facts["volume_s"] + facts["network_s"]
         return {
             "study": name, "reason": None, **scores, "alarm": alarm, "seconds": round(seconds, 4),
             "slices": len(stack.files), "series": known["series"], "compressed": stack.compressed,
-            "warnings": "; ".join(w for w in [known["details"], *facts["warnings"], self.no_alarm] if w),
+            "warnings": "; ".join(w for w in [known["details"], *facts["warnings"], self.networks.no_alarm] if w),
             "unread": json.dumps([[names[f.file], f.reason] for f in facts["faults"]]),
         }  # fmt: skip
 

@@ -17,7 +17,9 @@ from pipelines.head_ct.config import HeadCtConfig
 from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
+    from pipelines.shared.handover.scorer import Scorer
     from pipelines.shared.learning.method import Method
+    from pipelines.shared.run import FinishedRun, Run
 
 
 class HeadCt(Study[HeadCtConfig]):
@@ -40,6 +42,10 @@ class HeadCt(Study[HeadCtConfig]):
         from pipelines.head_ct.method import HeadCtMethod
 
         return HeadCtMethod()
+
+    def scorer(self, run: Run[HeadCtConfig], finished: FinishedRun, in_memory: bool = False) -> Scorer[HeadCtConfig]:
+        """Folders of DICOM files."""
+        return predicting.StudyScorer(run, finished)
 
     def choose_points(self, predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[str, Any]]:
         """Two operating points by the labels that val has; one of them raises the alarm."""

@@ -104,7 +104,8 @@ def test_a_bad_file_is_a_reason_and_a_remedy(client):
     assert ".png" in done.json()["remedy"]
     some = post(client, ("a.png", b"no picture"), ("b.png", fundus(1))).json()["predictions"]
     assert [row["file"] for row in some] == ["a.png", "b.png"]
-    assert some[0]["reason"] and some[1]["reason"] is None
+    assert some[0]["reason"]
+    assert some[1]["reason"] is None
     assert client.post("/predict").status_code in (400, 422)
     assert client.post("/predict", data={"x": "1"}).json()["reason"] == "The request holds no file."
 
@@ -120,8 +121,9 @@ def test_a_path_below_the_root(client, service):
     done = client.post("/predict", data={"path": "eyes/a.png"})
     assert done.status_code == 200, done.text
     assert done.json()["predictions"][0]["file"] == "a.png"
-    assert done.json()["predictions"][0]["p_referable"] == (
-        post(client, ("a.png", fundus(5))).json()["predictions"][0]["p_referable"]
+    assert (
+        done.json()["predictions"][0]["p_referable"]
+        == (post(client, ("a.png", fundus(5))).json()["predictions"][0]["p_referable"])
     )
     whole = client.post("/predict", data={"path": "eyes"}).json()["predictions"]
     assert [row["file"] for row in whole] == ["a.png"]

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from pipelines.shared.run import FinishedRun
     from pipelines.shared.study import Study
 
-PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+PACKAGES = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+    "markdown_it": "markdown-it-py",
+}
 
 
 def needs_packages(mode: str = "serve") -> None:

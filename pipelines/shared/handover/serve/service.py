@@ -19,6 +19,7 @@ import pandas as pd
 
 import pipelines
 from pipelines.shared.errors import UserError, reason_of
+from pipelines.shared.files import walk
 from pipelines.shared.handover.scorer import Picture
 from pipelines.shared.handover.serve.batching import Batcher
 from pipelines.shared.handover.serve.uploads import Refused
@@ -102,7 +103,8 @@ class Service:
         except UserError:
             reads = ", ".join(self.study.suffixes)
             raise Refused("The request holds no file that this study reads.", f"It reads: {reads}.") from None
-        if any(not (inputs.root / file).resolve().is_relative_to(root) for file in inputs.files):
+        linked = root != self.incoming and place.is_dir()  # what is sent holds no links
+        if linked and not all((place / file).resolve().is_relative_to(root) for file in walk(place)):
             raise Refused("A link there leads out of the service's folder.", "Name the files one by one.")
         if not self.scorer.together:
             return Request(inputs.root, inputs.files, inputs.files, pictures)
