@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from pipelines.ecg import published, readers
@@ -10,6 +12,7 @@ from pipelines.ecg.labels import unpack
 from pipelines.ecg.metrics import (
     CHALLENGE,
     ByClass,
+    answered,
     chance,
     known_steps,
     model_metrics,
@@ -30,8 +33,12 @@ Ecg = Evidence[EcgConfig]
 
 def evaluate(evidence: Ecg) -> Results:
     """All results of a run."""
-    test, bootstrap, labels = evidence.predictions["test"], evidence.bootstrap, evidence.config.labels
-    missing = taught(evidence.networks[0]["architecture"], labels).missing if evidence.networks else {}
+    labels, missing = evidence.config.labels, dict[str, str]()
+    if evidence.networks:
+        known = taught(evidence.networks[0]["architecture"], labels)
+        predictions = {split: answered(rows, known) for split, rows in evidence.predictions.items()}
+        evidence, missing = replace(evidence, predictions=predictions), known.missing
+    test, bootstrap = evidence.predictions["test"], evidence.bootstrap
     metrics: dict[str, Estimate] = {}
     steps: dict[str, ByClass] = {}  # by split
     recordings: dict[str, ByClass] = {}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipelines.ecg.config import CLASSES, LabelSection
 from pipelines.ecg.labels import ABSENT, CODES, known_codes, membership, record_words
+from pipelines.ecg.taught import Taught
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import auroc, auroc_statistic
 from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimates, divide
@@ -79,8 +80,17 @@ def known_steps(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def answers(table: pd.DataFrame) -> np.ndarray:
-    """The most probable class of every step, as a code."""
-    return scores_of(table).argmax(axis=1)
+    """The answer to every step, as a code: the column `answer` (see `answered`), else the most probable class."""
+    return codes_of(table["answer"]) if "answer" in table else scores_of(table).argmax(axis=1)
+
+
+def answered(table: pd.DataFrame, known: Taught) -> pd.DataFrame:
+    """The table with the column `answer`, a class: as in `mode=predict`, classes that training taught only as a sum
+    compete with the others by their sum. Which of them it is then is a guess: the most probable.
+    """
+    p = scores_of(table)
+    members = known.members[known.answers(p).argmax(axis=1)]
+    return table.assign(answer=np.array(CLASSES, dtype=object)[np.where(members > 0, p, -1.0).argmax(axis=1)])
 
 
 # --- counts per window and class ---

@@ -217,6 +217,21 @@ def test_classes_that_only_a_sum_taught_have_one_answer_together():
     assert np.isnan(found.answers(np.full((1, 12), np.nan))).all()
 
 
+def test_an_evaluation_answers_as_a_prediction_does_with_the_sum_where_it_is_the_most_probable():
+    known = taught({"trained": ["N", "A", "O", "~"]}, compose("ecg").labels)
+    p = np.full((3, len(CLASSES)), 0.06)  # nine that only their sum was taught, 0.54 together
+    for row, (sinus, af) in zip(p, [(0.3, 0.1), (0.6, 0.1), (0.1, 0.7)], strict=True):
+        row[[CLASSES.index(name) for name in ("SINUS", "AF", "NOISE")]] = sinus, af, 0.01
+    p[1] /= p[1].sum()  # 0.48 sinus rhythm, 0.43 the nine
+    table = pd.DataFrame(p, columns=SCORES)
+    assert [CLASSES[code] for code in metrics.answers(table)] == ["SINUS", "SINUS", "AF"]
+    said = [CLASSES[code] for code in metrics.answers(metrics.answered(table, known))]
+    assert said[1:] == ["SINUS", "AF"]
+    assert said[0] in known.missing
+    alone = taught({"trained": CLASSES}, compose("ecg").labels)
+    assert (metrics.answers(metrics.answered(table, alone)) == metrics.answers(table)).all()
+
+
 def test_what_training_never_taught_is_undefined_with_its_reason():
     labels = compose("ecg").labels
     architecture = {"trained": ["VT", "N", "A", "O"], "classes": [name for name in CLASSES if name != "NOISE"]}
