@@ -29,7 +29,6 @@ from pipelines.shared.stats.proportions import both_estimates
 from pipelines.shared.untaught import most_probable, undefined
 
 COMBINED = {"average": "Averaging", "voting": "Voting", "constant": "Constant weights", "flannel": "FLANNEL"}
-SPREAD = ("mean", "sd")  # over folds
 
 
 def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:

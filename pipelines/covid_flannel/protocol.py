@@ -23,7 +23,6 @@ from pipelines.shared.seeds import seed_of
 FIXED = -1  # the fold of records that are the test part of every fold
 FEWEST = 4  # patients of every class that the strict protocol needs: two to train and tune, one to stack, one to test
 RELEASED_TEST = 0.2
-ROLES = ("train", "val", "stack", "test")
 
 
 def divide(records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:

@@ -295,35 +295,3 @@ def _repetition(
 
 def _times(runs: Sequence[_Run], policies: Sequence[str]) -> dict[str, np.ndarray]:
     return {p: np.concatenate([run.times[p] for run in runs]) for p in policies}
-
-
-# --- what queueing theory says, to check the simulation by ---
-
-
-def erlang_c(servers: int, offered: float) -> float:
-    """The chance that a job must wait in M/M/c (Erlang 1917), from the offered load in servers (below `servers`)."""
-    blocking = 1.0
-    for k in range(1, servers + 1):
-        blocking = offered * blocking / (k + offered * blocking)
-    return servers * blocking / (servers - offered * (1 - blocking))
-
-
-def mean_wait(servers: int, rate: float, service: float) -> float:
-    """Mean waiting time before service in M/M/c, first come first served."""
-    offered = rate * service
-    return erlang_c(servers, offered) * service / (servers - offered)
-
-
-def cobham_waits(servers: int, rates: Sequence[float], service: float) -> list[float]:
-    """Mean waits of priority classes in M/M/c without interruption, the first class before the second and so on.
-
-    Cobham, Operations Research 1954;2:70-76, equation for several channels with one mean service time.
-    """
-    total = float(sum(rates)) * service
-    base = erlang_c(servers, total) * service / servers
-    waits, below = [], 0.0
-    for rate in rates:
-        above = below + rate * service / servers
-        waits.append(base / ((1 - below) * (1 - above)))
-        below = above
-    return waits

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.head_ct.dicom import CT, ENHANCED_CT
+from pipelines.head_ct.dicom import CT
 
 SYNTAXES = {
     "explicit": "1.2.840.10008.1.2.1", "implicit": "1.2.840.10008.1.2", "big_endian": "1.2.840.10008.1.2.2",
@@ -106,42 +106,12 @@ def write_slices(
         if header.thickness is not None:
             ds.SliceThickness = header.thickness
         ds.RescaleSlope, ds.RescaleIntercept = header.slope, header.intercept
-        _add_pixels(ds, stored_values(header, picture), header)
+        add_pixels(ds, stored_values(header, picture), header)
         save(ds, folder / name)
 
 
-def write_enhanced(
-    file: Path, header: Header, hu: np.ndarray, positions: Sequence[Sequence[float]], order: Sequence[int] | None = None
-) -> None:
-    """One enhanced multi-frame file (PS3.3, A.38): hu (frames, rows, columns)."""
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence as Items
-
-    ds = dataset_of(header, ENHANCED_CT, uid_of(header.series_uid, "enhanced"), 1)
-    order = list(range(len(hu))) if order is None else list(order)
-    ds.NumberOfFrames, ds.Rows, ds.Columns = len(hu), *hu.shape[1:]
-    shared, measures, orientation, value = Dataset(), Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing = [float(s) for s in header.spacing]
-    if header.thickness is not None:
-        measures.SliceThickness = header.thickness
-    orientation.ImageOrientationPatient = [float(o) for o in header.orientation]
-    value.RescaleSlope, value.RescaleIntercept, value.RescaleType = header.slope, header.intercept, "HU"
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Items([measures]), Items([orientation])
-    shared.PixelValueTransformationSequence = Items([value])
-    ds.SharedFunctionalGroupsSequence = Items([shared])
-    frames = []
-    for i in order:
-        frame, plane = Dataset(), Dataset()
-        plane.ImagePositionPatient = [float(p) for p in positions[i]]
-        frame.PlanePositionSequence = Items([plane])
-        frames.append(frame)
-    ds.PerFrameFunctionalGroupsSequence = Items(frames)
-    _add_pixels(ds, np.stack([stored_values(header, hu[i]) for i in order]), header)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save(ds, file)
-
-
-def _add_pixels(ds: Any, stored: np.ndarray, header: Header) -> None:
+def add_pixels(ds: Any, stored: np.ndarray, header: Header) -> None:
+    """Put stored values (rows, columns), or several frames of them, into a dataset, compressed as the header says."""
     kind = stored.dtype.newbyteorder(">" if header.syntax == "big_endian" else "<")
     ds.PixelData = stored.astype(kind).tobytes()
     ds["PixelData"].VR = "OW"

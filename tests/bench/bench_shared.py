@@ -9,7 +9,7 @@ from measure import Row, command_seconds, seconds
 
 from pipelines.shared.stats.auc import auroc, auroc_estimate
 from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
-from pipelines.shared.stats.delong import delong_variance
+from pipelines.shared.stats.delong import delong_covariance
 
 
 def rows() -> list[Row]:
@@ -33,8 +33,8 @@ def _statistics() -> list[Row]:
         a, b = wins.mean(axis=1).var(ddof=1) / len(positive), wins.mean(axis=0).var(ddof=1) / len(negative)
         return float(a + b)
 
-    assert abs(plain_delong() - delong_variance(truth[few], score[few])) < 1e-12
-    quick, slow = seconds(lambda: delong_variance(truth[few], score[few])), seconds(plain_delong)
+    assert abs(plain_delong() - delong_covariance(truth[few], score[few])[1][0, 0]) < 1e-12
+    quick, slow = seconds(lambda: delong_covariance(truth[few], score[few])), seconds(plain_delong)
     return [
         {"what": "AUROC, 2,000 clustered resamples of 10,000 rows", "ratio": loop / ours,
          "ours": f"{ours:.2f} s", "reference": f"loop {loop:.1f} s (20 resamples measured)"},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from enhanced import write_enhanced
 from fuzzing import Format
 from test_head_ct_reports import REPORTS
 
@@ -18,7 +19,7 @@ from pipelines.head_ct.phantom.dictation import Noise, dictate
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.stacks import Stack
-from pipelines.head_ct.writing import Header, write_enhanced, write_slices
+from pipelines.head_ct.writing import Header, write_slices
 from pipelines.shared.errors import BadFile
 from pipelines.shared.files import walk
 

@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from bare_dicom import bare
+from enhanced import write_enhanced
 
 from pipelines.head_ct import dicom, pseudonyms, series, volumes
 from pipelines.head_ct.dicom import NotASlice, read_rows
@@ -20,7 +21,7 @@ from pipelines.head_ct.pixels import read_hu
 from pipelines.head_ct.pseudonyms import Names, salt_of
 from pipelines.head_ct.series import Kernels, choose, scan
 from pipelines.head_ct.volumes import NO_DATA, Grid, load, onto_grid
-from pipelines.head_ct.writing import Header, write_enhanced, write_slices
+from pipelines.head_ct.writing import Header, write_slices
 from pipelines.shared.data.dicom_files import ASSUMED
 from pipelines.shared.errors import BadFile, DataError
 from pipelines.shared.files import find_files

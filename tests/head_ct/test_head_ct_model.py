@@ -21,7 +21,7 @@ from pipelines.head_ct.metrics import (
     untaught_tasks,
 )
 from pipelines.head_ct.phantom.anatomy import Finding, draw_head, hounsfield
-from pipelines.head_ct.phantom.dataset import PhantomSettings, make_study, read_mask
+from pipelines.head_ct.phantom.dataset import PhantomSettings, make_study
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.scoring import Scorer
 from pipelines.head_ct.series import Kernels, choose, scan
@@ -34,6 +34,13 @@ from pipelines.shared.study import Data
 from pipelines.shared.untaught import NO_LABEL, NO_RECORD
 
 SMALL = ["preprocess.size=32", "preprocess.slices=6", "model.channels=8"]
+
+
+def read_mask(file):
+    """A truth mask, bool (slices, rows, columns)."""
+    with np.load(file) as content:
+        shape = tuple(content["shape"])
+        return np.unpackbits(content["mask"])[: int(np.prod(shape))].astype(bool).reshape(shape)
 
 
 def volumes(n=2, slices=6, size=32, seed=0):

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ranksums
 
-from pipelines.head_ct.triage_statistics import (
-    Room,
-    cobham_waits,
-    erlang_c,
-    mean_wait,
-    queue_order,
-    reading_room,
-    serve,
-)
+from pipelines.head_ct.triage_statistics import Room, queue_order, reading_room, serve
 from pipelines.shared.errors import StatisticsError
+
+# --- what queueing theory says ---
+
+
+def erlang_c(servers: int, offered: float) -> float:
+    """The chance that a job must wait in M/M/c (Erlang 1917), from the offered load in servers (below `servers`)."""
+    blocking = 1.0
+    for k in range(1, servers + 1):
+        blocking = offered * blocking / (k + offered * blocking)
+    return servers * blocking / (servers - offered * (1 - blocking))
+
+
+def mean_wait(servers: int, rate: float, service: float) -> float:
+    """Mean waiting time before service in M/M/c, first come first served."""
+    offered = rate * service
+    return erlang_c(servers, offered) * service / (servers - offered)
+
+
+def cobham_waits(servers: int, rates: Sequence[float], service: float) -> list[float]:
+    """Mean waits of priority classes in M/M/c without interruption, the first class before the second and so on.
+
+    Cobham, Operations Research 1954;2:70-76, equation for several channels with one mean service time.
+    """
+    total = float(sum(rates)) * service
+    base = erlang_c(servers, total) * service / servers
+    waits, below = [], 0.0
+    for rate in rates:
+        above = below + rate * service / servers
+        waits.append(base / ((1 - below) * (1 - above)))
+        below = above
+    return waits
+
+
+# --- what the simulation gives ---
 
 
 def waits(servers, rate, service, jobs, priority=None, seed=0):

@@ -247,10 +247,3 @@ def ensure_phantom(cache_dir: Path, settings: PhantomSettings, workers: int | No
     """The folder of the phantom of these settings, made if it is not there."""
     make = partial(make_phantom, settings=settings, workers=workers)
     return ensure_folder(cache_dir, "head_ct", PHANTOM_VERSION, asdict(settings), make)
-
-
-def read_mask(file: Path) -> np.ndarray:
-    """A truth mask, bool (slices, rows, columns)."""
-    with np.load(file) as content:
-        shape = tuple(content["shape"])
-        return np.unpackbits(content["mask"])[: int(np.prod(shape))].astype(bool).reshape(shape)

@@ -20,7 +20,7 @@ from pipelines.shared.stats.bootstrap import (
     divide,
     group_codes,
 )
-from pipelines.shared.stats.checks import as_binary, as_probabilities, check_level, same_length, two_classes
+from pipelines.shared.stats.checks import as_binary, as_probabilities, check_level, same_length
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.proportions import clopper_pearson
 from pipelines.shared.stats.recalibration import recalibration_estimates
@@ -51,23 +51,6 @@ class ReliabilityCurve:
     high: np.ndarray
 
 
-def brier_score(y: ArrayLike, p: ArrayLike) -> float:
-    """Mean squared difference between probability and outcome (0 is best).
-
-    Raises:
-        StatisticsError: NaN, p outside [0, 1], no rows, lengths differ (so for all functions here).
-    """
-    truth, probability = _checked(y, p)
-    return float(np.mean((probability - truth) ** 2))
-
-
-def brier_skill(y: ArrayLike, p: ArrayLike) -> float:
-    """1 - Brier score / that of always predicting the prevalence of these data; needs both classes."""
-    truth, probability = _checked(y, p)
-    two_classes(truth)
-    return float(1 - np.mean((probability - truth) ** 2) / (truth.mean() * (1 - truth.mean())))
-
-
 def bin_numbers(p: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
     """Bin (n,) of each probability, counted from 0.
 
@@ -83,12 +66,6 @@ def bin_numbers(p: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
     else:
         raise ValueError(f'binning is "width" or "count", found {binning!r}')
     return np.searchsorted(edges, p, side="right")
-
-
-def expected_calibration_error(y: ArrayLike, p: ArrayLike, bins: int = 10, binning: Binning = "width") -> float:
-    """Mean over rows of |observed - predicted| of the row's bin. Biased upwards: chance alone makes it positive."""
-    truth, probability = _checked(y, p)
-    return float(np.abs(_binned_gaps(truth, probability, bins, binning).mean(axis=0)).sum())
 
 
 def reliability_curve(

@@ -88,20 +88,6 @@ def cohen_kappa(confusion: np.ndarray, weights: Weights = "quadratic") -> np.nda
     return 1 - divide(observed, (penalty * margins).sum(axis=(-2, -1)))
 
 
-def weighted_kappa(
-    truth: ArrayLike, predicted: ArrayLike, classes: Sequence[Any], weights: Weights = "quadratic"
-) -> float:
-    """Cohen's kappa of two gradings of the same rows (see `cohen_kappa`).
-
-    Raises:
-        StatisticsError: also where both always give the same one class.
-    """
-    kappa = float(cohen_kappa(confusion_matrix(truth, predicted, classes), weights))
-    if np.isnan(kappa):
-        raise StatisticsError("all gradings are the same class")
-    return kappa
-
-
 def confusion_cells(truth: ArrayLike, predicted: ArrayLike, classes: Sequence[Any]) -> np.ndarray:
     """Cell (n,) of each row in the flattened confusion matrix."""
     rows = class_positions(truth, classes, "truth")

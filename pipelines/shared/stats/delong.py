@@ -58,11 +58,6 @@ def delong_covariance(y: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.n
     return of_positives.mean(axis=1), np.atleast_2d(covariance)
 
 
-def delong_variance(y: ArrayLike, score: ArrayLike) -> float:
-    """Variance of one AUROC, rows taken as independent."""
-    return float(delong_covariance(y, score)[1][0, 0])
-
-
 def clustered_delong_covariance(y: ArrayLike, scores: ArrayLike, group: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """AUROCs (m,) and their covariance (m, m) where rows of one group depend on each other (Obuchowski 1997).
 

@@ -6,7 +6,6 @@ The rule is everywhere "positive if score >= threshold".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,6 @@ from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.proportions import Proportion, both_estimates
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Counts of a binary decision."""
-
-    tp: int
-    fp: int
-    tn: int
-    fn: int
 
 
 def choose_threshold(
@@ -67,17 +56,6 @@ def choose_threshold(
 def is_positive(score: ArrayLike, threshold: float) -> np.ndarray:
     """`score >= threshold` (n,) bool, compared in double precision (float32 scores would round the threshold)."""
     return np.asarray(score, dtype=np.float64) >= threshold
-
-
-def confusion_at(y: ArrayLike, score: ArrayLike, threshold: float) -> Confusion:
-    """True and false positives and negatives at a threshold; one class is enough."""
-    truth, called = _called(y, score, threshold)
-    return Confusion(
-        tp=int(np.count_nonzero(truth & called)),
-        fp=int(np.count_nonzero(~truth & called)),
-        tn=int(np.count_nonzero(~truth & ~called)),
-        fn=int(np.count_nonzero(truth & ~called)),
-    )
 
 
 def rate_estimates(

@@ -22,33 +22,23 @@ MAX_ITERATIONS = 100
 TOLERANCE = 1e-9
 
 
-def calibration_slope_intercept(y: ArrayLike, p: ArrayLike) -> tuple[float, float]:
-    """Slope and intercept of the logistic regression of y on logit(p): 1 and 0 where calibrated.
-
-    A slope below 1 means that the probabilities are too extreme. The intercept goes with this slope; for "too high or
-    too low overall" see `calibration_in_the_large`.
+def recalibration_estimates(
+    y: ArrayLike, p: ArrayLike, group: ArrayLike, *, bootstrap: Bootstrap = STANDARD
+) -> dict[str, Estimate]:
+    """How to recalibrate, with clustered bootstrap intervals.
 
     Args:
         y: (n,) 0/1.
         p: (n,) probabilities, clipped to [CLIP, 1 - CLIP].
+        group: (n,) keys.
+        bootstrap: resamples, seed and level.
 
-    Raises:
-        StatisticsError: one class, classes that p separates, p without spread, no convergence; NaN, p outside [0, 1],
-            no rows, lengths differ.
+    Returns:
+        `slope` and `intercept` of the regression: 1 and 0 where calibrated; a slope below 1 means that the
+        probabilities are too extreme. `in_the_large`: the intercept with the slope fixed to 1, above 0 if the
+        probabilities are too low overall. Null with the reason where undefined: one class, classes that p separates,
+        p without spread, no convergence; NaN, p outside [0, 1], no rows, lengths differ.
     """
-    intercept, slope = _fit_all(*_checked(y, p), fixed_slope=False)
-    return slope, intercept
-
-
-def calibration_in_the_large(y: ArrayLike, p: ArrayLike) -> float:
-    """Intercept of that regression with the slope fixed to 1: above 0 if the probabilities are too low overall."""
-    return _fit_all(*_checked(y, p), fixed_slope=True)[0]
-
-
-def recalibration_estimates(
-    y: ArrayLike, p: ArrayLike, group: ArrayLike, *, bootstrap: Bootstrap = STANDARD
-) -> dict[str, Estimate]:
-    """`slope`, `intercept` and `in_the_large` with clustered bootstrap intervals; null where undefined."""
 
     def estimates(fixed_slope: bool) -> list[Estimate]:
         """Intercept and slope."""

@@ -8,14 +8,20 @@ from sklearn.linear_model import LogisticRegression
 
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
-from pipelines.shared.stats.recalibration import (
-    CLIP,
-    calibration_in_the_large,
-    calibration_slope_intercept,
-    recalibration_estimates,
-)
+from pipelines.shared.stats.recalibration import CLIP, _checked, _fit_all, recalibration_estimates
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+def slope_and_intercept(y, p):
+    """The fit of all rows, without intervals."""
+    intercept, slope = _fit_all(*_checked(y, p), fixed_slope=False)
+    return slope, intercept
+
+
+def in_the_large(y, p):
+    """The intercept with the slope fixed to 1."""
+    return _fit_all(*_checked(y, p), fixed_slope=True)[0]
 
 
 def make(n=250, seed=0, slope=0.7, intercept=0.3):
@@ -30,7 +36,7 @@ def make(n=250, seed=0, slope=0.7, intercept=0.3):
 def test_slope_and_intercept_equal_sklearns_logistic_regression(seed):
     y, p, _ = make(seed=seed)
     model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=1000).fit(logit(p)[:, None], y)
-    slope, intercept = calibration_slope_intercept(y, p)
+    slope, intercept = slope_and_intercept(y, p)
     assert slope == pytest.approx(model.coef_[0, 0], abs=1e-6)
     assert intercept == pytest.approx(model.intercept_[0], abs=1e-6)
 
@@ -39,21 +45,21 @@ def test_two_points_by_hand():
     """Two distinct probabilities: the fit reproduces both observed shares."""
     y = [1, 0, 0, 0, 1, 1, 1, 0]
     p = [0.2] * 4 + [0.6] * 4
-    slope, intercept = calibration_slope_intercept(y, p)
+    slope, intercept = slope_and_intercept(y, p)
     assert expit(intercept + slope * logit(0.2)) == pytest.approx(0.25, abs=1e-9)
     assert expit(intercept + slope * logit(0.6)) == pytest.approx(0.75, abs=1e-9)
 
 
 def test_in_the_large_makes_the_mean_right():
     y, p, _ = make()
-    shift = calibration_in_the_large(y, p)
+    shift = in_the_large(y, p)
     assert expit(logit(p) + shift).mean() == pytest.approx(y.mean(), abs=1e-9)
     assert shift == pytest.approx(brentq(lambda b: expit(logit(p) + b).mean() - y.mean(), -9, 9), abs=1e-8)
 
 
 def test_large_data_give_the_slope_back():
     y, p, _ = make(n=200_000, slope=0.6, intercept=-0.4)
-    assert calibration_slope_intercept(y, p) == pytest.approx((0.6, -0.4), abs=0.02)
+    assert slope_and_intercept(y, p) == pytest.approx((0.6, -0.4), abs=0.02)
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,13 +69,13 @@ def test_the_maximum_is_found_however_far_off_the_probabilities_are(seed, spread
     y = np.arange(30) % 2
     x = np.clip(rng.normal(size=30) * spread + shift, logit(CLIP), -logit(CLIP))
     try:
-        slope, intercept = calibration_slope_intercept(y, expit(x))
+        slope, intercept = slope_and_intercept(y, expit(x))
     except StatisticsError as error:
         assert "separate" in str(error) or "equal" in str(error)  # noqa: PT017
     else:
         residual = y - expit(intercept + slope * x)
         assert np.abs([residual.sum(), residual @ x]).max() < 1e-4
-    shifted = expit(x + calibration_in_the_large(y, expit(x)))
+    shifted = expit(x + in_the_large(y, expit(x)))
     assert shifted.sum() == pytest.approx(15, abs=1e-6)
 
 
@@ -77,8 +83,8 @@ def test_probabilities_of_exactly_zero_and_one_are_clipped():
     y, p, _ = make()
     p[:20] = np.repeat([0.0, 1.0], 10)
     clipped = np.clip(p, CLIP, 1 - CLIP)
-    assert calibration_slope_intercept(y, p) == calibration_slope_intercept(y, clipped)
-    assert np.isfinite(calibration_in_the_large(y, p.astype(np.float32)))
+    assert slope_and_intercept(y, p) == slope_and_intercept(y, clipped)
+    assert np.isfinite(in_the_large(y, p.astype(np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_probabilities_of_exactly_zero_and_one_are_clipped():
 )
 def test_where_there_is_no_slope(y, p, reason):
     with pytest.raises(StatisticsError, match=reason):
-        calibration_slope_intercept(y, p)
+        slope_and_intercept(y, p)
     estimates = recalibration_estimates(y, p, np.arange(len(y)), bootstrap=Bootstrap(resamples=50))
     for name in ("slope", "intercept"):
         assert estimates[name].value is None
@@ -115,12 +121,12 @@ def test_intervals_equal_the_loop_over_the_same_resamples():
     y, p, group = make()
     estimates = recalibration_estimates(y, p, group, bootstrap=Bootstrap(resamples=150, seed=4))
     drawn = [np.repeat(np.arange(len(y)), row) for row in cluster_counts(group, 150, 4)]
-    fits = np.array([calibration_slope_intercept(y[rows], p[rows]) for rows in drawn])
-    shifts = [calibration_in_the_large(y[rows], p[rows]) for rows in drawn]
+    fits = np.array([slope_and_intercept(y[rows], p[rows]) for rows in drawn])
+    shifts = [in_the_large(y[rows], p[rows]) for rows in drawn]
     for name, values in [("slope", fits[:, 0]), ("intercept", fits[:, 1]), ("in_the_large", shifts)]:
         expected = np.quantile(values, [0.025, 0.975])
         assert (estimates[name].low, estimates[name].high) == pytest.approx(tuple(expected), abs=1e-7)
-    assert (estimates["slope"].value, estimates["intercept"].value) == calibration_slope_intercept(y, p)
+    assert (estimates["slope"].value, estimates["intercept"].value) == slope_and_intercept(y, p)
 
 
 def test_separated_resamples_are_counted():
