@@ -19,7 +19,7 @@ from xml.parsers import expat
 import numpy as np
 
 from pipelines.camelyon.outlines import doubts_about, strays
-from pipelines.shared.errors import DataError, listed
+from pipelines.shared.errors import DataError
 
 TUMOUR_GROUPS = ("Tumor", "_0", "_1")
 OTHER_GROUPS = ("_2", "Exclusion", "None")  # not tumour, also where they lie inside of it
@@ -68,13 +68,16 @@ class Annotation:
         return [p for p in self.polygons if p.tumour]
 
 
-def read_annotation(
+REMEDY = "Correct the file in ASAP, or give the XML file that belongs to this slide."
+
+
+def check_annotation(
     file: Path,
     size: tuple[int, int] | None = None,
     strict: bool = True,
     mpp: float = MPP,
     groups: Mapping[str, str] | None = None,
-) -> Annotation:
+) -> tuple[Annotation | None, list[str]]:
     """Read an ASAP XML file. An annotation without any point (a click without a drawing) is passed over with a note.
 
     Args:
@@ -87,27 +90,11 @@ def read_annotation(
         mpp: microns per level-0 pixel.
         groups: what groups of other names stand for: `tumor` or `other` (`data.annotation_groups`).
 
-    Raises:
-        DataError: all problems of the file at once: no XML, no ASAP file, no annotation, unknown groups, coordinates
-            that are no numbers, outlines outside the slide, and what `strict` refuses.
+    Returns:
+        The annotation, None where the file is none, and all problems, so that those of many files can be told at once:
+        no XML, no ASAP file, no annotation, unknown groups, coordinates that are no numbers, outlines outside the
+        slide, and what `strict` refuses.
     """
-    annotation, problems = check_annotation(file, size, strict, mpp, groups)
-    if problems or annotation is None:
-        raise DataError(f"{file}: {len(problems)} problems.\n{listed(problems)}", REMEDY)
-    return annotation
-
-
-REMEDY = "Correct the file in ASAP, or give the XML file that belongs to this slide."
-
-
-def check_annotation(
-    file: Path,
-    size: tuple[int, int] | None = None,
-    strict: bool = True,
-    mpp: float = MPP,
-    groups: Mapping[str, str] | None = None,
-) -> tuple[Annotation | None, list[str]]:
-    """`read_annotation`, but problems are returned, so that those of many files can be told at once."""
     annotation, problems, doubts = _parsed(file, groups)
     if annotation is None:
         return None, problems

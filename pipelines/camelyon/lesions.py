@@ -14,11 +14,10 @@ import pandas as pd
 
 from pipelines.camelyon.annotations import BEYOND_REASON
 from pipelines.shared.data.tables import BLANKS, SEPARATORS
-from pipelines.shared.errors import DataError, counted, listed
+from pipelines.shared.errors import counted
 from pipelines.shared.run_folder import write_atomically
 
 COLUMNS = ["probability", "x", "y"]
-REMEDY = "One detection per line: probability,x,y, without a header; x and y are level-0 pixels."
 
 Location = Literal["maximum", "centroid", "inside"]
 Score = Literal["maximum", "mean"]
@@ -147,20 +146,8 @@ def _pixel(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def read_detections(file: Path) -> pd.DataFrame:
-    """A slide's CSV.
-
-    Raises:
-        DataError: all lines that are wrong.
-    """
-    table, problems = check_detections(file)
-    if problems:
-        raise DataError(f"{file}: {len(problems)} problems.\n{listed(problems)}", REMEDY)
-    return table
-
-
 def check_detections(file: Path) -> tuple[pd.DataFrame, list[str]]:
-    """`read_detections`, but problems are returned, so that those of many files can be told at once."""
+    """A slide's CSV, and all lines that are wrong, so that those of many files can be told at once."""
     empty = pd.DataFrame(columns=COLUMNS, dtype=np.float64)
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()

@@ -15,7 +15,7 @@ from measure import Row
 from scipy import ndimage
 from skimage import measure
 
-from pipelines.camelyon.annotations import Polygon, read_annotation
+from pipelines.camelyon.annotations import Polygon, check_annotation
 from pipelines.camelyon.froc import Scored, froc_estimates, froc_score, score_detections
 from pipelines.camelyon.masks import _draw, lesion_map
 from pipelines.shared.stats.bootstrap import Bootstrap
@@ -38,7 +38,7 @@ def rows() -> list[Row]:
     detections = _detections(rng, names, outlines)
 
     began = time.perf_counter()
-    maps = {name: lesion_map(read_annotation(folder / f"{name}.xml", strict=False)) for name in outlines}
+    maps = {name: lesion_map(check_annotation(folder / f"{name}.xml", strict=False)[0]) for name in outlines}
     scored, _ = score_detections(names, detections, maps)
     found = froc_score(scored)
     middle = time.perf_counter()

@@ -1,13 +1,33 @@
-"""ASAP files and random outlines for the tests of this study."""
+"""ASAP files, their strict reading, and random outlines for the tests of this study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from pipelines.camelyon.annotations import Polygon
+from pipelines.camelyon.annotations import Annotation, Polygon, check_annotation
+from pipelines.camelyon.lesions import check_detections
+from pipelines.shared.errors import DataError
+
+
+def read_annotation(file: Path, *settings: Any, **more: Any) -> Annotation:
+    """An annotation, its problems raised."""
+    annotation, problems = check_annotation(file, *settings, **more)
+    if problems or annotation is None:
+        raise DataError(f"{file}: {len(problems)} problems.\n" + "\n".join(problems), "Correct the file.")
+    return annotation
+
+
+def read_detections(file: Path) -> pd.DataFrame:
+    """A slide's detections, the lines that are wrong raised."""
+    table, problems = check_detections(file)
+    if problems:
+        raise DataError(f"{file}: {len(problems)} problems.\n" + "\n".join(problems), "Correct the file.")
+    return table
 
 
 def write_asap(file: Path, polygons: Sequence[Polygon]) -> Path:

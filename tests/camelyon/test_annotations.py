@@ -6,11 +6,11 @@ import shlex
 
 import numpy as np
 import pytest
-from asap import star, write_asap
+from asap import read_annotation, star, write_asap
 from conftest import compose
 
 from pipelines.camelyon import outlines
-from pipelines.camelyon.annotations import EMPTY, NO_AREA, Polygon, check_annotation, outlines_of, read_annotation
+from pipelines.camelyon.annotations import EMPTY, NO_AREA, Polygon, check_annotation, outlines_of
 from pipelines.camelyon.masks import lesion_map, tumour_mask
 from pipelines.camelyon.outlines import CROSSING, LONGEST_OUTLINE, SPIKED, first_crossing
 from pipelines.shared.errors import DataError

@@ -12,11 +12,11 @@ import cutting
 import numpy as np
 import pandas as pd
 import pytest
+from asap import read_detections
 from conftest import REPOSITORY, run_study
 from test_camelyon_slides import write_pcam
 
 from pipelines.camelyon.heatmap import read_heatmap
-from pipelines.camelyon.lesions import read_detections
 from pipelines.camelyon.phantom.dataset import write_pyramid
 
 pytestmark = pytest.mark.slow

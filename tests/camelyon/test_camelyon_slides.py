@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from asap import read_annotation
 from conftest import compose
 
 from pipelines.camelyon import data, pcam, slides
-from pipelines.camelyon.annotations import EMPTY, read_annotation
+from pipelines.camelyon.annotations import EMPTY
 from pipelines.camelyon.heatmap import heatmap_file
 from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.outlines import CROSSING

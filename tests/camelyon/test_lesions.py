@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from asap import read_detections
 from scipy import ndimage
 
 from pipelines.camelyon.lesions import (
     component_detections,
     outlines,
-    read_detections,
     suppressed_detections,
     write_detections,
 )

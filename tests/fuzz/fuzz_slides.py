@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from asap import random_polygons, write_asap
+from asap import random_polygons, read_annotation, write_asap
 from conftest import compose
 from fuzzing import Format
 
 from pipelines.camelyon import data
-from pipelines.camelyon.annotations import MPP, read_annotation
+from pipelines.camelyon.annotations import MPP
 from pipelines.camelyon.froc_inputs import read_submission
 from pipelines.camelyon.froc_mode import score
 from pipelines.camelyon.masks import lesion_map
