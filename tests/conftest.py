@@ -92,8 +92,9 @@ def compose(study: str, *overrides: str) -> Any:
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    from pipelines.shared.config import check, conf_folder
+    from pipelines.shared.config import conf_folder
     from pipelines.shared.job import config_model
+    from pipelines.shared.validation import check
 
     search = f'hydra.searchpath=["file://{conf_folder() / "shared"}"]'
     with initialize_config_dir(str(conf_folder() / study), version_base="1.3"):

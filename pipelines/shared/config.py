@@ -2,15 +2,15 @@
 
 The values, defaults included, live in the YAML files under `conf/`; a model here states which keys exist, their
 types and ranges. Nothing is converted silently (`strict`) and no unknown key passes (`extra="forbid"`), also
-not one that `+key=value` added. This module imports neither torch nor numpy: a mistake is answered at once.
+not one that `+key=value` added; `validation` says in words what is wrong. Neither module imports torch or numpy: a
+mistake is answered at once.
 """
 
 from __future__ import annotations
 
 from os.path import expanduser
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
 from pydantic import (
@@ -18,12 +18,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from pipelines.shared.errors import ConfigError, DataError, nearest
+from pipelines.shared.errors import DataError
 
 # A path as a user gives it: `~` is their home. Expanded here, when the configuration is checked, and nowhere else.
 UserPath = Annotated[str, AfterValidator(expanduser)]
@@ -331,100 +330,3 @@ def read_settings_file(file: Path, remedy: str) -> Any:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as failure:
         reason = " ".join(str(failure).split()) or type(failure).__name__
         raise DataError(f"{file} cannot be read as YAML: {reason}.", remedy) from None
-
-
-def check(model: type[StudyConfig], values: dict[str, Any]) -> StudyConfig:
-    """Validate composed values against a study's model.
-
-    Raises:
-        ConfigError: the first mistake, with its key, what was found, what is allowed; others are counted.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as failure:
-        errors = failure.errors()
-        first = errors[0]
-        more = f" ({len(errors) - 1} more after this one)" if len(errors) > 1 else ""
-        problem, remedy = _explain(model, values, first)
-        raise ConfigError(problem + more, remedy) from None
-
-
-def _explain(model: type[BaseModel], values: dict[str, Any], error: Any) -> tuple[str, str]:
-    # A union's tag ("phantom" in data.phantom.size) stands in the location but is no key: keep what is one.
-    path: list[str] = []
-    here: Any = values
-    tagged: Any = None
-    for part in error["loc"]:
-        # A source may have a section of its own name (data.phantom.size): the first time it is the tag.
-        if isinstance(here, dict) and here is not tagged and part == here.get("name"):
-            tagged = here
-            continue
-        if isinstance(here, dict) and part not in here and error["type"] not in ("extra_forbidden", "missing"):
-            continue
-        if isinstance(here, dict) and part not in here and part != error["loc"][-1]:
-            continue
-        if not isinstance(here, (dict, list)):
-            continue  # the branch of a union such as int | None
-        path.append(str(part))
-        here = here[part] if isinstance(here, (dict, list)) and part in _indices(here) else None
-    key = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        siblings = [k for k in allowed_keys(model, values) if k.rpartition(".")[0] == ".".join(path[:-1])]
-        return f"Unknown key '{key}'.", nearest(key, siblings or allowed_keys(model, values))
-    if error["type"] == "missing":
-        return f"The key '{key}' is missing.", "Give it a value, or leave the configuration files as they are."
-    if error["type"] == "union_tag_invalid":
-        tag = values.get(path[0], {}).get("name") if path else None
-        return f"{key}.name={tag!r} is no source of this study.", f"Allowed: {error['ctx']['expected_tags']}."
-    if error["type"] == "value_error":  # a rule over several keys of a section
-        return f"{key + ': ' if key else ''}{_lower(error['msg'])}.", "Change one of the values it names."
-    return f"{key}={_shown(here)}: {_lower(error['msg'])}.", "Change the value; `--help` shows the key's default."
-
-
-def _indices(node: dict[Any, Any] | list[Any]) -> Any:
-    return node if isinstance(node, dict) else range(len(node))
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _lower(message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
-
-
-def allowed_keys(model: type[BaseModel], values: dict[str, Any], prefix: str = "") -> list[str]:
-    """All dotted keys that a configuration may have, sections included, given which source `values` choose.
-
-    A free-form dictionary (`data.targets`) is listed as `data.targets.*`.
-    """
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        dotted = f"{prefix}{name}"
-        keys.append(dotted)
-        section = _section(field.annotation, values.get(name) if isinstance(values, dict) else None)
-        if section is not None:
-            inner = values.get(name) if isinstance(values, dict) else None
-            keys += allowed_keys(section, inner or {}, dotted + ".")
-        elif get_origin(field.annotation) is dict:
-            keys.append(f"{dotted}.*")
-    return keys
-
-
-def _section(annotation: Any, values: Any) -> type[BaseModel] | None:
-    """The section model behind an annotation; in a union of sources the one whose `name` was chosen."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) is Annotated:
-        return _section(get_args(annotation)[0], values)
-    if get_origin(annotation) in (Union, UnionType):
-        sections = [s for s in (_section(a, values) for a in get_args(annotation)) if s is not None]
-        chosen = values.get("name") if isinstance(values, dict) else None
-        for section in sections:
-            field = section.model_fields.get("name")
-            if field is not None and chosen in get_args(field.annotation):
-                return section
-        return sections[0] if len(sections) == 1 else None
-    return None

@@ -18,11 +18,12 @@ import yaml
 from conftest import NOT_IN_A_PREDICTION, REPOSITORY, STUDIES, compose, predicted_records, run_command, toy_prepared
 
 from pipelines.shared.cli.finished import with_finished_run
-from pipelines.shared.config import StudyConfig, check
+from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.assemble import card_name
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.job import COMMON_MODES, config_model, predict_keys, study_modes
 from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.validation import check
 
 
 def study_of(name: str):

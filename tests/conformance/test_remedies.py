@@ -12,10 +12,10 @@ from conftest import REPOSITORY, STUDIES, compose
 
 from pipelines.shared.cli.finished import FREE_WITH_RUN, free_keys, is_free, remedy_in, with_finished_run
 from pipelines.shared.cli.finished import KEY as NAMED
-from pipelines.shared.config import allowed_keys
 from pipelines.shared.errors import ConfigError, disk_failure
 from pipelines.shared.job import config_model, predict_keys
 from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.validation import allowed_keys
 
 KEY = re.compile(r"(?<![\w.])([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+)=")
 # What reads a single file: what is wrong with one is a reason in mode=predict too.

@@ -96,8 +96,8 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_users_home_is_expanded_in_every_path(study, monkeypatch):
-    from pipelines.shared.config import check
     from pipelines.shared.job import config_model
+    from pipelines.shared.validation import check
 
     monkeypatch.setenv("HOME", "/at/home")
     model = config_model(study)

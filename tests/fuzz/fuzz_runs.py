@@ -32,7 +32,7 @@ from pipelines.ecg.study import STUDY as ECG
 from pipelines.head_ct.series import choose, scan
 from pipelines.shared.cli.finished import read_run_config
 from pipelines.shared.cli.inputs import score_in_parts
-from pipelines.shared.config import CacheSection, check
+from pipelines.shared.config import CacheSection
 from pipelines.shared.data.cache import prepare_records
 from pipelines.shared.errors import RunError
 from pipelines.shared.job import config_model
@@ -57,6 +57,7 @@ from pipelines.shared.run_folder import (
     write_json,
     write_png,
 )
+from pipelines.shared.validation import check
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.study import STUDY as SKIN
 

@@ -94,8 +94,8 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
     from pipelines.retinopathy.study import STUDY
     from pipelines.shared.cli import modes
     from pipelines.shared.cli.inputs import score_in_parts
-    from pipelines.shared.config import check
     from pipelines.shared.job import Job, config_model
+    from pipelines.shared.validation import check
 
     pictures = sorted(next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images")).glob("*"))[:6]
     (tmp_path / "in").mkdir()

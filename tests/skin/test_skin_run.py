@@ -15,11 +15,11 @@ import torch
 from conftest import REPOSITORY, compose, real_samples, run_on_cpu
 from PIL import Image
 
-from pipelines.shared.config import check
 from pipelines.shared.data.assemble import training_data
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.study import Data
+from pipelines.shared.validation import check
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.metrics import level_metrics, level_paths

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.shared.cli.finished import remedy_in, with_finished_run
-from pipelines.shared.config import StudyConfig, allowed_keys, check, conf_folder
+from pipelines.shared.config import StudyConfig, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, disk_failure, nearest
 from pipelines.shared.job import (
     EXIT_INTERRUPTED,
@@ -28,6 +28,7 @@ from pipelines.shared.job import (
     config_model,
 )
 from pipelines.shared.launch import launch, processes, requeued, slurm_job
+from pipelines.shared.validation import allowed_keys, check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

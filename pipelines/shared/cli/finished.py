@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipelines.shared.config import StudyConfig, allowed_keys, check
+from pipelines.shared.config import StudyConfig
 from pipelines.shared.errors import ConfigError, RunError, nearest
 from pipelines.shared.job import config_model, mode_keys, predict_keys, study_modes
+from pipelines.shared.validation import allowed_keys, check
 
 # What may be set beside a finished run: everything else is part of what that run is.
 FREE_WITH_RUN = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.shared.config import StudyConfig, check
+from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.records import SPLITS
 from pipelines.shared.errors import ConfigError, RunError
@@ -32,6 +32,7 @@ from pipelines.shared.run_folder import AGAIN, RunFolder, plain, read_json, read
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.study import Evidence, Results, Study
 from pipelines.shared.untaught import untaught_lines
+from pipelines.shared.validation import check
 
 SCHEMA = 1
 # What is looked for when a run's files are read, so that a damaged one is named at once.

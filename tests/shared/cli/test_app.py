@@ -12,9 +12,9 @@ import yaml
 from conftest import REPOSITORY, compose, run_command
 
 from pipelines.shared.cli.app import _place, _quoted_home, main
-from pipelines.shared.config import allowed_keys
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import config_model
+from pipelines.shared.validation import allowed_keys
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
