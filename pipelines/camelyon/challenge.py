@@ -107,18 +107,18 @@ def some(names: Sequence[str], limit: int = 12) -> str:
 def _by_key(root: Path, suffixes: Sequence[str], problems: list[str]) -> dict[str, Path]:
     """Slide key -> its file, relative to the folder. Two files of one slide are a problem, unless they are the same
     annotation, unpacked twice."""
-    found: dict[str, Path] = {}
+    by_key: dict[str, Path] = {}
     for file in find_files(root, suffixes):
         match = SLIDE_NAME.match(file.stem)
         if match is None or any(word in part.lower() for part in file.parts[:-1] for word in PASSED_OVER):
             continue
         key = _key(file.stem)
-        if key not in found:
-            found[key] = file
-        elif file.suffix.lower() != ".xml" or (root / file).read_bytes() != (root / found[key]).read_bytes():
-            text = f"{found[key].as_posix()} and {file.as_posix()} are both {key}: remove one of them"
+        if key not in by_key:
+            by_key[key] = file
+        elif file.suffix.lower() != ".xml" or (root / file).read_bytes() != (root / by_key[key]).read_bytes():
+            text = f"{by_key[key].as_posix()} and {file.as_posix()} are both {key}: remove one of them"
             problems.append(RowProblem(text, key))
-    return found
+    return by_key
 
 
 def _key(name: str) -> str:
@@ -136,7 +136,7 @@ def _test_labels(root: Path, problems: list[str]) -> dict[str, int] | None:
     tables = [f for f in find_files(root, {".csv"}) if f.parent.name != "truth"]
     named = [f for f in tables if f.stem.lower().startswith("reference")]
     labels: dict[str, int] = {}
-    said: dict[str, str] = {}
+    listed_in: dict[str, str] = {}
     for file in named or tables:
         try:
             text = (root / file).read_bytes().decode("utf-8-sig")
@@ -154,9 +154,9 @@ def _test_labels(root: Path, problems: list[str]) -> dict[str, int] | None:
             if label is None:
                 problems.append(RowProblem(f"{where}: {key} is neither Tumor nor Normal", key))
             elif labels.setdefault(key, label) != label:
-                problems.append(RowProblem(f"{said[key]} and {where} contradict each other about {key}", key))
+                problems.append(RowProblem(f"{listed_in[key]} and {where} contradict each other about {key}", key))
             else:
-                said.setdefault(key, where)
+                listed_in.setdefault(key, where)
     return labels or None
 
 

@@ -186,9 +186,9 @@ def check_parts(config: CamelyonConfig, records: pd.DataFrame) -> None:
         )
     kinds = set(val["tumor"].dropna())
     if len(kinds) < 2:
-        found = {0.0: "normal ones only", 1.0: "tumour slides only"}[kinds.pop()] if kinds else "none"
+        kinds_present = {0.0: "normal ones only", 1.0: "tumour slides only"}[kinds.pop()] if kinds else "none"
         raise DataError(
-            f"Operating points are chosen on val, which needs slides of both kinds; it has {found}.",
+            f"Operating points are chosen on val, which needs slides of both kinds; it has {kinds_present}.",
             "Move some there (data.columns.split), or let the slides be divided by leaving the column out.",
         )
 
@@ -248,8 +248,8 @@ def _outlines(
         )
     for path, file in pairs.files.items():
         if records["tumor"][row[path]] == 0:
-            found = outlines_in_normal(path, folder, Path(file), groups)
-            problems += [RowProblem(text, row[path]) for text in found]
+            texts = outlines_in_normal(path, folder, Path(file), groups)
+            problems += [RowProblem(text, row[path]) for text in texts]
     return {path: _relative(folder / file, root) for path, file in pairs.files.items()}
 
 
@@ -258,12 +258,12 @@ def _marked(records: pd.DataFrame, names: list[str], problems: list[str]) -> lis
     marked: set[Any] = set()
     keys = records["path"].map(slide_key)
     for name in names:
-        found = records.index[(records["id"] == name) | (records["path"] == name)]
-        found = found if len(found) else records.index[keys == slide_key(name)]
-        if len(found) == 1:
-            marked.add(found[0])
+        matching = records.index[(records["id"] == name) | (records["path"] == name)]
+        matching = matching if len(matching) else records.index[keys == slide_key(name)]
+        if len(matching) == 1:
+            marked.add(matching[0])
         else:
-            which = f"{len(found)} slides: {some(records['id'][found].tolist())}" if len(found) else "no slide"
+            which = f"{len(matching)} slides: {some(records['id'][matching].tolist())}" if len(matching) else "no slide"
             problems.append(f"data.partly_annotated: '{name}' names {which} of the table")
     return [int(i in marked) for i in records.index]
 

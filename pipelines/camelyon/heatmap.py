@@ -175,11 +175,11 @@ def write_heatmap(file: Path, heatmap: Heatmap) -> None:
     """A float32 TIFF, compressed."""
     from tifffile import imwrite
 
-    facts = {"stride": heatmap.stride, "mpp": heatmap.mpp, "what": "tumour probability, NaN: not scored"}
+    about = {"stride": heatmap.stride, "mpp": heatmap.mpp, "what": "tumour probability, NaN: not scored"}
     write_atomically(
         file,
         lambda aside: imwrite(
-            aside, heatmap.values, photometric="minisblack", compression="zlib", description=json.dumps(facts),
+            aside, heatmap.values, photometric="minisblack", compression="zlib", description=json.dumps(about),
             metadata=None,
         ),
     )  # fmt: skip
@@ -195,16 +195,16 @@ def read_heatmap(file: Path) -> Heatmap:
 
     def read() -> Heatmap:
         with TiffFile(file) as tiff:
-            facts = json.loads(tiff.pages[0].description)  # type: ignore[union-attr]
-            values, stride, mpp = tiff.asarray(), float(facts["stride"]), float(facts["mpp"])
+            description = json.loads(tiff.pages[0].description)  # type: ignore[union-attr]
+            values, stride, mpp = tiff.asarray(), float(description["stride"]), float(description["mpp"])
         if values.ndim != 2 or not values.size or values.dtype != np.float32:
             raise ValueError(f"{values.shape} {values.dtype} is no heatmap")
         if not (math.isfinite(stride) and stride > 0 and math.isfinite(mpp) and mpp > 0):
             raise ValueError(f"a stride of {stride:g} pixels of {mpp:g} microns")
         return Heatmap(values, stride, mpp)
 
-    found: Heatmap = read_file(file, read)
-    return found
+    heatmap: Heatmap = read_file(file, read)
+    return heatmap
 
 
 def overlay(picture: np.ndarray, heatmap: Heatmap, size: tuple[int, int]) -> np.ndarray:

@@ -56,9 +56,9 @@ def windings(
         at = x[side] + (row - y[side]) * (x_next[side] - x[side]) / (y_next[side] - y[side])
         column = np.clip(np.ceil(at), 0, columns).astype(np.int64)
         np.add.at(change, row * (columns + 1) + column, np.where(y_next[side] > y[side], 1, -1).astype(np.int32))
-    found = change.reshape(rows, columns + 1)
-    np.cumsum(found, axis=1, out=found)
-    return found[:, :columns]
+    numbers = change.reshape(rows, columns + 1)
+    np.cumsum(numbers, axis=1, out=numbers)
+    return numbers[:, :columns]
 
 
 def _draw(
@@ -124,13 +124,13 @@ class LesionMap:
         """The component at each level-0 position: (n,) int32, 0 where there is none."""
         end = np.iinfo(np.int32).max
         column, row = (np.clip(np.asarray(v, np.float64) // STEP, -1, end).astype(np.int64) for v in (x, y))
-        found = np.zeros(len(row), np.int32)
+        numbers = np.zeros(len(row), np.int32)
         for top, left, labels in self.tiles:
             r, c = row - top, column - left
             inside = (r >= 0) & (r < labels.shape[0]) & (c >= 0) & (c < labels.shape[1])
             here = labels[r[inside], c[inside]]
-            found[inside] = np.where(here > 0, here, found[inside])
-        return found
+            numbers[inside] = np.where(here > 0, here, numbers[inside])
+        return numbers
 
     def whole(self, rows: int, columns: int) -> np.ndarray:
         """All labels as one (rows, columns) int32 array."""

@@ -51,7 +51,7 @@ def pair(slides: Sequence[str], files: Sequence[str]) -> Pairs:
         slides: their names, all different; with a folder, where they have one.
         files: paths, relative to the folder that holds them.
     """
-    found = Pairs()
+    pairs = Pairs()
     of_key: dict[str, list[str]] = defaultdict(list)
     for slide in slides:
         of_key[slide_key(slide)].append(slide)
@@ -62,10 +62,10 @@ def pair(slides: Sequence[str], files: Sequence[str]) -> Pairs:
         if key in of_key:
             files_of[key].append(file)
         else:
-            found.strangers.append(file)
+            pairs.strangers.append(file)
     for key, candidates in files_of.items():
-        _pair_namesakes(of_key[key], candidates, found)
-    return found
+        _pair_namesakes(of_key[key], candidates, pairs)
+    return pairs
 
 
 def _pair_namesakes(slides: list[str], files: list[str], pairs: Pairs) -> None:

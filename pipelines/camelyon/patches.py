@@ -93,8 +93,8 @@ def sample_patches(config: CamelyonConfig, records: pd.DataFrame, root: Path, ti
     for record in track(rows_of(records), "Sampling patches"):
         slide = opened(root / record["path"], config.slide_mpp)
         tissue = read_tissue(tissue_folder, str(record["id"]), slide, config.tissue)
-        found = sample_slide(record, slide, tissue, annotation_of(config, record, root), settings, config.seed)
-        parts.append(with_slide(found, record))
+        sampled = sample_slide(record, slide, tissue, annotation_of(config, record, root), settings, config.seed)
+        parts.append(with_slide(sampled, record))
     table = pd.concat(parts, ignore_index=True)
     train = table[table["split"] == "train"]
     for kind in ("tumor", "normal"):
@@ -154,12 +154,12 @@ def patch_data(config: CamelyonConfig, data: Data, patches: pd.DataFrame) -> Dat
     root = data.source.root
     patches = patches.reset_index(drop=True)
     if settings.packed:
-        facts = {
+        keys = {
             "study": "camelyon", "what": "patches", "version": VERSION, "mpp": settings.mpp, "size": settings.size,
             "slide_mpp": config.slide_mpp,
         }  # fmt: skip
         cache = config.cache.model_copy(update={"enabled": True})
-        prepared = prepare_records(patches, root, partial(_packed, settings=facts), facts, cache, reads=("x", "y"))
+        prepared = prepare_records(patches, root, partial(_packed, settings=keys), keys, cache, reads=("x", "y"))
     else:
         n = len(patches)
         nothing = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": patches["id"]})

@@ -61,11 +61,11 @@ def _part(root: Path, there: Mapping[str, list[Path]], split: str, problems: lis
     for kind, names in {
         "x": [f"{name}_x.h5", KAGGLE[split]], "y": [f"{name}_y.h5"], "meta": [f"{name}_meta.csv"]
     }.items():  # fmt: skip
-        found = [file for n in names for file in there.get(n, [])]
-        if len(found) == 1:
-            files[kind] = found[0]
-        elif found:
-            problems.append(f"{' and '.join(f.as_posix() for f in found)} are the same file of the set: remove one")
+        matching = [file for n in names for file in there.get(n, [])]
+        if len(matching) == 1:
+            files[kind] = matching[0]
+        elif matching:
+            problems.append(f"{' and '.join(f.as_posix() for f in matching)} are the same file of the set: remove one")
         else:
             packed = " (unpack the .gz file first)" if any(f"{n}.gz" in there for n in names) else ""
             problems.append(f"{names[0]} is missing{packed}")

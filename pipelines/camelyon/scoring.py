@@ -78,8 +78,8 @@ def write_features(records: pd.DataFrame, heatmaps: Mapping[str, Path], folder: 
     rows = []
     for record in track(rows_of(records), "Features of slides"):
         heatmap = read_heatmap(heatmaps[record["id"]])
-        found = slide_features(heatmap.values, heatmap.tissue, heatmap.stride * heatmap.mpp)
-        rows.append({c: record[c] for c in ("id", "group", "split", TASK)} | found)
+        features = slide_features(heatmap.values, heatmap.tissue, heatmap.stride * heatmap.mpp)
+        rows.append({c: record[c] for c in ("id", "group", "split", TASK)} | features)
     folder.write_table(folder.path / "slide_features.parquet", pd.DataFrame(rows))
 
 
@@ -163,8 +163,8 @@ def score_lesions(
     if "truth_lesions" in slides:
         parts.append(_scored(names, oracle_detections(slides), maps, "oracle", ""))
     folder.write_table(folder.path / "detections.parquet", pd.concat(parts, ignore_index=True))
-    found = [m.lesions.assign(slide=name) for name, m in maps.items() if len(m.lesions)] or [empty_lesions()]
-    folder.write_table(folder.path / "lesions.parquet", pd.concat(found, ignore_index=True))
+    lesion_tables = [m.lesions.assign(slide=name) for name, m in maps.items() if len(m.lesions)] or [empty_lesions()]
+    folder.write_table(folder.path / "lesions.parquet", pd.concat(lesion_tables, ignore_index=True))
     write_json(folder.path / "froc.json", {"chance": chance(config, data, slides, maps, folder), "repetitions": CHANCE})
     for record in track(rows_of(slides), "Drawing overlays"):
         _draw(config, data, record, read_heatmap(runs[""][record["id"]]), folder)

@@ -47,18 +47,18 @@ def slide_features(heatmap: np.ndarray, tissue: np.ndarray, cell: float) -> dict
         raise ValueError(f"heatmap {heatmap.shape} and tissue {tissue.shape} are of different shape")
     values = np.nan_to_num(np.asarray(heatmap, np.float64), nan=0.0)
     cells = max(int(np.count_nonzero(tissue)), 1)
-    found = {}
+    features = {}
     for t in THRESHOLDS:
         above = values[values >= t]
-        found[f"tumour_ratio_{t:g}"] = len(above) / cells
-        found[f"weighted_ratio_{t:g}"] = float(above.sum()) / cells
+        features[f"tumour_ratio_{t:g}"] = len(above) / cells
+        features[f"weighted_ratio_{t:g}"] = float(above.sum()) / cells
     labels = measure.label(values >= REGION_THRESHOLD, connectivity=2)
     regions = sorted(measure.regionprops(labels, values), key=lambda r: (-r.area, r.label))
     for k in range(1, REGIONS + 1):
         shapes = _shapes(regions[k - 1], cell) if k <= len(regions) else dict.fromkeys(SHAPES, 0.0)
-        found |= {f"region{k}_{name}": float(value) for name, value in shapes.items()}
-    found["maximum"] = float(values.max(initial=0.0))
-    return {name: found[name] for name in FEATURES}
+        features |= {f"region{k}_{name}": float(value) for name, value in shapes.items()}
+    features["maximum"] = float(values.max(initial=0.0))
+    return {name: features[name] for name in FEATURES}
 
 
 def _shapes(region: Any, cell: float) -> dict[str, float]:

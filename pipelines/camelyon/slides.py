@@ -152,7 +152,7 @@ class Slide:
 
     def _in_strips(self, x: float, y: float, level: int, size: tuple[int, int], width: int, height: int) -> np.ndarray:
         """A region of `size` pixels of a level, reduced by area as `read` does, in memory that is bounded."""
-        found = np.empty((height, width, 3), np.uint8)
+        picture = np.empty((height, width, 3), np.uint8)
         step = size[1] / height  # rows of the level per row of the result
         count = max(1, min(256, int(AT_ONCE / 2 / size[0] / step)))
         for first in range(0, height, count):
@@ -167,20 +167,20 @@ class Slide:
             share = np.minimum((row + 1) * step, source + 1) - np.maximum(row * step, source)
             share = (share.clip(0) / step).astype(np.float32)
             reduced = share @ narrow.reshape(bottom - top, -1)
-            found[first:last] = reduced.round().clip(0, 255).reshape(last - first, width, 3)
-        return found
+            picture[first:last] = reduced.round().clip(0, 255).reshape(last - first, width, 3)
+        return picture
 
     def _region(self, x: int, y: int, level: int, size: tuple[int, int]) -> np.ndarray:
         import openslide
 
         try:
-            found = np.asarray(self._slide.read_region((x, y), level, size))
+            rgba = np.asarray(self._slide.read_region((x, y), level, size))
         except openslide.OpenSlideError as failure:
             raise BadFile(f"cannot be read at x {x}, y {y}, level {level}: {_short(failure)}") from None
-        picture = np.ascontiguousarray(found[..., :3])
-        clear = found[..., 3] < 255
+        picture = np.ascontiguousarray(rgba[..., :3])
+        clear = rgba[..., 3] < 255
         if clear.any():
-            share = found[clear, 3:].astype(np.float32) / 255
+            share = rgba[clear, 3:].astype(np.float32) / 255
             picture[clear] = (picture[clear] * share + 255 * (1 - share)).round()
         return picture
 

@@ -84,8 +84,8 @@ def _otsu(values: np.ndarray) -> float:
 
 def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:
     """The 8-connected parts of a mask that have at least so many pixels."""
-    count, labels, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    large = facts[:, cv2.CC_STAT_AREA] >= pixels
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    large = statistics[:, cv2.CC_STAT_AREA] >= pixels
     large[0] = False  # what is not in the mask
     return large[labels] if count > 1 else np.zeros_like(mask)
 

@@ -182,12 +182,12 @@ class CovidConfig(StudyConfig):
             raise ValueError(f"base_learners: {', '.join(sorted(taken))} is the name of a combination")
         unknown = [name for name in self.learners or [] if name not in self.base_learners]
         if unknown or self.learners == []:
-            found = ", ".join(unknown) or "none"
-            raise ValueError(f"learners: found {found}, allowed: {', '.join(self.base_learners)}")
+            named = ", ".join(unknown) or "none"
+            raise ValueError(f"learners: found {named}, allowed: {', '.join(self.base_learners)}")
         beyond = [fold for fold in self.folds or [] if fold >= self.cross_validation.folds]
         if beyond or self.folds == []:
-            found = ", ".join(map(str, beyond)) or "none"
-            raise ValueError(f"folds: found {found}, allowed: 0 to {self.cross_validation.folds - 1}")
+            named = ", ".join(map(str, beyond)) or "none"
+            raise ValueError(f"folds: found {named}, allowed: 0 to {self.cross_validation.folds - 1}")
         for name, learner in self.base_learners.items():
             if learner.crop > (learner.resize or self.preprocess.size):
                 side = learner.resize or self.preprocess.size

@@ -49,11 +49,11 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     square = cv2.resize(grey, (size, size), interpolation=how)
     # Letters and black frames that a hospital's pictures share must not make two patients one.
     edge = image.shape[0] // 10, image.shape[1] // 10
-    facts = describe(image, np.ascontiguousarray(image[edge[0] : -edge[0], edge[1] : -edge[1]]))
+    description = describe(image, np.ascontiguousarray(image[edge[0] : -edge[0], edge[1] : -edge[1]]))
     if settings["pa_to_ap"] and record.get("view") == "PA":
         noise = np.random.default_rng(seed_of("pa_to_ap", record["id"])).normal(0, PA_NOISE, square.shape)
         square = np.clip(np.rint(square[:, ::-1] + noise), 0, 255).astype(np.uint8)
-    return square[..., None], facts | {"width": image.shape[1], "height": image.shape[0], "warnings": warnings}
+    return square[..., None], description | {"width": image.shape[1], "height": image.shape[0], "warnings": warnings}
 
 
 # --- sources ---

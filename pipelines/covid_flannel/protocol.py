@@ -45,8 +45,8 @@ def divide(records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
     else:
         most = _check_classes(records[~fixed], FEWEST - int(fixed.any()))
         rest = records[~fixed].assign(split=None)
-        found = folds(rest, min(config.cross_validation.folds, most), "stratum", config.seed)
-        records["fold"] = found.reindex(records.index).fillna(FIXED).astype(int)
+        fold = folds(rest, min(config.cross_validation.folds, most), "stratum", config.seed)
+        records["fold"] = fold.reindex(records.index).fillna(FIXED).astype(int)
     there = fold_numbers(records)
     beyond = [k for k in config.folds or [] if k not in there]
     if beyond:
@@ -68,9 +68,9 @@ def _check_classes(records: pd.DataFrame, needed: int) -> int:
     counts = {CLASSES[len(CLASSES) - 1 - int(s)]: int(n) for s, n in zip(numbers, sizes, strict=True)}
     short = [f"{name} {n}" for name, n in counts.items() if n < needed]
     if short or len(counts) < 2:
-        found = ", ".join(short) if short else f"only {', '.join(counts)}"
+        present = ", ".join(short) if short else f"only {', '.join(counts)}"
         raise DataError(
-            f"Too few patients for cross-validation: {found}; at least {needed} of every class that occurs and two "
+            f"Too few patients for cross-validation: {present}; at least {needed} of every class that occurs and two "
             "classes are needed.",
             "Add patients of these classes, take another source beside this one (data=ccx_kcx), or leave the class out "
             "(data.rules=<your table>).",

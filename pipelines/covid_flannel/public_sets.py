@@ -80,8 +80,8 @@ def read_ccx(copy: Copy, rules: Rules, on_bad_row: OnBadRow) -> Source:
         }  # fmt: skip
     notes = []
     if compound:
-        said = "; ".join(f"{what} ({n})" for what, n in sorted(compound.items()))
-        notes.append(f"Compound findings: {said}.")
+        findings = "; ".join(f"{what} ({n})" for what, n in sorted(compound.items()))
+        notes.append(f"Compound findings: {findings}.")
     if not rows:
         counts = ", ".join(f"{len(names)} with {why}" for why, names in sorted(excluded.items()))
         raise DataError(f"{file} has no row left: {counts}.", "Name another table of rules with data.rules.")
@@ -153,14 +153,14 @@ def read_kcx(copy: Copy, rules: Rules, official_test: bool, on_bad_row: OnBadRow
     for path in files:
         relative = (base / path).as_posix()
         part, kind = path.parts[0].lower(), path.parts[1].lower()
-        found = file_name(path.stem, rules)
+        parsed = file_name(path.stem, rules)
         if len(path.parts) < 3 or kind not in KINDS:
             problems.append(RowProblem(f"{relative}: lies in neither NORMAL nor PNEUMONIA", relative))
-        elif found is None:
+        elif parsed is None:
             problems.append(RowProblem(f"{relative}: the name fits no pattern of the table", relative))
-        elif (found[0] == "normal") != (kind == "normal"):
-            problems.append(RowProblem(f"{relative}: the name says {found[0]}", relative))
-        name, patient = found or (None, None)
+        elif (parsed[0] == "normal") != (kind == "normal"):
+            problems.append(RowProblem(f"{relative}: the name says {parsed[0]}", relative))
+        name, patient = parsed or (None, None)
         split = "test" if official_test and part == "test" else None
         rows[relative] = {
             "id": path.as_posix(), "group": f"kcx {patient}", "split": split, "path": relative, "label": name,

@@ -74,12 +74,12 @@ def wfdb_labels(stem: Path, extension: str, steps: int, classes: Mapping[str, st
     if not steps:
         return Labels([])
     try:
-        found = read_rhythms(stem, extension)
+        rhythms = read_rhythms(stem, extension)
     except BadFile as reason:
         return Labels([MASKED] * steps, problems=[str(reason)])
-    if found.annotations == 0:
+    if rhythms.annotations == 0:
         return Labels([MASKED] * steps, problems=["it holds no annotation"])
-    seconds, notes = found.seconds, found.notes
+    seconds, notes = rhythms.seconds, rhythms.notes
     where = [f"{printable(note)} at {second:,.1f} s" for note, second in zip(notes, seconds, strict=True)]
     # The end of a recording that is not a whole number of steps is not known here, only that of its last whole step.
     end = (steps + 1) * STEP / RATE
@@ -140,19 +140,19 @@ def read_rhythms(stem: Path, extension: str) -> Rhythms:
         raise BadFile("it does not exist") from None
     except OSError as failure:
         raise BadFile(f"it cannot be read: {failure.strerror}") from None
-    found = _annotations(content)
-    resolutions = {note for time, kind, note in found if kind == NOTE and time == 0 and note.startswith(RESOLUTION)}
+    entries = _annotations(content)
+    resolutions = {note for time, kind, note in entries if kind == NOTE and time == 0 and note.startswith(RESOLUTION)}
     if len(resolutions) > 1:
         raise BadFile(f"several time resolutions: {'; '.join(sorted(map(printable, resolutions)))}")
     rate = _resolution(resolutions.pop()) if resolutions else _header_rate(stem)
     changes = [
         (time, ")" if _closes(note) else note)
-        for time, kind, note in found
+        for time, kind, note in entries
         if kind not in (ST_CHANGE, T_WAVE_CHANGE) and (note.startswith("(") or note == ")" or (kind == RHYTHM and note))
     ]
-    about_the_file = sum(kind == NOTE and time == 0 and note.startswith("##") for time, kind, note in found)
+    about_the_file = sum(kind == NOTE and time == 0 and note.startswith("##") for time, kind, note in entries)
     seconds = np.array([time for time, _ in changes], float) / rate
-    return Rhythms(seconds, [note for _, note in changes], len(found) - about_the_file)
+    return Rhythms(seconds, [note for _, note in changes], len(entries) - about_the_file)
 
 
 def _closes(note: str) -> bool:
@@ -198,7 +198,7 @@ def _annotations(content: bytes) -> list[tuple[int, int, str]]:
     if len(content) % 2:
         raise BadFile("cut off: its last word is half")
     words = np.frombuffer(content, "<u2").tolist()
-    found: list[tuple[int, int, str]] = []
+    annotations: list[tuple[int, int, str]] = []
     time = at = 0
     try:
         while words[at]:
@@ -212,15 +212,15 @@ def _annotations(content: bytes) -> list[tuple[int, int, str]]:
                 length = value & 0xFF
                 text = content[2 * at : 2 * at + length].decode("latin-1")
                 at += (length + 1) // 2
-                found[-1] = (*found[-1][:2], text.partition("\0")[0].strip())
+                annotations[-1] = (*annotations[-1][:2], text.partition("\0")[0].strip())
             elif kind not in (NUMBER, SUBTYPE, CHANNEL):
                 time += value
-                found.append((time, kind, ""))
+                annotations.append((time, kind, ""))
     except IndexError:
         raise BadFile("cut off or damaged: its end mark is missing") from None
     if any(words[at:]):
         raise BadFile("damaged: more follows after its end mark")
-    return [annotation for annotation in found if annotation[1]]  # kind 0 is no annotation
+    return [annotation for annotation in annotations if annotation[1]]  # kind 0 is no annotation
 
 
 def write_rhythms(stem: Path, extension: str, episodes: Sequence[Episode], notes: dict[str, str], rate: float) -> None:

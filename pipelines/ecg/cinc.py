@@ -128,9 +128,9 @@ def read_references(folder: Path, allowed: Sequence[str]) -> tuple[list[Referenc
             others.append(str(file))
             continue
         version = (-1,) if name["first"] else tuple(int(part) for part in (name["version"] or "0.1").split("."))
-        labels, found = _labels(folder / file, str(file), allowed)
+        labels, mistakes = _labels(folder / file, str(file), allowed)
         references.append(Reference(file, version, labels))
-        problems += found
+        problems += mistakes
     if not references:
         shown = f"; found: {', '.join(others)}" if others else ""
         raise DataError(

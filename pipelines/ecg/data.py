@@ -160,27 +160,27 @@ def irhythm(config: EcgConfig, root: str | None = None) -> Source:
         DataError: every file that is missing, every episode that is unknown, overlapping or beyond its record's end.
     """
     folder = dataset_folder(root or config.data.root, "irhythm")
-    found = read_irhythm(folder, config.labels.irhythm)
+    dataset = read_irhythm(folder, config.labels.irhythm)
     size = config.preprocess.steps
     rows: list[dict[str, Any]] = []
     readings: list[dict[str, Any]] = []
-    for record in found.records:
-        labels = found.committee[record]
+    for record in dataset.records:
+        labels = dataset.committee[record]
         place = {"record": record, "group": Path(record).name.rsplit("_", 1)[0], "path": f"{record}.ecg", "split": None}
         record_rows = window_rows(place, len(labels), size, labels)
         rows += record_rows
-        for reader, read in found.readers[record].items():
+        for reader, read in dataset.readers[record].items():
             for row, (start, counted) in zip(record_rows, windows(len(labels), size), strict=True):
                 text = window_labels(read, start, counted, size)
                 readings.append({"id": row["id"], "reader": reader, "rhythms": text})
     names = ", ".join(sorted({*CLASSES, *config.labels.irhythm}))
     remedy = f"Correct the files, or name the rhythm in labels.irhythm. Known: {names}."
-    rows, left_out = good_rows(rows, found.problems, config, str(folder), remedy)
+    rows, left_out = good_rows(rows, dataset.problems, config, str(folder), remedy)
     records = finish(rows, config)
     readers = pd.DataFrame(readings) if readings else None
     if readers is not None:
         readers = readers[readers["id"].isin(records["id"])].reset_index(drop=True)
-    return Source("irhythm", False, folder, records, "patient", readers, found.notes, left_out)
+    return Source("irhythm", False, folder, records, "patient", readers, dataset.notes, left_out)
 
 
 def table(config: EcgConfig) -> Source:
@@ -200,7 +200,7 @@ def table(config: EcgConfig) -> Source:
     source = read_table(keys, [Target("rhythm", range(len(words)))])
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    found: dict[str, Labels] = {}
+    labels_of: dict[str, Labels] = {}
     rest, opened = 0, False
     for record in source.records.to_dict("records"):
         file = signals.signal_file(source.root / str(record["path"]))
@@ -219,7 +219,7 @@ def table(config: EcgConfig) -> Source:
         if code == code:
             place["record_label"] = words[int(code)]
         elif is_wfdb and is_there(file.with_suffix(""), "atr"):
-            found[str(place["record"])] = read = wfdb_labels(file.with_suffix(""), "atr", steps, config.labels.wfdb)
+            labels_of[str(place["record"])] = read = wfdb_labels(file.with_suffix(""), "atr", steps, config.labels.wfdb)
             text = file.with_suffix(".atr").name
             problems += [RowProblem(f"{text}: {p}", place["record"]) for p in read.problems]
             labels = read.steps
@@ -230,10 +230,11 @@ def table(config: EcgConfig) -> Source:
     if opened and not any(carried(records)):
         raise DataError(
             "No record of the table carries a rhythm of the twelve classes: data.targets names no column for rhythm or "
-            "its cells are empty, and no WFDB record has rhythm annotations beside it. " + " ".join(label_notes(found)),
+            "its cells are empty, and no WFDB record has rhythm annotations beside it. "
+            + " ".join(label_notes(labels_of)),
             f"Give one, such as 'data.targets={{rhythm: diagnosis}}'; its words: {', '.join(words)}.",
         )
-    notes = [*source.notes, *rest_note(rest, len(rows)), *label_notes(found)]
+    notes = [*source.notes, *rest_note(rest, len(rows)), *label_notes(labels_of)]
     left_out = [*source.left_out, *left_out]
     return Source("table", False, source.root, records, source.group_key, notes=notes, left_out=left_out)
 

@@ -59,7 +59,7 @@ def wfdb_database(
         readers_of.setdefault(root / file.with_suffix(""), []).append(file.suffix[1:])
     rows: list[dict[str, Any]] = []
     readings: list[dict[str, Any]] = []
-    found: dict[str, Labels] = {}
+    labels_of: dict[str, Labels] = {}
     rest = 0
     for stem in track(stems, f"Reading annotations of {name}", len(stems)):
         header = beside(stem, "hea")
@@ -72,9 +72,9 @@ def wfdb_database(
             "path": str((recording.file if recording else header).relative_to(root)),
             "header": str(header.relative_to(root)),
         }
-        found[record] = wfdb_labels(stem, "atr", steps, classes)
-        problems += [RowProblem(f"{record}.atr: {p}", record) for p in found[record].problems]
-        record_rows = window_rows(place, steps, size, found[record].steps, about[record])
+        labels_of[record] = wfdb_labels(stem, "atr", steps, classes)
+        problems += [RowProblem(f"{record}.atr: {p}", record) for p in labels_of[record].problems]
+        record_rows = window_rows(place, steps, size, labels_of[record].steps, about[record])
         rows += record_rows
         for extension in sorted(readers_of.get(stem, [])):
             read = wfdb_labels(stem, extension, steps, classes)
@@ -89,9 +89,9 @@ def wfdb_database(
         f"Known: {masks}.",
     )  # fmt: skip
     records = finish(rows, config)
-    found = {record: labels for record, labels in found.items() if record in set(records["record"])}
-    about_labels = label_notes(found)
-    if not any(carried(records)) and any(labels.steps for labels in found.values()):
+    labels_of = {record: labels for record, labels in labels_of.items() if record in set(records["record"])}
+    about_labels = label_notes(labels_of)
+    if not any(carried(records)) and any(labels.steps for labels in labels_of.values()):
         raise DataError(
             f"No recording of {name} in {root} carries a rhythm of the twelve classes. {' '.join(about_labels)}",
             "Give a database with rhythm changes in aux_note, or name its rhythms in labels.wfdb.",
@@ -105,18 +105,18 @@ def wfdb_database(
     return Source(name, name == "phantom", root, records, "patient", readers, notes, left_out)
 
 
-def label_notes(found: Mapping[str, Labels]) -> list[str]:
+def label_notes(labels_of: Mapping[str, Labels]) -> list[str]:
     """What of some recordings, by their name, carries no class, and why."""
     notes = []
-    beats = [record for record, labels in found.items() if labels.steps and not labels.rhythms]
+    beats = [record for record, labels in labels_of.items() if labels.steps and not labels.rhythms]
     if beats:
         shown = ", ".join(beats[:5]) + (", …" if len(beats) > 5 else "")
         notes.append(f"{counted(len(beats), 'recording')} with annotations of beats but of no rhythm: masked: {shown}.")
-    uncovered = sum(labels.uncovered for labels in found.values())
+    uncovered = sum(labels.uncovered for labels in labels_of.values())
     if uncovered:
         seconds = uncovered * STEP / RATE
         notes.append(f"{seconds:,.0f} s before the first rhythm or after the end of one that is closed are masked.")
-    masked = sum((labels.none_of_the_twelve for labels in found.values()), Counter[str]())
+    masked = sum((labels.none_of_the_twelve for labels in labels_of.values()), Counter[str]())
     if masked:
         shown = ", ".join(f"{note} {count * STEP / RATE:,.0f} s" for note, count in sorted(masked.items()))
         notes.append(f"Rhythms that are none of the twelve classes are masked: {shown}.")

@@ -64,8 +64,8 @@ def read_irhythm(folder: Path, names: Mapping[str, str]) -> Readings:
             problems.append(RowProblem(text, record))
         readers[record] = {}
         for file in [*consensus[:1], *sorted(folder.glob(beside.format("rev")))]:
-            labels, who, found = read_episodes(file, samples, known)
-            problems += [RowProblem(f"{file.name}: {p}", record) for p in found]
+            labels, who, mistakes = read_episodes(file, samples, known)
+            problems += [RowProblem(f"{file.name}: {p}", record) for p in mistakes]
             if file in consensus:
                 committee[record] = labels
                 continue
@@ -98,11 +98,11 @@ def read_episodes(file: Path, samples: int, known: Mapping[str, str]) -> tuple[l
     nothing = [MASKED] * (samples // STEP)
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
-        found = [(int(e["onset"]), int(e["offset"]), str(e["rhythm_name"])) for e in content["episodes"]]
+        rows = [(int(e["onset"]), int(e["offset"]), str(e["rhythm_name"])) for e in content["episodes"]]
         reviewer = content.get("reviewer_id")
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as failure:
         return nothing, "", [f"cannot be read as episodes: {type(failure).__name__} {failure}"]
-    if not found:
+    if not rows:
         return nothing, "", ["it has no episodes"]
     if reviewer is None:  # then by the file's own number: rev0 to rev5
         reviewer = file.name.split(".")[0].rpartition("_")[2]
@@ -110,8 +110,8 @@ def read_episodes(file: Path, samples: int, known: Mapping[str, str]) -> tuple[l
     onsets: list[int] = []
     rhythms: list[str] = []
     last = 0
-    found.sort()
-    for onset, offset, name in found:
+    rows.sort()
+    for onset, offset, name in rows:
         what = f"{name} from {onset} to {offset}"
         if name not in known:
             problems.append(f"unknown rhythm name {name} (from {onset} to {offset})")

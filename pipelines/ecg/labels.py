@@ -102,12 +102,12 @@ def known_codes(records: pd.DataFrame) -> np.ndarray:
 
 def episodes(labels: Sequence[str]) -> list[Episode]:
     """Runs of equal labels as episodes."""
-    found, at = [], 0
+    rows, at = [], 0
     for name, run in groupby(labels):
         length = len(list(run))
-        found.append(Episode(at * STEP, (at + length) * STEP, name))
+        rows.append(Episode(at * STEP, (at + length) * STEP, name))
         at += length
-    return found
+    return rows
 
 
 def windows(steps: int, size: int) -> list[tuple[int, int]]:
@@ -139,11 +139,11 @@ def membership(labels: LabelSection) -> np.ndarray:
 
 def carried(records: pd.DataFrame) -> list[set[str]]:
     """The labels that each row carries: classes of its steps, and `record <label>` for that of its whole recording."""
-    found = []
+    sets = []
     for text, label in zip(records["rhythms"], records["record_label"], strict=True):
         names = {part.rpartition(":")[0] for part in text.split()}
-        found.append({n for n in names if CODES[n] >= 0} | ({f"record {label}"} if isinstance(label, str) else set()))
-    return found
+        sets.append({n for n in names if CODES[n] >= 0} | ({f"record {label}"} if isinstance(label, str) else set()))
+    return sets
 
 
 def labelled(records: pd.DataFrame) -> np.ndarray:
@@ -160,16 +160,16 @@ def strata(records: pd.DataFrame) -> pd.Series:
     Args:
         records: with the columns group, rhythms (packed) and record_label.
     """
-    found: dict[str, set[str]] = {}
+    names_of: dict[str, set[str]] = {}
     for group, names in zip(records["group"], carried(records), strict=True):
-        found.setdefault(str(group), set()).update(names)
-    carriers = pd.Series([name for names in found.values() for name in names], dtype=object).value_counts()
+        names_of.setdefault(str(group), set()).update(names)
+    carriers = pd.Series([name for names in names_of.values() for name in names], dtype=object).value_counts()
     usual = sorted(carriers.index, key=lambda name: (-carriers[name], name))  # the most usual first
     usable = set(usual)
     while True:
         rarest = {
             group: max((n for n in names if n in usable), key=usual.index, default=None)
-            for group, names in found.items()
+            for group, names in names_of.items()
         }
         sizes = pd.Series([n for n in rarest.values() if n is not None], dtype=object).value_counts()
         small = set(sizes.index[sizes < 3])

@@ -67,12 +67,12 @@ def about_recordings(
         if on_bad_row == "error":
             _check_fit("data.patients", named, patients["record"], root, needed=records)
         rows = patients.drop(columns="record").rename(columns={"patient": "group"})
-        found = [named.find(name) for name in patients["record"]]
-        told = {r: {str(k): v for k, v in row.items()} for r, row in zip(found, rows.to_dict("records"), strict=True)}
+        matched = [named.find(name) for name in patients["record"]]
+        told = {r: {str(k): v for k, v in row.items()} for r, row in zip(matched, rows.to_dict("records"), strict=True)}
         problems = [RowProblem(f"{r}: data.patients does not name it", r) for r in records if r not in told]
         problems += [
             RowProblem(f"{name}: data.patients names it, but there is no such recording", name)
-            for name, record in zip(patients["record"], found, strict=True)
+            for name, record in zip(patients["record"], matched, strict=True)
             if record is None
         ]
         about |= {record: row for record, row in told.items() if record is not None}
@@ -108,13 +108,13 @@ def _check_fit(key: str, named: _Names, names: Iterable[str], root: Path, needed
     missing = [record for record in needed if record not in counts]
     twice = [record for record, count in counts.items() if record is not None and count > 1] if needed else []
     lines = [
-        f"  {len(found)} {what}: {_some(found)}"
-        for what, found in (
+        f"  {len(misfits)} {what}: {_some(misfits)}"
+        for what, misfits in (
             ("names without a recording", strangers),
             ("recordings without a name", missing),
             ("recordings named twice", twice),
         )
-        if found
+        if misfits
     ]
     if lines:
         raise DataError(

@@ -150,11 +150,11 @@ def _signal(line: str, number: int) -> Signal:
     gain, baseline, unit = 0.0, None, None
     if rest and not rest[0].isalpha():
         word, rest = _first_word(rest)
-        found = GAIN.fullmatch(word)
-        if found is None:
+        match = GAIN.fullmatch(word)
+        if match is None:
             raise ValueError(f"signal {number} has the gain {word}, which is no number")
-        gain, unit = _number(found[1], f"gain of signal {number}"), found[3]
-        baseline = None if found[2] is None else int(found[2])
+        gain, unit = _number(match[1], f"gain of signal {number}"), match[3]
+        baseline = None if match[2] is None else int(match[2])
     numbers: list[int] = []  # resolution, zero, first value, checksum, block size
     while len(numbers) < 5 and re.match(r"\s*[-+]?\d+(\s|$)", rest):
         word, rest = _first_word(rest)
@@ -302,10 +302,10 @@ def _segments(header_file: Path, header: Header, leads: Sequence[str]) -> Record
         wanted = [list(covered)[choose(list(covered), leads)]]
     chosen = max(wanted, key=covered.__getitem__)
     parts = _parts(header_file, listed, headers, chosen)
-    found = [part for _, part in parts if part is not None]
-    if len({part.rate for part in found}) > 1:
-        raise BadFile(f"its segments have lead {found[0].lead} at several rates")
-    per_frame = round(found[0].rate / header.rate)
+    present = [part for _, part in parts if part is not None]
+    if len({part.rate for part in present}) > 1:
+        raise BadFile(f"its segments have lead {present[0].lead} at several rates")
+    per_frame = round(present[0].rate / header.rate)
     ends = np.cumsum([frames * per_frame for frames, _ in parts]).tolist()
     total = sum(frames for frames, _ in parts)
     if header.frames not in (None, total):
@@ -320,7 +320,7 @@ def _segments(header_file: Path, header: Header, leads: Sequence[str]) -> Record
                 values[low - first : high - first] = part.read(low - begin, high - begin)
         return values
 
-    first = found[0]
+    first = present[0]
     return Recording(first.rate, ends[-1], first.lead, first.unit, header_file, read, header.rate)
 
 

@@ -80,8 +80,8 @@ def open_archive(root: Path, config: HeadCtConfig, names: Names, again: bool = F
     files = len({s["file"] for s in slices}) + len(faults)
     if not slices and not any(f.faulty for f in faults):
         kinds = Counter(f.reason for f in faults).most_common(3)
-        found = "; ".join(f"{counted(n, 'file')}: {reason}" for reason, n in kinds) or "it is empty"
-        raise DataError(f"No CT slice among the {files} files there: {found}.", "Give a folder of DICOM files.")
+        contents = "; ".join(f"{counted(n, 'file')}: {reason}" for reason, n in kinds) or "it is empty"
+        raise DataError(f"No CT slice among the {files} files there: {contents}.", "Give a folder of DICOM files.")
     kernels = Kernels(config.series.soft_kernels, config.series.sharp_kernels)
     studies, left = choose(slices, faults, kernels, config.series.thickness)
     base = (root.parent if root.is_file() else root).resolve()
@@ -161,9 +161,9 @@ def studies_below(root: Path, config: HeadCtConfig, names: Names) -> Archive:
     """
     archive = open_archive(root, config, names)
     if archive.studies.empty:
-        found = [*bad_files_of(archive, names), *(f"{s.study}: {s.reason}" for s in archive.without)]
+        bad_files = [*bad_files_of(archive, names), *(f"{s.study}: {s.reason}" for s in archive.without)]
         raise DataError(
-            f"None of the {archive.files} files there belongs to a usable series:\n{listed(found)}",
+            f"None of the {archive.files} files there belongs to a usable series:\n{listed(bad_files)}",
             f"{archive.lookup} says which file is which (it may name people).",
         )
     return archive

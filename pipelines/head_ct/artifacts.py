@@ -100,20 +100,20 @@ def _speed(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder) 
         began = time.perf_counter()
         read = [read_file(f, root, names) for f in files]
         slices = [
-            r | {"file": f} for f, found in zip(files, read, strict=True) if isinstance(found, list) for r in found
+            r | {"file": f} for f, parts in zip(files, read, strict=True) if isinstance(parts, list) for r in parts
         ]
         stack = choose(slices, [], rule, config.series.thickness)[0][0].stack
         headers = time.perf_counter() - began
         assert stack is not None
         try:
-            _, _, facts = score_study(stack, root, grid, scorer)
+            _, _, timing = score_study(stack, root, grid, scorer)
         except BadFile:
             continue
         rows.append(
             {
                 "id": record_["id"], "slices": len(stack.files), "pixels": stack.shape[0] * stack.shape[1],
-                "compressed": stack.compressed, "headers_s": headers, "volume_s": facts["volume_s"],
-                "network_s": facts["network_s"], "seconds": headers + facts["volume_s"] + facts["network_s"],
+                "compressed": stack.compressed, "headers_s": headers, "volume_s": timing["volume_s"],
+                "network_s": timing["network_s"], "seconds": headers + timing["volume_s"] + timing["network_s"],
             }
         )  # fmt: skip
     table = pd.DataFrame(rows)

@@ -210,14 +210,14 @@ def _places(
     if len(per_frame) != frames:
         problems.append(f"it declares {frames} frames but describes {len(per_frame)}")
         return []
-    found = []
+    places = []
     for number, own in enumerate(per_frame, start=1):
         frame_problems: list[str] = []
 
         def part(name: str, own: Any = own) -> Any:
             return (own.get(name) or shared.get(name) or [{}])[0]
 
-        found.append(
+        places.append(
             _place(
                 part("PlanePositionSequence"), part("PlaneOrientationSequence"), part("PixelMeasuresSequence"),
                 part("PixelValueTransformationSequence"), part("CTAcquisitionDetailsSequence"), frame_problems,
@@ -227,7 +227,7 @@ def _places(
         problems += [f"frame {number}: {p}" for p in frame_problems]
         if len(problems) > 5:
             break
-    return found
+    return places
 
 
 def _place(position: Any, orientation: Any, measures: Any, rescale: Any, details: Any, problems: list[str]) -> dict:

@@ -74,8 +74,8 @@ def whole_of(header: Dataset, tag: str, problems: list[str]) -> int | None:
 def seconds_of(header: Any) -> float | None:
     """The time of day at which a slice was acquired, s; None if the header does not say."""
     for tag, begin in (("FrameAcquisitionDateTime", 8), ("AcquisitionDateTime", 8), ("AcquisitionTime", 0)):
-        found = re.match(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)", text_of(header, tag)[begin:])
-        if found:
-            hours, minutes, seconds = map(float, found.groups())
+        match = re.match(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)", text_of(header, tag)[begin:])
+        if match:
+            hours, minutes, seconds = map(float, match.groups())
             return hours * 3600 + minutes * 60 + seconds
     return None

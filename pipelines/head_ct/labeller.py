@@ -330,8 +330,8 @@ def label_reports(reports: pd.DataFrame, lexicon: Path | None = None, terms: Pat
 
 def critical_counts(mentions: pd.DataFrame, ids: Sequence[str]) -> np.ndarray:
     """(ids,) int: distinct critical concepts that each report says are present."""
-    found = mentions[mentions["critical"].astype(bool) & (mentions["status"] == "present")]
-    counts = found.groupby("id")["concept"].nunique() if len(found) else pd.Series(dtype=int)
+    present = mentions[mentions["critical"].astype(bool) & (mentions["status"] == "present")]
+    counts = present.groupby("id")["concept"].nunique() if len(present) else pd.Series(dtype=int)
     return counts.reindex(list(ids)).fillna(0).to_numpy(int)
 
 
@@ -343,7 +343,7 @@ def silver_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
 # --- how good it is ---
 
 
-def agreement(found: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+def agreement(labelled: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     """Found against true statements, one per report, concept and status.
 
     Args:
@@ -355,8 +355,8 @@ def agreement(found: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
         and of those missed how many had a phrasing that the lexicon does not hold (`unseen_missed`).
     """
     keys = ["id", "concept", "status"]
-    a, b = found[keys].drop_duplicates(), truth.drop_duplicates(keys)
-    both = b.merge(a.assign(found=True), on=keys, how="outer", indicator=True)
+    a, b = labelled[keys].drop_duplicates(), truth.drop_duplicates(keys)
+    both = b.merge(a.assign(labelled=True), on=keys, how="outer", indicator=True)
     known = both["known"].fillna(True).astype(bool) if "known" in both else pd.Series(True, index=both.index)
     both = both.assign(
         tp=both["_merge"] == "both", fn=both["_merge"] == "left_only", fp=both["_merge"] == "right_only"

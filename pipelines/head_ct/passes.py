@@ -42,9 +42,9 @@ def passes_of(rows: Sequence[dict[str, Any]], places: np.ndarray) -> list[list[i
     if even and thickness <= (1 + EVEN) * _step(along):  # no slice over another, in whatever order they were taken
         return [list(range(len(rows)))]
     for order in (acquired, numbered):
-        found = _by_order(order, along)
-        if len(found) > 1:
-            return found
+        passes = _by_order(order, along)
+        if len(passes) > 1:
+            return passes
     if even:
         return [list(range(len(rows)))]
     return _by_table(along, places[:, 1:]) or _by_rows(along, thickness)
@@ -117,10 +117,10 @@ def _by_table(along: np.ndarray, across: np.ndarray) -> list[list[int]] | None:
         # Under a tilted gantry slices move along a line; those of another table lie on another one beside it.
         off = across[:, axis] - line @ np.linalg.lstsq(line, across[:, axis], rcond=None)[0]
         order = np.argsort(off, kind="stable")
-        found = np.split(order, np.flatnonzero(np.diff(off[order]) > TABLE) + 1)
-        tables = len(found) > 1 and all(len(f) >= FEW and np.ptp(off[f]) < TABLE for f in found)
-        if tables and all(_overlap(along[a], along[b]) for a, b in pairwise(found)):
-            return sorted((sorted(f.tolist()) for f in found), key=lambda f: f[0])
+        passes = np.split(order, np.flatnonzero(np.diff(off[order]) > TABLE) + 1)
+        tables = len(passes) > 1 and all(len(f) >= FEW and np.ptp(off[f]) < TABLE for f in passes)
+        if tables and all(_overlap(along[a], along[b]) for a, b in pairwise(passes)):
+            return sorted((sorted(f.tolist()) for f in passes), key=lambda f: f[0])
     return None
 
 

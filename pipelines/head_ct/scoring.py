@@ -65,13 +65,13 @@ class Scorer:
         with torch.inference_mode():
             pictures = network.windows(torch.from_numpy(volume[places]).to(self.device))
             maps = network.maps(pictures.to(memory_format=torch.channels_last))
-            found = []
+            logits = []
             for k in range(len(places)):
                 rest = [i for i in range(len(places)) if i != k]
                 mask = torch.zeros(1, len(volume), dtype=torch.bool, device=self.device)
                 mask[0, places[rest]] = True
-                found.append(float(network.judge(maps[rest], mask, 1, len(volume))[0, 0]))
-        return np.array(found)
+                logits.append(float(network.judge(maps[rest], mask, 1, len(volume))[0, 0]))
+        return np.array(logits)
 
 
 def score_study(stack: Stack, root: Path, grid: Grid, scorer: Scorer) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

@@ -58,11 +58,11 @@ def sentences(report: str, sections: Mapping[str, Collection[str]], words: Words
         sections: kind -> headings, in lower case.
         words: of the lexicon and of the term sets.
     """
-    found = []
+    kept = []
     for section, part in _parts(readable(report, words.known), sections, words):
         for sentence in _sentences_of(part, words):
-            found += [Sentence(s.text, s.places, section) for s in _cut(sentence)]
-    return found
+            kept += [Sentence(s.text, s.places, section) for s in _cut(sentence)]
+    return kept
 
 
 # --- sections and paragraphs ---
@@ -145,7 +145,7 @@ def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
     for match in re.finditer(f"[{END}{ITEM}]|$", part.text):
         pieces.append((kind, part[at : match.start()]))
         at, kind = match.end(), match.group()
-    found: list[Tracked] = []
+    texts: list[Tracked] = []
     lead = before = None
     for kind, piece in pieces:
         if not piece.text.strip():
@@ -155,9 +155,9 @@ def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
             lead = before[-REACH:]
         elif kind != ITEM:
             lead = None
-        found.append(lead + piece if lead else piece)
+        texts.append(lead + piece if lead else piece)
         before = piece
-    return [s.sub(_TOUCHING, " ").sub(_STROKES, " ").sub(_SPACES, " ").sub(_ENDLESS, _with_blank) for s in found]
+    return [s.sub(_TOUCHING, " ").sub(_STROKES, " ").sub(_SPACES, " ").sub(_ENDLESS, _with_blank) for s in texts]
 
 
 def _with_blank(match: re.Match[str]) -> str:

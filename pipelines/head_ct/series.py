@@ -79,11 +79,11 @@ def scan(root: Path, names: Names, cache: Path | None = None) -> tuple[list[dict
     read = partial(read_file, base=base, names=names)
     workers = 1 if len(files) <= FEW else cpu_count()
     slices, faults = [], []
-    for file, found in zip(files, parallel_map(read, files, "Reading headers", workers), strict=True):
-        if isinstance(found, Fault):
-            faults.append(found)
+    for file, outcome in zip(files, parallel_map(read, files, "Reading headers", workers), strict=True):
+        if isinstance(outcome, Fault):
+            faults.append(outcome)
         else:
-            slices += [row | {"file": file} for row in found]
+            slices += [row | {"file": file} for row in outcome]
     if keeper is not None:
         keep(keeper, {"slices": slices, "faults": [asdict(f) for f in faults]})
     return slices, faults

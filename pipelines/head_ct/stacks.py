@@ -109,7 +109,7 @@ def kind_of(warning: str) -> str:
 
 def stacks_of(slices: Sequence[dict[str, Any]]) -> list[Stack]:
     """The stacks of one series: slices that are alike, of one pass, each sorted and without doubles."""
-    found = []
+    stacks = []
     for kind, rows in enumerate(_alike(slices)):
         rows, copies = _without_copies(rows)
         orientation = np.median([r["orientation"] for r in rows], axis=0)
@@ -127,8 +127,8 @@ def stacks_of(slices: Sequence[dict[str, Any]]) -> list[Stack]:
                     stack.warnings.append(f"files that are copies of others, left out: {len(copies)}")
             if len(passes) > 1:
                 stack.warnings.append(f"several passes over the head in one series, one is used: of {len(passes)}")
-            found.append(stack)
-    return found
+            stacks.append(stack)
+    return stacks
 
 
 def _alike(slices: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -221,14 +221,14 @@ def gaps(stack: Stack) -> np.ndarray:
     """
     steps = np.diff(stack.along)
     thick = [t or 0.0 for t in stack.thickness]
-    found = np.zeros(len(steps), bool)
+    missing = np.zeros(len(steps), bool)
     for i, step in enumerate(steps):
         around = [steps[k] for k in (i - 2, i - 1, i + 1, i + 2) if 0 <= k < len(steps)]
         expected = max([thick[i], thick[i + 1], float(np.median(around)) if around else 0.0])
         if not around and not expected:  # two slices of unknown thickness: nothing says how far apart they belong
             expected = step
-        found[i] = step > MISSING * expected
-    return found
+        missing[i] = step > MISSING * expected
+    return missing
 
 
 def _geometry_warnings(stack: Stack) -> list[str]:

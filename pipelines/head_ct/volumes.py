@@ -70,11 +70,11 @@ def load(stack: Stack, root: Path) -> Volume:
     """
     hu = np.full((len(stack.files), *stack.shape), np.nan, np.float32)
     faults = []
-    for position, found in _slices(stack, root):
-        if isinstance(found, Fault):
-            faults.append(found)
+    for position, pixels in _slices(stack, root):
+        if isinstance(pixels, Fault):
+            faults.append(pixels)
         else:
-            hu[position] = found
+            hu[position] = pixels
     _check_faults(stack, faults)
     along, right, down = (np.array(v) for v in (stack.along, stack.right, stack.down))
     return Volume(hu, along, right, down, (stack.spacing[0], stack.spacing[1]), faults)
@@ -120,12 +120,12 @@ def onto_grid(stack: Stack, root: Path, grid: Grid) -> tuple[np.ndarray, dict[st
     reduced: list[_Reduced | None] = [None] * len(stack.files)
     faults, mark = [], hashlib.sha256()
     digests: dict[int, bytes] = {}
-    for position, found in _slices(stack, root):
-        if isinstance(found, Fault):
-            faults.append(found)
+    for position, pixels in _slices(stack, root):
+        if isinstance(pixels, Fault):
+            faults.append(pixels)
             continue
-        digests[position] = hashlib.sha256(found.tobytes()).digest()
-        reduced[position] = _reduce(found, stack, position, grid)
+        digests[position] = hashlib.sha256(pixels.tobytes()).digest()
+        reduced[position] = _reduce(pixels, stack, position, grid)
     _check_faults(stack, faults)
     for position in sorted(digests):
         mark.update(digests[position])

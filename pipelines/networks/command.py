@@ -57,7 +57,7 @@ def table_of_networks(options: argparse.Namespace) -> Path:
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out={out} exists and is not empty.", "Choose another folder.")
     _check_names(names)
-    rows = [_row(found) for found in _measured(names, options)]
+    rows = [_row(measured) for measured in _measured(names, options)]
     table = pd.DataFrame(rows)
     from pipelines.networks.page import print_table, write_page
 
@@ -105,38 +105,38 @@ def _measured(names: Sequence[str], options: argparse.Namespace) -> list[dict[st
         for name in names
         for size in options.size or [PUBLISHED[name].size if name in PUBLISHED else 224]
     ]  # fmt: skip
-    found = []
+    measured = []
     for task in track(tasks, "Measuring networks", len(tasks)):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found.append(pool.submit(measure, task).result())
-    return found
+            measured.append(pool.submit(measure, task).result())
+    return measured
 
 
-def _row(found: dict[str, Any]) -> dict[str, Any]:
+def _row(measured: dict[str, Any]) -> dict[str, Any]:
     from pipelines.shared.learning.backbones import weights_from
 
-    name = found["name"]
+    name = measured["name"]
     known = PUBLISHED.get(name)
-    speed = found.get("training_per_s")
+    speed = measured.get("training_per_s")
     return {
         "name": name,
         "label": known.label if known else name,
         "year": known.year if known else None,
-        "size": found["size"],
-        "batch": found["batch"],
-        "parameters_m": found["parameters"] / 1e6,
+        "size": measured["size"],
+        "batch": measured["batch"],
+        "parameters_m": measured["parameters"] / 1e6,
         "quoted_parameters_m": known.parameters if known else None,
-        "weights_mb": found["parameters"] * 4 / 2**20,
+        "weights_mb": measured["parameters"] * 4 / 2**20,
         "quoted_weights_mb": known.megabytes if known else None,
-        "multiply_adds_g": found["multiply_adds"] / 1e9 if "multiply_adds" in found else None,
-        "inference_per_s": found.get("inference_per_s"),
+        "multiply_adds_g": measured["multiply_adds"] / 1e9 if "multiply_adds" in measured else None,
+        "inference_per_s": measured.get("inference_per_s"),
         "training_per_s": speed,
         "minutes_per_10000": 10_000 / speed / 60 if speed else None,
-        "inference_mb": found.get("inference_mb"),
-        "training_mb": found.get("training_mb"),
+        "inference_mb": measured.get("inference_mb"),
+        "training_mb": measured.get("training_mb"),
         "imagenet_weights": weights_from(name) or "none",
         "published_top5_error": known.top5_error if known else None,
         "published_how": known.how if known else None,
         "top5_error_one_protocol": one_protocol_error(name),
-        "problem": found["problem"],
+        "problem": measured["problem"],
     }

@@ -36,16 +36,16 @@ def measure(task: Task) -> dict[str, Any]:
         training is forward, backward and a step of SGD with momentum in float32), inference_mb, training_mb (above what
         the process held before; on a GPU, what was allocated there), problem (None, or why it cannot be run).
     """
-    found: dict[str, Any] = {"name": task.name, "size": task.size, "batch": task.batch, "problem": None}
+    measured: dict[str, Any] = {"name": task.name, "size": task.size, "batch": task.batch, "problem": None}
     device = torch.device(task.device)
     torch.manual_seed(0)
     before = _resident_mb()
     network = ImageNetwork(Architecture(task.name, task.classes, 0.0, *expected_scale(task.name))).to(device)
-    found["parameters"] = sum(p.numel() for p in network.parameters())
+    measured["parameters"] = sum(p.numel() for p in network.parameters())
     pictures = torch.randint(0, 256, (task.batch, task.size, task.size, 3), dtype=torch.uint8, device=device)
     answers = torch.randint(0, task.classes, (task.batch,), device=device)
     try:
-        found["multiply_adds"] = multiply_adds(network, pictures[:1])
+        measured["multiply_adds"] = multiply_adds(network, pictures[:1])
         _forget_peak(device)
         network.eval()
 
@@ -53,8 +53,8 @@ def measure(task: Task) -> dict[str, Any]:
             with torch.inference_mode():
                 network(pictures)
 
-        found["inference_per_s"] = task.batch * _rate(infer, task.seconds, device)
-        found["inference_mb"] = _peak_mb(device) - (0 if device.type == "cuda" else before)
+        measured["inference_per_s"] = task.batch * _rate(infer, task.seconds, device)
+        measured["inference_mb"] = _peak_mb(device) - (0 if device.type == "cuda" else before)
         if task.training:
             network.train()
             optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
@@ -65,11 +65,11 @@ def measure(task: Task) -> dict[str, Any]:
                 optimizer.zero_grad()
 
             _forget_peak(device)
-            found["training_per_s"] = task.batch * _rate(step, task.seconds, device)
-            found["training_mb"] = _peak_mb(device) - (0 if device.type == "cuda" else before)
+            measured["training_per_s"] = task.batch * _rate(step, task.seconds, device)
+            measured["training_mb"] = _peak_mb(device) - (0 if device.type == "cuda" else before)
     except (RuntimeError, ValueError) as failure:  # too small a picture for its strides, or not enough memory
-        found["problem"] = (str(failure) or type(failure).__name__).splitlines()[0]
-    return found
+        measured["problem"] = (str(failure) or type(failure).__name__).splitlines()[0]
+    return measured
 
 
 def multiply_adds(network: nn.Module, pictures: torch.Tensor) -> int:

@@ -238,11 +238,11 @@ def _by_examination(
         name = stem(exam).lower()
         pair = [s for s, e in exams.items() if name in exams and e == exams[name]]
         names = pair or [s for s in pictures if s == name or re.match(re.escape(name) + r"[^0-9a-z]", s)]
-        found = [pictures[s] for s in names if s in pictures]
-        if exam and len(found) != 2:
-            problems.append(RowProblem(f"{_where(label)}: examid {exam} has {len(found)} images, expected 2", label))
-        rows += [{"id": Path(path).name, "path": path, "referable": reference, "exam": exam} for path in found]
-        labels += [label] * len(found)
+        files = [pictures[s] for s in names if s in pictures]
+        if exam and len(files) != 2:
+            problems.append(RowProblem(f"{_where(label)}: examid {exam} has {len(files)} images, expected 2", label))
+        rows += [{"id": Path(path).name, "path": path, "referable": reference, "exam": exam} for path in files]
+        labels += [label] * len(files)
     records = pd.DataFrame(rows, columns=["id", "path", "referable", "exam"], index=labels)
     return add_grade_targets(records.assign(grade=np.nan, dme=np.nan, gradable=np.nan)), problems
 
@@ -276,13 +276,13 @@ def _graded(
 
 def _in_several(records: pd.DataFrame) -> list[str]:
     """Problems: images that several of a set's tables name."""
-    found: list[str] = []
+    problems: list[str] = []
     named = records[records["id"] != ""]
     for name, labels in named.groupby("id").groups.items():
         tables = list(dict.fromkeys(Path(str(label).rpartition(":")[0]).name for label in labels))
         if len(tables) > 1:
-            found.append(RowProblem(f"{name} is in {' and in '.join(tables)}", *labels))
-    return found
+            problems.append(RowProblem(f"{name} is in {' and in '.join(tables)}", *labels))
+    return problems
 
 
 def _source(

@@ -42,8 +42,8 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     array = centre_square(image, settings["size"])
     # Dermatoscopes leave a dark frame around a disc; only the square inside it tells two pictures apart.
     edge = round(settings["size"] * (1 - 0.5**0.5) / 2)
-    facts = describe(image, np.ascontiguousarray(array[edge:-edge, edge:-edge]))
-    return array, facts | {"width": image.shape[1], "height": image.shape[0], "warnings": warnings}
+    description = describe(image, np.ascontiguousarray(array[edge:-edge, edge:-edge]))
+    return array, description | {"width": image.shape[1], "height": image.shape[0], "warnings": warnings}
 
 
 def centre_square(image: np.ndarray, size: int) -> np.ndarray:

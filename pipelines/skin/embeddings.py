@@ -33,6 +33,8 @@ def write_embeddings(network: ImageNetwork, data: Data, run: Run[Any]) -> None:
     at = data.positions("test")
     dataset = PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], np.zeros(len(at)))
     alone = World(0, 1, run.world.device)
-    found = predict(_Features(network), dataset, alone, run.config.trainer.batch_size, description="Embedding test")
+    embeddings = predict(
+        _Features(network), dataset, alone, run.config.trainer.batch_size, description="Embedding test"
+    )
     if run.world.main:
-        write_array(run.folder.path / "predictions" / "embeddings.npy", found)
+        write_array(run.folder.path / "predictions" / "embeddings.npy", embeddings)

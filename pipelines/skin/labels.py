@@ -65,14 +65,14 @@ def binary_scores(nodes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Score of each binary task from nodes' probabilities (n,): P(positive node), over the sum of both nodes where the
     task has two. Tasks with a node that is not known are left out.
     """
-    found = {}
+    scores = {}
     for task, (positive, negative) in BINARY.items():
         if positive in nodes and negative is None:
-            found[task] = nodes[positive]
+            scores[task] = nodes[positive]
         elif positive in nodes and negative in nodes:
             both = nodes[positive] + nodes[str(negative)]
-            found[task] = np.where(both > 0, nodes[positive] / np.maximum(both, 1e-300), 0.5)
-    return found
+            scores[task] = np.where(both > 0, nodes[positive] / np.maximum(both, 1e-300), 0.5)
+    return scores
 
 
 def read_diagnoses(readings: pd.DataFrame, tree: Taxonomy, file_name: str) -> tuple[pd.DataFrame, list[str]]:

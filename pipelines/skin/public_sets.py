@@ -120,8 +120,8 @@ def isic2018(config: SkinConfig) -> Source:
     copy = Copy.of(config.data, "isic2018", ["image", "lesion_id", *tree.leaves])
     chosen = [part for part in PARTS if config.data.part in (None, part)]
     truths = {part: copy.find(f"ISIC2018_Task3_{part}_GroundTruth.csv") for part in chosen}
-    found = {part: file for part, file in truths.items() if file is not None}
-    if not found:
+    given = {part: file for part, file in truths.items() if file is not None}
+    if not given:
         part = (config.data.part or "<Training|Validation|Test>").capitalize()
         raise DataError(
             f"{copy.root} holds no ISIC2018_Task3_{part}_GroundTruth.csv.",
@@ -131,14 +131,14 @@ def isic2018(config: SkinConfig) -> Source:
     copy.notes.append(
         "ISIC 2018's pictures come in part from HAM10000's own centres: for HAM10000 it is partly external data."
     )
-    images = _isic_pictures(copy, list(found))
+    images = _isic_pictures(copy, list(given))
     tables = []
-    for part, file in found.items():
+    for part, file in given.items():
         records, bad = _isic_labels(copy, file, tree)
         folder = f"ISIC2018_Task3_{part.capitalize()}_Input"
         records["path"], leaving = paths_of(records["id"], images, folder, ".jpg", file)
         problems += bad + leaving
-        tables.append(records.assign(part=part, split=PARTS[part] if len(found) > 1 else None))
+        tables.append(records.assign(part=part, split=PARTS[part] if len(given) > 1 else None))
     records = pd.concat(tables)
     copy.notes += _without_row(images, records["id"], "the ground truth")
     records, left_out = without_bad_rows(records, problems, config.data.on_bad_row, str(copy.root), ROWS)

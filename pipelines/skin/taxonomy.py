@@ -26,14 +26,14 @@ class Taxonomy:
     @cached_property
     def paths(self) -> dict[str, tuple[str, ...]]:
         """Every node's path from below the root to the node itself; the root's is empty."""
-        found: dict[str, tuple[str, ...]] = {self.root: ()}
+        path_of: dict[str, tuple[str, ...]] = {self.root: ()}
         queue = [self.root]
         while queue:
             node = queue.pop()
             for child in self.children[node]:
-                found[child] = (*found[node], child)
+                path_of[child] = (*path_of[node], child)
                 queue.append(child)
-        return found
+        return path_of
 
     @cached_property
     def leaves(self) -> list[str]:
@@ -67,7 +67,7 @@ def partition(tree: Taxonomy, images: Mapping[str, int], max_class_size: int) ->
     def descend(node: str) -> list[str]:
         if size(node) < max_class_size or not tree.children[node]:
             return [node]
-        return [found for child in tree.children[node] for found in descend(child)]
+        return [part for child in tree.children[node] for part in descend(child)]
 
     return [node for node in descend(tree.root) if size(node) > 0]
 
@@ -89,11 +89,11 @@ def infer(probabilities: np.ndarray, classes: Sequence[Sequence[str]]) -> dict[s
         (n,) for every node that is a training class or lies above one. Nodes inside a training class are not there:
         the network does not tell them apart.
     """
-    found: dict[str, np.ndarray] = {}
+    of_node: dict[str, np.ndarray] = {}
     for column, path in enumerate(classes):
         for node in path:
-            found[node] = found.get(node, 0.0) + probabilities[:, column]
-    return found
+            of_node[node] = of_node.get(node, 0.0) + probabilities[:, column]
+    return of_node
 
 
 def answers(paths: Sequence[Sequence[str]], known: Sequence[str]) -> list[str | None]:
@@ -110,9 +110,9 @@ def answers(paths: Sequence[Sequence[str]], known: Sequence[str]) -> list[str | 
         For each leaf a known node, or None: the network does not tell it from another leaf, or has not seen it.
     """
     names = set(known)
-    found: list[str | None] = []
+    chosen: list[str | None] = []
     for path in paths:
         node = next((n for n in reversed(path) if n in names), None)
         shared = sum(node in other for other in paths) if node else 0
-        found.append(node if shared == 1 else None)
-    return found
+        chosen.append(node if shared == 1 else None)
+    return chosen

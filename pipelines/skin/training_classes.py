@@ -58,9 +58,9 @@ def training_classes(lineages: Sequence[str], config: SkinConfig) -> list[str]:
 def class_numbers(lineages: Iterable[str], classes: Sequence[str]) -> np.ndarray:
     """float32 (records,): which class each lineage lies in; NaN where in none."""
     number = {name: i for i, name in enumerate(classes)}
-    found = []
+    numbers = []
     for lineage in lineages:
         path = lineage.split("/")
         above = ("/".join(path[:k]) for k in range(len(path), 0, -1))
-        found.append(next((float(number[name]) for name in above if name in number), np.nan))
-    return np.array(found, np.float32)
+        numbers.append(next((float(number[name]) for name in above if name in number), np.nan))
+    return np.array(numbers, np.float32)

@@ -203,8 +203,8 @@ def write_annotation(file: Path, polygons: list[tuple[str, np.ndarray]]) -> None
     top = ElementTree.Element("ASAP_Annotations")
     inside = ElementTree.SubElement(top, "Annotations")
     for i, (group, points) in enumerate(polygons):
-        facts = {"Name": f"Annotation {i}", "Type": "Polygon", "PartOfGroup": group, "Color": "#F4FA58"}
-        coordinates = ElementTree.SubElement(ElementTree.SubElement(inside, "Annotation", facts), "Coordinates")
+        attributes = {"Name": f"Annotation {i}", "Type": "Polygon", "PartOfGroup": group, "Color": "#F4FA58"}
+        coordinates = ElementTree.SubElement(ElementTree.SubElement(inside, "Annotation", attributes), "Coordinates")
         for order, (x, y) in enumerate(points):
             place = {"Order": str(order), "X": f"{max(x, 0):.2f}", "Y": f"{max(y, 0):.2f}"}
             ElementTree.SubElement(coordinates, "Coordinate", place)

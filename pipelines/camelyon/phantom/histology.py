@@ -231,18 +231,18 @@ def stained(
 
 def add_artefacts(rng: Generator, picture: np.ndarray, regions: np.ndarray, mpp: float) -> list[str]:
     """Folds, bubbles, blur and pen marks, each on some slides, drawn into the picture; returns their names."""
-    found: list[str] = []
+    artefacts: list[str] = []
     height, width = picture.shape[:2]
     tissue = np.argwhere(regions > FAT)
     if len(tissue) == 0:
-        return found
+        return artefacts
 
     def place() -> tuple[int, int]:
         y, x = tissue[rng.integers(len(tissue))]
         return int(x * COARSE), int(y * COARSE)
 
     if rng.random() < 0.3:
-        found.append("fold")
+        artefacts.append("fold")
         (x, y), angle = place(), rng.uniform(0, np.pi)
         steps = np.linspace(-1, 1, 9) * rng.uniform(120, 320) / mpp
         bend = np.cumsum(rng.normal(0, 5 / mpp, 9))
@@ -253,19 +253,19 @@ def add_artefacts(rng: Generator, picture: np.ndarray, regions: np.ndarray, mpp:
         cv2.polylines(mask, [np.round(line).astype(np.int32)], False, 255, int(rng.uniform(10, 22) / mpp))
         _shade(picture, mask, 0.55)
     if rng.random() < 0.25:
-        found.append("blur")
+        artefacts.append("blur")
         (x, y), r = place(), int(rng.uniform(120, 260) / mpp)
         top, left = max(0, y - r), max(0, x - r)
         part = picture[top : y + r, left : x + r]
         part[:] = cv2.GaussianBlur(part, (0, 0), rng.uniform(1.6, 3.0) / mpp)
     if rng.random() < 0.25:
-        found.append("bubble")
+        artefacts.append("bubble")
         (x, y), r = place(), int(rng.uniform(60, 150) / mpp)
         mask = np.zeros((height, width), np.uint8)
         cv2.circle(mask, (x, y), r, 255, max(2, int(5 / mpp)))
         _shade(picture, mask, 0.5)
     if rng.random() < 0.25:
-        found.append("pen")
+        artefacts.append("pen")
         colour: Any = [(40, 70, 150), (30, 110, 60), (45, 40, 45)][int(rng.integers(3))]
         side = int(rng.integers(4))
         start = np.array([[0.03, 0.1], [0.97, 0.1], [0.1, 0.03], [0.1, 0.97]][side]) * [width, height]
@@ -275,7 +275,7 @@ def add_artefacts(rng: Generator, picture: np.ndarray, regions: np.ndarray, mpp:
         cv2.polylines(
             picture, [np.round(line).astype(np.int32)], False, colour, int(rng.uniform(18, 34) / mpp), cv2.LINE_AA
         )
-    return found
+    return artefacts
 
 
 def _shade(picture: np.ndarray, mask: np.ndarray, strength: float) -> None:

@@ -111,7 +111,7 @@ def _ribs(x: Floats, y: Floats, anatomy: Anatomy) -> Floats:
 
 def _vessels(rng: Generator, x: Floats, y: Floats) -> Floats:
     """Branches that leave the hila."""
-    found = np.zeros_like(x)
+    brightness = np.zeros_like(x)
     for left in (-1, 1):
         px, py = x - 0.07 * left, y
         angle, radius = np.arctan2(py, px * left), np.hypot(px, py)
@@ -119,34 +119,34 @@ def _vessels(rng: Generator, x: Floats, y: Floats) -> Floats:
             heading = rng.uniform(-1.4, 1.4)
             bend = rng.normal(0, 1.5)
             away = (angle - heading - bend * radius) * radius
-            found += np.exp(-((away / 0.006) ** 2) - radius / 0.12) * (px * left > 0)
-    return np.clip(found, 0, 1)
+            brightness += np.exp(-((away / 0.006) ** 2) - radius / 0.12) * (px * left > 0)
+    return np.clip(brightness, 0, 1)
 
 
 def _signs(rng: Generator, disease: str, x: Floats, y: Floats, side: int) -> Floats:
     """What a disease adds to the lungs: lobar consolidation, streaks, bilateral peripheral ground glass."""
-    found = np.zeros_like(x)
+    opacity = np.zeros_like(x)
     amount = float(np.exp(rng.normal(-0.3, 0.45)))
     if disease == "bacterial":
         left = int(rng.choice([-1, 1]))
         cx, cy = left * rng.uniform(0.14, 0.22), rng.uniform(-0.12, 0.12)
         edge = 1 - ((x - cx) / rng.uniform(0.09, 0.13)) ** 2 - ((y - cy) / rng.uniform(0.08, 0.13)) ** 2
         air = 1 - 0.35 * _noise(rng, side, 0.012)
-        found = 1.1 * _soft(edge, 0.12) * air
+        opacity = 1.1 * _soft(edge, 0.12) * air
     elif disease == "viral":
         for _ in range(int(rng.integers(36, 60))):
             cx, cy, heading = rng.uniform(-0.32, 0.32), rng.uniform(-0.28, 0.25), rng.uniform(0, np.pi)
             along = (x - cx) * np.cos(heading) + (y - cy) * np.sin(heading)
             across = (y - cy) * np.cos(heading) - (x - cx) * np.sin(heading)
-            found += 0.8 * np.exp(-((along / 0.055) ** 2) - (across / 0.006) ** 2)
+            opacity += 0.8 * np.exp(-((along / 0.055) ** 2) - (across / 0.006) ** 2)
     elif disease == "covid19":
         for left in (-1, 1):
             for _ in range(int(rng.integers(3, 6))):
                 cx, cy = left * rng.uniform(0.20, 0.30), rng.uniform(-0.2, 0.22)
                 radius = rng.uniform(0.03, 0.055)
                 blob = np.exp(-(((x - cx) / radius) ** 2) - ((y - cy) / (1.2 * radius)) ** 2)
-                found += 0.75 * blob * (0.8 + 0.35 * _noise(rng, side, 0.02))
-    return np.asarray(amount * np.clip(found, 0, 1.4), np.float32)
+                opacity += 0.75 * blob * (0.8 + 0.35 * _noise(rng, side, 0.02))
+    return np.asarray(amount * np.clip(opacity, 0, 1.4), np.float32)
 
 
 def _noise(rng: Generator, side: int, scale: float) -> Floats:

@@ -167,7 +167,7 @@ def dictate(
     rng: Generator, findings: Sequence[tuple[str, float]], noise: Noise, age: int
 ) -> tuple[str, list[Statement]]:
     """A report on findings (kind, severity from 0 to 1), and what it says."""
-    said: list[Statement] = []
+    statements: list[Statement] = []
     lines: list[str] = []
 
     def say(concepts: Sequence[str], status: str, templates: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ def dictate(
             unseen = concept in UNSEEN and rng.random() < noise.unseen
             phrase = str(rng.choice(UNSEEN[concept] if unseen else PHRASES[concept]))
             words[slot] = _mistyped(rng, phrase) if rng.random() < noise.typing else phrase
-            said.append(Statement(concept, status, not unseen))
+            statements.append(Statement(concept, status, not unseen))
         text = sentence.format(**words)
         lines.append(text[:1].upper() + text[1:])
 
@@ -214,7 +214,7 @@ def dictate(
     order = rng.permutation(len(lines))
     reason = str(rng.choice(["Fall.", "Headache.", "Altered mental status.", "Trauma.", "Dizziness.", "Seizure."]))
     body = " ".join(lines[i] for i in order)
-    return f"INDICATION: {reason} {age} year old.\nTECHNIQUE: Axial CT without contrast.\nFINDINGS: {body}", said
+    return f"INDICATION: {reason} {age} year old.\nTECHNIQUE: Axial CT without contrast.\nFINDINGS: {body}", statements
 
 
 def _mistyped(rng: Generator, phrase: str) -> str:

@@ -59,14 +59,14 @@ class View:
 
     def random_points(self, rng: Generator, count: int, reach: float = 0.9) -> Floats:
         """(count, 2) retinal positions, uniform over the visible part of the field but for the optic disc."""
-        found = np.empty((0, 2))
+        accepted = np.empty((0, 2))
         limit = min(reach * self.cut, 0.9 * self.height / 2 / self.radius)
-        while len(found) < count:
+        while len(accepted) < count:
             points = rng.uniform(-reach, reach, (4 * count + 8, 2))
             visible = (np.hypot(points[:, 0], points[:, 1]) < reach) & (np.abs(points[:, 1]) < limit)
             points = rotated(points[visible], -self.turn) + np.array(self.gaze)
-            found = np.concatenate([found, points[np.hypot(*(points - OPTIC_DISC).T) > 1.2 * DISC_RADIUS]])
-        return found[:count]
+            accepted = np.concatenate([accepted, points[np.hypot(*(points - OPTIC_DISC).T) > 1.2 * DISC_RADIUS]])
+        return accepted[:count]
 
 
 class Layer:

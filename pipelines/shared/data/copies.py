@@ -74,9 +74,9 @@ class Copy:
                 return self.root / name
         files = find_files(self.root)
         for name in names:
-            found = [self.root / f for f in files if fnmatch(f.name.lower(), name.lower())]
-            if found:
-                return self._one(found)
+            matching = [self.root / f for f in files if fnmatch(f.name.lower(), name.lower())]
+            if matching:
+                return self._one(matching)
         return None
 
     def needs(self, *names: str) -> Path:
@@ -121,7 +121,7 @@ class Copy:
         """
         table = read_csv(file, [], self.card, separators=",;\t")
         by_name = {_letters(str(column)): str(column) for column in reversed(table.columns)}
-        found: dict[str, str] = {}
+        columns_of: dict[str, str] = {}
         for column, others in {**needed, **(optional or {})}.items():
             theirs = self.columns.get(column)
             if theirs is not None and theirs not in table.columns:
@@ -132,7 +132,7 @@ class Copy:
             names = [theirs] if theirs is not None else [by_name.get(_letters(name)) for name in (column, *others)]
             name = next((name for name in names if name is not None), None)
             if name is not None:
-                found[column] = name
+                columns_of[column] = name
             elif column in needed:
                 raise DataError(
                     f"{file} has no column '{column}'; found: {', '.join(table.columns)}.",
@@ -140,7 +140,7 @@ class Copy:
                 )
         filled = table.notna().any(axis=1).to_numpy().nonzero()[0]
         table = table.iloc[: filled.max() + 1 if len(filled) else 0]  # spreadsheets leave empty rows at the end
-        table = pd.DataFrame({column: table[name] for column, name in found.items()})
+        table = pd.DataFrame({column: table[name] for column, name in columns_of.items()})
         return table.set_axis([f"{file}:{row + 2}" for row in range(len(table))])
 
     def pictures(self, *folders: str, beside: Path | None = None) -> dict[str, str]:
@@ -175,11 +175,11 @@ class Copy:
 
     def named(self, files: Iterable[Path]) -> dict[str, str]:
         """Name in small letters without suffix -> path relative to the root, of some pictures below it."""
-        found: dict[str, str] = {}
+        of_stem: dict[str, str] = {}
         again, twice = 0, []
         for file in files:
             path = file.relative_to(self.root).as_posix()
-            first = found.setdefault(file.stem.lower(), path)
+            first = of_stem.setdefault(file.stem.lower(), path)
             if first == path:
                 continue
             if filecmp.cmp(self.root / first, file, shallow=False):
@@ -195,7 +195,7 @@ class Copy:
             self.notes.append(
                 f"{counted(again, 'picture')} in a second folder, the same byte for byte, not read again."
             )
-        return found
+        return of_stem
 
 
 def _letters(name: str) -> str:

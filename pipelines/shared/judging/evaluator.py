@@ -61,9 +61,9 @@ def write_results(study: Study, evidence: Evidence, results: Results) -> Path:
     folder = evidence.folder
     environment = read_json(folder.environment, ["seconds", "packages", "command", "machine", "version", "commit"])
     write_json(folder.metrics, plain(metrics_file(study, evidence, results, environment)))
-    facts = CardFacts(study, evidence, results, environment, load_card(evidence.flow["card"]))
-    write_card(facts, folder.path)
-    write_checklist(facts, folder.path)
+    card = CardFacts(study, evidence, results, environment, load_card(evidence.flow["card"]))
+    write_card(card, folder.path)
+    write_checklist(card, folder.path)
     return render(_report(study, evidence, results, environment), folder.path)
 
 

@@ -141,11 +141,11 @@ def _network(rng: Generator, x: Floats, y: Floats, side: int) -> Floats:
 def _streaks(rng: Generator, looks: Looks, depth: Floats, angle: Floats) -> Floats:
     """Radial lines across part of the border."""
     count = max(1, int(rng.poisson(looks.streaks)))
-    found = np.zeros_like(depth)
+    streaks = np.zeros_like(depth)
     for _ in range(count):
         turn = np.angle(np.exp(1j * (angle - rng.uniform(0, 2 * np.pi))))
-        found += np.exp(-((turn / 0.05) ** 2)) * np.exp(-((depth / 0.10) ** 2))
-    return np.clip(found, 0, 1.5).astype(np.float32)
+        streaks += np.exp(-((turn / 0.05) ** 2)) * np.exp(-((depth / 0.10) ** 2))
+    return np.clip(streaks, 0, 1.5).astype(np.float32)
 
 
 def _vessels(rng: Generator, mean: float, side: int, radius: float) -> Floats:

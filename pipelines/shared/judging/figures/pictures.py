@@ -34,8 +34,8 @@ def gallery(path: Path, tiles: Sequence[Tile], columns: int = 2, *, note: str = 
     """Images, and beside each a grey copy with the saliency map (bright is high) and the outline of its lesions."""
     for tile in tiles:
         if tile.image.ndim != 3 or tile.image.shape[2] != 3 or tile.image.dtype != np.uint8:
-            found = f"{tile.image.shape} {tile.image.dtype}"
-            raise ValueError(f"Gallery: the image of '{tile.title}' is {found}, allowed is (height, width, 3) uint8.")
+            actual = f"{tile.image.shape} {tile.image.dtype}"
+            raise ValueError(f"Gallery: the image of '{tile.title}' is {actual}, allowed is (height, width, 3) uint8.")
     pairs = any(tile.overlay is not None or tile.mask is not None for tile in tiles)
     columns = max(1, min(columns, len(tiles)))
     gap, line = 0.07, 0.185  # inches: between two images, height of a line of text
