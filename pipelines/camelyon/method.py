@@ -47,6 +47,7 @@ class SlideMethod(Method[CamelyonConfig]):
         "A slide's score is a forest's over features of its heatmap, and lesions are found in that heatmap; heatmap, "
         "detections and forest are not exported, mode=predict makes them."
     )
+    files = ("forest.npz",)
 
     def fit(self, run: Run[CamelyonConfig], data: Data) -> None:
         """All stages of `stages`, the same once more without the slides of each fold, then slide scores."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from pipelines.shared.errors import RunError
+from pipelines.shared.pretrained import notice_of
 from pipelines.shared.run_folder import RunFolder, read_json
 from pipelines.shared.study import C, Study
 from pipelines.shared.untaught import untaught_of
@@ -45,6 +46,11 @@ class FinishedRun:
     def networks(self) -> list[Path]:
         """The networks' folders, in order of their names."""
         return [self.folder.network(name) for name in self.models]
+
+    @property
+    def notice(self) -> str | None:
+        """The licence of a run that was published and came without its records; None for any other."""
+        return notice_of(self.folder.path)
 
     @property
     def untaught(self) -> dict[str, str]:

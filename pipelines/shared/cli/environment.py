@@ -19,6 +19,7 @@ from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch, slurm_job
 from pipelines.shared.log import log, log_failure, start_log
+from pipelines.shared.pretrained import notice_of
 from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, read_json, write_json
 from pipelines.shared.study import C, Study
@@ -50,6 +51,9 @@ def start(study: Study[C], job: Job) -> Run[C]:
             write_json(folder.environment, _describe(job))
         start_log(folder.path)
         log.info(f"{study.title}\nrun folder: {folder.path}")
+        notice = notice_of(Path(job.config.run)) if job.config.run else None
+        if notice is not None:
+            log.warning(notice)
         device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
         if world.size > 1:
             device = f"{world.size} processes, {device}"

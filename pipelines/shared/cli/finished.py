@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.errors import ConfigError, RunError, nearest
 from pipelines.shared.job import config_model, mode_keys, predict_keys, study_modes
+from pipelines.shared.pretrained import is_pretrained, notice_of, pretrained_run
 from pipelines.shared.validation import allowed_keys, check
 
 # What may be set beside a finished run: everything else is part of what that run is.
@@ -70,15 +71,25 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
             "mode=evaluate needs data=<source>: the dataset to judge the run on.",
             "A run's own test set is in its report already.",
         )
+    run = pretrained_run(study, config.run) if is_pretrained(config.run) else Path(config.run)
+    config = config.model_copy(update={"run": str(run)}) if is_pretrained(config.run) else config
+    published = notice_of(run) is not None
+    if published and config.mode in ("resume", "report"):
+        raise RunError(
+            f"run={config.run} was published: it came without what mode={config.mode} needs.",
+            "It can be used with mode=predict, mode=serve, mode=evaluate and mode=export.",
+        )
     own = predict_keys(study) if config.mode in OF_FILES else []
-    free = free_keys(study, config.mode)
+    # A published run's own data and cache lie on another machine; its export is checked on any, the phantom by default.
+    elsewhere = ["cache", *(["data"] if config.mode == "export" else [])] if published else []
+    free = list(dict.fromkeys([*free_keys(study, config.mode), *elsewhere]))
     for key in keys:
         if not is_free(key, free):
             raise ConfigError(
                 f"'{key}' cannot be changed here: it belongs to the finished run {config.run}.",
                 f"mode={config.mode} takes: {', '.join(free)}.",
             )
-    values = read_run_config(Path(config.run), study)
+    values = read_run_config(run, study)
     if config.mode == "resume" and values["mode"] not in ("train", "resume", "predict"):
         raise RunError(
             f"run={config.run} is the folder of mode={values['mode']}, not of a training run.",
@@ -95,6 +106,8 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
     for section in sections:
         if section in ("mode", "run", "input", "run_dir", "serve") or any(k.split(".")[0] == section for k in keys):
             values[section] = now[section]
+    for section in elsewhere:
+        values[section] = now[section]
     known = allowed_keys(config_model(study), values)  # a run that was made before a key existed lacks it all the same
     for key in free:
         section, _, name = key.partition(".")

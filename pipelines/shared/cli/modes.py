@@ -29,6 +29,7 @@ from pipelines.shared.errors import RunError, listed
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
+from pipelines.shared.pretrained import NOTICE
 from pipelines.shared.run import Run, open_finished
 from pipelines.shared.run_folder import RunFolder, digest, plain, read_json, write_atomically, write_csv, write_json
 from pipelines.shared.study import Data, Study
@@ -91,6 +92,8 @@ def external_validation(study: Study[Any], job: Job) -> None:
         data.flow["notes"].append(
             f"External validation of {finished.folder.path.name}: its networks and thresholds are frozen."
         )
+        if finished.notice is not None:
+            data.flow["notes"].append(" ".join(finished.notice.split()))
         data.flow["networks"] = list(finished.models.values())
         if run.world.main:
             _write_data(run.folder, data)
@@ -142,7 +145,7 @@ def export(study: Study[Any], job: Job) -> None:
         log.info(method.beyond_export)
     content = {"run": finished.folder.path.name, "networks": entries, "beyond": method.beyond_export or None}
     write_json(run.folder.path / "export.json", content)
-    for name in ("model_card.md", "reporting_checklist.md"):
+    for name in ("model_card.md", "reporting_checklist.md", *([NOTICE] if finished.notice else [])):
         if (finished.folder.path / name).exists():
             write_atomically(run.folder.path / name, partial(shutil.copyfile, finished.folder.path / name))
         else:

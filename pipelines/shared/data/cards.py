@@ -16,7 +16,11 @@ from pipelines.shared.config import cards_folder
 
 
 class Card(BaseModel):
-    """The front matter of a data card."""
+    """The front matter of a data card.
+
+    `weights_licence`: the licence under which networks that were trained on the set may be handed on (`pipelines.
+    publish` lists those it knows); `yours`: its owner says; null: they may not.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,6 +29,7 @@ class Card(BaseModel):
     study: str
     synthetic: bool
     licence: str
+    weights_licence: str | None = None
     access: str
     layout: list[str]
     counts: dict[str, Any]

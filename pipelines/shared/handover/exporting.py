@@ -19,6 +19,7 @@ from torch import nn
 
 import pipelines
 from pipelines.shared.data.assemble import prepare_all
+from pipelines.shared.data.records import Source
 from pipelines.shared.errors import RunError, UserError
 from pipelines.shared.learning.dataset import PreparedDataset, loader
 from pipelines.shared.learning.method import Method, load_network
@@ -28,6 +29,7 @@ from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.run_folder import plain, read_json, write_atomically
 from pipelines.shared.screen import track
 
+CHECKED = 64  # records of another source that an export is checked on, where the run's own are not there
 BOUND = 1e-4  # of a difference between torch and ONNX Runtime, in probability
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -72,14 +74,16 @@ def needs_packages() -> None:
 
 
 def run_records(run: Run[Any], finished: FinishedRun) -> PreparedDataset:
-    """The run's own test records, prepared as its networks take them.
+    """The run's own test records, prepared as its networks take them; some of `data` for a run without records.
 
     Raises:
         RunError: the source no longer has them, or has other content under their ids.
     """
+    source = run.study.sources[run.config.data.name](run.config)
+    if finished.notice is not None:
+        return _some_records(run, source)
     table = finished.folder.read_table(finished.folder.records)
     table = table[table["split"] == "test"].set_index("id")
-    source = run.study.sources[run.config.data.name](run.config)
     rows = source.records[source.records["id"].isin(table.index)].reset_index(drop=True)
     prepared = prepare_all(run.study, run.config, rows, source.root)
     same = prepared.facts["fingerprint"].to_numpy() == table.loc[rows["id"], "fingerprint"].to_numpy()
@@ -90,6 +94,21 @@ def run_records(run: Run[Any], finished: FinishedRun) -> PreparedDataset:
             "An export is checked on the run's own test records: restore them.",
         )
     return PreparedDataset(prepared, list(rows["id"]), np.zeros((len(rows), 1)))
+
+
+def _some_records(run: Run[Any], source: Source) -> PreparedDataset:
+    """Records of a source, evenly chosen, that the run's preparation can use.
+
+    Raises:
+        RunError: there is none.
+    """
+    rows = source.records.iloc[:: -(-len(source.records) // CHECKED)].reset_index(drop=True)
+    prepared = prepare_all(run.study, run.config, rows, source.root)
+    good = np.flatnonzero((prepared.facts["bad"].isna() & prepared.facts["unusable"].isna()).to_numpy())
+    if len(good) == 0:
+        raise RunError(f"None of {len(rows)} records of {source.name} can be used.", "Give other data=<source>.")
+    log.info(f"the run came without its records: checked on {len(good)} of {source.name}")
+    return PreparedDataset(prepared.take(good), list(rows["id"].iloc[good]), np.zeros((len(good), 1)))
 
 
 def export_networks(run: Run[Any], method: Method[Any], finished: FinishedRun) -> list[dict[str, Any]]:
@@ -116,7 +135,7 @@ def export_networks(run: Run[Any], method: Method[Any], finished: FinishedRun) -
         entry |= _export(run, method, finished, name, data)
         log.info(
             f"{name}: {entry['file']}, largest difference to torch {entry['largest_difference']:.2g} on "
-            f"{len(data):,} test records"
+            f"{len(data):,} records"
         )
     if all(entry["file"] is None for entry in entries):
         raise RunError(f"run={finished.folder.path} holds no network that can be exported.", str(entries[0]["reason"]))
@@ -139,7 +158,7 @@ def _export(
     expected = predict(answering.to(world.device), data, world, batch_size, 0, "fp32", f"{network_name}: torch")
     answers = onnx_answers(file, data, batch_size, f"{network_name}: ONNX Runtime")
     alone = onnx_answers(file, data, 1, network_name, records=1)
-    difference = max(_difference(answers, expected), _difference(alone, expected[:1]))
+    difference = max(largest_difference(answers, expected), largest_difference(alone, expected[:1]))
     if not difference <= BOUND:  # also where it is no number
         file.unlink()
         raise RunError(
@@ -150,7 +169,7 @@ def _export(
     return {"file": file.name, "largest_difference": difference, "records": len(data), "output": name}
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
+def largest_difference(a: np.ndarray, b: np.ndarray) -> float:
     """The largest difference; what is NaN in both, as nothing taught it, is none, and in one of them infinite."""
     return float(np.nan_to_num(np.where(np.isnan(a) & np.isnan(b), 0.0, np.abs(a - b)), nan=np.inf).max())
 
@@ -208,6 +227,7 @@ def describe(
         "operating_points": points,
         "trained_on": model.get("trained_on"),
         "synthetic": flow["synthetic"],
+        **({} if finished.notice is None else {"licence": finished.notice}),
         "beyond_this_file": _beyond(run.study.name, method, points, finished, model),
     }  # fmt: skip
     return {k: v if isinstance(v, str) else json.dumps(plain(v), ensure_ascii=False) for k, v in content.items()}

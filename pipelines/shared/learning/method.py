@@ -33,10 +33,12 @@ class Method(ABC, Generic[C]):
     Attributes:
         learner: the class of its networks.
         beyond_export: what a run's answer needs besides its networks, and an export lacks.
+        files: names of files in the run folder, besides models/, that an answer needs.
     """
 
     learner: type[Learner[C]]
     beyond_export: str = ""
+    files: tuple[str, ...] = ()
 
     @abstractmethod
     def fit(self, run: Run[C], data: Data) -> None:

@@ -59,8 +59,8 @@ def test_what_nothing_taught_is_no_number_in_the_file_either(toy, tmp_path):
     assert np.nansum(answers, axis=1) == pytest.approx(1, abs=1e-6)
     with torch.inference_mode():
         expected = network(torch.from_numpy(arrays)).numpy()
-    assert exporting._difference(answers, expected) < 1e-6
-    assert exporting._difference(np.nan_to_num(answers), expected) == np.inf
+    assert exporting.largest_difference(answers, expected) < 1e-6
+    assert exporting.largest_difference(np.nan_to_num(answers), expected) == np.inf
 
 
 @pytest.mark.slow
@@ -72,9 +72,9 @@ def test_a_file_averages_over_the_same_views_as_torch(toy, tmp_path):
     answers = exporting.onnx_answers(tmp_path / "toy.onnx", data, 3, "")
     with torch.inference_mode():
         expected = network(torch.from_numpy(arrays)).numpy()
-    assert exporting._difference(answers, expected) < 1e-5
+    assert exporting.largest_difference(answers, expected) < 1e-5
     assert (
-        exporting._difference(
+        exporting.largest_difference(
             answers, network.activation(network.network.network(torch.from_numpy(arrays))).detach().numpy()
         )
         > 1e-4
