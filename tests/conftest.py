@@ -102,6 +102,11 @@ def compose(study: str, *overrides: str) -> Any:
     return check(config_model(study), OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
 
 
+def phantom_settings(study: str, **changes: Any) -> Any:
+    """A phantom's settings with some changed, unchecked: a test's phantom may be too small for a study."""
+    return compose(study).data.phantom.model_copy(update=changes)
+
+
 def predicted_records(records: pd.DataFrame, split: str) -> pd.DataFrame:
     """The records that a finished run's prediction table of a split is about.
 

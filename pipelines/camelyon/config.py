@@ -56,8 +56,19 @@ class CamelyonData(DataSection):
         return {str(name): word for name, word in groups.items()} if isinstance(groups, dict) else groups
 
 
-class PhantomKeys(Section):
-    """The phantom's settings, see `phantom.PhantomSettings`."""
+class PhantomSettings(Section):
+    """What the phantom is made of.
+
+    Attributes:
+        slides: all of them; half have metastases.
+        test: so many are the test part.
+        smallest, largest: side of a slide in level-0 pixels; most are small.
+        seed: everything is a function of the settings, this included.
+        atypia: multiplies how far the cells of tumour, and of active germinal centres, differ from those at rest.
+        follicles: multiplies the number of germinal centres, which look like metastases.
+        variation: multiplies how far stains differ from slide to slide.
+        missed: the chance that the annotator overlooks a small metastasis.
+    """
 
     slides: Annotated[int, Field(ge=12)]
     test: Annotated[int, Field(ge=4)]
@@ -70,7 +81,7 @@ class PhantomKeys(Section):
     missed: Annotated[float, Field(ge=0, lt=1)]
 
     @model_validator(mode="after")
-    def _both_parts(self) -> PhantomKeys:
+    def _both_parts(self) -> PhantomSettings:
         if self.test + 8 > self.slides:
             raise ValueError(f"test={self.test} leaves fewer than 8 of {self.slides} slides for training")
         if self.smallest > self.largest:
@@ -82,7 +93,7 @@ class PhantomData(CamelyonData):
     """`data=phantom`."""
 
     name: Literal["phantom"]
-    phantom: PhantomKeys
+    phantom: PhantomSettings
 
 
 class Camelyon16Data(CamelyonData):

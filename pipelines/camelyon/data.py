@@ -21,7 +21,7 @@ from pipelines.camelyon.annotations import check_annotation
 from pipelines.camelyon.challenge import outlines_in_normal, read_challenge, some
 from pipelines.camelyon.config import CamelyonConfig, TissueSection
 from pipelines.camelyon.pairing import pair, slide_key
-from pipelines.camelyon.phantom.dataset import TRIAL, PhantomSettings, ensure_phantom
+from pipelines.camelyon.phantom.dataset import TRIAL, ensure_phantom
 from pipelines.camelyon.slides import SUFFIXES, Slide, SlideFacts, fingerprint
 from pipelines.camelyon.tissue import require_tissue
 from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
@@ -117,7 +117,7 @@ def _check_outlines(record: Mapping[str, Any], root: Path, facts: SlideFacts, se
 def phantom(config: CamelyonConfig) -> Source:
     """The synthetic slides, through the same code as `camelyon16`."""
     assert config.data.name == "phantom"
-    settings = TRIAL if config.trial else PhantomSettings(**config.data.phantom.model_dump())
+    settings = config.data.phantom.model_copy(update=TRIAL if config.trial else {})
     root = ensure_phantom(Path(config.cache.dir), settings)
     source = _challenge(config, root, [], {})
     records = source.records

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.camelyon.annotations import check_annotation
+from pipelines.camelyon.annotations import MPP, check_annotation
 from pipelines.camelyon.challenge import some
 from pipelines.camelyon.config import PLAUSIBLE_MPP
 from pipelines.camelyon.lesions import COLUMNS, check_detections
-from pipelines.camelyon.masks import MPP, LesionMap, lesion_map
+from pipelines.camelyon.masks import LesionMap, lesion_map
 from pipelines.camelyon.pairing import Pairs, pair, slide_key
 from pipelines.shared.data.tables import read_csv
 from pipelines.shared.errors import DataError, counted, listed

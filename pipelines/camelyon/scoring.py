@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from pipelines.camelyon import lesions
+from pipelines.camelyon.annotations import MPP
 from pipelines.camelyon.config import CamelyonConfig, LesionSection
 from pipelines.camelyon.forest import Forest, fit_forest, forest_file, read_forest, write_forest
 from pipelines.camelyon.froc import froc_score, score_detections
 from pipelines.camelyon.heatmap import Heatmap, heatmap_file, overlay, read_heatmap
-from pipelines.camelyon.masks import MPP, LesionMap, lesion_map
+from pipelines.camelyon.masks import LesionMap, lesion_map
 from pipelines.camelyon.metrics import TASK, empty_lesions
 from pipelines.camelyon.patches import annotation_of, rows_of
 from pipelines.camelyon.slide_features import baseline, slide_features

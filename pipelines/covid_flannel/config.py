@@ -31,8 +31,17 @@ class XrayData(DataSection):
     rules: UserPath
 
 
-class PhantomKeys(Section):
-    """The phantom's settings, see `phantom.PhantomSettings`."""
+class PhantomSettings(Section):
+    """What the phantom is made of.
+
+    Attributes:
+        patients: how many, each with one to three pictures.
+        size: side of a picture, px.
+        seed: everything is a function of the settings, this included.
+        contrast: of the signs of disease; 1 as drawn, lower is harder.
+        label_noise: share of patients whose recorded class is wrong.
+        shortcut: whether hospitals differ in looks, ages and diseases.
+    """
 
     patients: Annotated[int, Field(ge=60)]
     size: Annotated[int, Field(ge=64, le=1024)]
@@ -49,7 +58,7 @@ class PhantomData(XrayData):
     ccx: str
     kcx: str
     official_test: bool
-    phantom: PhantomKeys
+    phantom: PhantomSettings
 
 
 class CcxData(XrayData, CopySection):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
-from pipelines.covid_flannel.phantom.dataset import PhantomSettings, drawn, ensure_phantom
+from pipelines.covid_flannel.phantom.dataset import drawn, ensure_phantom
 from pipelines.covid_flannel.public_sets import CCX, CCX_BESIDES, KEY, numbered, read_ccx, read_kcx
 from pipelines.covid_flannel.rules import read_rules
 from pipelines.shared.data.copies import Copy
@@ -62,7 +62,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
 def phantom(config: CovidConfig) -> Source:
     """The phantom, made on first use, read through the adapters of the two sets whose layouts it has."""
     assert config.data.name == "phantom"
-    settings = PhantomSettings(**config.data.phantom.model_dump())
+    settings = config.data.phantom
     root = ensure_phantom(Path(config.cache.dir), settings)
     source = _both(config, Copy(root / config.data.ccx, "ccx"), root)
     records = source.records.assign(truth=drawn(root, source.records["path"]))

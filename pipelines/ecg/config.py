@@ -39,8 +39,16 @@ class EcgData(DataSection):
     also: list[AlsoSource]
 
 
-class PhantomKeys(Section):
-    """The phantom's settings, see `phantom.PhantomSettings`."""
+class PhantomSettings(Section):
+    """What the phantom is made of.
+
+    Attributes:
+        patients: one or two records each.
+        seed: everything is a function of the settings, this included.
+        noise: multiplies everything that disturbs the signal.
+        subtlety: how often ectopic P waves look like the sinus node's and fast fibrillation is nearly regular.
+        committee_error: the chance that the committee mistakes an episode of average difficulty.
+    """
 
     patients: Annotated[int, Field(ge=48)]
     seed: Annotated[int, Field(ge=0)]
@@ -53,7 +61,7 @@ class PhantomData(EcgData):
     """`data=phantom`."""
 
     name: Literal["phantom"]
-    phantom: PhantomKeys
+    phantom: PhantomSettings
 
 
 class IrhythmData(EcgData):

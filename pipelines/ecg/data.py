@@ -26,7 +26,7 @@ from pipelines.ecg.databases import label_notes, wfdb_database
 from pipelines.ecg.irhythm import read_irhythm
 from pipelines.ecg.labels import MASKED, STEP, UNLABELLED, carried, record_words, strata, window_labels, windows
 from pipelines.ecg.patients import read_patients
-from pipelines.ecg.phantom.dataset import PhantomSettings, ensure_phantom
+from pipelines.ecg.phantom.dataset import ensure_phantom
 from pipelines.ecg.rows import beyond, finish, good_rows, open_or_none, rest_note, window_rows
 from pipelines.ecg.wfdb_files import is_there
 from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
@@ -142,9 +142,7 @@ def _wfdb(config: EcgConfig, name: str, root: str | None, known: Sequence[Sequen
 def phantom(config: EcgConfig) -> Source:
     """The phantom, made on first use, read through the adapter of its native layout."""
     assert config.data.name == "phantom"
-    keys = config.data.phantom
-    settings = PhantomSettings(keys.patients, keys.seed, keys.noise, keys.subtlety, keys.committee_error)
-    root = ensure_phantom(Path(config.cache.dir), settings)
+    root = ensure_phantom(Path(config.cache.dir), config.data.phantom)
     patients = read_csv(root / "patients.csv", ["record", "patient", "age", "sex"])
     patients["age"] = pd.to_numeric(patients["age"])
     source = wfdb_database(root, config, "phantom", patients)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.ecg import signals
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import RATE, STEP, record_words, strata, window_labels, windows
+from pipelines.ecg.recording import Recording
+from pipelines.ecg.signals import open_recording
 from pipelines.shared.data.tables import BLANKS, without_bad_rows
 from pipelines.shared.errors import BadFile, DataError
 
@@ -74,14 +75,14 @@ def finish(rows: list[dict[str, Any]], config: EcgConfig) -> pd.DataFrame:
     return table
 
 
-def open_or_none(file: Path, config: EcgConfig) -> signals.Recording | None:
+def open_or_none(file: Path, config: EcgConfig) -> Recording | None:
     """A recording, or None where it cannot be read: `prepare` will say why."""
     with suppress(BadFile, OSError):
-        return signals.open_recording(file, config.data.leads, config.data.sampling_rate)
+        return open_recording(file, config.data.leads, config.data.sampling_rate)
     return None
 
 
-def beyond(recording: signals.Recording | None) -> int:
+def beyond(recording: Recording | None) -> int:
     """Samples at 200 Hz after the last whole step."""
     return recording.samples % STEP if recording else 0
 

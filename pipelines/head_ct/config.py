@@ -33,8 +33,20 @@ class HeadCtData(DataSection):
     salt_file: UserPath | None
 
 
-class PhantomKeys(Section):
-    """The phantom's settings, see `phantom.PhantomSettings`."""
+class PhantomSettings(Section):
+    """What the phantom is made of.
+
+    Attributes:
+        studies: all of them, gold ones included.
+        gold: so many are the test set, about half of them critical.
+        critical: share of critical studies among the others.
+        size: pixels on a side.
+        seed: everything is a function of the settings, this included.
+        contrast: multiplies how far lesions differ from tissue.
+        noise: multiplies the scanner's noise.
+        gold_error: the chance that the radiologists' decision is wrong.
+        unseen: share of statements in a phrasing that the lexicon does not hold.
+    """
 
     studies: Annotated[int, Field(ge=40)]
     gold: Annotated[int, Field(ge=10)]
@@ -47,7 +59,7 @@ class PhantomKeys(Section):
     unseen: Chance
 
     @model_validator(mode="after")
-    def _not_all_gold(self) -> PhantomKeys:
+    def _not_all_gold(self) -> PhantomSettings:
         if self.gold + 20 > self.studies:
             raise ValueError(f"gold={self.gold} leaves fewer than 20 of {self.studies} studies to learn from")
         return self
@@ -57,7 +69,7 @@ class PhantomData(HeadCtData):
     """`data=phantom`."""
 
     name: Literal["phantom"]
-    phantom: PhantomKeys
+    phantom: PhantomSettings
 
 
 class ReportsData(HeadCtData):

@@ -36,10 +36,11 @@ from pipelines.head_ct.archive import (
 )
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.labeller import MENTIONS, critical_counts, label_reports, silver_columns
-from pipelines.head_ct.phantom.dataset import PhantomSettings, ensure_phantom
+from pipelines.head_ct.phantom.dataset import ensure_phantom
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.public_sets import cq500, rsna_ich
 from pipelines.head_ct.stacks import Fault, Stack, kind_of
+from pipelines.shared.config import conf_folder
 from pipelines.shared.data.images import read_image
 from pipelines.shared.data.kept import keep_table, kept_table
 from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
@@ -109,7 +110,7 @@ def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFram
     for part in (*(Path(str(m.__file__)) for m in (labeller, english, report_text, sentences)), lexicon, terms):
         mark.update(part.read_bytes() if part else b"-")
     for file in ("lexicon.yaml", "terms.yaml"):
-        mark.update((labeller.conf_folder() / "head_ct" / file).read_bytes())
+        mark.update((conf_folder() / "head_ct" / file).read_bytes())
     for row in reports.itertuples():
         mark.update(f"{row.id}\0{row.text}\0".encode())
     keeper = private_folder(config) / f"mentions-{mark.hexdigest()[:20]}.parquet"
@@ -131,7 +132,7 @@ def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFram
 def phantom(config: HeadCtConfig) -> Source:
     """The synthetic archive, through the same code as `reports`."""
     assert config.data.name == "phantom"
-    root = ensure_phantom(Path(config.cache.dir), PhantomSettings(**config.data.phantom.model_dump()))
+    root = ensure_phantom(Path(config.cache.dir), config.data.phantom)
     names = names_of(config)
     archive = open_archive(root / "dicom", config, names)
     tables = {

@@ -230,7 +230,9 @@ def _places(
     return places
 
 
-def _place(position: Any, orientation: Any, measures: Any, rescale: Any, details: Any, problems: list[str]) -> dict:
+def _place(
+    position: Any, orientation: Any, measures: Any, rescale: Any, details: Any, problems: list[str]
+) -> dict[str, Any]:
     where = numbers_of(position, "ImagePositionPatient", 3, problems)
     axes = numbers_of(orientation, "ImageOrientationPatient", 6, problems)
     spacing = numbers_of(measures, "PixelSpacing", 2, problems)

@@ -41,7 +41,7 @@ class RetinopathyData(DataSection):
 
 
 class PhantomKeys(Section):
-    """The phantom's settings, see `phantom.PhantomSettings`."""
+    """Those of the phantom's settings that may be set; `phantom.dataset.PhantomSettings` explains them all."""
 
     patients: Annotated[int, Field(ge=12)]
     size: Annotated[int, Field(ge=96, le=2048)]

@@ -88,15 +88,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
 def phantom(config: RetinopathyConfig) -> Source:
     """The phantom, made on first use, read through the adapter of its native layout."""
     assert config.data.name == "phantom"
-    keys = config.data.phantom
-    settings = PhantomSettings(
-        patients=keys.patients,
-        size=keys.size,
-        seed=keys.seed,
-        lesion_contrast=keys.lesion_contrast,
-        grader_noise=keys.grader_noise,
-        ungradable=keys.ungradable,
-    )
+    settings = PhantomSettings(**config.data.phantom.model_dump())
     root = ensure_phantom(Path(config.cache.dir), settings)
     source = multi_grader(root, config.data.labels, config.data.grades_per_image, config.seed)
     truth = pd.read_csv(root / "truth" / "truth.csv").set_index("image_id").reindex(source.records["id"])

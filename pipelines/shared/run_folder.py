@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ import yaml
 from PIL import Image
 
 from pipelines.shared.errors import RunError, UserError, disk_failure
+
+T = TypeVar("T")
 
 AGAIN = "Copy the whole run folder again; a training run's own files are written anew by mode=resume run=<folder>."
 
@@ -196,7 +198,7 @@ def _whole_csv(file: Path, options: dict[str, Any]) -> pd.DataFrame:
     return pd.read_csv(file, **options)
 
 
-def read_file(file: Path, read: Callable[[], Any]) -> Any:
+def read_file(file: Path, read: Callable[[], T]) -> T:
     """What `read` makes of a file of a run, of any format.
 
     Raises:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # torch is imported by the modes that need it
     from pipelines.shared.run import FinishedRun, Run
 
 C = TypeVar("C", bound=StudyConfig)
+C_co = TypeVar("C_co", bound=StudyConfig, covariant=True)  # of what is only read
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Evidence(Generic[C]):
+class Evidence(Generic[C_co]):
     """What a run left behind, read from its folder alone: all that metrics, figures and report are made from."""
 
     folder: RunFolder
-    config: C
+    config: C_co
     records: pd.DataFrame
     predictions: dict[str, pd.DataFrame]
     readers: pd.DataFrame | None

@@ -31,8 +31,17 @@ class SkinData(DataSection):
     max_class_size: Count
 
 
-class PhantomKeys(Section):
-    """The phantom's settings, see `phantom.PhantomSettings`."""
+class PhantomSettings(Section):
+    """What the phantom is made of.
+
+    Attributes:
+        lesions: how many, each with one to four pictures; with fewer the rare diseases would crowd out the common ones.
+        size: longer side of a picture, px; the shorter is three quarters of it.
+        seed: everything is a function of the settings, this included.
+        contrast: of what tells the diseases apart; 1 as drawn, lower is harder.
+        atypia: how far a lesion may drift towards a disease that it is mistaken for.
+        label_noise: share of lesions whose recorded diagnosis is one that the true one is mistaken for.
+    """
 
     lesions: Annotated[int, Field(ge=200)]
     size: Annotated[int, Field(ge=64, le=1024)]
@@ -46,7 +55,7 @@ class PhantomData(SkinData):
     """`data=phantom`."""
 
     name: Literal["phantom"]
-    phantom: PhantomKeys
+    phantom: PhantomSettings
 
 
 class Ham10000Data(SkinData, CopySection):

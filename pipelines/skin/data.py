@@ -18,7 +18,7 @@ from pipelines.shared.data.records import Source, Target, read_table
 from pipelines.skin import public_sets
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import add_levels
-from pipelines.skin.phantom.dataset import PhantomSettings, ensure_phantom, oracle_columns
+from pipelines.skin.phantom.dataset import ensure_phantom, oracle_columns
 from pipelines.skin.trees import read_tree
 
 PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts
@@ -62,7 +62,7 @@ def centre_square(image: np.ndarray, size: int) -> np.ndarray:
 def phantom(config: SkinConfig) -> Source:
     """The phantom, made on first use, read through HAM10000's adapter."""
     assert config.data.name == "phantom"
-    settings = PhantomSettings(**config.data.phantom.model_dump())
+    settings = config.data.phantom
     root = ensure_phantom(Path(config.cache.dir), settings)
     tree = read_tree(config.data.taxonomy)
     source = public_sets.read_ham10000(Copy(root, "skin_phantom"), tree, "phantom", config.data.on_bad_row)

@@ -18,7 +18,7 @@ from pipelines.camelyon.learner import PatchLearner
 from conftest import compose  # isort: skip
 from pipelines.camelyon.heatmap import grid, score_slide
 from pipelines.camelyon.patches import PatchReader
-from pipelines.camelyon.phantom.dataset import PhantomSettings, make_slide, write_pyramid
+from pipelines.camelyon.phantom.dataset import make_slide, write_pyramid
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 
@@ -28,7 +28,7 @@ PATCHES = 400
 def rows() -> list[Row]:
     """All rows of this file."""
     folder = Path(tempfile.mkdtemp())
-    make_slide(0, folder, PhantomSettings(smallest=6144, largest=6144))
+    make_slide(0, folder, compose("camelyon").data.phantom.model_copy(update={"smallest": 6144, "largest": 6144}))
     file = folder / "training" / "tumor" / "Tumor_001.tif"
     return [_patches(file), _inference(file), _memory(folder)]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import compose, toy_prepared
+from conftest import compose, phantom_settings, toy_prepared
 
 from pipelines.camelyon import model
 from pipelines.camelyon.heatmap import Heatmap, is_dense, overlay, read_heatmap, score_slide, write_heatmap
 from pipelines.camelyon.learner import PatchLearner
 from pipelines.camelyon.metrics import choose_points, predict_columns, scored_again
 from pipelines.camelyon.patches import read_patch
-from pipelines.camelyon.phantom.dataset import PhantomSettings, make_slide, write_pyramid
+from pipelines.camelyon.phantom.dataset import make_slide, write_pyramid
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue, find_tissue
 from pipelines.shared.errors import ConfigError
@@ -34,7 +34,7 @@ def network(*changes):
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
     root = tmp_path_factory.mktemp("slide")
-    settings = PhantomSettings(slides=12, test=4, smallest=1536, largest=1536)
+    settings = phantom_settings("camelyon", slides=12, test=4, smallest=1536, largest=1536)
     make_slide(0, root, settings)
     return Slide(root / "training/tumor/Tumor_001.tif")
 

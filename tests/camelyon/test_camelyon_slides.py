@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from asap import read_annotation
-from conftest import compose
+from conftest import compose, phantom_settings
 
 from pipelines.camelyon import data, pcam, slides
 from pipelines.camelyon.annotations import EMPTY
@@ -17,12 +17,12 @@ from pipelines.camelyon.heatmap import heatmap_file
 from pipelines.camelyon.masks import tumour_mask
 from pipelines.camelyon.outlines import CROSSING
 from pipelines.camelyon.patches import PatchReader, annotation_of, normal_tissue, read_patch, sample_slide, with_slide
-from pipelines.camelyon.phantom.dataset import PhantomSettings, make_slide, slide_names, write_annotation, write_pyramid
+from pipelines.camelyon.phantom.dataset import make_slide, slide_names, write_annotation, write_pyramid
 from pipelines.camelyon.slides import COARSE, NO_MPP, OTHER_MPP, Slide, fingerprint
 from pipelines.camelyon.tissue import Tissue, find_tissue, read_tissue, tissue_mask, write_tissue
 from pipelines.shared.errors import BadFile, ConfigError, DataError, UnusableRecord
 
-SMALL = PhantomSettings(slides=12, test=4, smallest=1536, largest=1536)
+SMALL = phantom_settings("camelyon", slides=12, test=4, smallest=1536, largest=1536)
 
 
 def tissue_settings(**changes):

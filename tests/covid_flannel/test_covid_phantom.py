@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import compose
+from conftest import compose, phantom_settings
 
 from pipelines.covid_flannel import data
 from pipelines.covid_flannel.config import CLASSES
-from pipelines.covid_flannel.phantom.dataset import CCX, KCX, PhantomSettings, make_phantom, plan
+from pipelines.covid_flannel.phantom.dataset import CCX, KCX, make_phantom, plan
 from pipelines.covid_flannel.protocol import divide
 from pipelines.covid_flannel.public_sets import read_ccx, read_kcx
 from pipelines.covid_flannel.rules import read_rules
@@ -21,7 +19,7 @@ from pipelines.shared.data.copies import Copy
 from pipelines.shared.stats.auc import auroc_estimate
 from pipelines.shared.stats.bootstrap import Bootstrap
 
-SMALL = PhantomSettings(patients=60, size=64)
+SMALL = phantom_settings("covid_flannel", patients=60, size=64)
 
 
 def test_the_phantom_has_both_layouts_and_every_class_everywhere(tmp_path):
@@ -41,7 +39,7 @@ def test_the_phantom_has_both_layouts_and_every_class_everywhere(tmp_path):
 
 def test_the_same_settings_give_the_same_files(tmp_path):
     pictures = []
-    for name, settings in (("a", SMALL), ("b", SMALL), ("c", replace(SMALL, seed=1))):
+    for name, settings in (("a", SMALL), ("b", SMALL), ("c", SMALL.model_copy(update={"seed": 1}))):
         (tmp_path / name).mkdir()
         make_phantom(tmp_path / name, settings, workers=1)
         pictures.append({p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*.png")})
@@ -51,7 +49,9 @@ def test_the_same_settings_give_the_same_files(tmp_path):
 
 def test_without_the_shortcut_hospitals_have_the_same_proportions():
     for shortcut, least, most in ((True, 0.3, 1.0), (False, 0.0, 0.1)):
-        table = pd.DataFrame(plan(PhantomSettings(shortcut=shortcut)), columns=["hospital", "disease"])
+        table = pd.DataFrame(
+            plan(phantom_settings("covid_flannel", shortcut=shortcut)), columns=["hospital", "disease"]
+        )
         share = table.assign(covid=table["disease"] == "covid19").groupby("hospital")["covid"].mean()
         assert least <= share.max() - share.min() < most
 

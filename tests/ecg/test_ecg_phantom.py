@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import compose
+from conftest import compose, phantom_settings
 
 from pipelines.ecg.annotations import read_rhythms
 from pipelines.ecg.config import CLASSES
@@ -20,14 +20,14 @@ from pipelines.ecg.phantom.dataset import (
     READERS,
     SAMPLES,
     SECONDS,
-    PhantomSettings,
     draw_course,
     make_phantom,
     read_course,
 )
 from pipelines.ecg.rhythms import MISTAKEN, NEIGHBOURS, RHYTHMS, _fibrillation, _flutter
+from pipelines.shared.errors import ConfigError
 
-SMALL = PhantomSettings(patients=12)
+SMALL = phantom_settings("ecg", patients=12)
 
 
 def contents(root):
@@ -50,7 +50,7 @@ def test_it_is_a_function_of_its_settings_whatever_the_workers(made, tmp_path):
 
 
 def test_noise_changes_the_signals_only(made, tmp_path):
-    make_phantom(tmp_path / "quiet", PhantomSettings(patients=12, noise=0.5), workers=1)
+    make_phantom(tmp_path / "quiet", phantom_settings("ecg", patients=12, noise=0.5), workers=1)
     before, after = contents(made), contents(tmp_path / "quiet")
     changed = {name for name in before if before[name] != after[name]}
     assert {name.rpartition(".")[2] for name in changed} == {"dat", "hea", "txt"}  # the header holds a checksum
@@ -226,7 +226,6 @@ def test_a_perfect_reader_reads_the_truth_and_a_clumsy_one_errs_as_often_as_said
 
 
 def test_what_cannot_be_made_is_refused():
-    with pytest.raises(ValueError, match="patients must be at least 12"):
-        PhantomSettings(patients=3)
-    with pytest.raises(ValueError, match="subtlety"):
-        PhantomSettings(subtlety=2.0)
+    for key in ("patients=3", "subtlety=2.0"):
+        with pytest.raises(ConfigError, match=rf"data\.phantom\.{key}"):
+            compose("ecg", f"data.phantom.{key}")

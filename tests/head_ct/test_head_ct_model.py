@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import compose
+from conftest import compose, phantom_settings
 
 from pipelines.head_ct import model
 from pipelines.head_ct.learner import HeadCtLearner
@@ -21,7 +21,7 @@ from pipelines.head_ct.metrics import (
     untaught_tasks,
 )
 from pipelines.head_ct.phantom.anatomy import Finding, draw_head, hounsfield
-from pipelines.head_ct.phantom.dataset import PhantomSettings, make_study
+from pipelines.head_ct.phantom.dataset import make_study
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.scoring import Scorer
 from pipelines.head_ct.series import Kernels, choose, scan
@@ -278,7 +278,7 @@ def test_the_phantoms_findings_are_where_its_masks_say():
 
 
 def test_a_phantom_study_is_read_back_as_it_was_made(tmp_path):
-    settings = PhantomSettings(studies=40, gold=12)
+    settings = phantom_settings("head_ct", studies=40, gold=12)
     (tmp_path / "truth" / "masks").mkdir(parents=True)
     rows = [make_study(i, tmp_path, settings) for i in range(6)]
     slices, faults = scan(tmp_path / "dicom", Names("x"))

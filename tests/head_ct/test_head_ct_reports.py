@@ -10,12 +10,13 @@ from functools import lru_cache
 
 import pandas as pd
 import pytest
+from conftest import phantom_settings
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.head_ct.labeller import LONGEST as LONGEST_REPORT
 from pipelines.head_ct.labeller import label_reports, label_text, pipeline
-from pipelines.head_ct.phantom.dataset import PhantomSettings, _rng, draw_findings
+from pipelines.head_ct.phantom.dataset import _rng, draw_findings
 from pipelines.head_ct.phantom.dictation import Noise, dictate
 from pipelines.head_ct.predicting import table_of_reports
 from pipelines.head_ct.sentences import LONGEST, sentences
@@ -287,7 +288,7 @@ def test_a_report_as_it_is_typed(name):
 
 # --- every report of the phantom, broken and numbered in other ways ---
 
-REPORT_COUNT = PhantomSettings().studies
+REPORT_COUNT = phantom_settings("head_ct").studies
 ROMAN = re.findall(r"\w+", "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx")
 MARKS = {
     "1. ": "{n}. ", "1.": "{n}.", "1) ": "{n}) ", "1)": "{n})", "(1)": "({n})", "[1] ": "[{n}] ", "1.) ": "{n}.) ",
@@ -301,7 +302,7 @@ MARKS = {
 @lru_cache(maxsize=REPORT_COUNT)
 def phantom_report(number, typing=0.04):
     """The phantom's report of this number, as it was dictated: sentences with full stops, one blank between them."""
-    phantom = PhantomSettings()
+    phantom = phantom_settings("head_ct")
     rng = _rng(phantom, "findings", number)
     critical = number % 2 == 0 if number < phantom.gold else bool(rng.random() < phantom.critical)
     findings = [(f.kind, f.severity) for f in draw_findings(rng, critical)]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import phantom_settings
 from PIL import Image
 
 from pipelines.shared.data.copies import Copy
 from pipelines.skin.diseases import DISEASES, NAMES, draw_looks, recorded_shares
 from pipelines.skin.phantom.artist import draw_lesion, photograph
-from pipelines.skin.phantom.dataset import PhantomSettings, diseases_of, ensure_phantom, make_phantom, oracle_columns
+from pipelines.skin.phantom.dataset import diseases_of, ensure_phantom, make_phantom, oracle_columns
 from pipelines.skin.public_sets import read_ham10000
 from pipelines.skin.trees import read_tree
 
-SMALL = PhantomSettings(lesions=200, size=64)
+SMALL = phantom_settings("skin", lesions=200, size=64)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_the_diseases_are_the_trees_labels_and_their_shares_sum_to_one():
 
 
 def test_every_disease_has_at_least_six_lesions():
-    for settings in (SMALL, PhantomSettings()):
+    for settings in (SMALL, phantom_settings("skin")):
         counts = pd.Series(diseases_of(settings)).value_counts()
         assert counts.sum() == settings.lesions
         assert len(counts) == 20

@@ -14,7 +14,6 @@ Nothing in truth/ may serve as a feature. Everything is a function of the settin
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from pipelines.camelyon.config import PhantomSettings
 from pipelines.camelyon.phantom.histology import (
     COARSE,
     CORTEX,
@@ -45,39 +45,7 @@ STREAMS = {"plan": 1, "regions": 2, "tissue": 3, "stain": 4, "annotator": 5}
 SIZES = {"macro": (0.12, 220, 360), "micro": (0.63, 105, 190), "itc": (0.25, 25, 80)}
 
 
-@dataclass(frozen=True)
-class PhantomSettings:
-    """What is made.
-
-    Attributes:
-        slides: all of them; half have metastases.
-        test: so many are the test part.
-        smallest, largest: side of a slide in level-0 pixels; most are small.
-        seed: everything is a function of the settings, this included.
-        atypia: multiplies how far the cells of tumour, and of active germinal centres, differ from those at rest.
-        follicles: multiplies the number of germinal centres, which look like metastases.
-        variation: multiplies how far stains differ from slide to slide.
-        missed: the chance that the annotator overlooks a small metastasis.
-    """
-
-    slides: int = 52
-    test: int = 24
-    smallest: int = 6144
-    largest: int = 8192
-    seed: int = 0
-    atypia: float = 1.0
-    follicles: float = 1.0
-    variation: float = 1.0
-    missed: float = 0.08
-
-    def __post_init__(self) -> None:
-        if not 4 <= self.test <= self.slides - 8:
-            raise ValueError("phantom: test must be at least 4 and leave 8 slides for training")
-        if self.smallest > self.largest:
-            raise ValueError("phantom: smallest must not be above largest")
-
-
-TRIAL = PhantomSettings(slides=16, test=6, smallest=2560, largest=3072)  # to see that all is connected
+TRIAL = {"slides": 16, "test": 6, "smallest": 2560, "largest": 3072}  # to see that all is connected
 
 
 def _rng(settings: PhantomSettings, stream: str, slide: int) -> Generator:
@@ -240,7 +208,7 @@ def write_pyramid(file: Path, half: np.ndarray, mpp: float, quality: int = 85) -
 def ensure_phantom(cache_dir: Path, settings: PhantomSettings) -> Path:
     """The phantom's folder, made if it is not there."""
     return ensure_folder(
-        cache_dir, "camelyon", PHANTOM_VERSION, asdict(settings), partial(make_phantom, settings=settings)
+        cache_dir, "camelyon", PHANTOM_VERSION, settings.model_dump(), partial(make_phantom, settings=settings)
     )
 
 
@@ -254,5 +222,5 @@ def make_phantom(root: Path, settings: PhantomSettings) -> None:
     lines = [f"{r['slide']},{'Tumor' if r['tumor'] else 'Normal'},,\n" for r in reference]
     (root / "testing" / "reference.csv").write_text("".join(lines), encoding="utf-8")
     write_notice(
-        root, "lymph nodes, stains and metastases are drawn by a program.", "pipelines.camelyon", asdict(settings)
+        root, "lymph nodes, stains and metastases are drawn by a program.", "pipelines.camelyon", settings.model_dump()
     )

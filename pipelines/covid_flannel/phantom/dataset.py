@@ -12,7 +12,6 @@ frame, letter, contrast and anatomy than the children's. Every hospital holds ev
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator
 
-from pipelines.covid_flannel.config import CLASSES
+from pipelines.covid_flannel.config import CLASSES, PhantomSettings
 from pipelines.covid_flannel.phantom.artist import Hospital, draw_anatomy, draw_picture
 from pipelines.shared.data.phantoms import ensure_folder, write_table
 from pipelines.shared.screen import parallel_map
@@ -45,27 +44,6 @@ FINDINGS = {
     "normal": ["No Finding"],
 }
 NAMED = {"viral": "virus", "bacterial": "bacteria", "covid19": "covid"}
-
-
-@dataclass(frozen=True)
-class PhantomSettings:
-    """What is made.
-
-    Attributes:
-        patients: how many, each with one to three pictures.
-        size: side of a picture, px.
-        seed: everything is a function of the settings, this included.
-        contrast: of the signs of disease; 1 as drawn, lower is harder.
-        label_noise: share of patients whose recorded class is wrong.
-        shortcut: whether hospitals differ in looks, ages and diseases.
-    """
-
-    patients: int = 360
-    size: int = 128
-    seed: int = 0
-    contrast: float = 1.0
-    label_noise: float = 0.04
-    shortcut: bool = True
 
 
 def _rng(settings: PhantomSettings, number: int, part: int = 0) -> Generator:
@@ -143,7 +121,7 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
     rows = [{c: row[c] for c in columns} for patient in made for row in patient["metadata"]]
     write_table(root / CCX / "metadata.csv", rows)
     write_table(root / "truth" / "truth.csv", [row for patient in made for row in patient["truth"]])
-    lines = [f"{name} = {value}" for name, value in asdict(settings).items()]
+    lines = [f"{name} = {value}" for name, value in settings.model_dump().items()]
     (root / "SYNTHETIC.txt").write_text(
         "Everything in this folder is synthetic: no picture shows a person, no patient or hospital exists. It has the\n"
         "layouts of covid-chestxray-dataset and of Kermany's chest X-rays and nothing else of them. truth/ holds what\n"
@@ -155,7 +133,7 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
 def ensure_phantom(cache_dir: Path, settings: PhantomSettings, workers: int | None = None) -> Path:
     """The folder of the phantom of these settings, made if it is not there."""
     make = partial(make_phantom, settings=settings, workers=workers)
-    return ensure_folder(cache_dir, "covid_flannel", PHANTOM_VERSION, asdict(settings), make)
+    return ensure_folder(cache_dir, "covid_flannel", PHANTOM_VERSION, settings.model_dump(), make)
 
 
 def drawn(root: Path, paths: pd.Series) -> pd.Series:

@@ -17,7 +17,6 @@ Nothing in truth/ may serve as a feature.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import pandas as pd
 from numpy.random import Generator
 
 from pipelines.ecg.annotations import write_rhythms
-from pipelines.ecg.config import CLASSES
+from pipelines.ecg.config import CLASSES, PhantomSettings
 from pipelines.ecg.labels import NOTES, RATE, STEP, Episode, pack, step_labels
 from pipelines.ecg.phantom.beats import Heart, draw_heart, render
 from pipelines.ecg.rhythms import MISTAKEN, NEIGHBOURS, RHYTHMS
@@ -42,37 +41,6 @@ SHORTEST = 3.0  # s, of a rhythm within a record
 GAIN = 200.0  # units per mV in the files
 READERS = {"reva": 0.7, "revb": 0.9, "revc": 1.1, "revd": 1.3, "reve": 1.6, "revf": 2.1}  # errors, relative
 READER_ERROR = 0.14  # of a reader of 1.0, per episode of a rhythm of average difficulty
-
-
-@dataclass(frozen=True)
-class PhantomSettings:
-    """What is made.
-
-    Attributes:
-        patients: one or two records each.
-        seed: everything is a function of the settings, this included.
-        noise: multiplies everything that disturbs the signal.
-        subtlety: 0 to 1, how often ectopic P waves look like the sinus node's and fast fibrillation is nearly regular.
-        committee_error: the chance that the committee mistakes an episode of average difficulty.
-    """
-
-    patients: int = 480
-    seed: int = 0
-    noise: float = 1.0
-    subtlety: float = 0.5
-    committee_error: float = 0.05
-
-    def __post_init__(self) -> None:
-        checks = {
-            "patients must be at least 12": self.patients >= 12,
-            "seed must not be negative": self.seed >= 0,
-            "noise must not be negative": self.noise >= 0,
-            "subtlety must lie in [0, 1]": 0 <= self.subtlety <= 1,
-            "committee_error must lie in [0, 1]": 0 <= self.committee_error <= 1,
-        }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ValueError(f"phantom: {rule}")
 
 
 # Separate random streams, so that changing (say) the noise changes neither rhythms nor readings.
@@ -238,12 +206,12 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
         root,
         "no signal is from a heart, no patient or cardiologist exists.\nRare rhythms are as frequent as common ones.",
         f"pipelines.ecg.phantom.dataset, version {PHANTOM_VERSION}",
-        asdict(settings),
+        settings.model_dump(),
     )
 
 
 def ensure_phantom(cache_dir: Path, settings: PhantomSettings, workers: int | None = None) -> Path:
     """The folder of the phantom of these settings, made if it is not there."""
     return ensure_folder(
-        cache_dir, "ecg", PHANTOM_VERSION, asdict(settings), lambda folder: make_phantom(folder, settings, workers)
+        cache_dir, "ecg", PHANTOM_VERSION, settings.model_dump(), lambda folder: make_phantom(folder, settings, workers)
     )

@@ -14,7 +14,7 @@ Nothing in truth/ may serve as a feature. Everything is a function of the settin
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
+from pipelines.head_ct.config import PhantomSettings
 from pipelines.head_ct.phantom.anatomy import CRITICAL, INCIDENTAL, Finding, draw_finding, draw_head, hounsfield
 from pipelines.head_ct.phantom.dictation import Noise, dictate
 from pipelines.head_ct.writing import Header, uid_of, write_slices
@@ -32,37 +33,6 @@ PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
 FIELD = 236.0  # mm
 READERS = [("physician_1", 0.13, 0.21), ("physician_2", 0.17, 0.12), ("physician_3", 0.23, 0.11)]  # misses, alarms
 STREAMS = {"patient": 1, "findings": 2, "head": 3, "scan": 4, "noise": 5, "report": 6, "gold": 7}
-
-
-@dataclass(frozen=True)
-class PhantomSettings:
-    """What is made.
-
-    Attributes:
-        studies: all of them, gold ones included.
-        gold: so many are the test set, about half of them critical.
-        critical: share of critical studies among the others.
-        size: pixels on a side.
-        seed: everything is a function of the settings, this included.
-        contrast: multiplies how far lesions differ from tissue.
-        noise: multiplies the scanner's noise.
-        gold_error: the chance that the radiologists' decision is wrong.
-        unseen: share of statements in a phrasing that the lexicon does not hold.
-    """
-
-    studies: int = 360
-    gold: int = 140
-    critical: float = 0.5
-    size: int = 96
-    seed: int = 0
-    contrast: float = 1.0
-    noise: float = 1.0
-    gold_error: float = 0.03
-    unseen: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.gold < self.studies:
-            raise ValueError("phantom: gold must lie between 1 and the number of studies")
 
 
 def _rng(settings: PhantomSettings, stream: str, study: int) -> Generator:
@@ -235,7 +205,7 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
     write_table(root / "readers.csv", [r for m in made for r in m["readers"]])
     write_table(root / "truth" / "truth.csv", [m["truth"] for m in made])
     write_table(root / "truth" / "statements.csv", [s for m in made for s in m["statements"]])
-    lines = [f"{name} = {value}" for name, value in asdict(settings).items()]
+    lines = [f"{name} = {value}" for name, value in settings.model_dump().items()]
     (root / "SYNTHETIC.txt").write_text(
         "Everything in this folder is synthetic: no picture is of a head, no patient, report or physician exists.\n"
         "truth/ holds what the pictures and reports were made from; it is for scoring, never a feature.\n"
@@ -246,4 +216,4 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
 def ensure_phantom(cache_dir: Path, settings: PhantomSettings, workers: int | None = None) -> Path:
     """The folder of the phantom of these settings, made if it is not there."""
     make = partial(make_phantom, settings=settings, workers=workers)
-    return ensure_folder(cache_dir, "head_ct", PHANTOM_VERSION, asdict(settings), make)
+    return ensure_folder(cache_dir, "head_ct", PHANTOM_VERSION, settings.model_dump(), make)

@@ -34,7 +34,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.fft import dctn
 
-from pipelines.shared.screen import track
+from pipelines.shared.screen import Item, track
 
 cv2.setNumThreads(0)  # one picture is too small to be worth waking other threads for
 
@@ -198,5 +198,5 @@ def _local_structure(thumb: Bytes) -> Floats:
     return np.asarray(detail / (contrast + FLOOR), np.float32)
 
 
-def _progress(items: Sequence[Integers] | range, description: str, long: bool) -> Iterable:
+def _progress(items: Sequence[Item], description: str, long: bool) -> Iterable[Item]:
     return track(items, description) if long else items

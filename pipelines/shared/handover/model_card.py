@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cards import Card
 from pipelines.shared.data.records import SPLITS
 from pipelines.shared.errors import counted
@@ -26,8 +27,8 @@ SHOWN = 24  # metrics
 class CardFacts:
     """All that a card and a checklist are made from."""
 
-    study: Study
-    evidence: Evidence
+    study: Study[Any]
+    evidence: Evidence[StudyConfig]
     results: Results
     environment: dict[str, Any]
     card: Card

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.config import StudyConfig
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.figures import Tile
 from pipelines.shared.judging.report import Picture, Section, Table, Text
@@ -19,7 +20,7 @@ from pipelines.shared.stats.proportions import weighted_ratio_estimate
 from pipelines.shared.study import Evidence
 
 
-def saliency_estimate(evidence: Evidence, bootstrap: Bootstrap) -> Estimate | None:
+def saliency_estimate(evidence: Evidence[StudyConfig], bootstrap: Bootstrap) -> Estimate | None:
     """Does the map point at lesions? Mean over images of the AUROC of saliency for lesion pixels; 0.5 is chance."""
     file = evidence.folder.path / "saliency" / "scores.csv"
     if not file.exists():
@@ -33,7 +34,9 @@ def saliency_estimate(evidence: Evidence, bootstrap: Bootstrap) -> Estimate | No
     )
 
 
-def error_sections(evidence: Evidence, saliency: Estimate | None, labels: Mapping[str, str]) -> list[Section]:
+def error_sections(
+    evidence: Evidence[StudyConfig], saliency: Estimate | None, labels: Mapping[str, str]
+) -> list[Section]:
     """The section of a report, or none where the explain stage left nothing.
 
     Args:

@@ -41,7 +41,7 @@ HISTORY = ["network", "epoch", "train_loss", "best"]
 MODEL = ["study", "name", "architecture", "classes", "preprocessing"]
 
 
-def evaluate(study: Study, folder: RunFolder) -> tuple[Evidence, Results]:
+def evaluate(study: Study[Any], folder: RunFolder) -> tuple[Evidence[Any], Results]:
     """What the files of a run folder show, with the study's figures drawn.
 
     Raises:
@@ -52,7 +52,7 @@ def evaluate(study: Study, folder: RunFolder) -> tuple[Evidence, Results]:
     return evidence, replace(results, warnings=[*untaught_lines(evidence.untaught), *results.warnings])
 
 
-def write_results(study: Study, evidence: Evidence, results: Results) -> Path:
+def write_results(study: Study[Any], evidence: Evidence[StudyConfig], results: Results) -> Path:
     """Write metrics.json, model card, checklist and, as the run's last file, report.html.
 
     Returns:
@@ -67,7 +67,7 @@ def write_results(study: Study, evidence: Evidence, results: Results) -> Path:
     return render(_report(study, evidence, results, environment), folder.path)
 
 
-def read_evidence(study: Study, folder: RunFolder) -> Evidence:
+def read_evidence(study: Study[Any], folder: RunFolder) -> Evidence[Any]:
     """Read a run folder's tables.
 
     Raises:
@@ -124,7 +124,9 @@ def bootstrap_settings(config: StudyConfig) -> Bootstrap:
     return Bootstrap(config.statistics.resamples, config.seed, config.statistics.level)
 
 
-def metrics_file(study: Study, evidence: Evidence, results: Results, environment: dict[str, Any]) -> dict[str, Any]:
+def metrics_file(
+    study: Study[Any], evidence: Evidence[StudyConfig], results: Results, environment: dict[str, Any]
+) -> dict[str, Any]:
     """The content of metrics.json."""
     flow, records = evidence.flow, evidence.records
     splits = {
@@ -157,7 +159,9 @@ def metrics_file(study: Study, evidence: Evidence, results: Results, environment
 # --- the report: what every study's has in common ---
 
 
-def _report(study: Study, evidence: Evidence, results: Results, environment: dict[str, Any]) -> Report:
+def _report(
+    study: Study[Any], evidence: Evidence[StudyConfig], results: Results, environment: dict[str, Any]
+) -> Report:
     flow, main = evidence.flow, results.metrics[results.headline]
     test = evidence.records[evidence.records["split"] == "test"]
     kind = "synthetic phantom" if flow["synthetic"] else "real data"
@@ -181,7 +185,7 @@ def _report(study: Study, evidence: Evidence, results: Results, environment: dic
     return Report(study.title, study.name, flow["synthetic"], headline, sections, footer=environment["version"])
 
 
-def _headline_sentence(evidence: Evidence, results: Results, kind: str) -> str:
+def _headline_sentence(evidence: Evidence[StudyConfig], results: Results, kind: str) -> str:
     records = evidence.records
     test = records[records["split"] == "test"]
     main = results.metrics[results.headline]
@@ -198,7 +202,7 @@ def _headline_sentence(evidence: Evidence, results: Results, kind: str) -> str:
     )
 
 
-def _data_section(study: Study, evidence: Evidence) -> Section:
+def _data_section(study: Study[Any], evidence: Evidence[StudyConfig]) -> Section:
     flow, records = evidence.flow, evidence.records
     path = evidence.folder.figures / "flow.png"
     kept = [step for step in flow["steps"] if step["kind"] == "kept"]
@@ -232,7 +236,7 @@ def _data_section(study: Study, evidence: Evidence) -> Section:
     return Section("Data and split", blocks)
 
 
-def _training_section(evidence: Evidence) -> Section:
+def _training_section(evidence: Evidence[StudyConfig]) -> Section:
     history = evidence.history
     assert history is not None
     monitor = evidence.config.trainer.monitor
@@ -263,7 +267,7 @@ def _paper_section(results: Results) -> Section:
     return Section("Beside the paper", [Text(note, "note"), table, departures])
 
 
-def _environment_section(evidence: Evidence, environment: dict[str, Any]) -> Section:
+def _environment_section(evidence: Evidence[StudyConfig], environment: dict[str, Any]) -> Section:
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     seconds = [[name, round(float(value), 1)] for name, value in environment["seconds"].items()]
     commit = environment["commit"] or "unknown"

@@ -12,7 +12,6 @@ Nothing in truth/ may serve as a feature.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from numpy.random import Generator
 
 from pipelines.shared.data.phantoms import ensure_folder, write_notice, write_table
 from pipelines.shared.screen import parallel_map
+from pipelines.skin.config import PhantomSettings
 from pipelines.skin.diseases import DISEASES, NAMES, draw_looks, recorded_shares
 from pipelines.skin.labels import binary_scores
 from pipelines.skin.phantom.artist import FRAME, draw_lesion, photograph
@@ -37,32 +37,6 @@ READERS = 21
 READ = 0.25  # share of the pictures that a reader reads
 SKILL = (0.45, 0.80)  # range of the probability that a reader names the drawn disease
 STREAMS = {"lesion": 1, "looks": 2, "picture": 3, "reading": 4, "reader": 5}
-
-
-@dataclass(frozen=True)
-class PhantomSettings:
-    """What is made.
-
-    Attributes:
-        lesions: how many, each with one to four pictures.
-        size: longer side of a picture, px; the shorter is three quarters of it.
-        seed: everything is a function of the settings, this included.
-        contrast: of what tells the diseases apart; 1 as drawn, lower is harder.
-        atypia: how far a lesion may drift towards a disease that it is mistaken for, 0 to 1.
-        label_noise: share of lesions whose recorded diagnosis is one that the true one is mistaken for.
-    """
-
-    lesions: int = 800
-    size: int = 192
-    seed: int = 0
-    contrast: float = 1.0
-    atypia: float = 0.75
-    label_noise: float = 0.06
-
-    def __post_init__(self) -> None:
-        """At least 200 lesions, or the rare diseases would crowd out the common ones."""
-        if self.lesions < 200:
-            raise ValueError(f"phantom: lesions must be at least 200, not {self.lesions}")
 
 
 def _rng(settings: PhantomSettings, stream: str, number: int, part: int = 0) -> Generator:
@@ -143,14 +117,14 @@ def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = No
         "no picture shows a person's skin, no patient or reader exists.\n"
         "It has HAM10000's layout and nothing else of it.",
         f"pipelines.skin.phantom.dataset, version {PHANTOM_VERSION}",
-        asdict(settings),
+        settings.model_dump(),
     )
 
 
 def ensure_phantom(cache_dir: Path, settings: PhantomSettings, workers: int | None = None) -> Path:
     """The folder of the phantom of these settings, made if it is not there."""
     make = partial(make_phantom, settings=settings, workers=workers)
-    return ensure_folder(cache_dir, "skin", PHANTOM_VERSION, asdict(settings), make)
+    return ensure_folder(cache_dir, "skin", PHANTOM_VERSION, settings.model_dump(), make)
 
 
 def oracle_columns(diseases: list[str], label_noise: float, tree: Taxonomy) -> pd.DataFrame:
