@@ -259,6 +259,10 @@ def test_a_changed_stage_two_retrains_nothing_and_parts_are_collected(tmp_path, 
         run(tmp_path, "split", toy_data(moved), f"stage1={whole.path}")
     with pytest.raises(RunError, match="holds base learners"):
         run(tmp_path, "nothing", data, f"stage1={tmp_path / 'absent'}")
+    (whole.network("fold_1-mobilenet") / "weights.safetensors").unlink()
+    with pytest.raises(RunError, match=r"fold_1-mobilenet lacks weights\.safetensors") as mistake:
+        run(tmp_path, "without weights", data, f"stage1={whole.path}")
+    assert "Copy the whole run folder again" in mistake.value.remedy
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
@@ -33,3 +34,8 @@ def test_messages_reach_screen_and_file_and_failures_the_file_alone(tmp_path, ca
     assert "hello" in shown
     assert "seven" not in shown
     assert list(json.loads(folder.environment.read_text())["seconds"]) == ["train"]
+
+
+def test_the_first_run_says_nothing_of_lists_of_fonts():
+    """matplotlib warns when it makes its list of fonts, which every machine does once."""
+    assert not logging.getLogger("matplotlib.font_manager").isEnabledFor(logging.WARNING)
