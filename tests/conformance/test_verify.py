@@ -43,7 +43,7 @@ Damage = tuple[Path, bytes | None, list[str]]  # a file, what it holds then (Non
 
 
 def damages(root: Path, paths: list[str]) -> Iterator[Damage]:
-    """A record that is cut short, with and without leave to skip it, or gone; tables of three kinds, spoiled in turn."""
+    """A record cut short, with and without leave to skip it, or gone; tables of three kinds, spoiled in turn."""
     first = root / paths[0]
     record = first if first.is_file() else min(root.rglob("*.dcm"))
     half = record.read_bytes()[: record.stat().st_size // 2]
