@@ -243,6 +243,11 @@ class CamelyonConfig(StudyConfig):
 
     @model_validator(mode="after")
     def _one_network(self) -> CamelyonConfig:
+        if self.split.pools_folds and self.data.name != "pcam":
+            raise ValueError(
+                f"split.folds={self.split.folds}: slides are cross-validated one fold a run, give split.fold too "
+                f"(-m split.fold={','.join(map(str, range(self.split.folds or 0)))} does all)"
+            )
         if self.model.networks > 1 and self.data.name != "pcam":
             raise ValueError(f"model.networks={self.model.networks}: slides are scored by one network")
         return self

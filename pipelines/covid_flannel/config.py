@@ -179,6 +179,10 @@ class CovidConfig(StudyConfig):
 
     @model_validator(mode="after")
     def _parts_exist(self) -> CovidConfig:
+        if self.split.folds is not None and self.split.folds < 4:
+            raise ValueError(f"split.folds={self.split.folds}: two stages need at least 4")
+        if self.split.fold is not None and self.folds is not None:
+            raise ValueError(f"split.fold={self.split.fold} and folds={self.folds}: give one of them")
         if self.model.networks != 1:
             raise ValueError("model.networks must be 1: base_learners are the ensemble")
         if not self.base_learners:
@@ -193,15 +197,25 @@ class CovidConfig(StudyConfig):
         if unknown or self.learners == []:
             named = ", ".join(unknown) or "none"
             raise ValueError(f"learners: found {named}, allowed: {', '.join(self.base_learners)}")
-        beyond = [fold for fold in self.folds or [] if fold >= self.cross_validation.folds]
+        beyond = [fold for fold in self.folds or [] if fold >= self.fold_count]
         if beyond or self.folds == []:
             named = ", ".join(map(str, beyond)) or "none"
-            raise ValueError(f"folds: found {named}, allowed: 0 to {self.cross_validation.folds - 1}")
+            raise ValueError(f"folds: found {named}, allowed: 0 to {self.fold_count - 1}")
         for name, learner in self.base_learners.items():
             if learner.crop > (learner.resize or self.preprocess.size):
                 side = learner.resize or self.preprocess.size
                 raise ValueError(f"base_learners.{name}: a crop of {learner.crop} from {side} pixels")
         return self
+
+    @property
+    def fold_count(self) -> int:
+        """How many folds are wanted: `split.folds`, as every study has it, or this study's own key."""
+        return self.split.folds or self.cross_validation.folds
+
+    @property
+    def chosen_folds(self) -> list[int] | None:
+        """The test folds that this run does; None: all."""
+        return self.folds if self.split.fold is None else [self.split.fold]
 
     @property
     def chosen_learners(self) -> list[str]:

@@ -144,10 +144,8 @@ def _warnings(
         warnings.append(f"Classes without any picture: {', '.join(absent)}. The macro-F1 leaves them out.")
     if "fold" in records:
         there = len(fold_numbers(records))
-        if there < config.cross_validation.folds:
-            warnings.append(
-                f"{there} folds instead of {config.cross_validation.folds}: the rarest class allows no more."
-            )
+        if there < config.fold_count:
+            warnings.append(f"{there} folds instead of {config.fold_count}: the rarest class allows no more.")
         if (records["fold"] == FIXED).any():
             warnings.append("A fixed test part is scored by every fold: its pictures count once per fold.")
         done = test["fold"].nunique()

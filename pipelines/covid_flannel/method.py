@@ -13,20 +13,22 @@ from pipelines.covid_flannel.config import CLASSES, CovidConfig
 from pipelines.covid_flannel.flannel import ConstantWeights, Flannel, fit_combination, vote
 from pipelines.covid_flannel.flannel import combine as combined
 from pipelines.covid_flannel.learner import BaseLearner, answers_of, untaught_in
-from pipelines.covid_flannel.metrics import choose_fold_points, pooled_points, prediction_columns
+from pipelines.covid_flannel.metrics import choose_fold_points, prediction_columns
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.covid_flannel.stage1 import base_predictions, earlier_runs, name_of
 from pipelines.shared.data.splits import folds
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.learning.cross_validation import own_folds
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import barrier
 from pipelines.shared.learning.method import Method, describe, load_network, network_outputs
 from pipelines.shared.learning.model_files import save_network, update_facts
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run
-from pipelines.shared.run_folder import plain, read_json, write_json
+from pipelines.shared.run_folder import plain, write_json
 from pipelines.shared.seeds import seed_of
 from pipelines.shared.stats.confusion import confusion_matrix, macro_f1
+from pipelines.shared.stats.operating_points import pooled_points
 from pipelines.shared.study import Data
 from pipelines.shared.untaught import most_probable, untaught_lines
 
@@ -51,7 +53,7 @@ class FlannelMethod(Method[CovidConfig]):
         """
         config, folder = run.config, run.folder
         there = fold_numbers(data.records)
-        chosen = there if config.folds is None else config.folds
+        chosen = there if config.chosen_folds is None else config.chosen_folds
         beyond = [k for k in chosen if k not in there]
         if beyond:
             raise ConfigError(
@@ -213,7 +215,8 @@ def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.Dat
     config, rows = run.config, data.records
     chosen = sorted({int(name.split("-")[0].removeprefix("fold_")) for name in finished.models})
     learners = config.chosen_learners
-    own = _own_fold(run, finished, rows, chosen)
+    own = own_folds(finished, config.data.name, rows)
+    own = np.where(np.isin(own, chosen), own, np.nan)
     names = [*learners, "average", "voting", *COMBINATIONS]
     totals = {name: np.zeros((len(rows), len(CLASSES))) for name in names}
     weights = np.zeros((len(rows), len(learners)))
@@ -242,23 +245,3 @@ def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.Dat
     mean = {name: total / answered[:, None] for name, total in totals.items()}
     columns = prediction_columns(mean, weights / answered[:, None], learners)
     return columns.assign(fold=pd.array([None if np.isnan(k) else int(k) for k in own], dtype="Int64"))
-
-
-def _own_fold(
-    run: Run[CovidConfig], finished: FinishedRun, rows: pd.DataFrame, chosen: list[int]
-) -> np.ndarray:  # fmt: skip
-    """The test fold (rows,) of pictures or patients that belong to the run's own cross-validation; NaN for others."""
-    if "group" not in rows:
-        return np.full(len(rows), np.nan)
-    records = finished.folder.read_table(finished.folder.records)
-    tested = records[records["fold"].isin(chosen)]
-    by_picture = dict(zip(tested["fingerprint"], tested["fold"], strict=True))
-    own = rows["fingerprint"].map(by_picture).to_numpy(float)
-    by_group = dict(zip(tested["group"], tested["fold"], strict=True))
-    by_group |= dict(zip(tested["source_group"], tested["fold"], strict=True))
-    if (
-        read_json(finished.folder.flow)["source"] != run.config.data.name
-    ):  # a patient's name means the same only within one source
-        return own
-    same = rows["group"].map(by_group).to_numpy(float)
-    return np.where(np.isnan(own), same, own)

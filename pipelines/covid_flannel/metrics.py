@@ -24,7 +24,7 @@ from pipelines.shared.stats.confusion import (
     macro_f1,
 )
 from pipelines.shared.stats.estimate import Comparison, Estimate
-from pipelines.shared.stats.operating_points import choose_threshold
+from pipelines.shared.stats.operating_points import choose_threshold, is_positive, pooled_points, threshold_of
 from pipelines.shared.stats.proportions import both_estimates
 from pipelines.shared.untaught import most_probable, undefined
 
@@ -229,17 +229,6 @@ def choose_fold_points(validated: pd.DataFrame, config: CovidConfig, fold: int) 
     ]  # fmt: skip
 
 
-def pooled_points(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry per operating point: each fold's threshold, and their median for pictures that belong to no fold."""
-    pooled = []
-    for name in dict.fromkeys(p["name"] for p in points):
-        of_folds = [p for p in points if p["name"] == name]
-        thresholds = {str(p["fold"]): p["threshold"] for p in of_folds}
-        first = {k: of_folds[0][k] for k in ("name", "task", "score", "target", "chosen_on")}
-        pooled.append(first | {"threshold": float(np.median(list(thresholds.values()))), "thresholds": thresholds})
-    return pooled
-
-
 def point_metrics(
     predictions: pd.DataFrame, points: Sequence[dict[str, Any]], bootstrap: Bootstrap
 ) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
@@ -247,11 +236,8 @@ def point_metrics(
     metrics: dict[str, Estimate] = {}
     filled = []
     truth = (predictions["label"] == COVID).to_numpy()
-    folds = [None if pd.isna(k) else str(int(k)) for k in predictions["fold"]]
     for point in points:
-        threshold = np.array([point["thresholds"].get(k, point["threshold"]) for k in folds])
-        score = predictions[point["score"]].to_numpy(np.float64)
-        called = score >= threshold
+        called = is_positive(predictions[point["score"]], threshold_of(point, predictions))
         both: dict[str, Any] = {}
         rates = {"sensitivity": (truth, called), "specificity": (~truth, ~called), "ppv": (called, truth)}
         for name, (rows, hit) in rates.items():

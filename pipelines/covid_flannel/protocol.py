@@ -45,18 +45,18 @@ def divide(records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
     else:
         most = _check_classes(records[~fixed], FEWEST - int(fixed.any()))
         rest = records[~fixed].assign(split=None)
-        fold = folds(rest, min(config.cross_validation.folds, most), "stratum", config.seed)
+        fold = folds(rest, min(config.fold_count, most), "stratum", config.seed)
         records["fold"] = fold.reindex(records.index).fillna(FIXED).astype(int)
     there = fold_numbers(records)
-    beyond = [k for k in config.folds or [] if k not in there]
+    beyond = [k for k in config.chosen_folds or [] if k not in there]
     if beyond:
         raise ConfigError(
             f"folds: {beyond[0]} is not there.", f"The rarest class allows {len(there)}: 0 to {there[-1]}."
         )
     fixed = (records["fold"] == FIXED).to_numpy()
     tested = fixed if fixed.any() else np.ones(len(records), bool)
-    if config.folds is not None and not fixed.any():
-        tested = records["fold"].isin(config.folds).to_numpy()
+    if config.chosen_folds is not None and not fixed.any():
+        tested = records["fold"].isin(config.chosen_folds).to_numpy()
     records["split"] = np.where(tested, "test", "train")
     return records
 
@@ -84,7 +84,7 @@ def _shuffled(records: pd.DataFrame, fixed: np.ndarray, config: CovidConfig) -> 
     order = order[~fixed[order]]
     fold = np.full(len(records), FIXED)
     free = order if fixed.any() else order[: round((1 - RELEASED_TEST) * len(order))]
-    for k, part in enumerate(np.array_split(free, config.cross_validation.folds)):
+    for k, part in enumerate(np.array_split(free, config.fold_count)):
         fold[part] = k
     return fold
 

@@ -114,7 +114,7 @@ def _cohort(evidence: Covid) -> Section:
 def _parts(evidence: Covid) -> Table:
     records, config = evidence.records, evidence.config
     rows: list[list[Cell]] = []
-    for fold in fold_numbers(records) if config.folds is None else config.folds:
+    for fold in fold_numbers(records) if config.chosen_folds is None else config.chosen_folds:
         parts = roles(records, fold, config)
         cells = [f"{int(m.sum()):,} of {records[m]['group'].nunique():,}" for m in parts.values()]
         covid = int((records[parts["test"]]["label"] == COVID).sum())

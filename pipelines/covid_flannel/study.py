@@ -35,6 +35,7 @@ class CovidFlannel(Study[CovidConfig]):
     prepare = staticmethod(data.prepare)
     prepare_settings = staticmethod(data.prepare_settings)
     reads = ("view",)
+    own_folds = True  # folds/: two stages need two parts that their networks have not seen
 
     def split(self, records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
         """Every patient is tested once, in one of five folds."""

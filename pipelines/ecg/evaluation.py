@@ -142,8 +142,7 @@ def _warnings(evidence: Ecg, test: pd.DataFrame) -> list[str]:
 
 def _departures(evidence: Ecg) -> list[tuple[str, str, str]]:
     """What the paper did and this run did otherwise, from the run's own configuration."""
-    config, records = evidence.config, evidence.records
-    train = records[records["split"] == "train"]
+    config, train = evidence.config, evidence.training
     scale = {"window": "each window's own mean and deviation", "global": "global mean and deviation of training"}
     rows = [
         ("Network", "33 convolutions, 32 filters in the first, 10.5 million parameters",

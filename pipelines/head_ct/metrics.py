@@ -16,7 +16,7 @@ from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.auc import auroc, auroc_estimate, auroc_statistic
 from pipelines.shared.stats.bootstrap import Bootstrap, Statistic, bootstrap_estimate
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.operating_points import choose_two_points, is_positive, rate_estimates
+from pipelines.shared.stats.operating_points import choose_two_points, is_positive, rate_estimates, threshold_of
 from pipelines.shared.stats.proportions import both_estimates, weighted_ratio_estimate
 
 CLASSES = [f"at_least_{t}" for t in THRESHOLDS]
@@ -120,8 +120,9 @@ def point_metrics(
         both: dict[str, Any] = {"judged_on": task.target}
         for each in dict.fromkeys((task, CRITICAL, SILVER_4)):
             y, score, group = each.arrays(rows)
-            rates = rate_estimates(y, score, point["threshold"], group, bootstrap=bootstrap)
-            right = is_positive(score, point["threshold"]) == (y == 1) if len(y) else np.zeros(0, bool)
+            threshold = threshold_of(point, each.known(rows))
+            rates = rate_estimates(y, score, threshold, group, bootstrap=bootstrap)
+            right = is_positive(score, threshold) == (y == 1) if len(y) else np.zeros(0, bool)
             rates["accuracy"] = both_estimates(right, group, bootstrap=bootstrap)
             for name, rate in rates.items():
                 metrics[f"test.{each.name}.{name}@{point['name']}"] = rate.clustered

@@ -18,6 +18,7 @@ from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table
 from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate
 from pipelines.shared.stats.estimate import Estimate
+from pipelines.shared.stats.operating_points import threshold_of
 from pipelines.shared.study import Evidence
 
 MINUTE = 60.0
@@ -61,7 +62,7 @@ def triage_section(
     if not task.has_both_classes(test):
         return [Section("Triage", [Text("The test part holds one class only: there is nothing to order.", "note")])], {}
     queue, positions = _queue(evidence, task, test)
-    threshold = next((point["threshold"] for point in points if point["alarm"]), None)
+    threshold = next((threshold_of(point, task.known(test)) for point in points if point["alarm"]), None)
     measured = float(speed["seconds"].median()) if speed is not None else 0.0
     room, times = _reading_room(evidence, task, test, threshold, measured)
     return [queue, room], positions | times
@@ -86,7 +87,11 @@ def _queue(
 
 
 def _reading_room(
-    evidence: Evidence[HeadCtConfig], task: BinaryTask, test: pd.DataFrame, threshold: float | None, measured: float
+    evidence: Evidence[HeadCtConfig],
+    task: BinaryTask,
+    test: pd.DataFrame,
+    threshold: float | np.ndarray | None,
+    measured: float,
 ) -> tuple[Section, dict[str, Estimate]]:
     """A simulated reading room; `measured`: the seconds that scoring a study took in this run."""
     config, section = evidence.config, evidence.config.triage

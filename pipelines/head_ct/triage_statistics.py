@@ -164,7 +164,7 @@ def reading_room(
     y: ArrayLike,
     score: ArrayLike,
     group: ArrayLike,
-    threshold: float | None,
+    threshold: float | np.ndarray | None,
     room: Room,
     *,
     repetitions: int = 40,
@@ -180,7 +180,7 @@ def reading_room(
         y: (n,) 0/1.
         score: (n,).
         group: (n,) keys: what is resampled in the outer loop.
-        threshold: of the alarm; None: no alarm policy.
+        threshold: of the alarm, one or (n,); None: no alarm policy.
         room: the reading room.
         repetitions: of the simulation on the data themselves.
         resamples: of the cases; each is simulated a few times.
@@ -255,7 +255,7 @@ def _repetition(
     truth: np.ndarray,
     score: np.ndarray,
     weights: np.ndarray,
-    threshold: float | None,
+    threshold: float | np.ndarray | None,
     room: Room,
     policies: Sequence[str],
     seed: list[int],
@@ -280,7 +280,8 @@ def _repetition(
         case[positive == kind] = rng.choice(pool, int((positive == kind).sum()), p=share)
     means: dict[str, float] = {}
     times: dict[str, np.ndarray] = {}
-    alarm = score[case] >= threshold if threshold is not None else np.zeros(n, bool)
+    called = np.zeros(len(score), bool) if threshold is None else score >= threshold
+    alarm = called[case]
     orders = {"first_come": np.zeros(n), "triage": -score[case], "alarm": -alarm.astype(float)}
     for policy in policies:
         delay = 0.0 if policy == "first_come" else room.scoring

@@ -17,6 +17,7 @@ from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.errors import RunError
 from pipelines.shared.handover.exporting import largest_difference
+from pipelines.shared.learning.cross_validation import method_of
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.method import Method, load_network, network_outputs
 from pipelines.shared.pretrained import NOTICE
@@ -94,7 +95,7 @@ def publish_run(
         write_json(aside.flow, plain({key: flow.get(key) for key in FLOW}))
         records = folder.read_table(folder.records)
         write_table(aside.records, records[[c for c in RECORDS if c in records]])
-        method = study.method(config)
+        method = method_of(study, config)
         for extra in ("metrics.json", "reporting_checklist.md", "split.csv", *method.files):
             if (folder.path / extra).is_file():
                 write_atomically(aside.path / extra, partial(shutil.copyfile, folder.path / extra))

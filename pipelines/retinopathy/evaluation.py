@@ -55,7 +55,7 @@ def _departures(evidence: Evidence[RetinopathyConfig]) -> list[tuple[str, str, s
     config = evidence.config
     model, points = config.model, config.operating_points
     networks = "one network" if model.networks == 1 else f"{model.networks} networks"
-    train = int((evidence.records["split"] == "train").sum())
+    train = len(evidence.training)
     readers = evidence.readers
     graders = "one grade per image" if readers is None else f"{readers['reader'].nunique()} graders"
     rows = [

@@ -107,12 +107,15 @@ class SplitSection(Section):
     """How records are divided. Fractions are of groups.
 
     `file`: a split that is handed in instead, a CSV with `id`, `split` and, if you like, `group`; `by_time`: the column
-    of the record table by which the latest groups are test, those before them val.
+    of the record table by which the latest groups are test, those before them val. `folds`: cross-validation; `fold`
+    is the one that is tested (the next one is val, the others train), null: all of them in one run.
     """
 
     by: Literal["group", "record"]
     file: UserPath | None = None  # runs that were made before these keys existed lack them
     by_time: str | None = None
+    folds: Annotated[int, Field(ge=3, le=100)] | None = None
+    fold: Annotated[int, Field(ge=0)] | None = None
     train: Fraction
     val: Fraction
     test: Fraction
@@ -129,7 +132,18 @@ class SplitSection(Section):
     def _one_way_to_divide(self) -> SplitSection:
         if self.file is not None and self.by_time is not None:
             raise ValueError(f"file={self.file} and by_time={self.by_time}: a split is handed in or made by time")
+        if self.folds is not None and self.by_time is not None:
+            raise ValueError(f"folds={self.folds} and by_time={self.by_time}: folds do not go by time")
+        if self.fold is not None and self.folds is None:
+            raise ValueError(f"fold={self.fold} needs folds, the number of folds")
+        if self.fold is not None and self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold={self.fold} and folds={self.folds}: folds are numbered 0 to {self.folds - 1}")
         return self
+
+    @property
+    def pools_folds(self) -> bool:
+        """Whether one run does all folds of a cross-validation."""
+        return self.folds is not None and self.fold is None
 
 
 class CacheSection(Section):

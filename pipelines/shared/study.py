@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -40,7 +40,9 @@ C_co = TypeVar("C_co", bound=StudyConfig, covariant=True)  # of what is only rea
 class Data:
     """A source made ready: checked, gated, split, prepared. `records` and `prepared` have the same order.
 
-    `undivided`: `id` and `group` of usable records that no split took (`data.train_size`, …), for split.csv.
+    `all_folds`: the record table of a whole cross-validation, where these are the records as one fold uses them: for
+    what must be the same in every fold, such as the names of classes. `undivided`: `id` and `group` of usable records
+    that no split took (`data.train_size`, …), for split.csv.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class Data:
     prepared: Prepared
     flow: dict[str, Any]
     undivided: pd.DataFrame | None = None
+    all_folds: pd.DataFrame | None = None
 
     def positions(self, split: str) -> np.ndarray:
         """Row numbers of a split."""
@@ -56,7 +59,7 @@ class Data:
     def take(self, positions: np.ndarray) -> Data:
         """Some of the records, in the order given."""
         records = self.records.iloc[positions].reset_index(drop=True)
-        return Data(self.source, records, self.prepared.take(positions), self.flow)
+        return replace(self, records=records, prepared=self.prepared.take(positions))
 
     def part(self, split: str) -> Data:
         """The records of a split."""
@@ -86,6 +89,11 @@ class Evidence(Generic[C_co]):
     def note(self) -> str:
         """The small line below every figure that was made from a phantom."""
         return "synthetic data" if self.flow["synthetic"] else ""
+
+    @property
+    def training(self) -> pd.DataFrame:
+        """The records that networks were trained on; of a cross-validation all, as most folds learn from each."""
+        return self.records if "fold" in self.records else self.records[self.records["split"] == "train"]
 
     @property
     def untaught(self) -> dict[str, str]:
@@ -135,6 +143,7 @@ class Study(ABC, Generic[C]):
         labels: target columns that identical records must agree on.
         stratify: the column that the split balances.
         reads: columns of the record table, besides id and path, that `prepare` looks at.
+        own_folds: whether it cross-validates in a way of its own (its `split` makes the folds, its method pools them).
         modes: modes of the study's own, name -> function of study and job (named in its config.py as `MODES` too).
     """
 
@@ -145,6 +154,7 @@ class Study(ABC, Generic[C]):
     labels: ClassVar[Sequence[str]]
     stratify: ClassVar[str]
     reads: ClassVar[Sequence[str]] = ()
+    own_folds: ClassVar[bool] = False
     modes: ClassVar[Mapping[str, Callable[[Any, Job], None]]] = {}
 
     @abstractmethod

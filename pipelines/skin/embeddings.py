@@ -37,4 +37,4 @@ def write_embeddings(network: ImageNetwork, data: Data, run: Run[Any]) -> None:
         _Features(network), dataset, alone, run.config.trainer.batch_size, description="Embedding test"
     )
     if run.world.main:
-        write_array(run.folder.path / "predictions" / "embeddings.npy", embeddings)
+        write_array(run.folder.predictions("test").with_name("embeddings.npy"), embeddings)

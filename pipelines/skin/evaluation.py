@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import pandas as pd
-
 from pipelines.shared.errors import RunError
 from pipelines.shared.judging.error_gallery import saliency_estimate
 from pipelines.shared.judging.subgroups import subgroup_estimates, subgroup_metrics
@@ -36,7 +34,7 @@ def evaluate(evidence: Evidence[SkinConfig]) -> Results:
     """
     test, records, bootstrap = evidence.predictions["test"], evidence.records, evidence.bootstrap
     paths = {level: level_paths(records["lineage"].tolist(), level) for level in LEVELS}
-    untrained = _untrained(records)
+    untrained = _untrained(evidence)
     metrics: dict[str, Estimate] = {}
     predicted: dict[str, list[str]] = {}  # of test, by level
     for split, rows in evidence.predictions.items():
@@ -88,19 +86,19 @@ def evaluate(evidence: Evidence[SkinConfig]) -> Results:
     )
 
 
-def _untrained(records: pd.DataFrame) -> dict[str, list[str]]:
+def _untrained(evidence: Evidence[SkinConfig]) -> dict[str, list[str]]:
     """The nodes of each level that val or test have and the run's own training part lacks (nothing without one)."""
-    train = records[records["split"] == "train"]
+    train = evidence.training
     if train.empty:
         return {level: [] for level in LEVELS}
-    return {level: sorted(set(records[level]) - set(train[level])) for level in LEVELS}
+    return {level: sorted(set(evidence.records[level]) - set(train[level])) for level in LEVELS}
 
 
 def _departures(evidence: Evidence[SkinConfig]) -> list[tuple[str, str, str]]:
     """What the paper did and this run did otherwise, from the run's own configuration."""
-    config, records = evidence.config, evidence.records
+    config = evidence.config
     model, trainer, augment = config.model, config.trainer, config.augment
-    train = records[records["split"] == "train"]
+    train = evidence.training
     networks = "one network" if model.networks == 1 else f"{model.networks} networks"
     turned = "largest upright square inside kept" if augment.inscribed else "black corners"
     colour = any((augment.brightness, augment.contrast, augment.saturation, augment.hue))

@@ -40,7 +40,7 @@ class SkinLearner(ImageLearner[SkinConfig]):
             DataError: all training images fall into one class.
         """
         lineages = data.records.loc[data.records["split"] == "train", "lineage"].tolist()
-        classes = training_classes(lineages, config)
+        classes = training_classes(lineages if data.all_folds is None else data.all_folds["lineage"].tolist(), config)
         return cls(config, classes, np.bincount(class_numbers(lineages, classes).astype(int), minlength=len(classes)))
 
     @classmethod

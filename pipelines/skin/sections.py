@@ -91,7 +91,7 @@ def _levels(evidence: Skin, metrics: Metrics) -> Section:
 
 def _training_classes(evidence: Skin) -> list[Section]:
     """What the network was trained on: the classes of the partitioning algorithm."""
-    train = evidence.records[evidence.records["split"] == "train"]
+    train = evidence.training
     if train.empty or not evidence.networks:
         return []
     rows: list[list[Cell]] = []

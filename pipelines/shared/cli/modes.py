@@ -59,6 +59,7 @@ def train(study: Study[Any], job: Job) -> None:
 
     Resuming is the same story: what is finished is found on disk, and the trainer goes on from its checkpoint.
     """
+    from pipelines.shared.learning.cross_validation import method_of
     from pipelines.shared.learning.distributed import main_first
 
     run = start(study, job)
@@ -68,7 +69,7 @@ def train(study: Study[Any], job: Job) -> None:
         if run.world.main:
             _same_as_before(run.folder, data)
             _write_data(run.folder, data)
-    method = study.method(run.config)
+    method = method_of(study, run.config)
     with stage(run, "train"):
         method.fit(run, data)
     if not run.world.main:
@@ -80,6 +81,7 @@ def train(study: Study[Any], job: Job) -> None:
 
 def external_validation(study: Study[Any], job: Job) -> None:
     """Apply a finished run to another dataset: its networks and thresholds are frozen."""
+    from pipelines.shared.learning.cross_validation import method_of
     from pipelines.shared.learning.distributed import main_first
 
     finished = open_finished(study, job.config.run)
@@ -98,7 +100,7 @@ def external_validation(study: Study[Any], job: Job) -> None:
         if run.world.main:
             _write_data(run.folder, data)
     with stage(run, "predict"):
-        predictions = study.method(run.config).answer(run, finished, data)
+        predictions = method_of(study, run.config).answer(run, finished, data)
     if run.world.main:
         run.folder.write_table(run.folder.predictions("test"), predictions)
         write_json(run.folder.operating_points, finished.operating_points)
@@ -134,11 +136,12 @@ def serve(study: Study[Any], job: Job) -> None:
 def export(study: Study[Any], job: Job) -> None:
     """Write a finished run's networks as ONNX, checked against torch on the run's own test records."""
     from pipelines.shared.handover.exporting import export_networks, needs_packages
+    from pipelines.shared.learning.cross_validation import method_of
 
     needs_packages()
     finished = open_finished(study, job.config.run)
     run = start(study, job)
-    method = study.method(run.config)
+    method = method_of(study, run.config)
     with stage(run, "export"):
         entries = export_networks(run, method, finished)
     if method.beyond_export:

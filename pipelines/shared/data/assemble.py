@@ -25,9 +25,10 @@ from pipelines.shared.data.given_splits import (
 )
 from pipelines.shared.data.leakage import GateReport, leakage_gate, straddling
 from pipelines.shared.data.records import SPLITS, Source
-from pipelines.shared.data.splits import split_fingerprint
+from pipelines.shared.data.splits import common_classes, fold_roles, split_fingerprint
+from pipelines.shared.data.splits import folds as make_folds
 from pipelines.shared.data.tables import look_alikes
-from pipelines.shared.errors import DataError, counted, listed
+from pipelines.shared.errors import ConfigError, DataError, counted, listed
 from pipelines.shared.log import log
 from pipelines.shared.study import Data, Study
 
@@ -92,7 +93,7 @@ def training_data(study: Study[Any], config: StudyConfig, flow: Flow | None = No
         source.notes.append(given.sentence())
     if config.split.by_time is not None:
         gated = _by_time(gated, config, source, flow)
-    divided = study.split(gated, config).drop(columns=GIVEN_FOLD, errors="ignore")
+    divided = _divided(study, config, gated, source).drop(columns=GIVEN_FOLD, errors="ignore")
     if config.split.by == "record":
         gate = replace(gate, straddling=len(straddling(divided)))
     flow.left_out("Training groups beyond data.train_size", list(gated["id"][~gated["id"].isin(divided["id"])]))
@@ -186,6 +187,58 @@ def prepared_records(
         joined = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
         own["warnings"] = np.array(joined, dtype=object)  # of a list pandas would make NaN of None
     return records.drop(columns=[c for c in own if c in records]).join(own), prepared
+
+
+def _divided(study: Study[Any], config: StudyConfig, records: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """The records with `split`, and with `fold` where one run does all folds: then each is `test`.
+
+    Raises:
+        DataError: fewer groups than folds, or as the study has it.
+        ConfigError: a split of a file has other folds than the configuration.
+    """
+    count = config.split.folds
+    if count is None and GIVEN_FOLD in records and not study.own_folds and not (records["split"] == "train").any():
+        raise ConfigError(
+            f"{config.split.file} holds a cross-validation.",
+            f"Do the same: split.folds={int(records[GIVEN_FOLD].max()) + 1}, and split.fold=<number> for one of them.",
+        )
+    if count is None or study.own_folds:
+        return study.split(records, config)
+    if GIVEN_FOLD in records:
+        fold = records[GIVEN_FOLD].astype(int)
+        if fold.max() + 1 != count or (fold < 0).any():
+            raise ConfigError(
+                f"split.folds={count}: {config.split.file} has the folds {', '.join(map(str, sorted(set(fold))))}.",
+                "Give the file's own number; every record of it lies in a fold, numbered from 0.",
+            )
+    elif config.split.file is not None:
+        raise ConfigError(
+            f"split.folds={count}: {config.split.file} has no column fold.", "Add it, or leave split.folds out."
+        )
+    else:
+        if records["split"].notna().any():
+            source.notes.append(f"The own split of {source.name} was set aside: folds divide all records.")
+        alike, rare = common_classes(records, study.stratify, count)
+        if rare:
+            source.notes.append(f"Fewer groups than folds, so not in every fold: {study.stratify} {', '.join(rare)}.")
+        fold = make_folds(alike.assign(split=None), count, study.stratify, config.seed)
+    tested = range(count) if config.split.fold is None else [config.split.fold]
+    # A study may refuse a fold: all are looked at before the first one is trained.
+    parts = [study.split(records.assign(split=fold_roles(fold, k)), config) for k in tested]
+    if config.split.fold is not None:
+        following = (config.split.fold + 1) % count
+        source.notes.append(
+            f"Fold {config.split.fold} of a cross-validation in {count} (0 to {count - 1}): it is test, fold "
+            f"{following} is val, the others are train."
+        )
+        return parts[0]
+    source.notes.append(
+        f"Cross-validation in {count} folds by group: every record is tested once, by networks that were trained on "
+        f"{count - 2} folds and tuned (best epoch, thresholds) on one more. Scores of all folds are pooled; each "
+        "fold's records are called at that fold's own thresholds. Examples are shown of fold 0. On other data the "
+        "networks of all folds are averaged, at the median of their thresholds."
+    )
+    return records.assign(split="test", fold=fold)
 
 
 def _own_split_set_aside(records: pd.DataFrame, source: Source) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pipelines.shared.data.records import SPLITS, check_records
 from pipelines.shared.errors import DataError, counted, listed, nearest
@@ -107,6 +108,35 @@ def folds(records: pd.DataFrame, k: int, stratify: str | None, seed: int) -> pd.
             here[best] += size
             totals[best] += size
     return records["group"].astype(str).map(fold).rename("fold")
+
+
+def fold_roles(fold: ArrayLike, tested: int) -> np.ndarray:
+    """Who plays which part while one fold is tested: the next one is val (after the last the first), the others train.
+
+    Over all folds every record is test once and val once.
+
+    Args:
+        fold: (records,) numbers from 0 without a gap.
+        tested: the number of the fold that is tested.
+
+    Returns:
+        (records,) train, val or test.
+    """
+    numbers = np.asarray(fold, int)
+    following = (tested + 1) % (int(numbers.max()) + 1)
+    return np.where(numbers == tested, "test", np.where(numbers == following, "val", "train"))
+
+
+def common_classes(records: pd.DataFrame, stratify: str, k: int) -> tuple[pd.DataFrame, list[str]]:
+    """The records with classes of fewer than k groups unknown in `stratify`, so that they are dealt out among the
+    others, and the names of these classes: not every fold has one of theirs.
+    """
+    gravest = records[stratify].groupby(records["group"].astype(str)).max() if stratify in records else pd.Series()
+    counts = gravest.dropna().value_counts()
+    rare = list(counts.index[counts < k])
+    if not rare:
+        return records, []
+    return records.assign(**{stratify: records[stratify].where(~records[stratify].isin(rare))}), sorted(map(str, rare))
 
 
 def subsample_groups(records: pd.DataFrame, n_groups: int, seed: int) -> pd.DataFrame:

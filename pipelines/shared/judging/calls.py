@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.shared.stats.operating_points import is_positive
+from pipelines.shared.stats.operating_points import is_positive, threshold_of
 
 
 def calls(predictions: pd.DataFrame, points: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -18,6 +18,7 @@ def calls(predictions: pd.DataFrame, points: Sequence[dict[str, Any]]) -> pd.Dat
     table = pd.DataFrame(index=predictions.index)
     for point in points:
         score = predictions[point["score"]]
-        decision = pd.Series(is_positive(score, point["threshold"]).astype(int), index=score.index, dtype="Int64")
+        positive = is_positive(score, threshold_of(point, predictions)).astype(int)
+        decision = pd.Series(positive, index=score.index, dtype="Int64")
         table[f"{point['task']}@{point['name']}"] = decision.mask(score.isna())
     return table

@@ -206,6 +206,14 @@ def operating_points_section(
     if not points:
         blocks.append(Text("There are none: training or val lacked a class.", "note"))
         return Section("Operating points", blocks)
+    if any("thresholds" in point for point in points):
+        blocks.append(
+            Text(
+                "Cross-validated: the records of each fold are called at that fold's own thresholds. Shown is their "
+                "median, which holds for other data.",
+                "note",
+            )
+        )
     caption = "The operating points on test. PPV and NPV hold for the prevalence of the test part."
     blocks += [operating_points_table(points, caption, tasks=tasks), *more]
     thresholds = {words(p["name"]): float(p["threshold"]) for p in points_of(points, task)}

@@ -132,7 +132,7 @@ def describe(
     """What model.json says of every network."""
     return {
         "study": run.study.name,
-        "name": name,
+        "name": run.folder.network(name).name,
         "version": pipelines.__version__,
         "architecture": learner.architecture(network),
         "classes": learner.classes,

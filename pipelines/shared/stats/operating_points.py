@@ -5,7 +5,7 @@ The rule is everywhere "positive if score >= threshold".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,15 +53,18 @@ def choose_threshold(
     return float(curve.threshold[np.flatnonzero(curve.specificity >= target)[-1]])
 
 
-def is_positive(score: ArrayLike, threshold: float) -> np.ndarray:
-    """`score >= threshold` (n,) bool, compared in double precision (float32 scores would round the threshold)."""
+def is_positive(score: ArrayLike, threshold: float | np.ndarray) -> np.ndarray:
+    """`score >= threshold` (n,) bool, compared in double precision (float32 scores would round the threshold).
+
+    `threshold`: one for all, or (n,).
+    """
     return np.asarray(score, dtype=np.float64) >= threshold
 
 
 def rate_estimates(
     y: ArrayLike,
     score: ArrayLike,
-    threshold: float,
+    threshold: float | np.ndarray,
     group: ArrayLike,
     *,
     bootstrap: Bootstrap = STANDARD,
@@ -74,7 +77,7 @@ def rate_estimates(
     Args:
         y: (n,) 0/1.
         score: (n,).
-        threshold: positive if score >= threshold.
+        threshold: positive if score >= threshold; one for all, or (n,).
         group: (n,) keys.
         bootstrap: resamples, seed and level.
 
@@ -101,12 +104,40 @@ def rate_estimates(
     }
 
 
-def _called(y: ArrayLike, score: ArrayLike, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _called(y: ArrayLike, score: ArrayLike, threshold: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     truth, values = as_binary(y), as_numbers(score, "score")
     same_length(y=truth, score=values)
-    if not np.isfinite(threshold):
+    if not np.isfinite(threshold).all():
         raise StatisticsError(f"the threshold is {threshold}")
     return truth, is_positive(values, threshold)
+
+
+def pooled_points(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The operating points of a cross-validation: one entry for each task and name, in the order of the first fold.
+
+    Args:
+        points: of all folds, each with its `fold`.
+
+    Returns:
+        `thresholds`: each fold's, by its number as text; `threshold`: their median, for records that belong to no fold.
+    """
+    found: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+    for point in points:
+        found.setdefault((point.get("task"), point["name"]), []).append(point)
+    pooled = []
+    for of_folds in found.values():
+        thresholds = {str(p["fold"]): p["threshold"] for p in of_folds}
+        first = {key: value for key, value in of_folds[0].items() if key != "fold"}
+        pooled.append(first | {"threshold": float(np.median(list(thresholds.values()))), "thresholds": thresholds})
+    return pooled
+
+
+def threshold_of(point: Mapping[str, Any], rows: pd.DataFrame) -> float | np.ndarray:
+    """The threshold of an operating point: one, or after a cross-validation that of each row's own fold (rows,)."""
+    if "thresholds" not in point or "fold" not in rows:
+        return float(point["threshold"])
+    names = ["" if pd.isna(k) else str(int(k)) for k in rows["fold"]]
+    return np.array([point["thresholds"].get(name, point["threshold"]) for name in names], float)
 
 
 def choose_two_points(
@@ -151,7 +182,7 @@ def point_estimates(
     for point in points:
         known = rows[rows[point["task"]].notna()]
         rates = rate_estimates(
-            known[point["task"]].to_numpy(), known[point["score"]].to_numpy(), point["threshold"],
+            known[point["task"]].to_numpy(), known[point["score"]].to_numpy(), threshold_of(point, known),
             known["group"].to_numpy(), bootstrap=bootstrap,
         )  # fmt: skip
         both = {}

@@ -159,6 +159,30 @@ def test_a_runs_split_handed_in_again_is_the_same_split(tmp_path, size):
     assert pd.read_csv(folder.split).equals(table), "also what was left out is handed on"
 
 
+def test_folds_are_handed_on_too(tmp_path):
+    data, before = divided(skin(tmp_path / "ham", 30, "split.folds=5"))
+    assert set(before.values()) == {"test"}
+    folder = RunFolder(tmp_path / "run")
+    _write_data(folder, data)
+    assert list(pd.read_csv(folder.split)) == ["id", "group", "split", "fold"]
+    again, _ = divided(skin(tmp_path / "ham", 30, "seed=7", "split.folds=5", f"split.file={folder.split}"))
+    assert again.flow["split_fingerprint"] == data.flow["split_fingerprint"]
+    alone, roles = divided(skin(tmp_path / "ham", 30, "split.folds=5", "split.fold=4", f"split.file={folder.split}"))
+    tested = {i for i, split in roles.items() if split == "test"}
+    assert tested == set(data.records.loc[data.records["fold"] == 4, "id"])
+    assert {i for i, s in roles.items() if s == "val"} == set(data.records.loc[data.records["fold"] == 0, "id"])
+    _write_data(folder, alone)
+    assert list(pd.read_csv(folder.split)) == ["id", "group", "split"], "one fold is a split like any other"
+    file = written(tmp_path, "id,split", *(f"{i},{s}" for i, s in roles.items()))
+    with pytest.raises(ConfigError, match="has no column fold"):
+        divided(skin(tmp_path / "ham", 30, "split.folds=5", f"split.file={file}"))
+    _write_data(folder, data)
+    with pytest.raises(ConfigError, match="has the folds 0, 1, 2, 3, 4"):
+        divided(skin(tmp_path / "ham", 30, "split.folds=4", f"split.file={folder.split}"))
+    with pytest.raises(ConfigError, match="split.folds=5"):
+        divided(skin(tmp_path / "ham", 30, f"split.file={folder.split}"))
+
+
 def test_a_file_that_is_no_fit_for_the_data_stops_training(tmp_path):
     config = skin(tmp_path / "ham", 30)
     _, before = divided(config)
