@@ -179,7 +179,7 @@ def test_folds_are_handed_on_too(tmp_path):
     _write_data(folder, data)
     with pytest.raises(ConfigError, match="has the folds 0, 1, 2, 3, 4"):
         divided(skin(tmp_path / "ham", 30, "split.folds=4", f"split.file={folder.split}"))
-    with pytest.raises(ConfigError, match="split.folds=5"):
+    with pytest.raises(ConfigError, match=r"holds a cross-validation.\nDo the same: split.folds=5"):
         divided(skin(tmp_path / "ham", 30, f"split.file={folder.split}"))
 
 

@@ -12,7 +12,6 @@ from conftest import compose, run_on_cpu, toy_prepared
 
 from pipelines.shared.cli.modes import _write_data
 from pipelines.shared.data import assemble
-from pipelines.shared.data.assemble import training_data
 from pipelines.shared.data.records import Source
 from pipelines.shared.data.splits import fold_roles
 from pipelines.shared.errors import ConfigError, DataError
@@ -112,7 +111,7 @@ def toy_records(groups: int = 60, seed: int = 0) -> tuple[pd.DataFrame, np.ndarr
 def config_of(*overrides: str):
     return compose(
         "skin", "data=table", f"split.folds={FOLDS}", "trainer.epochs=2", "trainer.batch_size=16",
-        "trainer.device=cpu", "trainer.monitor=val_loss", "trainer.warmup_epochs=0", "trainer.sampling=shuffled",
+        "trainer.device=cpu", "trainer.monitor=val_loss", "trainer.warmup_epochs=0", "trainer.sampling=shuffle",
         *overrides,
     )  # fmt: skip
 
@@ -236,7 +235,7 @@ def test_slides_are_cross_validated_one_fold_a_run_and_covid_takes_the_shared_ke
 
 
 def test_predictions_of_all_folds_are_pooled_and_each_is_by_a_network_that_had_not_seen_the_record(run):
-    made, data, method = run
+    made, data, _ = run
     fold = dict(zip(data.records["id"], data.records["fold"], strict=True))
     for split, off in (("test", 0), ("val", 1)):
         table = pd.read_parquet(made.folder.predictions(split))
@@ -282,8 +281,8 @@ def test_other_records_are_answered_by_all_networks_own_ones_by_the_fold_that_te
         singles.append(method.method.answer(made, FinishedRun(finished.folder, only, []), other)["p_positive"])
     assert np.allclose(table["p_positive"], np.mean(singles, axis=0))
     assert np.ptp(singles, axis=0).max() > 1e-3
-    both = Data(data.source, pd.concat([records, data.records], ignore_index=True),
-                toy_prepared(np.stack([*arrays, *(data.prepared.array(i) for i in range(len(data.records)))])), {})  # fmt: skip
+    every = np.stack([*arrays, *(data.prepared.array(i) for i in range(len(data.records)))])
+    both = Data(data.source, pd.concat([records, data.records], ignore_index=True), toy_prepared(every), {})
     mixed = method.answer(made, finished, both)
     assert mixed["id"].tolist() == both.records["id"].tolist()
     assert np.allclose(mixed["p_positive"], [*table["p_positive"], *again["p_positive"]])
