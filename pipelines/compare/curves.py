@@ -158,6 +158,7 @@ def _size(run: Run, key: str) -> float:
         return float(run.keys[key])
     readings = read_table(run.folder.readers, ["id"])
     train = run.records.loc[run.records["split"] == "train", "id"]
+    train = train if len(train) else run.records["id"]  # of a cross-validation
     return float(readings["id"].isin(train).sum() / len(train))
 
 
