@@ -22,7 +22,7 @@ from pipelines.camelyon.challenge import outlines_in_normal, read_challenge, som
 from pipelines.camelyon.config import CamelyonConfig, TissueSection
 from pipelines.camelyon.pairing import pair, slide_key
 from pipelines.camelyon.phantom.dataset import TRIAL, ensure_phantom
-from pipelines.camelyon.slides import SUFFIXES, Slide, SlideFacts, fingerprint
+from pipelines.camelyon.slides import SUFFIXES, Slide, SlideProperties, fingerprint
 from pipelines.camelyon.tissue import require_tissue
 from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
 from pipelines.shared.data.splits import folds
@@ -62,7 +62,7 @@ def prepare_settings(config: CamelyonConfig) -> dict[str, Any]:
 
 
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """One slide: its overview, uint8 (128, 128, 3), and its facts. One patch of pcam: the patch itself.
+    """One slide: its overview, uint8 (128, 128, 3), and its properties. One patch of pcam: the patch itself.
 
     Raises:
         BadFile: the slide cannot be opened or read, does not say its scale, or its annotation is no good.
@@ -73,16 +73,16 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     slide = Slide(root / record["path"], settings.get("slide_mpp"))
     try:
         slide.check()
-        facts = slide.facts
-        warnings = _check_outlines(record, root, facts, settings)
+        properties = slide.properties
+        warnings = _check_outlines(record, root, properties, settings)
         area = require_tissue(slide, TissueSection(**settings["tissue"]))
         return slide.overview(settings["overview"]), {
             "fingerprint": fingerprint(slide.path),
-            "width": facts.width,
-            "height": facts.height,
-            "mpp": facts.mpp[0],
-            "levels": len(facts.downsamples),
-            "vendor": facts.vendor,
+            "width": properties.width,
+            "height": properties.height,
+            "mpp": properties.mpp[0],
+            "levels": len(properties.downsamples),
+            "vendor": properties.vendor,
             "tissue_mm2": round(area, 4),
             "warnings": [*slide.warned(settings["mpp"]), *warnings],
         }
@@ -90,13 +90,15 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
         slide.close()
 
 
-def _check_outlines(record: Mapping[str, Any], root: Path, facts: SlideFacts, settings: dict[str, Any]) -> list[str]:
+def _check_outlines(
+    record: Mapping[str, Any], root: Path, properties: SlideProperties, settings: dict[str, Any]
+) -> list[str]:
     """The kinds of what is odd about a slide's annotation."""
     name = record.get("annotation")
     if not isinstance(name, str):
         return []
     annotation, problems = check_annotation(
-        root / name, (facts.width, facts.height), settings["strict_outlines"], facts.mpp[0],
+        root / name, (properties.width, properties.height), settings["strict_outlines"], properties.mpp[0],
         settings["annotation_groups"],
     )  # fmt: skip
     if annotation is not None and not problems and not annotation.tumour:

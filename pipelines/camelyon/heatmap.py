@@ -60,8 +60,8 @@ class Block:
 
 def grid(slide: Slide, tissue: Tissue, mpp: float, settings: HeatmapSection) -> tuple[np.ndarray, float, list[Block]]:
     """Which cells lie in tissue (rows, columns), level-0 pixels per cell, and the blocks that hold any."""
-    stride = settings.stride * mpp / slide.facts.mpp[0]
-    rows, columns = (int(np.ceil(side / stride)) for side in (slide.facts.height, slide.facts.width))
+    stride = settings.stride * mpp / slide.properties.mpp[0]
+    rows, columns = (int(np.ceil(side / stride)) for side in (slide.properties.height, slide.properties.width))
     x, y = (np.arange(columns) + 0.5) * stride, (np.arange(rows) + 0.5) * stride
     wanted = tissue.at(x, y[:, None])
     side = max(1, settings.block // settings.stride)
@@ -120,7 +120,7 @@ def score_slide(
             h, w = block.wanted.shape
             part = values[block.row : block.row + h, block.column : block.column + w]
             part[block.wanted] = torch.sigmoid(logits.float()).cpu().numpy()[block.wanted]
-    return Heatmap(values, stride, slide.facts.mpp[0])
+    return Heatmap(values, stride, slide.properties.mpp[0])
 
 
 def _regions(
@@ -134,7 +134,7 @@ def _regions(
         height, width = (n * step + crop - step + 2 * halo for n in block.wanted.shape)
         if dense and network.reduction:  # whole cells of the maps
             height, width = (-(-side // network.reduction) * network.reduction for side in (height, width))
-        scale = mpp / slide.facts.mpp[0]
+        scale = mpp / slide.properties.mpp[0]
         corner = [(n * step + (step - crop) / 2 - halo) * scale for n in (block.column, block.row)]
         return slide.read(corner[0], corner[1], width, height, mpp)
 

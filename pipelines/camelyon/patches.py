@@ -44,13 +44,13 @@ def normal_tissue(tissue: Tissue, slide: Slide, annotation: Annotation | None, r
     """Tissue that keeps more than `reach` microns away from every tumour outline."""
     if annotation is None:
         return tissue
-    near = tumour_mask(annotation, tissue.cell[0], slide.facts.width, slide.facts.height)
+    near = tumour_mask(annotation, tissue.cell[0], slide.properties.width, slide.properties.height)
     rows, columns = tissue.mask.shape
     free = np.ones((rows, columns), np.uint8)
     free[: near.shape[0], : near.shape[1]] = ~near[:rows, :columns]
     if free.all():
         return tissue
-    distance = cv2.distanceTransform(free, cv2.DIST_L2, 5) * tissue.cell[0] * slide.facts.mpp[0]
+    distance = cv2.distanceTransform(free, cv2.DIST_L2, 5) * tissue.cell[0] * slide.properties.mpp[0]
     return Tissue(tissue.mask & (distance > reach), tissue.cell)
 
 
@@ -63,7 +63,7 @@ def sample_slide(
     reach = settings.crop * settings.mpp / 2 * 2**0.5
     wanted: list[tuple[str, np.ndarray, int]] = []
     if annotation is not None:
-        inside = tumour_mask(annotation, tissue.cell[0], slide.facts.width, slide.facts.height)
+        inside = tumour_mask(annotation, tissue.cell[0], slide.properties.width, slide.properties.height)
         wanted.append(("tumor", inside, settings.tumor))
     if not record["partly"]:
         normal = normal_tissue(tissue, slide, annotation, reach).mask
@@ -137,7 +137,7 @@ class PatchReader:
 
 def read_patch(slide: Slide, x: float, y: float, mpp: float, size: int) -> np.ndarray:
     """The patch of `size` pixels of `mpp` microns around a level-0 position."""
-    half = size * mpp / slide.facts.mpp[0] / 2
+    half = size * mpp / slide.properties.mpp[0] / 2
     return slide.read(x - half, y - half, size, size, mpp)
 
 

@@ -119,7 +119,7 @@ class SlideScorer(Scorer[CamelyonConfig]):
         from pipelines.camelyon.slide_features import baseline, slide_features
         from pipelines.shared.learning.hardware import uses_bf16
 
-        config, folder, facts, name = self.config, self.folder, slide.facts, output_name(file)
+        config, folder, properties, name = self.config, self.folder, slide.properties, output_name(file)
         tissue = find_tissue(slide, config.tissue)
         if not tissue.mask.any():
             raise BadFile(NONE)
@@ -131,8 +131,8 @@ class SlideScorer(Scorer[CamelyonConfig]):
         write_detections(folder / "detections" / f"{name}.csv", found)
         regions = outlines(np.nan_to_num(heatmap.values) >= config.lesions.threshold, (0.0, 0.0), heatmap.stride)
         write_geojson(folder / "geojson" / f"{name}.geojson", regions=regions, detections=found)
-        mpp = max(facts.width, facts.height) * facts.mpp[0] / 1024
-        shown = overlay(slide.read(0, 0, *slide.at(mpp), mpp), heatmap, (facts.width, facts.height))
+        mpp = max(properties.width, properties.height) * properties.mpp[0] / 1024
+        shown = overlay(slide.read(0, 0, *slide.at(mpp), mpp), heatmap, (properties.width, properties.height))
         target = folder / "overlays" / f"{name}.png"
         write_atomically(target, lambda aside: Image.fromarray(shown).save(aside, format="PNG"))
         features = pd.DataFrame([slide_features(heatmap.values, heatmap.tissue, heatmap.stride * heatmap.mpp)])
@@ -141,7 +141,7 @@ class SlideScorer(Scorer[CamelyonConfig]):
             "p_maximum": baseline(features)[0],
             "detections": len(found),
             "tissue_mm2": round(float(tissue.mask.sum()) * (config.tissue.mpp / 1000) ** 2, 4),
-            "mpp": facts.mpp[0],
+            "mpp": properties.mpp[0],
         }
 
 

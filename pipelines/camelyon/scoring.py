@@ -227,9 +227,9 @@ def chance(
 def _draw(config: CamelyonConfig, data: Data, record: Mapping[str, Any], heatmap: Heatmap, folder: RunFolder) -> None:
     """overlays/<slide>.png: the slide, grey, under its heatmap."""
     slide = opened(data.source.root / record["path"], config.slide_mpp)
-    facts = slide.facts
-    mpp = max(facts.width, facts.height) * facts.mpp[0] / PICTURE
+    properties = slide.properties
+    mpp = max(properties.width, properties.height) * properties.mpp[0] / PICTURE
     picture = slide.read(0, 0, *slide.at(mpp), mpp)
-    shown = overlay(picture, heatmap, (facts.width, facts.height))
+    shown = overlay(picture, heatmap, (properties.width, properties.height))
     file = folder.path / "overlays" / f"{output_name(record['id'])}.png"
     write_png(file, shown)

@@ -31,7 +31,7 @@ LARGEST_TILE = 2**26  # pixels; OpenSlide decodes whole tiles
 
 
 @dataclass(frozen=True)
-class SlideFacts:
+class SlideProperties:
     """What a slide says of itself: level-0 size, microns per pixel (x, y), and the downsampling of each level."""
 
     width: int
@@ -46,7 +46,7 @@ class Slide:
 
     Attributes:
         path: the file.
-        facts: size, microns per pixel, levels.
+        properties: size, microns per pixel, levels.
         warnings: what the user should know about how it was read.
     """
 
@@ -76,12 +76,12 @@ class Slide:
             raise BadFile(f"cannot be opened: {_short(failure)}") from None
         try:
             self.warnings: list[str] = []
-            self.facts = self._facts(mpp)
+            self.properties = self._read_properties(mpp)
         except BaseException:
             self.close()
             raise
 
-    def _facts(self, given: float | None) -> SlideFacts:
+    def _read_properties(self, given: float | None) -> SlideProperties:
         """Size and scale, found plausible: a false scale would ask for regions of any size."""
         properties = self._slide.properties
         stated = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
@@ -114,11 +114,11 @@ class Slide:
                     f"is stored in tiles of {tile[0]:.0f} x {tile[1]:.0f} pixels, too large to be read in parts; "
                     "convert it to a tiled pyramid"
                 )
-        return SlideFacts(width, height, (x, y), downsamples, str(properties.get("openslide.vendor", "unknown")))
+        return SlideProperties(width, height, (x, y), downsamples, str(properties.get("openslide.vendor", "unknown")))
 
     def warned(self, mpp: float) -> list[str]:
         """What the user should know of a slide that is looked at with so many microns per pixel."""
-        return [*self.warnings, *([COARSE] if self.facts.mpp[0] > 1.5 * mpp else [])]
+        return [*self.warnings, *([COARSE] if self.properties.mpp[0] > 1.5 * mpp else [])]
 
     def read(self, x: float, y: float, width: int, height: int, mpp: float) -> np.ndarray:
         """A region at a wanted scale, from the level next finer, reduced by area.
@@ -134,13 +134,13 @@ class Slide:
         Raises:
             BadFile: the region cannot be decoded.
         """
-        facts = self.facts
-        step = mpp / facts.mpp[0], mpp / facts.mpp[1]  # level-0 pixels per pixel of the result
+        properties = self.properties
+        step = mpp / properties.mpp[0], mpp / properties.mpp[1]  # level-0 pixels per pixel of the result
         finest = min(step)
         # A level that is at most 3 % coarser than wanted is as good.
-        levels = [i for i, d in enumerate(facts.downsamples) if d <= finest * 1.03]
-        level = max(levels, key=lambda i: facts.downsamples[i], default=0)
-        d = facts.downsamples[level]
+        levels = [i for i, d in enumerate(properties.downsamples) if d <= finest * 1.03]
+        level = max(levels, key=lambda i: properties.downsamples[i], default=0)
+        d = properties.downsamples[level]
         size = max(1, round(width * step[0] / d)), max(1, round(height * step[1] / d))
         reducing = size[0] >= width and size[1] >= height
         if reducing and size[0] * size[1] > AT_ONCE:
@@ -159,7 +159,7 @@ class Slide:
             last = min(first + count, height)
             top, bottom = int(first * step), min(size[1], math.ceil(last * step))
             strip = self._region(
-                round(x), round(y + top * self.facts.downsamples[level]), level, (size[0], bottom - top)
+                round(x), round(y + top * self.properties.downsamples[level]), level, (size[0], bottom - top)
             )
             narrow = cv2.resize(strip.astype(np.float32), (width, bottom - top), interpolation=cv2.INTER_AREA)
             # What of each row of the strip lies in each row of the result.
@@ -186,17 +186,17 @@ class Slide:
 
     def overview(self, side: int) -> np.ndarray:
         """The whole slide, centred in a white square: uint8 (side, side, 3)."""
-        facts = self.facts
-        reach = max(facts.width * facts.mpp[0], facts.height * facts.mpp[1])  # microns
+        properties = self.properties
+        reach = max(properties.width * properties.mpp[0], properties.height * properties.mpp[1])  # microns
         mpp = reach / side
-        x = facts.width / 2 - reach / facts.mpp[0] / 2
-        y = facts.height / 2 - reach / facts.mpp[1] / 2
+        x = properties.width / 2 - reach / properties.mpp[0] / 2
+        y = properties.height / 2 - reach / properties.mpp[1] / 2
         return self.read(x, y, side, side, mpp)
 
     def at(self, mpp: float) -> tuple[int, int]:
         """Width and height of the whole slide in pixels of `mpp`."""
-        facts = self.facts
-        return max(1, round(facts.width * facts.mpp[0] / mpp)), max(1, round(facts.height * facts.mpp[1] / mpp))
+        size = self.properties
+        return max(1, round(size.width * size.mpp[0] / mpp)), max(1, round(size.height * size.mpp[1] / mpp))
 
     def check(self) -> None:
         """Decode a corner of every level: a file that was cut short fails here.
@@ -204,9 +204,9 @@ class Slide:
         Raises:
             BadFile: with the level that cannot be read.
         """
-        facts = self.facts
-        for level, d in enumerate(facts.downsamples):
-            for x, y in ((0, 0), (facts.width - 8 * d, facts.height - 8 * d)):
+        properties = self.properties
+        for level, d in enumerate(properties.downsamples):
+            for x, y in ((0, 0), (properties.width - 8 * d, properties.height - 8 * d)):
                 self._region(int(max(0, x)), int(max(0, y)), level, (8, 8))
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ def find_tissue(slide: Slide, settings: TissueSection) -> Tissue:
     """The tissue of a slide. The mask may be empty."""
     width, height = slide.at(settings.mpp)
     mask = tissue_mask(slide.read(0, 0, width, height, settings.mpp), settings)
-    return Tissue(mask, (slide.facts.width / width, slide.facts.height / height))
+    return Tissue(mask, (slide.properties.width / width, slide.properties.height / height))
 
 
 def tissue_mask(picture: np.ndarray, settings: TissueSection) -> np.ndarray:
@@ -107,7 +107,7 @@ def require_tissue(slide: Slide, settings: TissueSection) -> float:
 
 def write_tissue(folder: Path, name: str, tissue: Tissue, slide: Slide) -> None:
     """`masks/<slide>.png` (0 and 255, a pixel per cell) and `<slide>.png`, the slide with the tissue's outline."""
-    mpp = max(slide.facts.width, slide.facts.height) * slide.facts.mpp[0] / PICTURE
+    mpp = max(slide.properties.width, slide.properties.height) * slide.properties.mpp[0] / PICTURE
     width, height = slide.at(mpp)
     picture = slide.read(0, 0, width, height, mpp)
     large = cv2.resize(tissue.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
@@ -144,7 +144,7 @@ def read_tissue(folder: Path, name: str, slide: Slide, settings: TissueSection) 
             f"its tissue mask has {mask.shape[1]} x {mask.shape[0]} pixels, the slide {width} x {height} at "
             f"{settings.mpp:g} microns: the mask is of another slide"
         )
-    return Tissue(mask, (slide.facts.width / width, slide.facts.height / height))
+    return Tissue(mask, (slide.properties.width / width, slide.properties.height / height))
 
 
 def outlined(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

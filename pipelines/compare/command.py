@@ -8,12 +8,12 @@ from datetime import datetime
 from pathlib import Path
 
 from pipelines.shared.errors import ConfigError, nearest
-from pipelines.shared.job import exit_with_words
+from pipelines.shared.job import exit_on_mistake
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exits with a status."""
-    exit_with_words(lambda: compare(_parser().parse_args(arguments)))
+    exit_on_mistake(lambda: compare(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:

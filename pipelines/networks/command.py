@@ -16,14 +16,14 @@ import pandas as pd
 
 from pipelines.networks.published import PUBLISHED, one_protocol_error
 from pipelines.shared.errors import ConfigError, nearest
-from pipelines.shared.job import exit_with_words
+from pipelines.shared.job import exit_on_mistake
 from pipelines.shared.run_folder import write_csv
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exits with a status."""
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for the studies: before torch is imported anywhere
-    exit_with_words(lambda: table_of_networks(_parser().parse_args(arguments)))
+    exit_on_mistake(lambda: table_of_networks(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:

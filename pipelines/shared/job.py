@@ -59,7 +59,7 @@ def mode_keys(study: str, mode: str) -> list[str]:
     return keys.get(mode, [])
 
 
-def exit_with_words(command: Callable[[], object]) -> None:
+def exit_on_mistake(command: Callable[[], object]) -> None:
     """Run a command; a user's mistake is two lines on standard error and its exit status."""
     try:
         command()

@@ -37,7 +37,10 @@ def _patches(file: Path) -> Row:
     config = compose("camelyon").patches
     slide = Slide(file)
     rng = np.random.default_rng(0)
-    x, y = rng.uniform(600, slide.facts.width - 600, PATCHES), rng.uniform(600, slide.facts.height - 600, PATCHES)
+    x, y = (
+        rng.uniform(600, slide.properties.width - 600, PATCHES),
+        rng.uniform(600, slide.properties.height - 600, PATCHES),
+    )
     table = pd.DataFrame({"path": [file.name] * PATCHES, "x": x, "y": y})
     reader = PatchReader(table, file.parent, config.mpp, config.size, None)
 
@@ -48,7 +51,7 @@ def _patches(file: Path) -> Row:
     import openslide
 
     plain = openslide.OpenSlide(file)
-    step = config.mpp / slide.facts.mpp[0]
+    step = config.mpp / slide.properties.mpp[0]
     level = plain.get_best_level_for_downsample(step)
     side = round(config.size * step / plain.level_downsamples[level])
     half = config.size * step / 2
@@ -74,7 +77,7 @@ def _inference(file: Path) -> Row:
     torch.manual_seed(0)
     network = PatchLearner(config).build().eval()
     slide, device = Slide(file), torch.device("cpu")
-    everywhere = Tissue(np.ones((50, 50), bool), (slide.facts.width / 50, slide.facts.height / 50))
+    everywhere = Tissue(np.ones((50, 50), bool), (slide.properties.width / 50, slide.properties.height / 50))
     step, halo = config.heatmap.stride, config.heatmap.halo
     blocks = grid(slide, everywhere, config.patches.mpp, config.heatmap)[2]
     more = config.patches.crop - step + 2 * halo
@@ -115,7 +118,7 @@ def _memory(folder: Path) -> Row:
         "from pipelines.camelyon.tissue import Tissue\n"
         "config = compose('camelyon', 'model.weights=none')\n"
         "slide = Slide(Path(sys.argv[1]))\n"
-        "tissue = Tissue(np.ones((9, 9), bool), (slide.facts.width / 9, slide.facts.height / 9))\n"
+        "tissue = Tissue(np.ones((9, 9), bool), (slide.properties.width / 9, slide.properties.height / 9))\n"
         "score_slide(slide, tissue, PatchLearner(config).build(), 1.0, config.heatmap, torch.device('cpu'))\n"
     )
     peaks = []

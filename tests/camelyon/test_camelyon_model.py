@@ -44,7 +44,7 @@ def heatmap_section(**changes):
 
 
 def whole(slide):
-    return Tissue(np.ones((10, 10), bool), (slide.facts.width / 10, slide.facts.height / 10))
+    return Tissue(np.ones((10, 10), bool), (slide.properties.width / 10, slide.properties.height / 10))
 
 
 def test_a_backbone_without_maps_is_refused():
@@ -114,7 +114,7 @@ def test_slides_of_one_level_and_of_many_have_the_same_heatmap(tmp_path):
     imwrite(tmp_path / "one.tif", single, tile=(256, 256), photometric="rgb", metadata=None, resolution=(4e4, 4e4),
             resolutionunit="CENTIMETER")  # fmt: skip
     slides = [Slide(tmp_path / f"{name}.tif") for name in ("many", "one")]
-    assert [len(s.facts.downsamples) for s in slides] == [2, 1]
+    assert [len(s.properties.downsamples) for s in slides] == [2, 1]
     net = network()
     first, second = (score_slide(s, whole(s), net, 1.0, heatmap_section(), CPU).values for s in slides)
     assert first.shape == second.shape

@@ -53,9 +53,9 @@ def folder(tmp_path_factory):
 def test_a_region_has_the_asked_scale_on_any_level(tmp_path):
     write_pyramid(tmp_path / "a.tif", pattern(), 0.25, quality=95)
     slide = Slide(tmp_path / "a.tif")
-    assert (slide.facts.width, slide.facts.height) == (1280, 1024)
-    assert slide.facts.mpp == pytest.approx((0.25, 0.25))
-    assert len(slide.facts.downsamples) > 1
+    assert (slide.properties.width, slide.properties.height) == (1280, 1024)
+    assert slide.properties.mpp == pytest.approx((0.25, 0.25))
+    assert len(slide.properties.downsamples) > 1
     for mpp in (0.25, 0.4, 0.5, 1.0, 2.0):
         found = slide.read(320, 256, 64, 48, mpp).astype(int)
         step = mpp / 0.25
@@ -75,7 +75,7 @@ def test_beyond_the_border_is_white(tmp_path):
 def test_a_slide_with_one_level_is_read_at_any_scale(real_sample):
     file = next(real_sample("slides").glob("*.svs"))
     slide = Slide(file)
-    assert len(slide.facts.downsamples) == 1
+    assert len(slide.properties.downsamples) == 1
     fine, coarse = slide.read(300, 300, 128, 128, 0.499), slide.read(300, 300, 64, 64, 0.998)
     reduced = cv2.resize(fine, (64, 64), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(reduced - coarse).mean() < 4
@@ -102,7 +102,7 @@ def test_a_slide_without_scale_is_an_error_with_its_remedy(tmp_path):
     with pytest.raises(BadFile) as failure:
         Slide(tmp_path / "a.tif")
     assert str(failure.value) == NO_MPP
-    assert Slide(tmp_path / "a.tif", 0.5).facts.mpp == (0.5, 0.5)
+    assert Slide(tmp_path / "a.tif", 0.5).properties.mpp == (0.5, 0.5)
 
 
 def one_level(file, picture, per_cm, **more):
@@ -117,20 +117,20 @@ def test_a_scale_that_cannot_be_is_the_slides_own_reason(tmp_path, dpi):
     one_level(tmp_path / "a.tif", pattern(), dpi / 2.54)
     with pytest.raises(BadFile, match=r"cannot be a slide's scale.*data\.mpp"):
         Slide(tmp_path / "a.tif")
-    assert Slide(tmp_path / "a.tif", 0.5).facts.mpp == (0.5, 0.5)
+    assert Slide(tmp_path / "a.tif", 0.5).properties.mpp == (0.5, 0.5)
 
 
 def test_a_slide_longer_than_any_glass_is_refused(tmp_path):
     one_level(tmp_path / "a.tif", np.zeros((256, 32768, 3), np.uint8), 1e4 / 8, compression="zlib")
     with pytest.raises(BadFile, match="would be 262 mm long"):
         Slide(tmp_path / "a.tif")
-    assert Slide(tmp_path / "a.tif", 0.5).facts.width == 32768
+    assert Slide(tmp_path / "a.tif", 0.5).properties.width == 32768
 
 
 def test_the_scale_that_is_given_counts_and_says_so(tmp_path):
     one_level(tmp_path / "a.tif", pattern(), 40_000)
     stated, same, other = (Slide(tmp_path / "a.tif", mpp) for mpp in (None, 0.25, 0.5))
-    assert [slide.facts.mpp[0] for slide in (stated, same, other)] == pytest.approx([0.25, 0.25, 0.5])
+    assert [slide.properties.mpp[0] for slide in (stated, same, other)] == pytest.approx([0.25, 0.25, 0.5])
     assert not stated.warnings
     assert not same.warnings
     assert other.warnings == [OTHER_MPP]
@@ -274,8 +274,8 @@ def test_patches_lie_where_their_label_says(folder):
     tissue = find_tissue(slide, config.tissue)
     record = {"id": "Tumor_001", "group": "g", "split": "train", "path": "p", "partly": 0}
     table = sample_slide(record, slide, tissue, annotation, config.patches, 0)
-    fine = tumour_mask(annotation, 4, slide.facts.width, slide.facts.height)
-    half = 32 / slide.facts.mpp[0]  # level-0 pixels
+    fine = tumour_mask(annotation, 4, slide.properties.width, slide.properties.height)
+    half = 32 / slide.properties.mpp[0]  # level-0 pixels
     for row in table.itertuples():
         x, y = int(row.x / 4), int(row.y / 4)
         if row.kind == "normal":
@@ -296,7 +296,7 @@ def test_patches_lie_where_their_label_says(folder):
 def test_normal_tissue_keeps_its_distance(folder):
     slide = Slide(folder / "training/tumor/Tumor_001.tif")
     annotation = read_annotation(folder / "training/lesion_annotations/Tumor_001.xml")
-    everywhere = Tissue(np.ones((100, 100), bool), (slide.facts.width / 100, slide.facts.height / 100))
+    everywhere = Tissue(np.ones((100, 100), bool), (slide.properties.width / 100, slide.properties.height / 100))
     near, far = (normal_tissue(everywhere, slide, annotation, r).mask for r in (0.0, 60.0))
     assert far.sum() < near.sum() < 10_000
     assert (far <= near).all()
@@ -309,7 +309,7 @@ def test_a_patch_is_its_region(folder):
     patch = read_patch(slide, 700, 800, 1.0, 64)
     table = pd.DataFrame({"path": [file.name], "x": [700.0], "y": [800.0]})
     assert (PatchReader(table, file.parent, 1.0, 64, None)(0) == patch).all()
-    half = 32 / slide.facts.mpp[0]
+    half = 32 / slide.properties.mpp[0]
     assert (slide.read(700 - half, 800 - half, 64, 64, 1.0) == patch).all()
 
 

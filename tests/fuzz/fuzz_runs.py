@@ -126,7 +126,7 @@ def read_camelyon(folder: Path) -> None:
         features = pd.DataFrame(np.full((2, len(FEATURES)), 0.5), columns=FEATURES)
         assert np.isfinite(read_forest(file).probabilities(features)).all()
     else:
-        size = SimpleNamespace(at=lambda mpp: (64, 64), facts=SimpleNamespace(width=64, height=64))
+        size = SimpleNamespace(at=lambda mpp: (64, 64), properties=SimpleNamespace(width=64, height=64))
         settings = compose("camelyon").tissue
         assert read_tissue(folder, "slide", size, settings).mask.shape == (64, 64)  # type: ignore[arg-type]
 

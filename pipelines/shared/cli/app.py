@@ -68,11 +68,11 @@ def _answer(study: str, arguments: list[str]) -> int:
         _show(UserError(f"{place} cannot be used: {refused[0]}.", refused[1]), study, arguments)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
-        print("Interrupted. A run that had begun training goes on with mode=resume run=<its folder>.", file=sys.stderr)
+        print("Interrupted. Continue a run that had begun training with mode=resume run=<its folder>.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except SystemExit as stop:  # raised on SIGTERM with EXIT_RESUME_ME, and by Hydra after --help
         if stop.code == EXIT_RESUME_ME:
-            print("Stopped on request. It goes on with mode=resume run=<its folder>.", file=sys.stderr)
+            print("Stopped on request. Continue with mode=resume run=<its folder>.", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
 
