@@ -68,7 +68,7 @@ def compare(options: argparse.Namespace) -> Path:
     curves, no_curves = learning_curves(runs, *settings)
     page = write(out, runs, pairs, refusals, curves, [*left_out, *no_curves])
     for run in runs:
-        print(f"{run.name}  {run.headline}  {run.estimate(run.headline)}")
+        print(f"{run.name}  {run.headline}  {run.result}")
     for line in (*left_out, *no_curves, *sorted({f"not compared: {r.reason}" for r in refusals})):
         print(line)
     for curve in curves:

@@ -115,7 +115,6 @@ class Curve:
         what = {"data.train_size": f"{FACTOR * last:,.0f} training groups (patients)"}.get(
             self.key, f"{FACTOR * last:g} {self.unit}"
         )
-        assert gain.value is not None
         level = (gain.method or "").rpartition(", ")[2]
         text = (
             f"Doubling to {what} is expected to add {gain.value:.3f} ({level} interval {gain.low:.3f} to "
@@ -186,7 +185,7 @@ def _curve(family: Sequence[Run], key: str, resamples: int, seed: int, level: fl
         for s in sizes[1:]:
             if set(by_place[s, k].test["id"]) != set(first.test["id"]):
                 return f"the runs of seed {k} do not share their test records"
-    single = np.array([[_value(by_place[s, k]) for k in seeds] for s in sizes])
+    single = np.array([[by_place[s, k].result.value for k in seeds] for s in sizes], float)
     try:
         drawn = np.stack(
             [np.stack([_values(readings[s, k], resamples, seed) for s in sizes], axis=1) for k in seeds]
@@ -194,13 +193,6 @@ def _curve(family: Sequence[Run], key: str, resamples: int, seed: int, level: fl
     except StatisticsError as failure:
         return str(failure)
     return curve_from(family[0], key, np.array(sizes), single, drawn, seeds, seed, level)
-
-
-def _value(run: Run) -> float:
-    estimate = run.estimate(run.headline)
-    assert estimate is not None
-    assert estimate.value is not None
-    return estimate.value
 
 
 def _values(reading: Reading, resamples: int, seed: int) -> np.ndarray:

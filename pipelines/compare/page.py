@@ -84,8 +84,7 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run: its headline metric with interval, and what it is a run of."""
     rows = []
     for run in runs:
-        estimate = run.estimate(run.headline)
-        assert estimate is not None
+        estimate = run.result
         rows.append(
             {
                 "run": run.name, "study": run.study, "source": run.metrics["source"]["name"],
@@ -138,8 +137,7 @@ def seeds_table(runs: Sequence[Run]) -> pd.DataFrame:
         families.setdefault(repr((run.study, run.headline, run.metrics["source"]["name"], rest)), []).append(run)
     rows = []
     for family in families.values():
-        estimates = [run.estimate(run.headline) for run in family]
-        values = [e.value for e in estimates if e is not None and e.value is not None]
+        values = [run.result.value for run in family if run.result.value is not None]
         if len({run.keys.get("seed") for run in family}) < 2 or len(values) < 2:
             continue
         fellows = [run for run in runs if run.study == family[0].study]
@@ -183,8 +181,7 @@ def _runs_section(out: Path, runs: Sequence[Run]) -> Section:
     rows: list[list[Any]] = []
     bars = []
     for run in runs:
-        estimate = run.estimate(run.headline)
-        assert estimate is not None
+        estimate = run.result
         reference = run.metrics["reference"]
         fellows = [r for r in runs if r.study == run.study]
         own = ", ".join(f"{k}={_shown(run.keys.get(k))}" for k in differing_keys(fellows))

@@ -116,8 +116,7 @@ def _difference(
 ) -> Comparison:
     if x.score is not None and y.score is not None:
         return compare_aurocs(x.truth, x.score, y.score, x.group, level)
-    values = [a.estimate(a.headline), b.estimate(b.headline)]
-    value = values[0].value - values[1].value  # type: ignore[union-attr, operator]
+    value = a.result.value - b.result.value  # type: ignore[operator]  # each has a reading, so a value
     differences = drawn[a.name] - drawn[b.name]
     defined = differences[~np.isnan(differences)]
     n, groups = len(x.rows), len(set(x.group))

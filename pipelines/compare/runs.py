@@ -55,6 +55,11 @@ class Run:
         """Whether its data were made by a phantom."""
         return bool(self.metrics["source"]["synthetic"])
 
+    @property
+    def result(self) -> Estimate:
+        """Its headline metric."""
+        return Estimate.from_dict(self.metrics["metrics"][self.headline])
+
     def estimate(self, key: str) -> Estimate | None:
         """A metric of its metrics.json; None where it has none of this name."""
         entry = self.metrics["metrics"].get(key)

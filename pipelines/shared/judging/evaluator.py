@@ -162,7 +162,7 @@ def metrics_file(
 def _report(
     study: Study[Any], evidence: Evidence[StudyConfig], results: Results, environment: dict[str, Any]
 ) -> Report:
-    flow, main = evidence.flow, results.metrics[results.headline]
+    flow, history, main = evidence.flow, evidence.history, results.metrics[results.headline]
     test = evidence.records[evidence.records["split"] == "test"]
     kind = "synthetic phantom" if flow["synthetic"] else "real data"
     figures_ = [
@@ -177,7 +177,7 @@ def _report(
     headline = Headline(_headline_sentence(evidence, results, kind), figures_, [*flow["warnings"], *results.warnings])
     sections = [
         _data_section(study, evidence),
-        *([_training_section(evidence)] if evidence.history is not None and len(evidence.history) else []),
+        *([_training_section(evidence, history)] if history is not None and len(history) else []),
         *results.sections,
         _paper_section(results),
         _environment_section(evidence, environment),
@@ -236,9 +236,7 @@ def _data_section(study: Study[Any], evidence: Evidence[StudyConfig]) -> Section
     return Section("Data and split", blocks)
 
 
-def _training_section(evidence: Evidence[StudyConfig]) -> Section:
-    history = evidence.history
-    assert history is not None
+def _training_section(evidence: Evidence[StudyConfig], history: pd.DataFrame) -> Section:
     monitor = evidence.config.trainer.monitor
     figures.history(
         evidence.folder.figures / "history.png",
