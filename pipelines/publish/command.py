@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipelines.shared.cli.finished import read_run_config
 from pipelines.shared.errors import ConfigError, RunError
-from pipelines.shared.job import config_model, exit_with_words
+from pipelines.shared.job import config_model, exit_on_mistake
 from pipelines.shared.pretrained import PACKAGE, place_of
 from pipelines.shared.run_folder import RunFolder, read_yaml
 from pipelines.shared.validation import check
@@ -20,7 +20,7 @@ from pipelines.shared.validation import check
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exits with a status."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    exit_with_words(lambda: publish(_parser().parse_args(arguments)))
+    exit_on_mistake(lambda: publish(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
