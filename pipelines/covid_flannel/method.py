@@ -95,6 +95,14 @@ class FlannelMethod(Method[CovidConfig]):
             [rows[[c for c in ("id", "group", "label") if c in rows]], _answers(run, finished, data)], axis=1
         )
 
+    def saliency(
+        self, run: Run[CovidConfig], finished: FinishedRun, picture: np.ndarray
+    ) -> tuple[str, np.ndarray] | None:
+        """What spoke for or against the class that the first base learner finds most probable."""
+        from pipelines.covid_flannel.shown import saliency_of
+
+        return saliency_of(run, finished, picture)
+
 
 def _stage2(
     run: Run[CovidConfig], data: Data, fold: int, base: list[pd.DataFrame]

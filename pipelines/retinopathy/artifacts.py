@@ -14,9 +14,11 @@ from torch import nn
 
 from pipelines.retinopathy import fundus
 from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.retinopathy.metrics import HEADS, headline_task
-from pipelines.shared.learning.saliency import confident_errors, with_masks, write_gallery
-from pipelines.shared.run import Run
+from pipelines.shared.learning.method import load_network
+from pipelines.shared.learning.saliency import confident_errors, saliency_maps, with_masks, write_gallery
+from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import Data
 
 
@@ -31,6 +33,16 @@ def explain(run: Run[RetinopathyConfig], data: Data, network: nn.Module) -> None
     scored = with_masks(data, test, config.explain.scored, config.seed)
     mask = partial(_mask, data, size=config.preprocess.size)
     write_gallery(network, _score(task), data, errors, scored, _fundus, mask, run)
+
+
+def saliency_of(run: Run[RetinopathyConfig], finished: FinishedRun, picture: np.ndarray) -> tuple[str, np.ndarray]:
+    """The map of one prepared picture, and what it is about."""
+    task = "moderate_or_worse" if "dme" in finished.untaught else "referable"
+    model = next(iter(finished.models.values()))
+    network = load_network(run, RetinopathyLearner.from_model(run.config, model), finished.networks[0])
+    found = saliency_maps(network, _score(task), [picture], [_fundus(picture)], run.world)
+    about = "referable retinopathy" if task == "referable" else "moderate or worse retinopathy"
+    return f"what speaks for or against {about}", found[0]
 
 
 def _fundus(picture: np.ndarray) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.shared.learning.method import Ensemble, first_network
-from pipelines.shared.run import Run
+from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import Data
 
 
@@ -19,3 +21,11 @@ class RetinopathyMethod(Ensemble[RetinopathyConfig]):
         from pipelines.retinopathy.artifacts import explain
 
         explain(run, data, first_network(run, RetinopathyLearner))
+
+    def saliency(
+        self, run: Run[RetinopathyConfig], finished: FinishedRun, picture: np.ndarray
+    ) -> tuple[str, np.ndarray] | None:
+        """What spoke for or against referable disease."""
+        from pipelines.retinopathy.artifacts import saliency_of
+
+        return saliency_of(run, finished, picture)

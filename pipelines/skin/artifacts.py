@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 
 from pipelines.shared.learning.backbones import ImageNetwork
-from pipelines.shared.learning.saliency import confident_errors, with_masks, write_gallery
-from pipelines.shared.run import Run
+from pipelines.shared.learning.method import load_network
+from pipelines.shared.learning.saliency import confident_errors, saliency_maps, with_masks, write_gallery
+from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import Data
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.data import centre_square
@@ -37,7 +38,23 @@ def explain(run: Run[SkinConfig], data: Data, network: nn.Module) -> None:
     errors["subtitle"] = [f"{label}, P(malignant) {p:.2f}" for label, p in names]
     scored = with_masks(data, test, config.explain.scored, config.seed)
     mask = partial(_mask, data, size=config.preprocess.size)
-    write_gallery(network, _score(config, data), data, errors, scored, _bright, mask, run)
+    write_gallery(
+        network, _score(SkinLearner.from_data(config, data).classes), data, errors, scored, _bright, mask, run
+    )
+
+
+def saliency_of(run: Run[SkinConfig], finished: FinishedRun, picture: np.ndarray) -> tuple[str, np.ndarray] | None:
+    """The map of one prepared picture, and what it is about; None where the classes are all of one kind."""
+    learner = SkinLearner.from_model(run.config, next(iter(finished.models.values())))
+    if len({_is_malignant(name) for name in learner.classes}) < 2:
+        return None
+    network = load_network(run, learner, finished.networks[0])
+    found = saliency_maps(network, _score(learner.classes), [picture], [_bright(picture)], run.world)
+    return "what speaks for or against malignancy", found[0]
+
+
+def _is_malignant(name: str) -> bool:
+    return name.split("/")[0] == "malignant"
 
 
 def _bright(picture: np.ndarray) -> np.ndarray:
@@ -45,10 +62,9 @@ def _bright(picture: np.ndarray) -> np.ndarray:
     return picture.max(axis=2) > 12
 
 
-def _score(config: SkinConfig, data: Data) -> Callable[[torch.Tensor], torch.Tensor]:
+def _score(classes: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:
     """The score that is explained: the log-odds of a malignant disease (of an ensemble its first network's)."""
-    classes = SkinLearner.from_data(config, data).classes
-    malignant = torch.tensor([name.split("/")[0] == "malignant" for name in classes])
+    malignant = torch.tensor([_is_malignant(name) for name in classes])
 
     def log_odds(outputs: torch.Tensor) -> torch.Tensor:
         columns = malignant.to(outputs.device)

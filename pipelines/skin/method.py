@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from pipelines.shared.learning.method import Ensemble, first_network
-from pipelines.shared.run import Run
+from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import Data
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.learner import SkinLearner
@@ -19,3 +21,11 @@ class SkinMethod(Ensemble[SkinConfig]):
         from pipelines.skin.artifacts import explain
 
         explain(run, data, first_network(run, SkinLearner))
+
+    def saliency(
+        self, run: Run[SkinConfig], finished: FinishedRun, picture: np.ndarray
+    ) -> tuple[str, np.ndarray] | None:
+        """What spoke for or against malignancy."""
+        from pipelines.skin.artifacts import saliency_of
+
+        return saliency_of(run, finished, picture)

@@ -15,13 +15,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import NOT_IN_A_PREDICTION, REPOSITORY, STUDIES, compose, predicted_records, run_command, toy_prepared
+from conftest import (
+    NOT_IN_A_PREDICTION,
+    REPOSITORY,
+    STUDIES,
+    compose,
+    predicted_records,
+    run_command,
+    run_on_cpu,
+    toy_prepared,
+)
 
 from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.assemble import card_name
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.job import COMMON_MODES, config_model, predict_keys, study_modes
+from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.validation import check
 
@@ -383,6 +393,33 @@ def test_files_are_predicted(smoke_run, tmp_path):
     scores = table.loc[table["reason"].isna(), [c for c in table if c.startswith("p_")]].to_numpy(float)
     assert scores.size
     assert ((scores >= 0) & (scores <= 1)).all()
+    _served_like(table, study, folder, tmp_path)
+
+
+def _served_like(table, study, folder, place):
+    """The same files, sent to mode=serve, get the very scores and decisions that mode=predict wrote."""
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    from fastapi.testclient import TestClient
+
+    from pipelines.shared.handover.serve.app import make_app
+    from pipelines.shared.handover.serve.service import Service
+
+    config = with_finished_run(study, compose(study, "mode=serve", f"run={folder}"), ["mode", "run"])
+    run = run_on_cpu(study_of(study), config, RunFolder(place / "serve"))
+    service = Service(run, open_finished(study_of(study), folder))
+    try:
+        client = TestClient(make_app(service), base_url="http://127.0.0.1")
+        files = [("file", (f.name, f.read_bytes())) for f in sorted((place / "in").iterdir())]
+        done = client.post("/predict?pictures=true", files=files)
+    finally:
+        service.close()
+    assert done.status_code == 200, done.text
+    answer = done.json()
+    assert answer["columns"] == list(table.columns)
+    assert answer["pictures"], "a page has something to show"
+    kept = [c for c in table if c != "seconds" or study == "ecg"]  # of head CT what scoring took
+    for row, (_, written) in zip(answer["predictions"], table.iterrows(), strict=True):
+        assert {c: row[c] for c in kept} == {c: None if pd.isna(written[c]) else written[c] for c in kept}
 
 
 @pytest.mark.slow

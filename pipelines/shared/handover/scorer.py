@@ -49,9 +49,12 @@ def png_of(pixels: np.ndarray) -> bytes:
 
 
 def heat_of(strength: np.ndarray) -> bytes:
-    """A saliency map, float 0 to 1 (height, width), as a red PNG that lets through what is under its zeros."""
-    alpha = np.rint(np.clip(strength, 0, 1) * 200).astype(np.uint8)
-    colour = np.broadcast_to(np.array([230, 40, 20], np.uint8), (*strength.shape, 3))
+    """A saliency map, float 0 to 1 (height, width), as a PNG that lets through what is under its zeros.
+
+    In cyan, which stands out from eyes and skin and from grey.
+    """
+    alpha = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
+    colour = np.broadcast_to(np.array([0, 229, 255], np.uint8), (*strength.shape, 3))
     return png_of(np.concatenate([colour, alpha[..., None]], axis=2))
 
 
@@ -146,9 +149,5 @@ class PictureScorer(Scorer[C]):
         if picture is None:
             return []
         shown = [Picture("As the network saw it", png_of(picture))]
-        found = self.saliency(picture)
+        found = self.method.saliency(self.run, self.finished, picture)
         return [*shown, Picture(found[0], heat_of(found[1]), overlay=True)] if found else shown
-
-    def saliency(self, picture: np.ndarray) -> tuple[str, np.ndarray] | None:
-        """What a map shows, in words, and the map of a prepared picture, float 0 to 1 (height, width); None: no map."""
-        return None

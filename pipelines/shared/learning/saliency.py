@@ -57,7 +57,9 @@ def saliency_maps(
         weight = region.astype(np.float32)[..., None]
         values = picture.astype(np.float32)
         # Averages over the region alone: a background that leaks in would make its rim the strongest structure.
-        total = cv2.GaussianBlur(values * weight, (0, 0), height / 10)
+        total = cv2.GaussianBlur(values * weight, (0, 0), height / 10).reshape(
+            values.shape
+        )  # it drops a single channel
         share = cv2.GaussianBlur(weight, (0, 0), height / 10)[..., None]
         blurred = np.where(region[..., None], total / np.maximum(share, 1e-6), values)
         inputs = torch.from_numpy(values)[None].to(world.device)

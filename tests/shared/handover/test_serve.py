@@ -7,7 +7,7 @@ import zipfile
 
 import pandas as pd
 import pytest
-from made_service import CARD, POINTS, fundus, make_run, opened
+from made_service import CARD, POINTS, fundus, opened
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
@@ -19,11 +19,6 @@ from pipelines.shared.handover.serve.service import Service
 from pipelines.shared.run_folder import write_csv
 
 LOCAL = "http://127.0.0.1:8000"
-
-
-@pytest.fixture(scope="session")
-def made_run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("served") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +58,7 @@ def predicted(made_run, folder, names) -> pd.DataFrame:
         scorer = STUDY.scorer(run, finished)
         inputs = scorer.inputs(folder / name)
         write_csv(folder / "predictions.csv", scorer.rows(inputs.root, inputs.files))
-        rows.append(pd.read_csv(folder / "predictions.csv", float_precision="round_trip"))
+        rows.append(pd.read_csv(folder / "predictions.csv"))
     return pd.concat(rows, ignore_index=True)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -54,6 +55,12 @@ class Impatient(H11Protocol):
         if self._patience is None and self.cycle is not None and self.cycle.response_complete:
             self._patience = self.loop.call_later(HEAD_SECONDS, self._cut)
         super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """A client that is answered before it has sent everything may go on for a while, and so read the answer."""
+        super().on_response_complete()
+        if self._patience is None and self.conn.their_state is h11.SEND_BODY:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self._cut)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""

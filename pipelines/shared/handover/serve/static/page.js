@@ -40,7 +40,8 @@ function refuse(reason, remedy) {
 
 function show(content) {
   const rows = content.predictions;
-  $("warnings").replaceChildren(...content.warnings.map((text) => make("li", "", text)));
+  const said = [...document.querySelectorAll("header .warning")].map((note) => note.textContent);
+  $("warnings").replaceChildren(...content.warnings.filter((text) => !said.includes(text)).map((text) => make("li", "", text)));
   showPicture(content.pictures);
   const parts = rows.map((row, i) => showRow(row, i, content));
   $("scores").replaceChildren(...parts);
