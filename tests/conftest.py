@@ -178,6 +178,14 @@ def smoke_run(request, tmp_path_factory):
     return request.param, folder, done
 
 
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory):
+    """A finished run of retinopathy that nobody trained, for what only needs one that answers."""
+    from made_service import make_run
+
+    return make_run(tmp_path_factory.mktemp("made") / "run")
+
+
 def run_on_cpu(study, config, folder):
     """A run of one process, for the functions that make one."""
     import torch
