@@ -26,16 +26,16 @@ POINTS = [
 CARD = "# Model card: made\n\n| metric | value |\n|---|---|\n| auroc | 0.9 |\n\n<script>alert(1)</script>\n"
 
 
-def make_run(folder: Path) -> Path:
+def make_run(folder: Path, backbone: str = "test_resnet", size: int = 64) -> Path:
     """Write the run folder."""
     config: Any = compose(
-        "retinopathy", "model.backbone=test_resnet", "model.weights=none", "preprocess.size=64",
+        "retinopathy", f"model.backbone={backbone}", "model.weights=none", f"preprocess.size={size}",
         f"cache.dir={folder.parent / 'cache'}", "trainer.device=cpu", f"run_dir={folder}",
     )  # fmt: skip
     place = RunFolder(folder)
     place.write_config(config.model_dump())
     torch.manual_seed(1)
-    network = ImageNetwork(Architecture("test_resnet", len(HEADS), 0.0, [0.5] * 3, [0.5] * 3))
+    network = ImageNetwork(Architecture(backbone, len(HEADS), 0.0, [0.5] * 3, [0.5] * 3))
     learner = RetinopathyLearner(config)
     save_network(place.network("network"), network, {
         "study": "retinopathy", "name": "network", "version": "0", "architecture": learner.architecture(network),
