@@ -96,11 +96,11 @@ def make_app(service: Service, token: str | None = None) -> App:
         words = {"reason": "The service failed on this request.", "remedy": "Its log says where; please report it."}
         return JSONResponse(words, 500)
 
-    @app.post("/predict", openapi_extra={"requestBody": BODY}, summary="Score files")
-    async def predict(request: HttpRequest, pictures: bool = False) -> Json:
+    @app.post("/predict", openapi_extra={"requestBody": BODY}, summary="Score files", response_model=None)
+    async def predict(request: HttpRequest, pictures: bool = False) -> Response:
         """The rows that mode=predict writes, and the decision at every operating point.
 
-        `pictures=true` adds the first file as the network saw it, and what it looked at.
+        With pictures=true also the first file as the network saw it, and what it looked at.
         """
         service.batcher.enter()
         folder = service.folder()
@@ -112,12 +112,12 @@ def make_app(service: Service, token: str | None = None) -> App:
             counts.scored(time.perf_counter() - began, len(answer["predictions"]) - len(bad), len(bad))
             if len(bad) == len(answer["predictions"]) and bad:
                 raise Refused(_first_reason(bad), f"This study reads: {', '.join(service.study.suffixes)}.")
-            return answer
+            return JSONResponse(answer)
         finally:
             service.batcher.leave()
             await asyncio.to_thread(shutil.rmtree, folder, True)
 
-    @app.get("/healthz", summary="Is it alive?")
+    @app.get("/healthz", summary="Whether anybody answers")
     async def healthz() -> Response:
         alive = service.batcher.alive
         return JSONResponse({"status": "ok" if alive else "nobody answers"}, 200 if alive else 503)
@@ -136,8 +136,8 @@ def make_app(service: Service, token: str | None = None) -> App:
         return HTMLResponse(page.front_page(service, model))
 
     @app.get("/docs", response_class=HTMLResponse, summary="This interface, for people")
-    async def docs() -> Response:
-        return HTMLResponse(page.docs_page(service, app.openapi()))
+    async def docs(request: HttpRequest) -> Response:
+        return HTMLResponse(page.docs_page(service, app.openapi(), request.headers.get("host", "")))
 
     @app.get("/static/{name}", include_in_schema=False)
     async def static(name: str) -> Response:

@@ -91,15 +91,15 @@ def card_page(service: Service, model: Json) -> str:
     return environment().get_template("card.html.j2").render(model=model, card=card, notice=_notice())
 
 
-def docs_page(service: Service, schema: Json) -> str:
-    """What can be asked, from the OpenAPI description."""
+def docs_page(service: Service, schema: Json, host: str) -> str:
+    """What can be asked of this host, from the OpenAPI description."""
     routes = [
         {"method": method.upper(), "path": path, **{"description": "", "parameters": []}, **about}
         for path, methods in schema["paths"].items()
         for method, about in methods.items()
     ]
     return environment().get_template("docs.html.j2").render(
-        title=schema["info"]["title"], routes=routes, notice=_notice(), settings=service.settings,
+        title=schema["info"]["title"], routes=routes, host=host, notice=_notice(), settings=service.settings,
         reads=service.study.suffixes,
     )  # fmt: skip
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 import pipelines
@@ -24,7 +23,7 @@ from pipelines.shared.handover.scorer import Picture
 from pipelines.shared.handover.serve.batching import Batcher
 from pipelines.shared.handover.serve.uploads import Refused
 from pipelines.shared.run import FinishedRun, Run
-from pipelines.shared.run_folder import RunFolder, digest, plain, read_json
+from pipelines.shared.run_folder import RunFolder, digest, read_json
 from pipelines.shared.untaught import untaught_lines
 
 NOTICE = "Research software. Not for medical use: no diagnosis, no treatment may rest on it."
@@ -39,6 +38,16 @@ class Request:
     files: list[str]
     names: list[str]
     pictures: bool = False
+
+
+def rows_of(table: pd.DataFrame) -> list[Json]:
+    """The rows of a table as Python's own values; what is missing is None."""
+    columns = [
+        [None if missing else value for value, missing in zip(column.tolist(), column.isna(), strict=True)]
+        for _, column in table.items()
+    ]
+    names = [str(name) for name in table]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def fingerprint(finished: FinishedRun) -> str:
@@ -129,44 +138,41 @@ class Service:
 
     def _together(self, requests: Sequence[Request]) -> list[Json | Exception]:
         table = self.scorer.rows(requests[0].root, [file for request in requests for file in request.files])
+        rows, columns = rows_of(table), [str(column) for column in table]
         if not self.scorer.together:
-            return [self.answer(requests[0], table)]
-        ends = np.cumsum([len(request.files) for request in requests])
-        parts = np.split(np.arange(len(table)), ends[:-1])
-        return [
-            self.answer(request, table.iloc[part].assign(file=request.names))
-            for request, part in zip(requests, parts, strict=True)
-        ]
+            return [self.answer(requests[0], rows, columns)]
+        answers: list[Json | Exception] = []
+        for request in requests:
+            mine, rows = rows[: len(request.files)], rows[len(request.files) :]
+            named = [row | {"file": name} for row, name in zip(mine, request.names, strict=True)]
+            answers.append(self.answer(request, named, columns))
+        return answers
 
-    def answer(self, request: Request, table: pd.DataFrame) -> Json:
+    def answer(self, request: Request, rows: list[Json], columns: list[str]) -> Json:
         """What is said of one request."""
-        rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        points = self.finished.operating_points
         decided = [
             {key: point.get(key) for key in ("task", "name", "score", "threshold", "chosen_on")}
             | {"decisions": [row.get(f"{point['task']}@{point['name']}") for row in rows]}
-            for point in points
+            for point in self.finished.operating_points
         ]
         shown: list[Picture] = []
-        if request.pictures and len(rows) and rows[0].get("reason") is None:
+        if request.pictures and rows and rows[0].get("reason") is None:
             shown = self.scorer.pictures(request.root, request.files[0])
-        content = {
+        return {
             "study": self.study.name,
             "run": self.finished.folder.path.name,
             "model": self.fingerprint,
             "version": pipelines.__version__,
             "device": self.device,
             "notice": NOTICE,
-            "warnings": [*self.notes, *dict.fromkeys(str(r["warnings"]) for r in rows if r.get("warnings"))],
-            "columns": [str(column) for column in table],
+            "warnings": [*self.notes, *dict.fromkeys(str(row["warnings"]) for row in rows if row.get("warnings"))],
+            "columns": columns,
             "predictions": rows,
             "operating_points": decided,
             "pictures": [
                 {"title": p.title, "overlay": p.overlay, "png": base64.b64encode(p.png).decode()} for p in shown
             ],
         }
-        said: Json = plain(content)
-        return said
 
     def check(self) -> None:
         """Answer a file that cannot be read, so that what is slow the first time is over before anybody waits."""
