@@ -408,6 +408,7 @@ def _served_like(table, study, folder, place):
     run = run_on_cpu(study_of(study), config, RunFolder(place / "serve"))
     service = Service(run, open_finished(study_of(study), folder))
     try:
+        service.check()
         client = TestClient(make_app(service), base_url="http://127.0.0.1")
         files = [("file", (f.name, f.read_bytes())) for f in sorted((place / "in").iterdir())]
         done = client.post("/predict?pictures=true", files=files)

@@ -403,6 +403,20 @@ def test_slow_clients_are_cut_off(listening):
     assert b" 200 " in sent(listening, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
 
 
+def test_clients_that_leave_leave_nothing_behind(listening, service, tmp_path):
+    start_log(tmp_path)
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + fundus(1)
+    head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    for length in (len(part) + 9, 100_000):  # gone before the answer, and before the body's end
+        with socket.create_connection(("127.0.0.1", listening)) as line:
+            line.sendall(head + f"Content-Length: {length}\r\n\r\n".encode() + part + b"\r\n--b--\r\n")
+    deadline = time.monotonic() + 10
+    while service.batcher.inside or list(service.incoming.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "defect" not in (tmp_path / "run.log").read_text()
+
+
 def test_what_is_no_http_is_refused(listening):
     rng = random.Random(0)
     for _ in range(30):

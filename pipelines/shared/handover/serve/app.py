@@ -14,6 +14,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import pipelines
 from pipelines.shared.errors import DataError
@@ -81,6 +82,10 @@ def make_app(service: Service, token: str | None = None) -> App:
     async def _http(request: HttpRequest, failure: HTTPException) -> Response:
         remedy = "GET /docs says what there is." if failure.status_code in (404, 405) else "Send multipart/form-data."
         return JSONResponse({"reason": f"{failure.detail}.", "remedy": remedy}, failure.status_code)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(request: HttpRequest, failure: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # to nobody
 
     @app.exception_handler(Full)
     async def _full(request: HttpRequest, failure: Full) -> Response:

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 import pipelines
-from pipelines.shared.errors import UserError, reason_of
+from pipelines.shared.errors import DataError, UserError, reason_of
 from pipelines.shared.files import walk
 from pipelines.shared.handover.scorer import Picture
 from pipelines.shared.handover.serve.batching import Batcher
@@ -181,6 +181,8 @@ class Service:
         (folder / "nothing").touch()
         try:
             self.batcher.submit(Request(self.incoming, [f"{folder.name}/nothing"], ["nothing"])).result()
+        except DataError:  # it is refused, as it should be
+            pass
         except Exception as failure:
             raise RuntimeError(f"The service cannot answer: {reason_of(failure)}") from failure
         finally:
