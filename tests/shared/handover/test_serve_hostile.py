@@ -410,7 +410,10 @@ def test_clients_that_leave_leave_nothing_behind(listening, service, tmp_path):
     for length in (len(part) + 9, 100_000):  # gone before the answer, and before the body's end
         with socket.create_connection(("127.0.0.1", listening)) as line:
             line.sendall(head + f"Content-Length: {length}\r\n\r\n".encode() + part + b"\r\n--b--\r\n")
-    deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 10
+            while not service.batcher.inside:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
     while service.batcher.inside or list(service.incoming.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
