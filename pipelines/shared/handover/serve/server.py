@@ -111,6 +111,7 @@ def listen(study: Study[Any], job: Job, finished: FinishedRun) -> None:
             service.check()
             address = f"{settings.host}:{door.getsockname()[1]}"
             log.info(f"model {service.fingerprint[:16]}, {service.device}. {NOTICE}")
+            door.listen()  # whoever asks from now on is answered
             print(f"Listening on {address} (Ctrl-C ends it)", flush=True)
             Server(server_config(make_app(service, token), settings.queue)).run(sockets=[door])
         finally:
