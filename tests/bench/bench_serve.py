@@ -7,13 +7,15 @@ pictures, prepared and resident, in batches of 32. Both share the machine's core
 from __future__ import annotations
 
 import asyncio
-import os
+import math
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,45 +33,69 @@ NETWORKS = {"tf_efficientnet_lite0": 128, "inception_v3": 299}  # the default re
 SECONDS = 12.0  # of each measurement
 SIDE = 400  # px of the pictures that are sent
 BATCH = 32
+SOME, MANY = 500, 10_000  # requests
 
 
 def rows() -> list[Row]:
     """All rows."""
-    return [row for name, size in NETWORKS.items() for row in _network_rows(name, size)]
+    return [*(row for name, size in NETWORKS.items() for row in _network_rows(name, size)), _memory_row()]
 
 
 def _network_rows(backbone: str, size: int) -> list[Row]:
-    bodies = [_body(fundus(k, SIDE)) for k in range(16)]
-    with tempfile.TemporaryDirectory() as place:
-        run = make_run(Path(place) / "run", backbone, size)
-        found: list[Row] = []
-        with (Path(place) / "log").open("w+") as said:
-            command = [
-                sys.executable, "-m", "pipelines.retinopathy", "mode=serve", f"run={run}", "serve.port=0",
-                "serve.queue=128", "trainer.device=cpu", f"run_dir={Path(place) / 'served'}",
-            ]  # fmt: skip
-            process = subprocess.Popen(command, cwd=REPOSITORY, stdout=said, stderr=subprocess.STDOUT, env=os.environ)
-            try:
-                port = _port(process, Path(place) / "log")
-                asyncio.run(_ask(port, bodies, 4, 2.0))
-                for clients in CLIENTS:
-                    before = _bare(backbone, size)
-                    times, seconds = asyncio.run(_ask(port, bodies, clients, SECONDS))
-                    bare = (before + _bare(backbone, size)) / 2
-                    speed = len(times) / seconds
-                    p50, p99 = (1000 * float(np.quantile(times, q)) for q in (0.5, 0.99))
-                    found.append(
-                        {
-                            "what": f"{backbone}, {size} px, clients: {clients}",
-                            "ratio": speed / bare,
-                            "ours": f"{speed:.1f} pictures/s, p50 {p50:.0f} ms, p99 {p99:.0f} ms",
-                            "reference": f"bare network {bare:.1f} pictures/s",
-                        }
-                    )
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(60)
+    found: list[Row] = []
+    with _service(backbone, size) as (port, _):
+        bodies = [_body(fundus(k, SIDE)) for k in range(16)]
+        asyncio.run(_ask(port, bodies, 4, 2.0))
+        for clients in CLIENTS:
+            before = _bare(backbone, size)
+            times, seconds = asyncio.run(_ask(port, bodies, clients, SECONDS))
+            bare = (before + _bare(backbone, size)) / 2
+            speed = len(times) / seconds
+            p50, p99 = (1000 * float(np.quantile(times, q)) for q in (0.5, 0.99))
+            found.append(
+                {
+                    "what": f"{backbone}, {size} px, clients: {clients}",
+                    "ratio": speed / bare,
+                    "ours": f"{speed:.1f} pictures/s, p50 {p50:.0f} ms, p99 {p99:.0f} ms",
+                    "reference": f"bare network {bare:.1f} pictures/s",
+                }
+            )
     return found
+
+
+def _memory_row() -> Row:
+    """Resident memory after some requests over that after many: 1 where it stays flat."""
+    with _service("test_resnet", 64) as (port, process):
+        bodies = [_body(fundus(k, 120)) for k in range(8)]
+        asyncio.run(_ask(port, bodies, 8, 3600, SOME))
+        early = _resident_mb(process)
+        asyncio.run(_ask(port, bodies, 8, 3600, MANY - SOME))
+        late = _resident_mb(process)
+    what, ours = f"memory after {SOME:,} over {MANY:,} requests", f"{late:.0f} MiB"
+    return {"what": what, "ratio": early / late, "ours": ours, "reference": f"{early:.0f} MiB"}
+
+
+def _resident_mb(process: subprocess.Popen[bytes]) -> float:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+@contextmanager
+def _service(backbone: str, size: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The command, as a process of its own; its port."""
+    with tempfile.TemporaryDirectory() as place:
+        run, log = make_run(Path(place) / "run", backbone, size), Path(place) / "log"
+        command = [
+            sys.executable, "-m", "pipelines.retinopathy", "mode=serve", f"run={run}", "serve.port=0",
+            "serve.queue=128", "trainer.device=cpu", f"run_dir={Path(place) / 'served'}",
+        ]  # fmt: skip
+        with log.open("w") as said:
+            process = subprocess.Popen(command, cwd=REPOSITORY, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            yield _port(process, log), process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
 
 
 def _bare(backbone: str, size: int) -> float:
@@ -103,14 +129,16 @@ def _body(picture: bytes) -> bytes:
     return f"{head}Content-Length: {len(part)}\r\n\r\n".encode() + part
 
 
-async def _ask(port: int, bodies: list[bytes], clients: int, seconds: float) -> tuple[list[float], float]:
+async def _ask(
+    port: int, bodies: list[bytes], clients: int, seconds: float, most: float = math.inf
+) -> tuple[list[float], float]:
     """Seconds of every answer, of so many clients that ask again as soon as they are answered; and of all together."""
     times: list[float] = []
     began = time.perf_counter()
 
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while (start := time.perf_counter()) - began < seconds:
+        while (start := time.perf_counter()) - began < seconds and len(times) < most:
             writer.write(bodies[(number + len(times)) % len(bodies)])
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length:")[2].split()[0])
