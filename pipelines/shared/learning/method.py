@@ -51,17 +51,17 @@ class Method(ABC, Generic[C]):
     def explain(self, run: Run[C], data: Data) -> None:
         """Leave pictures of what was learned in the run folder; nothing, unless a study has something to show."""
 
-    def saliency(self, run: Run[C], finished: FinishedRun, picture: np.ndarray) -> tuple[str, np.ndarray] | None:
-        """What the first network looked at in a prepared picture (height, width, channels), for a page: of which score,
-        in words, and the map, float 0 to 1 (height, width). None, unless a study can say.
-        """
-        return None
-
     def export_data(self, run: Run[C], finished: FinishedRun) -> PreparedDataset:
         """What an export is checked on: the run's own test records."""
         from pipelines.shared.handover.exporting import run_records
 
         return run_records(run, finished)
+
+    def saliency(self, run: Run[C], finished: FinishedRun, picture: np.ndarray) -> tuple[str, np.ndarray] | None:
+        """What the first network looked at in a prepared picture (height, width, channels), for a page: of which score,
+        in words, and the map, float 0 to 1 (height, width). None, unless a study can say.
+        """
+        return None
 
 
 class Ensemble(Method[C]):
