@@ -234,8 +234,8 @@ def _divided(study: Study[Any], config: StudyConfig, records: pd.DataFrame, sour
         return parts[0]
     source.notes.append(
         f"Cross-validation in {count} folds by group: every record is tested once, by networks that were trained on "
-        f"{count - 2} folds and tuned (best epoch, thresholds) on one more. Scores of all folds are pooled; each "
-        "fold's records are called at that fold's own thresholds. Examples are shown of fold 0. On other data the "
+        f"{counted(count - 2, 'fold')} and tuned (best epoch, thresholds) on one more. Scores of all folds are pooled; "
+        "each fold's records are called at that fold's own thresholds. Examples are shown of fold 0. On other data the "
         "networks of all folds are averaged, at the median of their thresholds."
     )
     return records.assign(split="test", fold=fold)
