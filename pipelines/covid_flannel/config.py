@@ -202,6 +202,11 @@ class CovidConfig(StudyConfig):
             named = ", ".join(map(str, beyond)) or "none"
             raise ValueError(f"folds: found {named}, allowed: 0 to {self.fold_count - 1}")
         for name, learner in self.base_learners.items():
+            if self.trainer.head_epochs and name in self.chosen_learners and learner.weights == "none":
+                raise ValueError(
+                    f"trainer.head_epochs={self.trainer.head_epochs} with base_learners.{name}.weights=none: its "
+                    "backbone would be frozen before it has learned anything"
+                )
             if learner.crop > (learner.resize or self.preprocess.size):
                 side = learner.resize or self.preprocess.size
                 raise ValueError(f"base_learners.{name}: a crop of {learner.crop} from {side} pixels")

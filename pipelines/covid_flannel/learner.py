@@ -28,7 +28,7 @@ from pipelines.shared.untaught import find_untaught
 class CroppedNetwork(nn.Module):
     """An image network that scales whole pictures to `resize` pixels and looks at the middle `crop` of them.
 
-    Input: uint8 (batch, side, side, 1). Pictures of `crop` pixels, as augmentation makes them, are taken as they are.
+    Input: uint8 (batch, side, side, 1). In training pictures are taken as augmentation makes them.
     """
 
     def __init__(self, network: ImageNetwork, resize: int | None, crop: int) -> None:
@@ -38,7 +38,7 @@ class CroppedNetwork(nn.Module):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits, (batch, classes)."""
         side = pictures.shape[1]
-        if side != self.crop:
+        if side != self.crop and not self.training:  # in training augmentation has cropped them
             if self.resize not in (None, side):
                 whole = pictures.permute(0, 3, 1, 2).float()
                 scaled = nn.functional.interpolate(whole, self.resize, mode="bilinear", antialias=True)

@@ -161,6 +161,8 @@ class PredictSection(Section):
 class EcgConfig(StudyConfig):
     """The root of the study's configuration."""
 
+    pictures = False
+
     data: Annotated[
         PhantomData | IrhythmData | CincData | WfdbData | TableData,
         Field(discriminator="name"),
@@ -172,6 +174,13 @@ class EcgConfig(StudyConfig):
     labels: LabelSection
     predict: PredictSection
     subgroups: list[str]
+
+    @model_validator(mode="after")
+    def _no_backbone(self) -> EcgConfig:
+        for key, value in (("layer_decay", self.trainer.layer_decay), ("head_epochs", self.trainer.head_epochs)):
+            if value:
+                raise ValueError(f"trainer.{key}={value} is for pretrained backbones, which this study's network lacks")
+        return self
 
     @model_validator(mode="after")
     def _rare_rhythms_once(self) -> EcgConfig:

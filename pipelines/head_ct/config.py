@@ -215,6 +215,8 @@ class TriageSection(Section):
 class HeadCtConfig(StudyConfig):
     """The root of the study's configuration."""
 
+    pictures = False
+
     data: Annotated[PhantomData | ReportsData | RsnaData | Cq500Data | TableData, Field(discriminator="name")]
     model: HeadCtModel
     series: SeriesSection

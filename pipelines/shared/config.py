@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 import yaml
 from pydantic import (
@@ -157,8 +157,8 @@ class CacheSection(Section):
 class ModelSection(Section):
     """The backbone and where its weights come from.
 
-    `weights`: `imagenet` (from a package for EfficientNet-lite0 to -lite2, else downloaded), `none` (a random start,
-    asked for explicitly) or the path of a local .safetensors, .pt or .pth file.
+    `weights`: `imagenet` (downloaded by timm, or bundled for the default backbone), `none` (a random start, asked
+    for explicitly) or the path of a local .safetensors, .pt or .pth file.
     """
 
     backbone: str
@@ -166,13 +166,36 @@ class ModelSection(Section):
     drop_rate: Annotated[float, Field(ge=0, lt=1)]
     networks: Count
 
+    @property
+    def head_only(self) -> bool:
+        """Whether only a logistic head is fitted, on features that are computed once, see `learning.frozen`."""
+        return False
+
 
 class PictureModelSection(ModelSection):
     """The same for pictures. `test_time`: over which views of a picture a finished network averages its probabilities,
-    see `learning.views`.
+    see `learning.views`. `drop_path_rate`: how often, at most, a block of the backbone is left out while it learns.
+    `freeze`: `backbone` computes the backbone's features once and fits a logistic head, see `learning.frozen`.
     """
 
     test_time: Literal["none", "mirror", "flips", "mirror_crops", "flips_crops"] = "none"
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0  # as with test_time: older runs lack it
+    freeze: Literal["backbone"] | None = None
+
+    @model_validator(mode="after")
+    def _head_on_something(self) -> PictureModelSection:
+        if self.head_only and self.weights == "none":
+            raise ValueError("freeze=backbone with weights=none: a backbone that has learned nothing sees nothing")
+        if self.head_only and self.networks > 1:
+            raise ValueError(
+                f"freeze=backbone with networks={self.networks}: they would be the same, seeds play no part"
+            )
+        return self
+
+    @property
+    def head_only(self) -> bool:
+        """Whether only a logistic head is fitted, on features that are computed once, see `learning.frozen`."""
+        return self.freeze == "backbone"
 
     @property
     def views(self) -> str:
@@ -187,11 +210,16 @@ class TrainerSection(Section):
 
     `sampling`: `shuffle` shows every record once an epoch, `balanced` shows records of rare classes more often, those
     of frequent ones less often, so that a class of n records comes as often as n ** (1 - `sampling_power`).
+    `mixup`, `cutmix`: alpha of the Beta distribution that says how much of two pictures is mixed, see `mixing`.
+    `head_epochs`: of so many first epochs the backbone is frozen. `first_size`: pictures of the first epoch have so
+    many pixels, those of the last all of theirs. `layer_decay`: each layer learns at so much of the rate of the one
+    after it. `ema_warmup`: the moving average is short at first. `average_epochs`: the last epoch is judged with the
+    average of the weights after so many last epochs.
     """
 
     epochs: Count
     batch_size: Count
-    sampling: Literal["shuffle", "balanced"] = "shuffle"  # keys with a default: runs made before they existed lack them
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
     sampling_power: Share = 1.0
     accumulate: Count
     optimizer: str
@@ -203,8 +231,15 @@ class TrainerSection(Section):
     warmup_epochs: Annotated[int, Field(ge=0)]
     decay_epochs: Count
     decay_rate: Annotated[float, Field(gt=0, le=1)]
+    layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    head_epochs: Annotated[int, Field(ge=0)] = 0
+    first_size: Annotated[int, Field(ge=32)] | None = None
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    ema_warmup: bool = False
+    average_epochs: Count = 1
     monitor: str
     patience: Count | None
     max_steps: Count | None
@@ -213,6 +248,20 @@ class TrainerSection(Section):
     deterministic: bool
     workers: Annotated[int, Field(ge=0)] | None
     checkpoint_seconds: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainerSection:
+        for key in ("head_epochs", "average_epochs"):
+            if getattr(self, key) > self.epochs:
+                raise ValueError(f"{key}={getattr(self, key)} of epochs={self.epochs}")
+        if self.ema_warmup and self.ema_decay is None:
+            raise ValueError("ema_warmup=true has no moving average to warm up: ema_decay is null")
+        if self.average_epochs > 1 and self.patience is not None:
+            raise ValueError(
+                f"average_epochs={self.average_epochs} with patience={self.patience}: which epochs are the last is not "
+                "known while they run; one of the two must be left out (1, null)"
+            )
+        return self
 
 
 class AugmentSection(Section):
@@ -235,7 +284,7 @@ class AugmentSection(Section):
     contrast: Annotated[float, Field(ge=0, le=1)]
     saturation: Annotated[float, Field(ge=0, le=1)]
     hue: Annotated[float, Field(ge=0, le=0.5)]
-    crop_area: Annotated[float, Field(gt=0, le=1)] | None = None  # runs made before this key and those below lack them
+    crop_area: Annotated[float, Field(gt=0, le=1)] | None = None
     crop_aspect: Annotated[float, Field(ge=1, le=4)] = 4 / 3
     blur: Share = 0.0
     jpeg: Share = 0.0
@@ -313,6 +362,27 @@ class StudyConfig(Section):
     trainer: TrainerSection
     statistics: StatisticsSection
     serve: ServeSection = Field(default_factory=ServeSection)  # runs that were made before this section existed lack it
+
+    pictures: ClassVar[bool] = True  # whether records are pictures, and their networks have a backbone
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> StudyConfig:
+        trainer = self.trainer
+        for key in ("mixup", "cutmix", "first_size"):
+            if getattr(trainer, key) and not self.pictures:
+                value = getattr(trainer, key)
+                raise ValueError(f"trainer.{key}={value} is for pictures, which this study's records are not")
+        if self.model.head_only and trainer.sampling == "balanced":
+            raise ValueError(
+                "trainer.sampling=balanced with model.freeze=backbone: every picture is shown once; "
+                "trainer.sampling must be shuffle"
+            )
+        if trainer.head_epochs and self.model.weights == "none":
+            raise ValueError(
+                f"trainer.head_epochs={trainer.head_epochs} with model.weights=none: the backbone would be frozen "
+                "before it has learned anything"
+            )
+        return self
 
 
 def conf_folder() -> Path:

@@ -48,10 +48,10 @@ class ImageNetwork(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, drop_path_rate: float = 0.0) -> None:
         super().__init__()
         self.architecture = architecture
-        self.backbone: Any = create_backbone(architecture.backbone)
+        self.backbone: Any = create_backbone(architecture.backbone, drop_path_rate)
         self.backbone.to(memory_format=torch.channels_last)
         self.dropout = nn.Dropout(architecture.drop_rate)
         width: Any = self.backbone.head_hidden_size
@@ -83,18 +83,31 @@ def backbone_names() -> list[str]:
     return sorted({*CLASSICS, *timm.list_models()})
 
 
-def create_backbone(name: str) -> nn.Module:
+def create_backbone(name: str, drop_path_rate: float = 0.0) -> nn.Module:
     """A backbone with random weights, without its classifier: (batch, 3, height, width) -> (batch, head_hidden_size).
 
+    Args:
+        name: of timm's, or of `classics`.
+        drop_path_rate: in training the last block is left out so often, those before it less (Huang et al., Deep
+            Networks with Stochastic Depth, ECCV 2016); a finished network needs none of it.
+
     Raises:
-        ConfigError: no such name.
+        ConfigError: no such name, or it has no paths to drop.
     """
     if not is_backbone(name):
         raise ConfigError(
             f"model.backbone={name} is no backbone: neither timm {timm.__version__} has it nor {', '.join(CLASSICS)}.",
             nearest(name, backbone_names()),
         )
-    return CLASSICS[name]() if name in CLASSICS else timm.create_model(name, pretrained=False, num_classes=0)
+    if not drop_path_rate:
+        return CLASSICS[name]() if name in CLASSICS else timm.create_model(name, pretrained=False, num_classes=0)
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=drop_path_rate)
+    except (TypeError, RuntimeError):  # RuntimeError: timm does not know the classics
+        raise ConfigError(
+            f"model.drop_path_rate={drop_path_rate:g}: {name} has no paths to drop.",
+            "Set model.drop_path_rate=0, or take a residual network such as tf_efficientnet_lite0.",
+        ) from None
 
 
 def expected_scale(name: str) -> tuple[list[float], list[float]]:
@@ -116,8 +129,11 @@ def build_image_network(section: ModelSection, outputs: int) -> ImageNetwork:
         WeightsError: the weights cannot be had or do not fit. There is no silent random start.
     """
     mean, std = expected_scale(section.backbone)
-    test_time = section.test_time if isinstance(section, PictureModelSection) else "none"
-    network = ImageNetwork(Architecture(section.backbone, outputs, section.drop_rate, mean, std, test_time))
+    test_time, drop_path_rate = "none", 0.0
+    if isinstance(section, PictureModelSection):
+        test_time, drop_path_rate = section.test_time, section.drop_path_rate
+    architecture = Architecture(section.backbone, outputs, section.drop_rate, mean, std, test_time)
+    network = ImageNetwork(architecture, drop_path_rate)
     if section.weights == "none":
         return network
     if section.weights == "imagenet" and section.backbone in BUNDLED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -13,18 +13,19 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pipelines.shared.config import TrainerSection
 from pipelines.shared.errors import ConfigError, nearest
+from pipelines.shared.learning.finetuning import backbone_of
 
 
 def make_optimizer(model: nn.Module, config: TrainerSection) -> torch.optim.Optimizer:
-    """timm's optimiser of that name.
+    """timm's optimiser of that name; norms and biases have no weight decay.
 
     Raises:
-        ConfigError: unknown name, or arguments that it does not take.
+        ConfigError: unknown name, or arguments that it does not take; layer decay of a network without layers.
     """
     extra: dict[str, Any] = dict(config.optimizer_args)
     try:
         return create_optimizer_v2(
-            model,
+            model if config.layer_decay is None else layers(model, config.layer_decay, config.weight_decay),
             opt=config.optimizer,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -38,10 +39,33 @@ def make_optimizer(model: nn.Module, config: TrainerSection) -> torch.optim.Opti
         ) from None
 
 
+def layers(model: nn.Module, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
+    """A network's parameters by layer: the head and the backbone's last layer learn at the full rate, each layer before
+    at `layer_decay` of it (BEiT, Bao et al., ICLR 2022). Norms and biases have no weight decay.
+
+    Raises:
+        ConfigError: it has no backbone, or the backbone says nothing of its layers.
+    """
+    backbone = backbone_of(model, f"trainer.layer_decay={layer_decay:g}")
+    groups = param_groups_layer_decay(backbone, weight_decay, layer_decay=layer_decay)
+    if len({group["lr_scale"] for group in groups}) < 2:
+        raise ConfigError(
+            f"trainer.layer_decay={layer_decay:g}: this backbone does not say what its layers are.",
+            "Take one of timm's for model.backbone, or set trainer.layer_decay=null.",
+        )
+    inside = {id(p) for p in backbone.parameters()}
+    for p in (p for p in model.parameters() if id(p) not in inside and p.requires_grad):
+        groups.append({"params": [p], "lr_scale": 1.0, "weight_decay": weight_decay if p.ndim > 1 else 0.0})
+    return groups
+
+
 def make_schedule(
     optimizer: torch.optim.Optimizer, config: TrainerSection, updates: int
 ) -> Scheduler | ReduceLROnPlateau | None:
     """The learning rate's schedule; None where it is constant. `updates`: optimiser steps per epoch."""
+    if config.schedule in ("constant", "plateau"):
+        for group in optimizer.param_groups:  # timm's schedules do it themselves
+            group["lr"] *= group.get("lr_scale", 1.0)
     if config.schedule == "constant":
         return None
     if config.schedule == "plateau":  # torch's own: timm's loses its count of bad epochs when it is resumed

@@ -10,7 +10,6 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +26,18 @@ from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.learning import checkpoint, distributed
 from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, loader
 from pipelines.shared.learning.distributed import World
+from pipelines.shared.learning.finetuning import Backbone, LastWeights
 from pipelines.shared.learning.hardware import loader_workers, uses_bf16
 from pipelines.shared.learning.losses import Loss
+from pipelines.shared.learning.mixing import mixed, mixed_loss, resized
 from pipelines.shared.learning.optimization import make_optimizer, make_schedule
+from pipelines.shared.learning.progress import Progress, better
 from pipelines.shared.log import log
 from pipelines.shared.screen import progress_bar
 from pipelines.shared.seeds import seed_of
 
 Validate = Callable[[nn.Module], dict[str, float]]
 History = list[dict[str, Any]]
-
-
-@dataclass
-class Progress:
-    """Where training stands. Plain numbers, except for the best epoch's weights (a copy, not a reference)."""
-
-    epoch: int = 0
-    batch: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    best_value: float = math.nan
-    best_epoch: int = -1
-    best_weights: dict[str, torch.Tensor] | None = None
 
 
 def fit(
@@ -137,8 +126,11 @@ class _Training:
         self.updates = math.ceil(self.batches / config.accumulate)
         self.optimizer = make_optimizer(model, config)
         self.schedule = make_schedule(self.optimizer, config, self.updates)
-        self.ema = ModelEmaV3(model, decay=config.ema_decay) if config.ema_decay else None
-        self.wrapped = distributed.wrap(model, world)
+        self.ema = ModelEmaV3(model, config.ema_decay, use_warmup=config.ema_warmup) if config.ema_decay else None
+        last = config.average_epochs
+        self.average = LastWeights(model, config.epochs - last) if last > 1 else None
+        self.backbone = Backbone(model, f"trainer.head_epochs={config.head_epochs}") if config.head_epochs else None
+        self.frozen: bool | None = None
         self.bf16 = uses_bf16(config, world)
         self.progress = Progress()
         self.history: History = []
@@ -147,17 +139,24 @@ class _Training:
     @property
     def scored(self) -> nn.Module:
         """The model that is validated and kept."""
+        if self.average is not None and self.progress.epoch == self.config.epochs - 1:
+            return self.average.module
         return self.ema.module if self.ema else self.model
+
+    def start_epoch(self) -> None:
+        """Training mode; in the first epochs the backbone is frozen."""
+        frozen = self.progress.epoch < self.config.head_epochs
+        self.model.train()
+        if self.backbone:
+            self.backbone.freeze(frozen)
+        if frozen != self.frozen:  # DDP wants to know what learns
+            self.wrapped, self.frozen = distributed.wrap(self.model, self.world), frozen
 
     def train_epoch(self) -> None:
         """The epoch's remaining batches."""
         at, config = self.progress, self.config
-        n, world = len(self.data), self.world
-        order = EpochBatches(
-            n, config.batch_size, self.seed, at.epoch, at.batch, world.rank, world.size, self.data.shares
-        )
-        del order.batches[max(0, self.batches - at.batch) :]
-        self.model.train()
+        order = self._order(at.epoch, at.batch)
+        self.start_epoch()
         began = last_save = time.monotonic()
         with progress_bar() as bar:
             shown = bar.add_task(f"{self.name} epoch {at.epoch + 1}", total=self.batches, completed=at.batch, note="")
@@ -172,15 +171,35 @@ class _Training:
                     if self.stop:
                         distributed.barrier(self.world)
                         raise SystemExit(EXIT_RESUME_ME)
+        self._take_into_average()
         at.seconds += time.monotonic() - began
+
+    def _order(self, epoch: int, start: int = 0) -> EpochBatches:
+        n, world, shares = len(self.data), self.world, self.data.shares
+        order = EpochBatches(n, self.config.batch_size, self.seed, epoch, start, world.rank, world.size, shares)
+        del order.batches[max(0, self.batches - start) :]
+        return order
+
+    def _take_into_average(self) -> None:
+        """The weights after this epoch, if it is one of the last; at the end what BatchNorm needs."""
+        at, config = self.progress, self.config
+        if self.average is None:
+            return
+        self.average.take(self.ema.module if self.ema else self.model, at.epoch)
+        if at.epoch == config.epochs - 1:
+            torch.manual_seed(seed_of(self.seed, "statistics", self.world.rank))
+            batches = loader(self.data, self._order(config.epochs), loader_workers(config, self.world))
+            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+                self.average.renew_statistics(self.model, (a.to(self.world.device) for a, _, _ in batches))
 
     def _step(self, arrays: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor) -> float:
         at, config = self.progress, self.config
         torch.manual_seed(seed_of(self.seed, "step", at.epoch, at.batch, self.world.rank))
         arrays = arrays.to(self.world.device, non_blocking=True)
         targets = targets.to(self.world.device, non_blocking=True)
+        arrays, own = mixed(resized(arrays, at.epoch, config), config)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
-            value = self.loss(self.wrapped(arrays), targets)
+            value = mixed_loss(self.loss, self.wrapped(arrays), targets, own)
         mine = float(value.detach())
         number, self.stop = distributed.agree(mine, preemption.requested(), self.world)
         if not math.isfinite(number):
@@ -213,11 +232,11 @@ class _Training:
         if monitor not in measured:
             raise ConfigError(f"trainer.monitor={monitor} is not measured.", nearest(monitor, measured))
         value = measured[monitor]
-        best = _better(value, at.best_value, monitor)
+        best = better(value, at.best_value, monitor)
         if best:
             at.best_value, at.best_epoch = value, at.epoch
             at.best_weights = copy.deepcopy(self.scored.state_dict())
-        train_loss, rate = at.loss_sum / self.batches, float(self.optimizer.param_groups[0]["lr"])
+        train_loss, rate = at.loss_sum / self.batches, max(float(group["lr"]) for group in self.optimizer.param_groups)
         row = {"network": self.name, "epoch": at.epoch + 1, "train_loss": train_loss} | measured
         self.history.append(row | {"learning_rate": rate, "seconds": at.seconds, "best": best})
         figures = "  ".join(f"{key} {number:.4f}" for key, number in ({"train_loss": train_loss} | measured).items())
@@ -241,6 +260,7 @@ class _Training:
                 "optimizer": self.optimizer.state_dict(),
                 "plateau": plateau.state_dict() if plateau else None,  # the others are functions of the step
                 "ema": self.ema.module.state_dict() if self.ema else None,
+                "average": self.average.state_dict() if self.average else None,
             }
             checkpoint.save(self.file, state)
 
@@ -263,11 +283,6 @@ class _Training:
             self.schedule.load_state_dict(saved["plateau"])
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
+        if self.average:
+            self.average.load_state_dict(saved["average"])
         log.info(f"{self.name}: goes on in epoch {self.progress.epoch + 1} after batch {self.progress.batch}")
-
-
-def _better(value: float, best: float, monitor: str) -> bool:
-    """Whether a monitored value beats the best so far. NaN never does; the first number does."""
-    if math.isnan(value) or math.isnan(best):
-        return math.isnan(best) and not math.isnan(value)
-    return value < best if monitor.endswith("loss") else value > best

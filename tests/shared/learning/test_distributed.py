@@ -13,10 +13,11 @@ import pytest
 import torch
 from cutting import CONTEXT
 from torch import nn
+from toy_pictures import ALL, train_pictures
 
 from pipelines.shared.errors import ConfigError, UserError
 from pipelines.shared.launch import Launch, launch, requeued, slurm_job
-from pipelines.shared.learning import distributed
+from pipelines.shared.learning import distributed, trainer
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import World, gather, main_first
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
@@ -103,6 +104,39 @@ def test_two_processes_learn_what_one_does(tmp_path, trainer_section):
     for mine, theirs in zip(history, first[1], strict=True):
         assert mine["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-6)
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-6)
+
+
+def _train_all(world: World, folder: Path, section, name: str):
+    model, history = train_pictures(folder / name, section, world)
+    return model.state_dict(), history
+
+
+def _cut_all(world: World, folder: Path, section):
+    epochs = 0
+    original = trainer._Training.close_epoch
+
+    def close(self, measured):
+        nonlocal epochs
+        epochs += 1
+        if epochs == 2:
+            raise SystemExit(75)
+        original(self, measured)
+
+    trainer._Training.close_epoch = close
+    return _train_all(world, folder, section, "cut-all.pt")
+
+
+def test_the_whole_kit_is_the_same_in_both_processes_and_after_a_cut(tmp_path, trainer_section):
+    """The backbone is frozen at first: DDP must be told when it learns again."""
+    section = trainer_section(**ALL | {"batch_size": 8}, sampling="balanced")
+    whole = together(_train_all, tmp_path, section, "whole-all.pt")
+    assert isinstance(whole[0], tuple), whole[0]
+    assert together(_cut_all, tmp_path, section) == ["exit 75", "exit 75"]
+    resumed = together(_train_all, tmp_path, section, "cut-all.pt")
+    for name, weights in whole[0][0].items():
+        assert torch.equal(weights, whole[1][0][name]), name
+        assert torch.equal(weights, resumed[0][0][name]), name
+    assert whole[0][1] == whole[1][1] == resumed[0][1]
 
 
 def _cut_train(world: World, folder: Path, section):

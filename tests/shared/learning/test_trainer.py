@@ -22,7 +22,8 @@ from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, bal
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
 from pipelines.shared.learning.predictor import predict
-from pipelines.shared.learning.trainer import _better, fit
+from pipelines.shared.learning.progress import better
+from pipelines.shared.learning.trainer import fit
 
 ONE = World(0, 1, torch.device("cpu"))
 N = 22
@@ -214,9 +215,9 @@ def test_nan_never_wins_and_the_best_epoch_is_a_copy(tmp_path, trainer_section):
     assert [row["best"] for row in history] == [True, True, False]
     assert same(weights(model), kept[1])
     assert not same(weights(model), kept[2])
-    assert _better(0.0, math.nan, "val_auroc")
-    assert _better(0.1, 0.2, "val_loss")
-    assert not _better(math.nan, math.nan, "val_auroc")
+    assert better(0.0, math.nan, "val_auroc")
+    assert better(0.1, 0.2, "val_loss")
+    assert not better(math.nan, math.nan, "val_auroc")
 
 
 def test_only_nan_is_an_error(tmp_path, trainer_section):
