@@ -202,10 +202,12 @@ class CovidConfig(StudyConfig):
             named = ", ".join(map(str, beyond)) or "none"
             raise ValueError(f"folds: found {named}, allowed: 0 to {self.fold_count - 1}")
         for name, learner in self.base_learners.items():
-            if self.trainer.head_epochs and name in self.chosen_learners and learner.weights == "none":
+            frozen = self.model.head_only or self.trainer.head_epochs > 0
+            if frozen and name in self.chosen_learners and learner.weights == "none":
+                key = "model.freeze=backbone" if self.model.head_only else "trainer.head_epochs"
                 raise ValueError(
-                    f"trainer.head_epochs={self.trainer.head_epochs} with base_learners.{name}.weights=none: its "
-                    "backbone would be frozen before it has learned anything"
+                    f"{key} with base_learners.{name}.weights=none: a backbone that has learned nothing would be "
+                    "frozen; leave it out with learners=[…]"
                 )
             if learner.crop > (learner.resize or self.preprocess.size):
                 side = learner.resize or self.preprocess.size

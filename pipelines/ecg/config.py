@@ -114,12 +114,21 @@ class PreprocessSection(Section):
 
 
 class AugmentSection(Section):
-    """Random changes of a training window, in units of its standard deviation; 0 leaves a step out."""
+    """Random changes of a training window, in units of its standard deviation; 0 leaves a step out.
+
+    `flip`: the share of windows whose polarity is reversed, as by exchanged leads. `speed`: the largest relative change
+    of the heart's rate; `shift`: of the window's place, in seconds. The labels of steps stay where they are, so both are
+    kept small: together they move a rhythm's ends by up to a step (1.28 s). `band`: the share of windows that another
+    device's filters have gone through.
+    """
 
     gain: Annotated[float, Field(ge=0, lt=1)]
     noise: NonNegative
     wander: NonNegative
     flip: Probability
+    speed: Annotated[float, Field(ge=0, le=0.1)] = 0.0  # runs that were made before these keys existed lack them
+    shift: Annotated[float, Field(ge=0, le=0.64)] = 0.0
+    band: Probability = 0.0
 
 
 class SamplingSection(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipelines.ecg import metrics
+from pipelines.ecg.augmentation import change
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.labels import CODES, RATE, UNLABELLED, carried, known_codes, membership
 from pipelines.ecg.model import BACKBONE, Architecture, EcgNetwork
@@ -130,26 +132,8 @@ class EcgLearner(Learner[EcgConfig]):
         return value
 
     def augment(self) -> Augment:
-        """Random changes of a prepared window: gain, polarity, white noise, baseline wander. Never of its time axis."""
-        keys = self.config.augment
-
-        def change(window: np.ndarray, seed: int) -> np.ndarray:
-            rng = np.random.default_rng(seed)
-            level, deviation = float(window.mean()), float(window.std())
-            gain = 1 + keys.gain * rng.uniform(-1, 1)
-            if rng.random() < keys.flip:
-                gain = -gain
-            changed = level + gain * (window - level)
-            if keys.noise:
-                noise = rng.standard_normal(len(window), dtype=np.float32)
-                changed = changed + deviation * keys.noise * rng.random() * noise
-            if keys.wander:
-                time = np.arange(len(window)) / RATE
-                wave = np.sin(2 * np.pi * rng.uniform(0.05, 0.5) * time + rng.uniform(0, 2 * np.pi))
-                changed = changed + deviation * keys.wander * rng.random() * wave
-            return changed.astype(np.float32)
-
-        return change
+        """Random changes of a prepared window, see `augmentation.change`."""
+        return partial(change, keys=self.config.augment)
 
     def measure(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """`val_f1`, see `metrics.measure`."""

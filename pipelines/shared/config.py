@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipelines.shared.errors import DataError
 
@@ -157,8 +150,8 @@ class CacheSection(Section):
 class ModelSection(Section):
     """The backbone and where its weights come from.
 
-    `weights`: `imagenet` (downloaded by timm, or bundled for the default backbone), `none` (a random start, asked
-    for explicitly) or the path of a local .safetensors, .pt or .pth file.
+    `weights`: `imagenet` (from a package for EfficientNet-lite0 to -lite2, else downloaded), `none` (a random start,
+    asked for explicitly) or the path of a local .safetensors, .pt or .pth file.
     """
 
     backbone: str
@@ -369,8 +362,7 @@ class StudyConfig(Section):
     def _training_fits(self) -> StudyConfig:
         trainer = self.trainer
         for key in ("mixup", "cutmix", "first_size"):
-            if getattr(trainer, key) and not self.pictures:
-                value = getattr(trainer, key)
+            if not self.pictures and (value := getattr(trainer, key)):
                 raise ValueError(f"trainer.{key}={value} is for pictures, which this study's records are not")
         if self.model.head_only and trainer.sampling == "balanced":
             raise ValueError(

@@ -11,7 +11,8 @@ import torch
 from conftest import compose, run_on_cpu
 from torch import nn
 
-from pipelines.ecg.config import CLASSES
+from pipelines.ecg.augmentation import change, filtered
+from pipelines.ecg.config import CLASSES, AugmentSection
 from pipelines.ecg.labels import CODES, record_words
 from pipelines.ecg.learner import EcgLearner, repeats, trained_labels
 from pipelines.ecg.model import Architecture, EcgNetwork
@@ -132,6 +133,43 @@ def test_augmentation_is_a_function_of_its_seed_and_leaves_time_alone():
     assert abs(np.corrcoef(window, change(window, 7))[0, 1]) > 0.9
     quiet = EcgLearner(compose("ecg", "augment={gain: 0.0, noise: 0.0, wander: 0.0, flip: 0.0}")).augment()
     assert np.allclose(quiet(window, 7), window, atol=1e-6)
+
+
+def augmented(window, seed, **keys):
+    nothing = {"gain": 0.0, "noise": 0.0, "wander": 0.0, "flip": 0.0}
+    return change(window, seed, AugmentSection(**nothing | keys))
+
+
+def test_windows_of_other_rates_places_and_devices():
+    time = np.arange(4096) / 200
+    beats = (np.sin(2 * np.pi * 1.0 * time) ** 21).astype(np.float32)  # one narrow beat a second
+    assert np.allclose(augmented(beats, 3), beats, atol=1e-6)
+    assert np.allclose(augmented(beats, 3, flip=1.0), 2 * beats.mean() - beats, atol=1e-5)
+    rates = []
+    for seed in range(12):
+        faster = augmented(beats, seed, speed=0.1)
+        assert faster.shape == beats.shape
+        assert faster.dtype == np.float32
+        spectrum = np.abs(np.fft.rfft(faster, 1 << 17))
+        low = int(0.5 * (1 << 17) / 200)
+        rates.append((low + spectrum[low : 3 * low].argmax()) * 200 / (1 << 17))
+    assert 0.89 < min(rates) < 0.95
+    assert 1.05 < max(rates) < 1.11
+    moved = augmented(beats, 5, shift=0.5)
+    lags = np.correlate(moved[1024:3072], beats[900:3196], "valid")
+    assert 0 < abs(int(lags.argmax()) - 124) <= 100, "by at most half a second"
+
+
+def test_another_devices_filters_take_wander_and_noise():
+    time = np.arange(4096) / 200
+    slow, middle, fast = (np.sin(2 * np.pi * f * time) for f in (0.05, 10.0, 95.0))
+    for wave, lowest, highest in ((slow, 0.0, 0.8), (middle, 0.88, 1.01), (fast, 0.0, 0.75)):
+        left = filtered(wave + 3, 0.1, 40.0 if wave is not middle else 60.0)
+        assert left.mean() == pytest.approx(wave.mean() + 3, abs=1e-6)
+        assert lowest <= left.std() / wave.std() <= highest
+    windows = [augmented((slow + fast).astype(np.float32), seed, band=0.5) for seed in range(20)]
+    untouched = sum(np.allclose(w, slow + fast, atol=1e-5) for w in windows)
+    assert 4 <= untouched <= 16
 
 
 def test_balanced_sampling_goes_by_the_rarest_label_of_a_window():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic
 
@@ -15,6 +15,7 @@ from torch import nn
 import pipelines
 from pipelines.shared.learning.dataset import PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
+from pipelines.shared.learning.frozen import fit_head
 from pipelines.shared.learning.hardware import loader_workers, uses_bf16
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
@@ -103,33 +104,47 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
     torch.manual_seed(seed)
     network = learner.build()
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        outputs = network_outputs(run, model, validation, "Validating")
+    monitor = run.config.trainer.monitor
+
+    def measure(outputs: np.ndarray) -> dict[str, float]:
         value = loss(torch.from_numpy(outputs), torch.from_numpy(validation.targets))
         return {"val_loss": float(value), **learner.measure(validation.targets, outputs)}
 
-    rows = fit(
-        network,
-        loss,
-        training,
-        validate,
-        run.config.trainer,
-        name=name,
-        seed=seed,
-        world=run.world,
-        file=run.folder.checkpoint(name),
-        belongs_to={"split": data.flow["split_fingerprint"]} | training_keys(run.config),
-    )
+    if run.config.model.head_only:
+        rows = fit_head(network, _features(run, training, validation), training.targets, loss, measure, monitor, name)
+    else:
+        rows = fit(
+            network,
+            loss,
+            training,
+            lambda model: measure(network_outputs(run, model, validation, "Validating")),
+            run.config.trainer,
+            name=name,
+            seed=seed,
+            world=run.world,
+            file=run.folder.checkpoint(name),
+            belongs_to={"split": data.flow["split_fingerprint"]} | training_keys(run.config),
+        )
     if run.world.main:
         history = pd.DataFrame(rows)
         if run.folder.history.exists():
             history = pd.concat([read_table(run.folder.history, ["network"]).query("network != @name"), history])
         write_csv(run.folder.history, history)
         best = history[history["best"].astype(bool) & (history["network"] == name)].iloc[-1]
-        monitor = run.config.trainer.monitor
         extra = {"best_epoch": int(best["epoch"]), "monitor": {monitor: float(best[monitor])}}
         save_network(run.folder.network(name), network, describe(run, learner, network, data, name, seed) | extra)
     barrier(run.world)
+
+
+def _features(
+    run: Run[C], training: PreparedDataset, validation: PreparedDataset
+) -> Callable[[nn.Module], tuple[np.ndarray, np.ndarray]]:
+    """What `fit_head` asks for: a network's outputs for the training records, as they are, and for val."""
+    training.augment = None
+    return lambda network: (
+        network_outputs(run, network.to(run.world.device), training, "Features of train"),
+        network_outputs(run, network, validation, "Features of val"),
+    )
 
 
 def describe(
