@@ -1,4 +1,4 @@
-"""Random changes of a training window: gain, polarity, noise, baseline wander; rate, place and another device's filters."""
+"""Random changes of a training window: gain, polarity, noise, wander; rate, place and another device's filters."""
 
 from __future__ import annotations
 

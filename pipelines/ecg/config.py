@@ -117,9 +117,9 @@ class AugmentSection(Section):
     """Random changes of a training window, in units of its standard deviation; 0 leaves a step out.
 
     `flip`: the share of windows whose polarity is reversed, as by exchanged leads. `speed`: the largest relative change
-    of the heart's rate; `shift`: of the window's place, in seconds. The labels of steps stay where they are, so both are
-    kept small: together they move a rhythm's ends by up to a step (1.28 s). `band`: the share of windows that another
-    device's filters have gone through.
+    of the heart's rate; `shift`: of the window's place, in seconds. The labels of steps stay where they are: at
+    0.04 and 0.64 a rhythm's ends move by up to a step (1.28 s). `band`: the share of windows that go through another
+    device's filters.
     """
 
     gain: Annotated[float, Field(ge=0, lt=1)]

@@ -22,7 +22,7 @@ from torch.nn import functional
 from pipelines.ecg import metrics
 from pipelines.ecg.augmentation import change
 from pipelines.ecg.config import CLASSES, EcgConfig
-from pipelines.ecg.labels import CODES, RATE, UNLABELLED, carried, known_codes, membership
+from pipelines.ecg.labels import CODES, UNLABELLED, carried, known_codes, membership
 from pipelines.ecg.model import BACKBONE, Architecture, EcgNetwork
 from pipelines.shared.errors import ConfigError, WeightsError
 from pipelines.shared.learning.dataset import Augment
