@@ -18,20 +18,22 @@ from pipelines.shared.learning import frozen
 from pipelines.shared.learning.frozen import fit_head
 from pipelines.shared.learning.losses import masked_binary_cross_entropy, weighted_cross_entropy
 
+WIDTH = 60
 EVEN = partial(weighted_cross_entropy, weights=torch.ones(3))
 
 
 def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features of three overlapping classes, in six dimensions of very different size."""
+    """Features of three overlapping classes, in sixty dimensions of very different size."""
     rng = np.random.default_rng(seed)
     answers = rng.integers(0, 3, n)
-    x = rng.normal(size=(n, 6)) + np.eye(6)[answers] * 1.5
-    return (x * [1, 10, 0.1, 1, 1, 5] + 3).astype(np.float32), answers.astype(np.float32)
+    x = rng.normal(size=(n, WIDTH)) + np.eye(WIDTH)[answers] * 2
+    return (x * np.logspace(-1, 1, WIDTH) + 3).astype(np.float32), answers.astype(np.float32)
 
 
 def fitted(loss=EVEN, targets=None, monitor="val_loss", measure=None):
     (x, answers), (x_val, answers_val) = clusters(120, 0), clusters(60, 1)
     network, calls = PictureNetwork(), []
+    network.head = nn.Linear(WIDTH, 3)
 
     def features(without_head: nn.Module):
         calls.append(without_head.head)
