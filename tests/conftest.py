@@ -63,9 +63,7 @@ def toy_prepared(arrays: np.ndarray) -> Any:
 
     n = len(arrays)
     facts = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": [str(i) for i in range(n)]})
-    return Prepared(
-        facts, np.zeros((n, 4), np.uint64), np.zeros((n, 64, 64), np.uint8), [None] * n, list(arrays).__getitem__
-    )
+    return Prepared(facts, np.zeros((n, 4), np.uint64), np.zeros((n, 64, 64), np.uint8), None, list(arrays).__getitem__)
 
 
 @pytest.fixture

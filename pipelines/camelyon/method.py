@@ -101,7 +101,7 @@ class SlideMethod(Method[CamelyonConfig]):
         reader = PatchReader(chosen, root, settings.mpp, settings.size, config.slide_mpp)
         n = len(chosen)
         nothing = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": chosen["id"]})
-        prepared = Prepared(nothing, np.zeros((n, 0)), np.zeros((n, 0, 0), np.uint8), [None] * n, reader)
+        prepared = Prepared(nothing, np.zeros((n, 0)), np.zeros((n, 0, 0), np.uint8), None, reader)
         return PreparedDataset(prepared, list(chosen["id"]), np.zeros((n, 1)))
 
 

@@ -164,6 +164,6 @@ def patch_data(config: CamelyonConfig, data: Data, patches: pd.DataFrame) -> Dat
         n = len(patches)
         nothing = pd.DataFrame({"bad": [None] * n, "unusable": [None] * n, "fingerprint": patches["id"]})
         reader = PatchReader(patches, root, settings.mpp, settings.size, config.slide_mpp)
-        prepared = Prepared(nothing, np.zeros((n, 0)), np.zeros((n, 0, 0), np.uint8), [None] * n, reader)
+        prepared = Prepared(nothing, np.zeros((n, 0)), np.zeros((n, 0, 0), np.uint8), None, reader)
     flow = data.flow | {"split_fingerprint": split_fingerprint(patches)}
     return replace(data, records=patches, prepared=prepared, flow=flow)

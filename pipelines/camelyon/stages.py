@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.heatmap import Heatmap, heatmap_file, read_heatmap, score_slide, write_heatmap
@@ -31,7 +32,7 @@ from pipelines.shared.data.splits import folds
 from pipelines.shared.errors import BadFile, DataError, reason_of
 from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.learning.dataset import PreparedDataset
-from pipelines.shared.learning.distributed import World, agree, barrier, main_first
+from pipelines.shared.learning.distributed import World, agreement, barrier, main_first
 from pipelines.shared.learning.hardware import uses_bf16
 from pipelines.shared.learning.method import fit_network, load_network, network_outputs
 from pipelines.shared.log import log
@@ -64,7 +65,8 @@ def per_slide(
             ) from None
         if preemption.requested() and world.size == 1:
             raise SystemExit(EXIT_RESUME_ME)
-    _, stop = agree(0.0, preemption.requested(), world)  # also: all are finished
+    nothing = torch.zeros((), device=world.device)
+    *_, stop = agreement(nothing, preemption.requested(), world)()  # also: all are finished
     if stop:
         raise SystemExit(EXIT_RESUME_ME)
 

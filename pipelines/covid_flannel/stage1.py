@@ -147,7 +147,7 @@ def base_predictions(
     judged = np.flatnonzero(parts["stack"] | parts["test"])
     dataset = PreparedDataset(data.prepared.take(judged), data.records["id"].iloc[judged].tolist(), answers[judged])
     p = learner.probabilities(network_outputs(run, network, dataset, f"Predicting {name}"))
-    table = pd.DataFrame({"id": dataset.ids, "role": np.where(parts["test"][judged], "test", "stack")})
+    table = pd.DataFrame({"id": dataset.ids.tolist(), "role": np.where(parts["test"][judged], "test", "stack")})
     table = table.join(pd.DataFrame(p, columns=[f"p_{c}" for c in CLASSES]))
     with main_first(world):
         if world.main:

@@ -239,6 +239,7 @@ class TrainerSection(Section):
     precision: Literal["auto", "fp32", "bf16"]
     device: str
     deterministic: bool
+    compile: bool = False  # as with sampling: older runs lack it
     workers: Annotated[int, Field(ge=0)] | None
     checkpoint_seconds: Annotated[float, Field(gt=0)]
 

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 from pipelines.shared.data.assemble import training_data  # noqa: E402
-from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, loader  # noqa: E402
+from pipelines.shared.learning.dataset import EpochBatches, Loader, PreparedDataset  # noqa: E402
 from pipelines.shared.learning.distributed import World  # noqa: E402
 from pipelines.shared.learning.trainer import _Training  # noqa: E402
 from pipelines.shared.study import Data, Study  # noqa: E402
@@ -131,5 +131,5 @@ def loader_row(what: str, study: Study[Any], learner: Learner[Any], cached: Prep
 
 
 def _loader_speed(dataset: PreparedDataset, batch: int) -> float:
-    order = EpochBatches(len(dataset), batch, 0, 0)
-    return len(order) * batch / float(np.median([seconds(lambda: list(loader(dataset, order, 0))) for _ in range(3)]))
+    order, load = EpochBatches(len(dataset), batch, 0, 0), Loader(dataset)
+    return len(order) * batch / float(np.median([seconds(lambda: list(load(order))) for _ in range(3)]))

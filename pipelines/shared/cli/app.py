@@ -46,6 +46,7 @@ def _answer(study: str, arguments: list[str]) -> int:
     # Threads that wait for each other by spinning make training ten times slower as soon as another program
     # wants a core; spinning briefly costs nothing when none does.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what an Apple GPU lacks is done by the CPU
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it a GPU's sums differ from run to run
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

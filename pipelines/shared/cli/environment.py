@@ -54,7 +54,8 @@ def start(study: Study[C], job: Job) -> Run[C]:
         notice = notice_of(Path(job.config.run)) if job.config.run else None
         if notice is not None:
             log.warning(notice)
-        device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+        names = {"cpu": "CPU", "mps": "Apple GPU"}
+        device = names.get(world.device.type) or torch.cuda.get_device_name(world.device)
         if world.size > 1:
             device = f"{world.size} processes, {device}"
             log.info(device)
@@ -62,8 +63,10 @@ def start(study: Study[C], job: Job) -> Run[C]:
             log.warning(f"SLURM allots {os.environ['SLURM_NTASKS']} tasks, but only one was started: use srun.")
         write_json(folder.environment, read_environment(folder) | {"device": device})
     torch.backends.cudnn.benchmark = not job.config.trainer.deterministic
-    # not use_deterministic_algorithms, which imports the compiler: two seconds
-    torch.set_deterministic_debug_mode("warn" if job.config.trainer.deterministic else "default")
+    if job.config.trainer.compile:
+        torch.use_deterministic_algorithms(job.config.trainer.deterministic, warn_only=True)  # the compiler's too
+    else:  # the same without importing the compiler, which takes two seconds
+        torch.set_deterministic_debug_mode("warn" if job.config.trainer.deterministic else "default")
     return Run(study, cast(C, job.config), folder, world)
 
 

@@ -365,7 +365,8 @@ def _data(
         "notes": source.notes,
         "warnings": warnings,
     }
-    return Data(source, chosen, prepared.take(place.loc[chosen["id"]].to_numpy()), facts)
+    positions = place.loc[chosen["id"]].to_numpy()
+    return Data(source, chosen, prepared.without_descriptions().take(positions), facts)
 
 
 def _warnings(config: StudyConfig, source: Source, gate: GateReport) -> list[str]:

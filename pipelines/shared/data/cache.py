@@ -49,6 +49,62 @@ INDEX = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "crc32", 
 Prepare = Callable[[Mapping[str, Any], Path], tuple[np.ndarray, dict[str, Any]]]
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where prepared arrays lie, as a few arrays of numbers.
+
+    Worker processes share these with the process that started them; of Python's own objects each worker would soon hold
+    a copy, as looking at one counts a reference.
+
+    Attributes:
+        files: the shards.
+        dtypes: of the arrays.
+        file: (n,) int32, position in `files`; -1: there is no array.
+        dtype: (n,) int32, position in `dtypes`.
+        offset: (n,) int64, bytes.
+        shape: (n, d) int64, -1 behind a shape of fewer than d sides.
+    """
+
+    files: list[str]
+    dtypes: list[str]
+    file: np.ndarray
+    dtype: np.ndarray
+    offset: np.ndarray
+    shape: np.ndarray
+
+    @classmethod
+    def of(cls, places: Sequence[tuple[str, str, int, tuple[int, ...]] | None]) -> Places:
+        """From (file, dtype, offset, shape) of each record, None where it has no array."""
+        files = {place[0]: None for place in places if place}
+        dtypes = {place[1]: None for place in places if place}
+        file_of, dtype_of = ({name: i for i, name in enumerate(names)} for names in (files, dtypes))
+        shape = np.full((len(places), max((len(p[3]) for p in places if p), default=0)), -1, np.int64)
+        for row, place in zip(shape, places, strict=True):
+            if place:
+                row[: len(place[3])] = place[3]
+        return cls(
+            list(files),
+            list(dtypes),
+            np.array([file_of[p[0]] if p else -1 for p in places], np.int32),
+            np.array([dtype_of[p[1]] if p else -1 for p in places], np.int32),
+            np.array([p[2] if p else 0 for p in places], np.int64),
+            shape,
+        )
+
+    def take(self, positions: np.ndarray) -> Places:
+        """The same for some of the records."""
+        parts = (array[positions] for array in (self.file, self.dtype, self.offset, self.shape))
+        return Places(self.files, self.dtypes, *parts)
+
+    def at(self, index: int) -> tuple[str, str, int, tuple[int, ...]] | None:
+        """File, dtype, offset and shape of one record's array."""
+        file = int(self.file[index])
+        if file < 0:
+            return None
+        shape = tuple(int(side) for side in self.shape[index] if side >= 0)
+        return self.files[file], self.dtypes[self.dtype[index]], int(self.offset[index]), shape
+
+
 @dataclass
 class Prepared:
     """The prepared form of a record table, in its order.
@@ -63,7 +119,7 @@ class Prepared:
     facts: pd.DataFrame
     hashes: np.ndarray
     thumbnails: np.ndarray
-    _places: list[tuple[str, str, int, tuple[int, ...]] | None]
+    _places: Places | None
     _stream: Callable[[int], np.ndarray] | None = None
     _open: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -74,7 +130,7 @@ class Prepared:
         """The prepared array of one record: a read-only view of the cache, or freshly read with `cache=off`."""
         if self._stream is not None:
             return self._stream(index)
-        place = self._places[index]
+        place = None if self._places is None else self._places.at(index)
         if place is None:
             raise BadFile(self.facts["bad"].iloc[index] or self.facts["unusable"].iloc[index] or "not prepared")
         file, dtype, offset, shape = place
@@ -85,10 +141,19 @@ class Prepared:
 
     def take(self, positions: np.ndarray) -> Prepared:
         """The same for some of the records, in the order given."""
+        if np.array_equal(positions, np.arange(len(self))):
+            return self
         stream = None if self._stream is None else partial(_stream_subset, self._stream, positions)
-        places = [self._places[i] for i in positions]
+        places = None if self._places is None else self._places.take(positions)
         facts = self.facts.iloc[positions].reset_index(drop=True)
         return Prepared(facts, self.hashes[positions], self.thumbnails[positions], places, stream)
+
+    def without_descriptions(self) -> Prepared:
+        """The same without what near-duplicates are found by: 4 KB a record that nothing after the gate looks at."""
+        n = len(self)
+        return Prepared(
+            self.facts, np.zeros((n, 0), np.uint64), np.zeros((n, 0, 0), np.uint8), self._places, self._stream
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}
@@ -338,4 +403,4 @@ def _collect(
     table = pd.DataFrame(facts)
     for column in ("bad", "unusable", "fingerprint", "warnings"):  # pandas would make NaN of None
         table[column] = table[column].astype(object).where(table[column].notna(), None)
-    return Prepared(table, hashes, thumbnails, places, stream)
+    return Prepared(table, hashes, thumbnails, Places.of(places), stream)

@@ -21,7 +21,7 @@ import pipelines
 from pipelines.shared.data.assemble import prepare_all
 from pipelines.shared.data.records import Source
 from pipelines.shared.errors import RunError, UserError
-from pipelines.shared.learning.dataset import PreparedDataset, loader
+from pipelines.shared.learning.dataset import Loader, PreparedDataset
 from pipelines.shared.learning.method import Method, load_network
 from pipelines.shared.learning.predictor import predict
 from pipelines.shared.log import log
@@ -199,7 +199,7 @@ def onnx_answers(
     batches = [[(0, p, 0) for p in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
     parts = [
         session.run(["answers"], {"records": arrays.numpy()})[0]
-        for arrays, _, _ in track(loader(data, batches, 0), description, len(batches))
+        for arrays, _, _ in track(Loader(data)(batches), description, len(batches))
     ]
     return np.concatenate(parts)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ Augment = Callable[[np.ndarray, int], np.ndarray]
 # What a dataset is asked for: epoch, position, and which time it is in this epoch (0: the first).
 Key = tuple[int, int, int]
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+CPU = torch.device("cpu")
 
 
 class PreparedDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
@@ -43,7 +45,7 @@ class PreparedDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
                 f"{len(prepared)} arrays, {len(ids)} ids and {len(targets)} targets do not belong together."
             )
         self.prepared = prepared
-        self.ids = [str(i) for i in ids]
+        self.ids = np.array([str(i) for i in ids], np.str_)  # one array: see `cache.Places`
         self.targets = np.asarray(targets, dtype=np.float32)
         self.augment = augment
         self.seed = seed
@@ -57,7 +59,7 @@ class PreparedDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
         array = self.prepared.array(position)
         if self.augment is not None:
             again = [time] if time else []
-            seed = seed_of(self.seed, "augment", epoch, self.ids[position], *again) & 0xFFFFFFFF
+            seed = seed_of(self.seed, "augment", epoch, str(self.ids[position]), *again) & 0xFFFFFFFF
             array = self.augment(array, seed)
         return array, self.targets[position], position
 
@@ -136,19 +138,57 @@ def collate(items: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
     return torch.from_numpy(np.stack(arrays)), torch.from_numpy(np.stack(targets)), torch.tensor(positions)
 
 
-def loader(
-    dataset: PreparedDataset, batches: Sequence[list[Key]] | EpochBatches, workers: int
-) -> DataLoader[tuple[np.ndarray, np.ndarray, int]]:
-    """A loader over given batches.
+class Loader:
+    """Batches of a dataset. Its worker processes start at the first batch and live as long as the loader does.
 
-    Its base seed comes from a generator of its own, so that making one leaves torch's global generator untouched.
+    What they do depends on the keys of a batch alone, not on what they did before. The base seed comes from a generator
+    of its own, so that making a loader leaves torch's global generator untouched. For a GPU a batch is copied while the
+    one before it is computed with.
+
+    Args:
+        dataset: what is read.
+        workers: processes; 0 reads in this one.
+        device: where arrays and targets arrive; positions stay in main memory.
     """
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(0),
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-    )
+
+    def __init__(self, dataset: PreparedDataset, workers: int = 0, device: torch.device = CPU) -> None:
+        self.dataset, self.device = dataset, device
+        self._batches: list[list[Key]] = []
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=self._batches,
+            num_workers=workers,
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+            persistent_workers=workers > 0,
+        )
+
+    def __call__(self, batches: Iterable[list[Key]]) -> Iterator[Batch]:
+        """These batches, in their order; of an earlier call whatever is left is forgotten."""
+        self._batches[:] = batches
+        return _copied_ahead(self._loader, self.device) if self.device.type == "cuda" else iter(self._loader)
+
+
+def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Each batch is copied on a stream of its own while the one before it is computed with."""
+    stream = torch.cuda.Stream(device)
+    ready: deque[tuple[Batch, torch.cuda.Event]] = deque()
+
+    def taken() -> Batch:
+        batch, copied = ready.popleft()
+        now = torch.cuda.current_stream(device)
+        now.wait_event(copied)
+        for tensor in batch[:2]:
+            tensor.record_stream(now)  # its memory is not given away before the computation is done with it
+        return batch
+
+    for arrays, targets, positions in batches:
+        with torch.cuda.stream(stream):
+            there = arrays.to(device, non_blocking=True), targets.to(device, non_blocking=True), positions
+            ready.append((there, stream.record_event()))
+        if len(ready) == 2:
+            yield taken()
+    while ready:
+        yield taken()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import distributed as dist
@@ -18,6 +18,7 @@ from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import EXIT_MISTAKE
 from pipelines.shared.launch import Launch, launch
 
+DEVICES = "auto, cpu, cuda, cuda:<number>, mps"
 JOIN_TIMEOUT = timedelta(minutes=5)
 # Process 0 may prepare data for hours while the others wait; the launcher ends them if it dies.
 WAIT_TIMEOUT = timedelta(days=7)
@@ -41,7 +42,8 @@ def start(device: str) -> World:
     """Join the processes that torchrun or srun started together, and pick this process's device.
 
     Args:
-        device: `trainer.device`: auto, cpu, cuda or cuda:<n>.
+        device: `trainer.device`: auto (a GPU of CUDA, else the CPU), cpu, cuda, cuda:<n>, or mps: Apple's GPU, which
+            is not chosen by itself, as nobody has tried it.
 
     Raises:
         ConfigError: a device that this machine does not have, or fewer processes came than were announced.
@@ -91,22 +93,33 @@ def _device(name: str, local: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"trainer.device={name} is no device.", "Allowed: auto, cpu, cuda, cuda:<number>.") from None
+        raise ConfigError(f"trainer.device={name} is no device.", f"Allowed: {DEVICES}.") from None
     if device.type == "cuda":
         if (device.index or 0) >= count:
             raise ConfigError(f"trainer.device={name}: this machine has {count} GPUs.", "Use trainer.device=auto.")
         return torch.device("cuda", mine if device.index is None else device.index)
-    if device.type != "cpu":
-        raise ConfigError(f"trainer.device={name} is not supported.", "Allowed: auto, cpu, cuda, cuda:<number>.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"trainer.device={name}: torch finds no Apple GPU here.", "Use trainer.device=auto.")
+    if device.type == "mps" and launch().size > 1:
+        raise ConfigError(f"trainer.device={name} is for one process.", "Start it without torchrun or srun.")
+    if device.type not in ("cpu", "mps"):
+        raise ConfigError(f"trainer.device={name} is not supported.", f"Allowed: {DEVICES}.")
     return device
 
 
-def wrap(model: nn.Module, world: World) -> nn.Module:
-    """The model as the loop calls it: DistributedDataParallel where there are several processes."""
-    if world.size == 1:
+def wrap(model: nn.Module, world: World, compiled: bool = False) -> nn.Module:
+    """The model as the loop calls it: DistributedDataParallel where there are several processes, and compiled.
+
+    On a GPU a compiled model's launches are replayed as CUDA graphs, which small batches gain most from. Its parameters
+    are those of `model`, under their own names.
+    """
+    if world.size > 1:
+        ids = [world.device.index] if world.device.type == "cuda" else None
+        model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    if not compiled:
         return model
-    ids = [world.device.index] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    graphs = world.device.type == "cuda" and world.size == 1
+    return cast(nn.Module, torch.compile(model, mode="reduce-overhead" if graphs else "default"))
 
 
 def gather(value: Any, world: World) -> list[Any]:
@@ -118,13 +131,30 @@ def gather(value: Any, world: World) -> list[Any]:
     return values
 
 
-def agree(loss: float, stop: bool, world: World) -> tuple[float, bool]:
-    """The mean loss of all processes, and whether any of them was asked to stop; one exchange per step."""
-    if world.size == 1:
-        return loss, stop
-    both = torch.tensor([loss, float(stop)], dtype=torch.float64, device=world.device)
-    dist.all_reduce(both)
-    return float(both[0]) / world.size, bool(both[1] > 0)
+def agreement(loss: torch.Tensor, stop: bool, world: World) -> Callable[[], tuple[float, float, bool]]:
+    """Begin to exchange a step's loss and whether this process was asked to stop; one exchange per step.
+
+    On a GPU nothing waits before the function that is returned is called: what is launched in between, above all the
+    backward pass, runs meanwhile.
+
+    Returns:
+        A function that waits for: this process's loss, the mean of all processes, whether any was asked to stop.
+    """
+    mine = loss.detach().to(torch.float32 if world.device.type == "mps" else torch.float64)  # which mps lacks
+    values = torch.stack([mine, mine, torch.full_like(mine, float(stop))])
+    if world.size > 1:
+        dist.all_reduce(values[1:])
+    on_gpu = world.device.type == "cuda"
+    arriving = values.to("cpu", non_blocking=on_gpu)
+    arrived = torch.cuda.current_stream(world.device).record_event() if on_gpu else None
+
+    def wait() -> tuple[float, float, bool]:
+        if arrived is not None:
+            arrived.synchronize()
+        own, total, stops = arriving.tolist()
+        return own, total / world.size, stops > 0
+
+    return wait
 
 
 def copy_from_main(model: nn.Module, world: World) -> None:

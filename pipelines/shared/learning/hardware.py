@@ -1,8 +1,14 @@
-"""What the machine decides: loader workers and precision."""
+"""What the machine decides: loader workers, precision, and what is said where a batch does not fit into memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
 from pipelines.shared.config import TrainerSection
+from pipelines.shared.errors import UserError
 from pipelines.shared.launch import launch
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.screen import cpu_count
@@ -18,3 +24,32 @@ def loader_workers(config: TrainerSection, world: World) -> int:
 def uses_bf16(config: TrainerSection, world: World) -> bool:
     """Whether networks compute in bfloat16: `trainer.precision`, on its own only on a GPU."""
     return config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
+
+
+@contextmanager
+def batch_in_memory(config: TrainerSection, world: World) -> Iterator[None]:
+    """Where a batch does not fit into the memory of GPU or machine, say which key to change.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as failure:
+        if not _out_of_memory(failure):
+            raise
+        remedy = "Take smaller records (preprocess), a smaller network, or another trainer.device."
+        if config.batch_size > world.size:
+            half, twice = config.batch_size // 2, 2 * config.accumulate
+            remedy = (
+                f"Halve it: trainer.batch_size={half}; with trainer.accumulate={twice} a step sees as many records."
+            )
+        raise UserError(
+            f"trainer.batch_size={config.batch_size} does not fit into the memory of {world.device}.", remedy
+        ) from None
+
+
+def _out_of_memory(failure: Exception) -> bool:
+    text = str(failure)
+    words = ("DefaultCPUAllocator", "out of memory", "not enough memory")  # of CPU, Apple's GPU and CUDA's libraries
+    return isinstance(failure, (MemoryError, torch.OutOfMemoryError)) or any(word in text for word in words)

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 import pipelines
-from pipelines.shared.learning.dataset import PreparedDataset, balanced_shares
+from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
-from pipelines.shared.learning.frozen import fit_head
-from pipelines.shared.learning.hardware import loader_workers, uses_bf16
+from pipelines.shared.learning.hardware import batch_in_memory, loader_workers, uses_bf16
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
 from pipelines.shared.learning.predictor import predict
@@ -93,6 +92,7 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
 
     A study that fits several networks on different records gives each its own `data`, with other splits.
     """
+    from pipelines.shared.learning.frozen import fit_head
     from pipelines.shared.learning.trainer import fit
 
     loss, targets = learner.loss(), learner.targets(data.records)
@@ -101,6 +101,7 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
         strata = learner.strata(data.part("train").records)
         training.shares = balanced_shares(strata, run.config.trainer.sampling_power)
     validation = dataset_of(data, targets, "val")
+    validating = Loader(validation, loader_workers(run.config.trainer, run.world), run.world.device)
     torch.manual_seed(seed)
     network = learner.build()
 
@@ -117,7 +118,7 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
             network,
             loss,
             training,
-            lambda model: measure(network_outputs(run, model, validation, "Validating")),
+            lambda model: measure(network_outputs(run, model, validating, "Validating")),
             run.config.trainer,
             name=name,
             seed=seed,
@@ -191,12 +192,13 @@ def dataset_of(data: Data, targets: np.ndarray, split: str, augment: Any = None,
     return PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], targets[at], augment, seed)
 
 
-def network_outputs(run: Run[C], model: nn.Module, dataset: PreparedDataset, what: str) -> np.ndarray:
+def network_outputs(run: Run[C], model: nn.Module, dataset: PreparedDataset | Loader, what: str) -> np.ndarray:
     """One network's outputs for a dataset, with the precision and loader workers of the configuration."""
     trainer = run.config.trainer
     precision = "bf16" if uses_bf16(trainer, run.world) else "fp32"
     workers = loader_workers(trainer, run.world)
-    return predict(model, dataset, run.world, trainer.batch_size, workers, precision, what)
+    with batch_in_memory(trainer, run.world):
+        return predict(model, dataset, run.world, trainer.batch_size, workers, precision, what)
 
 
 def mean_probabilities(

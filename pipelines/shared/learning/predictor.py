@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.shared.learning.dataset import PreparedDataset, loader
+from pipelines.shared.learning.dataset import Loader, PreparedDataset
 from pipelines.shared.learning.distributed import World, gather
 from pipelines.shared.screen import track
 
 
 def predict(
     model: nn.Module,
-    data: PreparedDataset,
+    data: PreparedDataset | Loader,
     world: World,
     batch_size: int,
     workers: int = 0,
@@ -24,10 +24,10 @@ def predict(
 
     Args:
         model: maps a batch of prepared arrays to outputs of shape (batch, ...).
-        data: not augmented.
+        data: not augmented; a loader keeps its worker processes for the next time.
         world: process r of w predicts records r, r + w, …; the parts are merged by position.
         batch_size: per process; it does not change the result beyond rounding.
-        workers: loader processes.
+        workers: loader processes, where no loader is given.
         precision: `bf16` runs the model in bfloat16 autocast; outputs are float32 in any case.
         description: of the progress bar.
 
@@ -37,18 +37,23 @@ def predict(
     Raises:
         RuntimeError: a record was predicted twice or not at all (a defect).
     """
-    mine = list(range(len(data)))[world.rank :: world.size]
+    batches_of = data if isinstance(data, Loader) else Loader(data, workers, world.device)
+    count = len(batches_of.dataset)
+    mine = list(range(count))[world.rank :: world.size]
     batches = [[(0, position, 0) for position in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
     model.eval()
     outputs, positions = [], []
     with torch.inference_mode(), torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for arrays, _, batch in track(loader(data, batches, workers), description, total=len(batches)):
-            outputs.append(model(arrays.to(world.device, non_blocking=True)).float().cpu().numpy())
-            positions.append(batch.numpy())
-    part = (np.concatenate(positions), np.concatenate(outputs)) if positions else None
+        for arrays, _, batch in track(batches_of(batches), description, total=len(batches)):
+            # Not waited for: a GPU goes on with the next batch.
+            outputs.append(model(arrays.to(world.device)).float().to("cpu", non_blocking=world.device.type == "cuda"))
+            positions.append(batch)
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)
+    part = (torch.cat(positions).numpy(), torch.cat(outputs).numpy()) if positions else None
     parts = [p for p in gather(part, world) if p is not None]
     order = np.concatenate([p for p, _ in parts])
-    if not np.array_equal(np.sort(order), np.arange(len(data))):
-        raise RuntimeError(f"{len(order)} predictions for {len(data)} records: some were predicted twice or never.")
+    if not np.array_equal(np.sort(order), np.arange(count)):
+        raise RuntimeError(f"{len(order)} predictions for {count} records: some were predicted twice or never.")
     merged = np.concatenate([o for _, o in parts])
     return merged[np.argsort(order)]

@@ -24,10 +24,10 @@ from pipelines.shared.config import TrainerSection
 from pipelines.shared.errors import ConfigError, RunError, UserError, listed, nearest
 from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.learning import checkpoint, distributed
-from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, loader
+from pipelines.shared.learning.dataset import EpochBatches, Loader, PreparedDataset
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.finetuning import Backbone, LastWeights
-from pipelines.shared.learning.hardware import loader_workers, uses_bf16
+from pipelines.shared.learning.hardware import batch_in_memory, loader_workers, uses_bf16
 from pipelines.shared.learning.losses import Loss
 from pipelines.shared.learning.mixing import mixed, mixed_loss, resized
 from pipelines.shared.learning.optimization import make_optimizer, make_schedule
@@ -80,7 +80,7 @@ def fit(
     run.resume()
     at = run.progress
     while at.epoch < config.epochs and not (config.patience and at.epoch - 1 - at.best_epoch >= config.patience):
-        with preemption.deferred():
+        with preemption.deferred(), batch_in_memory(config, world):
             run.train_epoch()
             distributed.copy_from_main(run.scored, world)
             run.save()  # before validation, which may take long
@@ -124,6 +124,7 @@ class _Training:
         if config.max_steps is not None:
             self.batches = min(self.batches, config.max_steps * config.accumulate)
         self.updates = math.ceil(self.batches / config.accumulate)
+        self.loader = Loader(data, loader_workers(config, world), world.device)
         self.optimizer = make_optimizer(model, config)
         self.schedule = make_schedule(self.optimizer, config, self.updates)
         self.ema = ModelEmaV3(model, config.ema_decay, use_warmup=config.ema_warmup) if config.ema_decay else None
@@ -150,7 +151,7 @@ class _Training:
         if self.backbone:
             self.backbone.freeze(frozen)
         if frozen != self.frozen:  # DDP wants to know what learns
-            self.wrapped, self.frozen = distributed.wrap(self.model, self.world), frozen
+            self.wrapped, self.frozen = distributed.wrap(self.model, self.world, self.config.compile), frozen
 
     def train_epoch(self) -> None:
         """The epoch's remaining batches."""
@@ -160,7 +161,7 @@ class _Training:
         began = last_save = time.monotonic()
         with progress_bar() as bar:
             shown = bar.add_task(f"{self.name} epoch {at.epoch + 1}", total=self.batches, completed=at.batch, note="")
-            for arrays, targets, positions in loader(self.data, order, loader_workers(config, self.world)):
+            for arrays, targets, positions in self.loader(order):
                 value = self._step(arrays, targets, positions)
                 bar.update(shown, advance=1, note=f"loss {value:.3f}")
                 now = time.monotonic()
@@ -188,30 +189,29 @@ class _Training:
         self.average.take(self.ema.module if self.ema else self.model, at.epoch)
         if at.epoch == config.epochs - 1:
             torch.manual_seed(seed_of(self.seed, "statistics", self.world.rank))
-            batches = loader(self.data, self._order(config.epochs), loader_workers(config, self.world))
+            batches = self.loader(self._order(config.epochs))
             with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
                 self.average.renew_statistics(self.model, (a.to(self.world.device) for a, _, _ in batches))
 
     def _step(self, arrays: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor) -> float:
         at, config = self.progress, self.config
         torch.manual_seed(seed_of(self.seed, "step", at.epoch, at.batch, self.world.rank))
-        arrays = arrays.to(self.world.device, non_blocking=True)
-        targets = targets.to(self.world.device, non_blocking=True)
+        arrays, targets = arrays.to(self.world.device), targets.to(self.world.device)  # a GPU's are there already
         arrays, own = mixed(resized(arrays, at.epoch, config), config)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
             value = mixed_loss(self.loss, self.wrapped(arrays), targets, own)
-        mine = float(value.detach())
-        number, self.stop = distributed.agree(mine, preemption.requested(), self.world)
+        agreement = distributed.agreement(value, preemption.requested(), self.world)
+        first = at.batch - at.batch % config.accumulate  # the last group of an epoch may be smaller
+        (value / min(config.accumulate, self.batches - first)).backward()
+        mine, number, self.stop = agreement()  # a GPU is in the backward pass meanwhile: nothing waits for it
         if not math.isfinite(number):
-            ids = [self.data.ids[int(p)] for p in positions] if not math.isfinite(mine) else []
+            ids = [str(self.data.ids[int(p)]) for p in positions] if not math.isfinite(mine) else []
             records = [name for part in distributed.gather(ids, self.world) for name in part]
             raise UserError(
                 f"{self.name}: the loss is {number} at epoch {at.epoch + 1}, batch {at.batch + 1}; stopped before the "
                 f"optimiser's step. Its records:\n{listed(records, 64)}",
                 "Look at these records; if they are sound, lower trainer.learning_rate or set trainer.clip_norm=1.",
             )
-        first = at.batch - at.batch % config.accumulate  # the last group of an epoch may be smaller
-        (value / min(config.accumulate, self.batches - first)).backward()
         at.batch += 1
         at.loss_sum += number
         if at.batch % config.accumulate == 0 or at.batch == self.batches:

@@ -14,7 +14,7 @@ from cutting import CONTEXT
 
 from pipelines.shared.config import CacheSection
 from pipelines.shared.data import cache as cache_module
-from pipelines.shared.data.cache import prepare_records
+from pipelines.shared.data.cache import Places, prepare_records
 from pipelines.shared.errors import BadFile, ConfigError, UnusableRecord
 
 SETTINGS = {"version": 1}
@@ -77,6 +77,17 @@ def test_arrays_facts_and_reasons(tmp_path, source):
     assert part.array(0)[0, 0] == 5
     assert part.facts["fingerprint"].tolist() == ["f5", "f2"]
     assert pickle.loads(pickle.dumps(part)).array(1)[0, 0] == 2
+    light = prepared.without_descriptions()
+    assert light.thumbnails.nbytes == light.hashes.nbytes == 0
+    assert light.take(np.array([5, 2])).array(0)[0, 0] == 5
+
+
+def test_arrays_of_any_number_of_sides_keep_their_place():
+    told = [("a.bin", "<i2", 0, (2, 3)), None, ("b.bin", "|u1", 16, ()), ("a.bin", "|u1", 64, (4, 0, 2))]
+    places = Places.of(told)
+    assert [places.at(i) for i in range(4)] == told
+    assert [places.take(np.array([3, 1])).at(i) for i in range(2)] == [told[3], None]
+    assert Places.of([]).shape.shape == (0, 0)
 
 
 def test_nothing_is_made_twice_and_a_change_is_noticed(tmp_path, source):

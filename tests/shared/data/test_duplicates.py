@@ -18,6 +18,8 @@ from pipelines.shared.data import duplicates
 from pipelines.shared.data.duplicates import (
     MAX_DIFFERENCE,
     MAX_DISTANCE,
+    REACH,
+    WORD,
     candidate_pairs,
     describe,
     near_duplicates,
@@ -205,6 +207,26 @@ def test_candidate_pairs_opposite_hashes_do_not_overflow() -> None:
     hashes = np.array([[0] * 4, [2**64 - 1] * 4], np.uint64)
     assert len(candidate_pairs(hashes, 255)) == 0
     assert len(candidate_pairs(hashes, 256)) == 1
+
+
+def test_beyond_the_exact_number_only_near_words_are_candidates() -> None:
+    """Copies and strangers: what is found is what all pairs say of those whose third word is near."""
+    rng = np.random.default_rng(1)
+    base = rng.integers(0, 2, (400, 256))
+    copies = base ^ (rng.random((400, 256)) < rng.uniform(0, 0.25, (400, 1)))
+    hashes = np.packbits(np.concatenate([base, copies]).astype(np.uint8), axis=1).view(np.uint64).reshape(800, 4)
+    whole = candidate_pairs(hashes)
+    near = np.bitwise_count(hashes[whole[:, 0], WORD] ^ hashes[whole[:, 1], WORD]) <= REACH
+    np.testing.assert_array_equal(candidate_pairs(hashes, exact=799), whole[near])
+    assert 300 < near.sum() < len(whole), "copies as poor as these lose some"
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_copies_are_found_by_one_word_too(copy: str) -> None:
+    images = [eye(seed) for seed in range(12)]
+    hashes, _ = described([inner(image) for image in images + [COPIES[copy](image) for image in images]])
+    pairs = candidate_pairs(hashes, exact=0)
+    assert {(n, n + 12) for n in range(12)} <= {(int(i), int(j)) for i, j in pairs}
 
 
 def test_ten_thousand_hashes_take_seconds() -> None:

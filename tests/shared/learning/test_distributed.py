@@ -141,14 +141,14 @@ def test_the_whole_kit_is_the_same_in_both_processes_and_after_a_cut(tmp_path, t
 
 def _cut_train(world: World, folder: Path, section):
     steps = 0
-    original = distributed.agree
+    original = distributed.agreement
 
     def stop_after_four(loss, stop, world):
         nonlocal steps
         steps += 1
         return original(loss, stop or (steps == 4 and world.rank == 1), world)
 
-    distributed.agree = stop_after_four
+    distributed.agreement = stop_after_four
     return train(world, folder, section, True, "cut.pt")
 
 

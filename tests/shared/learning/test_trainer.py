@@ -18,8 +18,8 @@ from torch import nn
 from pipelines.shared import preemption
 from pipelines.shared.errors import ConfigError, RunError, UserError
 from pipelines.shared.learning import checkpoint
-from pipelines.shared.learning.dataset import EpochBatches, PreparedDataset, balanced_shares, epoch_order, loader
-from pipelines.shared.learning.distributed import World
+from pipelines.shared.learning.dataset import EpochBatches, Loader, PreparedDataset, balanced_shares, epoch_order
+from pipelines.shared.learning.distributed import World, agreement
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
 from pipelines.shared.learning.predictor import predict
 from pipelines.shared.learning.progress import better
@@ -182,8 +182,53 @@ def test_a_record_that_is_shown_again_is_augmented_in_another_way():
 def test_a_loader_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    list(loader(toy_data(), EpochBatches(N, 4, 0, 0), 0))
+    list(Loader(toy_data())(EpochBatches(N, 4, 0, 0)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def whose(array: np.ndarray, seed: int) -> np.ndarray:
+    """An augmentation that says which process did it."""
+    return np.full(1, os.getpid(), np.int64)
+
+
+def test_workers_live_from_the_first_epoch_to_the_last_and_forget_what_was_left_over():
+    data = toy_data(whose)
+    load = Loader(data, workers=2)
+    seen = []
+    for epoch in range(3):
+        order = EpochBatches(N, 4, 0, epoch)
+        batches = list(load(order))
+        assert [p.tolist() for _, _, p in batches] == [[p for _, p, _ in batch] for batch in order]
+        assert torch.equal(batches[0][1].nan_to_num(9), torch.from_numpy(data.targets[batches[0][2]]).nan_to_num(9))
+        seen.append({int(pid) for arrays, _, _ in batches for pid in arrays.ravel()})
+        next(load(EpochBatches(N, 4, 5, epoch)))  # an epoch that is not finished
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == 2
+    assert os.getpid() not in seen[0]
+
+
+def test_processes_agree_on_a_loss_and_a_stop():
+    loss = torch.tensor(0.1)
+    assert agreement(loss, False, ONE)() == (float(loss), float(loss), False)
+    assert agreement(loss, True, ONE)()[2] is True
+    assert math.isnan(agreement(torch.tensor(float("nan")), False, ONE)()[1])
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same_and_is_saved_under_its_own_names(tmp_path, trainer_section):
+    def plain() -> Toy:
+        torch.manual_seed(3)
+        model = Toy()
+        model.layers[3] = nn.Identity()  # compiled dropout draws other numbers
+        return model
+
+    one, history = train(tmp_path / "a.pt", trainer_section(), model=plain())
+    other, compiled = train(tmp_path / "b.pt", trainer_section(compile=True), model=plain())
+    assert list(one.state_dict()) == list(other.state_dict())
+    assert all(
+        torch.allclose(a, b, atol=1e-4) for a, b in zip(weights(one).values(), weights(other).values(), strict=True)
+    )
+    assert history[-1]["val_loss"] == pytest.approx(compiled[-1]["val_loss"], abs=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_records(tmp_path, trainer_section):

@@ -1,0 +1,79 @@
+"""What depends on the machine: devices that may be asked for, and batches that do not fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipelines.shared.errors import ConfigError, UserError
+from pipelines.shared.learning import distributed
+from pipelines.shared.learning.distributed import World
+from pipelines.shared.learning.hardware import batch_in_memory, loader_workers, uses_bf16
+from pipelines.shared.learning.optimization import fused, make_optimizer
+
+ONE = World(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_a_batch_that_does_not_fit_names_the_key_to_change(failure, trainer_section):
+    with pytest.raises(UserError) as caught, batch_in_memory(trainer_section(batch_size=48, accumulate=2), ONE):
+        raise failure
+    assert caught.value.problem == "trainer.batch_size=48 does not fit into the memory of cpu."
+    assert "trainer.batch_size=24" in caught.value.remedy
+    assert "trainer.accumulate=4" in caught.value.remedy
+    with pytest.raises(UserError) as caught, batch_in_memory(trainer_section(batch_size=1), ONE):
+        raise failure
+    assert "batch_size" not in caught.value.remedy
+
+
+def test_other_failures_stay_what_they_are(trainer_section):
+    with pytest.raises(RuntimeError, match="shapes"), batch_in_memory(trainer_section(), ONE):
+        raise RuntimeError("shapes cannot be multiplied")
+
+
+def test_an_allocation_that_really_fails_is_recognised(trainer_section):
+    with pytest.raises(UserError), batch_in_memory(trainer_section(batch_size=8), ONE):
+        torch.empty(2**60)
+
+
+def test_an_apple_gpu_is_used_only_if_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no Apple GPU"):
+        distributed._device("mps", 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert distributed._device("mps", 0).type == "mps"
+    assert distributed._device("auto", 0).type == "cpu"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match="one process"):
+        distributed._device("mps", 0)
+    with pytest.raises(ConfigError, match="xla is not supported"):
+        distributed._device("xla", 0)
+
+
+def test_defaults_by_device(trainer_section):
+    gpu, apple = World(0, 1, torch.device("cuda", 0)), World(0, 1, torch.device("mps"))
+    auto = trainer_section(precision="auto", workers=None)
+    assert [uses_bf16(auto, world) for world in (ONE, gpu, apple)] == [False, True, False]
+    assert loader_workers(auto, ONE) == 0
+    assert 1 <= loader_workers(auto, gpu) <= 8
+
+
+def test_optimisers_are_fused_on_a_gpu_only(trainer_section):
+    model = torch.nn.Linear(2, 2)
+    assert fused(model, trainer_section()) == {}
+    assert not make_optimizer(model, trainer_section()).defaults.get("fused")
+    on_gpu = torch.nn.Linear(2, 2, device="meta")
+    on_gpu.parameters = lambda: [type("Parameter", (), {"device": torch.device("cuda", 0)})]
+    asked = {name: fused(on_gpu, trainer_section(optimizer=name)) for name in ("adamw", "adam", "sgd", "rmsproptf")}
+    assert asked == {"adamw": {"fused": True}, "adam": {"fused": True}, "sgd": {"fused": True}, "rmsproptf": {}}
