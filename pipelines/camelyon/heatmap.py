@@ -1,13 +1,14 @@
 """Whole slides: the tumour probability of every patch whose middle lies in tissue, on a grid, block by block.
 
-Memory holds one block (and the next one, which is read meanwhile), however large the slide. A heatmap is kept as a
-float32 TIFF, NaN where nothing was scored, with its geometry in the description.
+Memory holds one block (and the next `READERS`, which are read meanwhile), however large the slide. A heatmap is kept
+as a float32 TIFF, NaN where nothing was scored, with its geometry in the description.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ from pipelines.camelyon.tissue import Tissue
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.files import output_name
 from pipelines.shared.run_folder import read_file, write_atomically
+from pipelines.shared.screen import cpu_count
 
 BATCH = 64  # patches at a time where each is scored by itself
+READERS = 4  # regions that are read at a time: decoding a slide is slower than a GPU
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def score_slide(
 def _regions(
     slide: Slide, network: PatchNetwork, mpp: float, settings: HeatmapSection, blocks: list[Block], dense: bool
 ) -> Iterator[tuple[Block, np.ndarray]]:
-    """Each block with its region of the slide, which is read while the network is busy with the one before."""
+    """Each block with its region of the slide, read once, while the network is busy with those before."""
     crop, step = network.plan.crop, settings.stride
     halo = settings.halo if dense else 0
 
@@ -138,12 +141,13 @@ def _regions(
         corner = [(n * step + (step - crop) / 2 - halo) * scale for n in (block.column, block.row)]
         return slide.read(corner[0], corner[1], width, height, mpp)
 
-    with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(read, block) for block in blocks[:1]]
+    ahead = min(READERS, cpu_count())
+    with ThreadPoolExecutor(ahead) as readers:
+        coming = deque(readers.submit(read, block) for block in blocks[:ahead])
         for i, block in enumerate(blocks):
-            region = coming.pop().result()
-            if i + 1 < len(blocks):
-                coming.append(reader.submit(read, blocks[i + 1]))
+            region = coming.popleft().result()
+            if i + ahead < len(blocks):
+                coming.append(readers.submit(read, blocks[i + ahead]))
             yield block, region
 
 
