@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from pipelines.shared.errors import DataError
 
@@ -198,8 +206,14 @@ class PictureModelSection(ModelSection):
         return f", {names[self.test_time]} averaged" if self.test_time in names else ""
 
 
+def _zero_for_auto(value: Any) -> Any:
+    return 0 if value == "auto" else value
+
+
 class TrainerSection(Section):
     """The loop's recipe. Optimisers and schedules are timm's, under timm's names.
+
+    `batch_size`: over all processes; `auto` (kept as 0 until it is known): the largest power of two that fits.
 
     `sampling`: `shuffle` shows every record once an epoch, `balanced` shows records of rare classes more often, those
     of frequent ones less often, so that a class of n records comes as often as n ** (1 - `sampling_power`).
@@ -211,7 +225,7 @@ class TrainerSection(Section):
     """
 
     epochs: Count
-    batch_size: Count
+    batch_size: Annotated[int, BeforeValidator(_zero_for_auto), Field(ge=0)]
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     sampling_power: Share = 1.0
     accumulate: Count

@@ -2,7 +2,8 @@
 
 Every bench_<what>.py beside this file has a function `rows()`. Training rows set the pipeline (prepared cache, default
 augmentation, trainer) against a bare loop: same network, batch, precision and memory format on tensors that are
-resident, random and scaled already, both in turn in one process. `make bench ARGS=skin` runs one of them.
+resident, random and scaled already, both in turn in one process. `make bench ARGS=skin` runs one of them; that of a
+GPU only `make bench ARGS=gpu` runs.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ def main(chosen: list[str]) -> None:
     names = sorted(file.stem for file in Path(__file__).parent.glob("bench_*.py"))
     rows: list[Row] = []
     for name in names:
-        if not chosen or name.removeprefix("bench_") in chosen:
+        short = name.removeprefix("bench_")
+        if short in chosen or (not chosen and short != "gpu"):
             print(f"{name} …", file=sys.stderr)
             found = [row | {"bench": name.removeprefix("bench_")} for row in importlib.import_module(name).rows()]
             print(*(f"  {row['what']}  {row['ratio']:.2f}" for row in found), sep="\n", file=sys.stderr)
             rows += found
-    print(f"\nOn {torch.get_num_threads()} CPU threads, torch {torch.__version__}. Ratio above 1: ours is faster.")
-    width = max(len(row["what"]) for row in rows)
+    gpu = f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
+    print(f"\nOn {torch.get_num_threads()} CPU threads{gpu}, torch {torch.__version__}. Ratio above 1: ours is faster.")
+    width = max((len(row["what"]) for row in rows), default=0)
     for row in rows:
         print(f"{row['bench']:<12} {row['what']:<{width}}  {row['ratio']:8.2f}  {row['ours']:<18} {row['reference']}")
     print(*sorted({row["note"] for row in rows if "note" in row}), sep="\n")

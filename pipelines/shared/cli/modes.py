@@ -70,6 +70,7 @@ def train(study: Study[Any], job: Job) -> None:
             _same_as_before(run.folder, data)
             _write_data(run.folder, data)
     method = method_of(study, run.config)
+    run = method.with_batch_size(run, data)
     with stage(run, "train"):
         method.fit(run, data)
     if not run.world.main:

@@ -36,7 +36,7 @@ def batch_in_memory(config: TrainerSection, world: World) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as failure:
-        if not _out_of_memory(failure):
+        if not out_of_memory(failure):
             raise
         remedy = "Take smaller records (preprocess), a smaller network, or another trainer.device."
         if config.batch_size > world.size:
@@ -49,7 +49,8 @@ def batch_in_memory(config: TrainerSection, world: World) -> Iterator[None]:
         ) from None
 
 
-def _out_of_memory(failure: Exception) -> bool:
+def out_of_memory(failure: Exception) -> bool:
+    """Whether an allocation failed."""
     text = str(failure)
     words = ("DefaultCPUAllocator", "out of memory", "not enough memory")  # of CPU, Apple's GPU and CUDA's libraries
     return isinstance(failure, (MemoryError, torch.OutOfMemoryError)) or any(word in text for word in words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic
 
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 import pipelines
+from pipelines.shared.errors import ConfigError
+from pipelines.shared.learning.batch_size import sized
 from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
 from pipelines.shared.learning.hardware import batch_in_memory, loader_workers, uses_bf16
@@ -51,6 +54,19 @@ class Method(ABC, Generic[C]):
     def explain(self, run: Run[C], data: Data) -> None:
         """Leave pictures of what was learned in the run folder; nothing, unless a study has something to show."""
 
+    def with_batch_size(self, run: Run[C], data: Data) -> Run[C]:
+        """The run with a number for `trainer.batch_size=auto`.
+
+        Raises:
+            ConfigError: this study does not find one by itself.
+        """
+        if run.config.trainer.batch_size == 0:
+            raise ConfigError(
+                "trainer.batch_size=auto is not possible here: the study trains several kinds of networks.",
+                "Give a number.",
+            )
+        return run
+
     def export_data(self, run: Run[C], finished: FinishedRun) -> PreparedDataset:
         """What an export is checked on: the run's own test records."""
         from pipelines.shared.handover.exporting import run_records
@@ -78,6 +94,18 @@ class Ensemble(Method[C]):
             if not (run.folder.network(name) / "model.json").exists():
                 fit_network(run, learner, data, name, seed_of(run.config.seed, "network", k))
         predict_and_choose(run, learner, data)
+
+    def with_batch_size(self, run: Run[C], data: Data) -> Run[C]:
+        """The run with the largest batch that fits, found by training steps on this device, and its learning rate."""
+        if run.config.trainer.batch_size:
+            return run
+        learner = self.learner.from_data(run.config, data)
+        training = dataset_of(data, learner.targets(data.records), "train", learner.augment())
+        trainer = sized(run.config.trainer, learner.build(), learner.loss(), training, run.world)
+        config = run.config.model_copy(update={"trainer": trainer})
+        if run.world.main:
+            run.folder.write_config(config.model_dump())  # a resumed run has the same
+        return replace(run, config=config)
 
     def answer(self, run: Run[C], finished: FinishedRun, data: Data) -> pd.DataFrame:
         """The prediction table of all records of `data`, by all networks of the finished run."""

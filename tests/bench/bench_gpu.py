@@ -1,0 +1,241 @@
+"""A GPU that never waits: `make bench ARGS=gpu`, under three minutes on one GPU. Not part of `make bench` alone.
+
+Training rows set trainer, loader and default augmentation against a bare loop on resident tensors: same network, batch,
+precision, memory format and optimiser, both in turn in one process. `rows(tiny=True)` goes through the same code on a
+CPU with networks and pictures so small that only the code is tested.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from conftest import compose
+from measure import REPOSITORY, Row, seconds
+from torch import nn
+
+from pipelines.camelyon.heatmap import grid, score_slide
+from pipelines.camelyon.learner import PatchLearner
+from pipelines.camelyon.phantom.dataset import PhantomSettings, make_slide
+from pipelines.camelyon.slides import Slide
+from pipelines.camelyon.tissue import Tissue
+from pipelines.ecg.labels import STEP
+from pipelines.ecg.learner import EcgLearner
+from pipelines.head_ct.learner import HeadCtLearner
+from pipelines.shared.config import TrainerSection
+from pipelines.shared.data.cache import Prepared
+from pipelines.shared.learning.augment import image_augment
+from pipelines.shared.learning.backbones import Architecture, ImageNetwork, expected_scale
+from pipelines.shared.learning.dataset import PreparedDataset
+from pipelines.shared.learning.distributed import World, wrap
+from pipelines.shared.learning.losses import Loss
+from pipelines.shared.learning.optimization import make_optimizer
+from pipelines.shared.learning.trainer import _Training
+
+ROUNDS = 3
+OUTPUTS = 8
+
+
+def rows(tiny: bool = False) -> list[Row]:
+    """All rows; none where there is no GPU, unless `tiny`."""
+    if not tiny and not torch.cuda.is_available():
+        print("gpu: this machine has none, nothing was measured", file=sys.stderr)
+        return []
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    found = [_pictures("resnet10t", 32, 4, device, 0.95, tiny=True)] if tiny else _picture_rows(device)
+    found += [_ecg(device, tiny), _volumes(device, tiny), _slide(device, tiny)]
+    return found if tiny else [*found, _whole_run()]
+
+
+def _picture_rows(device: torch.device) -> list[Row]:
+    lite = "tf_efficientnet_lite0"
+    return [
+        _pictures("resnet50", 224, 64, device, 0.97),
+        _pictures("resnet50", 224, 256, device, 0.97),
+        _pictures(lite, 192, 32, device, 0.95),
+        _pictures(lite, 192, 128, device, 0.95),
+        _pictures(lite, 192, 32, device, 0.95, compiled=True),
+    ]
+
+
+def _section(device: torch.device, batch: int, compiled: bool = False, **more: Any) -> TrainerSection:
+    precision = "bf16" if device.type == "cuda" else "fp32"
+    section = compose("skin").trainer.model_dump()
+    own = {"batch_size": batch, "precision": precision, "compile": compiled, "deterministic": False, "workers": None}
+    return TrainerSection(**(section | own | {"schedule": "constant", "ema_decay": None} | more))
+
+
+def _dataset(shape: tuple[int, ...], dtype: type, targets: np.ndarray, augment: Any) -> PreparedDataset:
+    """Random records that a loader reads as it reads the cache."""
+    rng, count = np.random.default_rng(0), len(targets)
+    arrays = rng.integers(0, 255, (min(count, 256), *shape)).astype(dtype)
+    facts = pd.DataFrame({"bad": [None] * count, "unusable": [None] * count})
+    prepared = Prepared(facts, np.zeros((count, 0)), np.zeros((count, 0, 0), np.uint8), None, _Repeated(arrays))
+    return PreparedDataset(prepared, [str(i) for i in range(count)], targets, augment)
+
+
+class _Repeated:
+    """As many records as are asked for out of a few."""
+
+    def __init__(self, arrays: np.ndarray) -> None:
+        self.arrays = arrays
+
+    def __call__(self, index: int) -> np.ndarray:
+        array: np.ndarray = self.arrays[index % len(self.arrays)]
+        return array
+
+
+def _training(
+    what: str,
+    build: Callable[[], nn.Module],
+    loss: Loss,
+    dataset: PreparedDataset,
+    section: TrainerSection,
+    inputs: torch.Tensor,
+    device: torch.device,
+    target: float,
+    forward: Callable[[Any, torch.Tensor], torch.Tensor] = lambda network, batch: network(batch),
+) -> Row:
+    """Records per second of the trainer over those of a bare loop.
+
+    Args:
+        build: the network.
+        dataset: as many whole batches as a round has.
+        inputs: one batch, resident, as `forward` takes it.
+    """
+    world, batch = World(0, 1, device), section.batch_size
+    torch.use_deterministic_algorithms(section.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not section.deterministic
+    file = Path(tempfile.mkdtemp()) / "never.pt"
+    run = _Training(build().to(device), loss, dataset, section, "bench", 0, world, file, {})
+    answers = torch.from_numpy(dataset.targets[:batch]).to(device)
+    inputs = inputs.to(device)
+    network = build().to(device).train()
+    called, optimizer = wrap(network, world, section.compile), make_optimizer(network, section)
+    done = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def bare() -> None:
+        for _ in range(run.batches):
+            with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
+                value = loss(forward(called, inputs), answers)
+            value.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        done()
+
+    def ours() -> None:
+        run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
+        run.train_epoch()
+        done()
+
+    bare(), ours()
+    pairs = [(seconds(bare), seconds(ours)) for _ in range(ROUNDS)]
+    records = run.batches * batch
+    return {
+        "what": what,
+        "ratio": statistics.median(b / o for b, o in pairs),
+        "ours": f"{records / statistics.median(o for _, o in pairs):.0f} records/s",
+        "reference": f"bare loop {records / statistics.median(b for b, _ in pairs):.0f} records/s, to reach {target:g}",
+    }
+
+
+def _pictures(
+    backbone: str, size: int, batch: int, device: torch.device, target: float, compiled: bool = False,
+    tiny: bool = False,
+) -> Row:  # fmt: skip
+    steps = 2 if tiny else 40
+    targets = np.random.default_rng(1).integers(0, OUTPUTS, steps * batch).astype(np.float32)
+    augment = image_augment(compose("skin").augment, inscribed=True)
+    dataset = _dataset((size, size, 3), np.uint8, targets, augment)
+    architecture = Architecture(backbone, OUTPUTS, 0.0, *expected_scale(backbone))
+    pictures = torch.randint(0, 255, (batch, size, size, 3), dtype=torch.uint8)
+    what = f"{backbone} {size} px, batch {batch}{', compiled' if compiled else ''}, training"
+    section = _section(device, batch, compiled, workers=0 if tiny else None)
+    return _training(
+        what, lambda: ImageNetwork(architecture), lambda out, y: nn.functional.cross_entropy(out.float(), y.long()),
+        dataset, section, pictures, device, target,
+    )  # fmt: skip
+
+
+def _ecg(device: torch.device, tiny: bool) -> Row:
+    config = compose("ecg", *(["model.filters=2"] if tiny else []))
+    batch, steps = (2, 2) if tiny else (128, 20)
+    length = config.preprocess.steps
+    learner = EcgLearner(config)
+    targets = np.random.default_rng(2).integers(0, 2, (steps * batch, length + 1)).astype(np.float32)
+    targets[:, -1] = -1  # steps have labels, recordings none
+    dataset = _dataset((length * STEP,), np.float32, targets, None)
+    section = _section(device, batch, workers=0 if tiny else None)
+    what = f"ECG, {config.model.filters} filters, {length * STEP} samples, batch {batch}, training"
+    return _training(
+        what, learner.build, learner.loss(), dataset, section, torch.randn(batch, length * STEP), device, 0.97
+    )
+
+
+def _volumes(device: torch.device, tiny: bool) -> Row:
+    less = ["preprocess.slices=4", "preprocess.size=32", "model.backbone=resnet10t"]
+    config = compose("head_ct", "model.weights=none", *(less if tiny else []))
+    batch, steps = (2, 2) if tiny else (config.trainer.batch_size, 20)
+    shape = (config.preprocess.slices, config.preprocess.size, config.preprocess.size)
+    learner = HeadCtLearner(config)
+    targets = np.random.default_rng(3).integers(0, 2, (steps * batch, len(learner.classes))).astype(np.float32)
+    dataset = _dataset(shape, np.int16, targets, learner.augment())
+    volumes = torch.randint(0, 100, (batch, *shape), dtype=torch.int16)
+    section = _section(device, batch, workers=0 if tiny else None)
+    what = f"head CT: {config.model.backbone}, {shape[0]} slices of {shape[1]} px, batch {batch}, training"
+    return _training(what, learner.build, learner.loss(), dataset, section, volumes, device, 0.95)
+
+
+def _slide(device: torch.device, tiny: bool) -> Row:
+    """From slide to heatmap with a ResNet-18, patch by patch, over the bare network on resident tiles."""
+    folder = Path(tempfile.mkdtemp())
+    side = 2048 if tiny else 12_288
+    make_slide(0, folder, PhantomSettings(smallest=side, largest=side))
+    slide = Slide(folder / "training" / "tumor" / "Tumor_001.tif")
+    crop = 64 if tiny else 224
+    less = [f"patches.crop={crop}", f"patches.size={crop + 32}", f"heatmap.stride={crop}", "model.level=null"]
+    config = compose("camelyon", "model.weights=none", "model.backbone=resnet18", "heatmap.patchwise=true",
+                     "patches.mpp=0.5", f"heatmap.block={8 * crop}", *less)  # fmt: skip
+    network = PatchLearner(config).build().to(device).eval()
+    everywhere = Tissue(np.ones((8, 8), bool), (slide.facts.width / 8, slide.facts.height / 8))
+    tiles = int(grid(slide, everywhere, 0.5, config.heatmap)[0].sum())
+    bf16 = device.type == "cuda"
+
+    def ours() -> None:
+        score_slide(slide, everywhere, network, 0.5, config.heatmap, device, bf16)
+
+    resident = torch.randint(0, 255, (64, crop, crop, 3), dtype=torch.uint8, device=device)
+
+    def bare() -> None:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            for first in range(0, tiles, len(resident)):
+                answer = network(resident[: tiles - first])
+            answer.float().cpu()
+
+    bare(), ours()
+    pairs = [(seconds(bare), seconds(ours)) for _ in range(1 if tiny else ROUNDS)]
+    return {
+        "what": f"slide of {side:,} px: {tiles:,} tiles of {crop} px at 0.5 mpp, ResNet-18",
+        "ratio": statistics.median(b / o for b, o in pairs),
+        "ours": f"{tiles / statistics.median(o for _, o in pairs):.0f} tiles/s",
+        "reference": f"bare network {tiles / statistics.median(b for b, _ in pairs):.0f} tiles/s, to reach 0.85",
+    }
+
+
+def _whole_run() -> Row:
+    """The default retinopathy run, everything, as a command."""
+    with tempfile.TemporaryDirectory() as place:
+        command = [sys.executable, "-m", "pipelines.retinopathy", f"run_dir={place}/run"]
+        began = time.perf_counter()
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+        took = time.perf_counter() - began
+    return {"what": "retinopathy, default run", "ratio": 25 / took, "ours": f"{took:.0f} s", "reference": "25 s"}
