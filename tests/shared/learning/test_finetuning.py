@@ -16,7 +16,7 @@ from pipelines.shared.config import ModelSection, PictureModelSection
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.learning import checkpoint, trainer
 from pipelines.shared.learning.backbones import build_image_network, create_backbone
-from pipelines.shared.learning.dataset import EpochBatches, loader
+from pipelines.shared.learning.dataset import EpochBatches, Loader
 from pipelines.shared.learning.finetuning import LastWeights
 from pipelines.shared.learning.mixing import side_at
 from pipelines.shared.learning.optimization import make_optimizer, make_schedule
@@ -150,7 +150,7 @@ def test_the_last_epoch_is_judged_with_the_mean_of_the_last_weights(tmp_path, tr
     by_hand.load_state_dict(kept[3])
     average = LastWeights(by_hand, 0)
     data = toy_pictures(balanced=False)
-    batches = [arrays for arrays, _, _ in loader(data, EpochBatches(len(data), 4, 1, 4), 0)]
+    batches = [arrays for arrays, _, _ in Loader(data)(EpochBatches(len(data), 4, 1, 4))]
     torch.manual_seed(0)
     average.renew_statistics(by_hand.train(), batches)
     first = by_hand.backbone.stem(torch.cat(batches).permute(0, 3, 1, 2).float() / 255)
