@@ -62,7 +62,7 @@ class Method(ABC, Generic[C]):
         """
         if run.config.trainer.batch_size == 0:
             raise ConfigError(
-                "trainer.batch_size=auto is not possible here: the study trains several kinds of networks.",
+                "trainer.batch_size=auto is not possible here: several networks learn from different records.",
                 "Give a number.",
             )
         return run
