@@ -254,9 +254,12 @@ def load_network(run: Run[C], learner: Learner[C], path: Path) -> nn.Module:
 
 
 def first_network(run: Run[C], kind: type[Learner[C]]) -> nn.Module:
-    """The first network of a run that is being finished: the one that saliency is about."""
+    """The first network of a run that is being finished, as it sees one picture (without the views of `test_time`): the
+    one that saliency is about.
+    """
     path = run.folder.networks()[0]
-    return load_network(run, kind.from_model(run.config, read_model(path, run.study.name)), path)
+    model = read_model(path, run.study.name)
+    return load_weights(path, kind.from_model(run.config, model).rebuild(model)).to(run.world.device)
 
 
 def training_keys(config: C) -> dict[str, Any]:

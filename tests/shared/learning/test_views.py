@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import numpy as np
@@ -11,10 +12,15 @@ from conftest import compose
 from torch import nn
 
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork
+from pipelines.shared.learning.distributed import World
+from pipelines.shared.learning.method import first_network, load_network
+from pipelines.shared.learning.model_files import save_network
 from pipelines.shared.learning.views import MeanOverViews, corners, views
-from pipelines.shared.run import read_model
+from pipelines.shared.run import Run, read_model
+from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.probabilities import sigmoid, softmax
 
+CPU = World(0, 1, torch.device("cpu"))
 COUNTS = {"mirror": 2, "flips": 4, "mirror_crops": 10, "flips_crops": 20}
 LINKS = {"softmax": softmax, "sigmoid": sigmoid}
 
@@ -95,8 +101,6 @@ def test_outputs_far_from_zero_stay_numbers():
 
 @pytest.mark.parametrize("study", ["retinopathy", "skin", "covid_flannel"])
 def test_a_finished_network_answers_with_all_views_and_a_network_in_training_with_one(study):
-    import importlib
-
     config = compose(study, "model.test_time=flips", "model.backbone=test_efficientnet", "model.weights=none")
     kind = importlib.import_module(f"pipelines.{study}.study").STUDY.method(config).learner
     if study == "covid_flannel":
@@ -119,6 +123,21 @@ def test_a_finished_network_answers_with_all_views_and_a_network_in_training_wit
         found = learner.activation(finished(x).numpy())
     np.testing.assert_allclose(found, np.mean(single, axis=0), atol=1e-6)
     assert np.abs(found - single[0]).max() > 1e-6
+
+
+@pytest.mark.parametrize("study", ["retinopathy", "skin"])
+def test_saliency_is_of_the_network_that_sees_one_picture(study, tmp_path):
+    config = compose(study, "model.test_time=flips", "model.backbone=test_efficientnet", "model.weights=none")
+    kind = importlib.import_module(f"pipelines.{study}.study").STUDY.method(config).learner
+    learner = kind.from_model(config, {"classes": ["a/b", "c/d"]})
+    network, folder = learner.build(), RunFolder(tmp_path)
+    facts = {"study": study, "architecture": learner.architecture(network), "classes": learner.classes}
+    save_network(folder.network("network"), network, facts | {"preprocessing": {}})
+    run = Run(importlib.import_module(f"pipelines.{study}.study").STUDY, config, folder, CPU)
+    explained = first_network(run, kind)
+    assert isinstance(explained, ImageNetwork)
+    assert isinstance(load_network(run, learner, folder.network("network")), MeanOverViews)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in explained.state_dict().items())
 
 
 def test_a_network_of_an_earlier_version_says_flips_in_its_own_way(tmp_path):
