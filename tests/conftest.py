@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +36,14 @@ NOT_IN_A_PREDICTION = {
 
 
 class ByRun(LoadScopeScheduling):
-    """With several workers (-n): tests of one file, or of one study's finished run, share their fixtures in one."""
+    """With several workers (-n): tests of one file, or of one study's smoke run, share their fixtures in one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        return next((study for study in STUDIES if "conformance" in file and f"[{study}]" in test), file)
+        for study in STUDIES:
+            if file.endswith(f"test_{study}_run.py") or ("conformance" in file and f"[{study}]" in test):
+                return study
+        return file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByRun:
@@ -153,27 +159,68 @@ def run_study(study: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return answer(study, *arguments)
 
 
-# Less of what makes a study's smoke run take long; `make smoke` leaves everything in.
-LESS = {
-    "covid_flannel": ["learners=[efficientnet,mobilenet]"],
-    "head_ct": ["triage.repetitions=4", "triage.resamples=20"],
-    "retinopathy": ["explain.scored=4"],
-    "skin": ["explain.scored=4"],
-}
+# A smoke run on a small phantom, with less of what else takes long; `make smoke` leaves everything in.
+SMALL = {
+    "camelyon": [  # those of `trial`, which trainer=smoke sets, for the modes that know no trainer
+        "data.phantom.slides=16", "data.phantom.test=6", "data.phantom.smallest=2560", "data.phantom.largest=3072",
+    ],
+    "covid_flannel": ["data.phantom.patients=120", "data.phantom.size=96", "learners=[efficientnet,mobilenet]"],
+    "ecg": ["data.phantom.patients=120"],
+    "head_ct": [
+        "data.phantom.studies=100", "data.phantom.gold=36", "data.phantom.size=64", "preprocess.size=32",
+        "triage.repetitions=4", "triage.resamples=20",
+    ],
+    "retinopathy": [
+        "data.phantom.patients=120", "data.phantom.size=128", "preprocess.size=64", "explain.scored=4",
+        "explain.errors=2",
+    ],
+    "skin": [
+        "data.phantom.lesions=200", "data.phantom.size=96", "data.max_class_size=7", "preprocess.size=64",
+        "explain.scored=4", "explain.errors=2",
+    ],
+}  # fmt: skip
 
 
 def smoke(study: str) -> list[str]:
     """The arguments of a study's run of a few steps."""
-    return ["trainer=smoke", "statistics.resamples=200", *LESS.get(study, [])]
+    return ["trainer=smoke", "statistics.resamples=200", *SMALL.get(study, [])]
+
+
+def phantom(study: str) -> list[str]:
+    """The data of a smoke run, for the modes that are told their data."""
+    return ["data=phantom", *(argument for argument in SMALL.get(study, []) if argument.startswith("data."))]
+
+
+def phantom_root(run: Path) -> Path:
+    """The folder of the phantom that a run was made on."""
+    import yaml
+
+    from pipelines.shared.config import check
+    from pipelines.shared.job import config_model
+
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    study = importlib.import_module(f"pipelines.{values['study']}.study").STUDY
+    return study.sources["phantom"](check(config_model(study.name), values)).root
+
+
+@pytest.fixture(scope="session")
+def smoke_run_of(tmp_path_factory) -> Callable[[str], tuple[Path, subprocess.CompletedProcess[str]]]:
+    """A study's finished smoke run and what it printed, made once. It is for all tests: change a copy."""
+
+    @cache
+    def make(study: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+        folder = tmp_path_factory.mktemp(study) / "run"
+        done = run_study(study, *smoke(study), f"run_dir={folder}")
+        assert done.returncode == 0, done.stderr
+        return folder, done
+
+    return make
 
 
 @pytest.fixture(scope="session", params=STUDIES)
-def smoke_run(request, tmp_path_factory):
-    """A finished run of each study on its phantom, a few steps long."""
-    folder = tmp_path_factory.mktemp(request.param) / "run"
-    done = run_study(request.param, *smoke(request.param), f"run_dir={folder}")
-    assert done.returncode == 0, done.stderr
-    return request.param, folder, done
+def smoke_run(request, smoke_run_of):
+    """The smoke run of each study."""
+    return request.param, *smoke_run_of(request.param)
 
 
 @pytest.fixture(scope="session")

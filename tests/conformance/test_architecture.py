@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NOT_IN_A_PREDICTION, REPOSITORY
+from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "pipelines"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -77,43 +77,27 @@ def test_nothing_points_the_wrong_way(file):
             assert not top, f"{relative(file)} imports {name} before it is needed"
 
 
-def loaded(code: str, whole: bool = False) -> set[str]:
-    """Modules that are loaded after running `code` in a fresh process; with `whole` those within packages too."""
-    name = "m" if whole else "m.split('.')[0]"
-    script = f"import sys\n{code}\nprint(*{{{name} for m in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.splitlines()[-1].split())
+def loads_first(modules: list[str], heavy: set[str]) -> str:
+    """Imports modules one after the other in a fresh process; the first one that loads something heavy, and what."""
+    script = (
+        "import importlib, sys\nmodules, heavy = (argument.split() for argument in sys.argv[1:])\n"
+        "for module in modules:\n    importlib.import_module(module)\n"
+        "    loaded = set(heavy) & set(sys.modules)\n    if loaded:\n        sys.exit(f'{module}: {loaded}')"
+    )
+    command = [sys.executable, "-c", script, " ".join(modules), " ".join(heavy)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY).stderr
 
 
-@pytest.mark.parametrize("module", RIGHT_OF_THE_PREDICTOR)
-def test_judging_needs_no_torch(module):
-    assert not {"torch", "timm", "albumentations", "hydra"} & loaded(f"import {module}")
+def test_judging_needs_no_torch():
+    parts = [f"{study}.{part}" for study in STUDIES for part in ("metrics", "evaluation", "study")]
+    modules = [f"pipelines.{part}" for part in parts if (PACKAGE / f"{part.replace('.', '/')}.py").exists()]
+    assert len(modules) >= 2 * len(STUDIES)
+    assert not loads_first([*RIGHT_OF_THE_PREDICTOR, *modules], {"torch", "timm", "albumentations", "hydra"})
 
 
-@pytest.mark.parametrize("study", STUDIES)
-def test_a_studys_judgement_needs_no_torch(study):
-    for module in ("metrics", "evaluation"):
-        if (PACKAGE / study / f"{module}.py").exists():
-            assert "torch" not in loaded(f"import pipelines.{study}.{module}")
-
-
-@pytest.mark.parametrize("study", STUDIES)
-def test_a_prediction_does_not_import_what_it_does_not_need(study):
-    """What the imports at the top of its modules load; test_files_are_predicted sees those within functions too."""
-    modules = f"pipelines.shared.cli.modes, pipelines.{study}.study, pipelines.{study}.method"
-    needless = NOT_IN_A_PREDICTION - ({"matplotlib.figure"} if study == "ecg" else set())  # which draws strips
-    found = loaded(f"import {modules}", whole=True)
-    assert "torch" in found
-    assert not needless & found
-    assert ("timm" in found) == (study != "ecg")
-    assert "scipy.stats" not in found
-
-
-@pytest.mark.parametrize("study", STUDIES)
-def test_a_configuration_is_checked_without_anything_heavy(study):
+def test_configurations_are_checked_without_anything_heavy():
     heavy = {"torch", "numpy", "pandas", "matplotlib", "cv2", "scipy"}
-    assert not heavy & loaded(f"import pipelines.shared.cli.app, pipelines.{study}.config")
+    assert not loads_first(["pipelines.shared.cli.app", *(f"pipelines.{s}.config" for s in STUDIES)], heavy)
 
 
 def test_paths_are_expanded_where_the_configuration_is_checked():

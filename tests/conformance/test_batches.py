@@ -11,7 +11,7 @@ import cutting
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import phantom_root
 
 from pipelines.shared.files import output_name
 
@@ -21,12 +21,11 @@ Parts = dict[str, bytes]  # the files of one record: name -> content
 
 def originals(study: str, run: Path) -> list[Parts]:
     """The files of three records of a finished run's phantom, each as a record has them in a folder."""
-    phantoms = [p for p in sorted((REPOSITORY / ".cache").glob(f"phantom-{study}-*")) if p.is_dir()]
+    root = phantom_root(run)
     if study == "head_ct":  # a study is a folder of slices
-        studies = sorted((phantoms[0] / "dicom").iterdir())[:3]
+        studies = sorted((root / "dicom").iterdir())[:3]
         return [{f"{s.name}-{f.name}": f.read_bytes() for f in sorted(s.rglob("*.dcm"))} for s in studies]
     paths = sorted(pd.read_parquet(run / "records.parquet")["path"])
-    root = next(p for p in phantoms if (p / paths[0]).exists())
     paths = [p for p in paths if Path(p).suffix == Path(paths[0]).suffix]
     chosen = [root / paths[i] for i in (0, len(paths) // 2, -1)]
     return [{f.name: f.read_bytes() for f in sorted(c.parent.glob(f"{c.stem}.*")) if f.is_file()} for c in chosen]

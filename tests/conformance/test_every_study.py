@@ -20,9 +20,12 @@ from conftest import (
     REPOSITORY,
     STUDIES,
     compose,
+    phantom,
+    phantom_root,
     predicted_records,
     run_command,
     run_on_cpu,
+    smoke,
     toy_prepared,
 )
 
@@ -130,7 +133,7 @@ def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tm
     from pipelines.shared.study import Data
 
     part = study_of(study)
-    config = compose(study, f"cache.dir={REPOSITORY / '.cache'}", "model.drop_rate=0")
+    config = compose(study, *smoke(study), f"cache.dir={REPOSITORY / '.cache'}", "model.drop_rate=0")
     source = part.sources["phantom"](config)
     settings = part.prepare_settings(config)
     records = source.records.assign(split="train")
@@ -299,12 +302,12 @@ def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
     study, folder, _ = smoke_run
     for mistake in ("model.backbone=resnet18", "trainer.epochs=2", "seed=1"):
         done = cutting.answer(
-            study, "mode=evaluate", f"run={folder}", "data=phantom", mistake, f"run_dir={tmp_path / 'x'}"
+            study, "mode=evaluate", f"run={folder}", *phantom(study), mistake, f"run_dir={tmp_path / 'x'}"
         )
         assert done.returncode == 2
         assert "cannot be changed" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 2
-    seen = cutting.answer(study, "mode=evaluate", f"run={folder}", "data=phantom", f"run_dir={tmp_path / 'y'}")
+    seen = cutting.answer(study, "mode=evaluate", f"run={folder}", *phantom(study), f"run_dir={tmp_path / 'y'}")
     assert seen.returncode == 0, seen.stderr
     records = pd.read_parquet(folder / "records.parquet")
     scored = pd.read_parquet(tmp_path / "y" / "predictions" / "test.parquet")
@@ -370,8 +373,8 @@ def test_files_are_predicted(smoke_run, tmp_path):
     """The first record of the phantom, as files without labels."""
     study, folder, _ = smoke_run
     suffixes = study_of(study).suffixes
-    phantom = next(p for p in sorted((REPOSITORY / ".cache").glob(f"phantom-{study}-*")) if p.is_dir())
-    first = next(f for f in sorted(phantom.rglob("*")) if f.is_file() and f.suffix.lower() in suffixes)
+    root = phantom_root(folder)
+    first = next(f for f in sorted(root.rglob("*")) if f.is_file() and f.suffix.lower() in suffixes)
     together = sorted(f for f in first.parent.iterdir() if f.is_file())
     if set(suffixes) != {".dcm"}:  # a folder of many records, not one series
         stems = sorted({f.stem for f in together if f.suffix.lower() in suffixes})[:1]
@@ -385,6 +388,8 @@ def test_files_are_predicted(smoke_run, tmp_path):
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "torch" in imported
+    assert ("timm" in imported) == (study != "ecg")
+    assert "scipy.stats" not in imported
     needless = NOT_IN_A_PREDICTION - ({"matplotlib.figure"} if study == "ecg" else set())  # which draws strips
     assert not needless & imported
     table = pd.read_csv(tmp_path / "p" / "predictions.csv")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, STUDIES, compose
+from conftest import REPOSITORY, STUDIES, compose, phantom
 from pydantic import BaseModel
 
 from pipelines.shared import run_folder
@@ -63,7 +63,7 @@ def test_damaged_files_are_named_by_a_report(smoke_run, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_reports_and_checks_of_data_do_without_torch(smoke_run, tmp_path):
     study, whole, _ = smoke_run
-    for arguments in (["mode=verify"], ["mode=report", f"run={_copy(whole, tmp_path / 'run').path}"]):
+    for arguments in (["mode=verify", *phantom(study)], ["mode=report", f"run={_copy(whole, tmp_path / 'run').path}"]):
         script = (
             "import sys\nfrom pipelines.shared.cli.app import main\n"
             f"sys.argv = ['x', *{arguments}]\n"

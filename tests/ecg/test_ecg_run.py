@@ -10,7 +10,7 @@ import cutting
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import phantom_root
 
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import NOTES
@@ -25,11 +25,9 @@ def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(smoke_run_of):
     """A run of a few steps on the phantom."""
-    folder = tmp_path_factory.mktemp("ecg") / "run"
-    run("trainer=smoke", f"run_dir={folder}")
-    return folder
+    return smoke_run_of("ecg")[0]
 
 
 def metrics_of(folder):
@@ -188,7 +186,7 @@ def test_a_test_records_answer_is_that_of_the_run(finished, tmp_path):
     row = records[records["split"] == "test"].iloc[0]
     flow = json.loads((finished / "flow.json").read_text())
     assert flow["source"] == "phantom"
-    file = next((REPOSITORY / ".cache").glob(f"phantom-ecg-*/{row['header']}"))
+    file = phantom_root(finished) / row["header"]
     run("mode=predict", f"run={finished}", f"input={file}", f"run_dir={tmp_path / 'p'}")
     mine = pd.read_parquet(tmp_path / "p" / "steps.parquet")
     test = pd.read_parquet(finished / "predictions" / "test.parquet")

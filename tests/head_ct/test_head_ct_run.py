@@ -28,12 +28,9 @@ def run(*arguments, check=True):
     return done
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("head_ct_run") / "run"
-    run("trainer=smoke", "trainer.max_steps=2", "statistics.resamples=200", "triage.repetitions=8",
-        "triage.resamples=20", f"run_dir={folder}")  # fmt: skip
-    return folder
+@pytest.fixture(scope="module")
+def finished(smoke_run_of):
+    return smoke_run_of("head_ct")[0]
 
 
 @pytest.mark.slow

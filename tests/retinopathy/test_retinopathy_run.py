@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from functools import partial
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import phantom_root
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -24,11 +25,9 @@ def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(smoke_run_of):
     """A run of a few steps on the phantom."""
-    folder = tmp_path_factory.mktemp("phantom") / "run"
-    run("trainer=smoke", f"run_dir={folder}")
-    return folder
+    return smoke_run_of("retinopathy")[0]
 
 
 def test_the_real_sample_trains_reports_and_is_judged_by_another_run(real_sample, finished, tmp_path):
@@ -58,7 +57,7 @@ def test_the_real_sample_trains_reports_and_is_judged_by_another_run(real_sample
 def test_predicting_files(finished, tmp_path):
     records = pd.read_parquet(finished / "records.parquet")
     test = records[records["split"] == "test"].iloc[0]
-    cache = next((REPOSITORY / ".cache").glob(f"phantom-retinopathy-*/{test['path']}"))
+    cache = phantom_root(finished) / test["path"]
     (tmp_path / "in" / "deep").mkdir(parents=True)
     with Image.open(cache) as picture:
         picture.load()
@@ -84,7 +83,7 @@ def test_predicting_files(finished, tmp_path):
 
 
 def test_one_file_can_be_predicted(finished, tmp_path):
-    picture = next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images/*"))
+    picture = next((phantom_root(finished) / "images").iterdir())
     run("mode=predict", f"run={finished}", f"input={picture}", f"run_dir={tmp_path / 'out'}")
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 1
 
@@ -97,7 +96,7 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
     from pipelines.shared.job import Job, config_model
     from pipelines.shared.validation import check
 
-    pictures = sorted(next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images")).glob("*"))[:6]
+    pictures = sorted((phantom_root(finished) / "images").iterdir())[:6]
     (tmp_path / "in").mkdir()
     for picture in pictures[:5]:
         (tmp_path / "in" / picture.name).write_bytes(picture.read_bytes())
@@ -160,14 +159,12 @@ def test_a_table_of_files_is_checked_as_a_whole(tmp_path):
 
 
 def test_a_model_of_other_classes_is_refused(finished, tmp_path):
-    file = finished / "models" / "network" / "model.json"
-    text = file.read_text()
-    try:
-        file.write_text(text.replace('"dme"', '"drusen"'))
-        picture = next((REPOSITORY / ".cache").glob("phantom-retinopathy-*/images/*"))
-        done = run("mode=predict", f"run={finished}", f"input={picture}", f"run_dir={tmp_path / 'o'}", check=False)
-    finally:
-        file.write_text(text)
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "models" / "network" / "model.json"
+    file.write_text(file.read_text().replace('"dme"', '"drusen"'))
+    picture = next((phantom_root(finished) / "images").iterdir())
+    arguments = [f"run={tmp_path / 'run'}", f"input={picture}", f"run_dir={tmp_path / 'o'}"]
+    done = run("mode=predict", *arguments, check=False)
     assert done.returncode == 2
     assert "drusen" in done.stderr
 
@@ -202,13 +199,10 @@ def test_a_sweep_over_patients_and_seeds(tmp_path):
     assert again.count("Complete already") == 4
 
 
-def test_resuming_with_other_data_is_refused(finished):
-    flow = finished / "flow.json"
-    text = flow.read_text()
-    try:
-        flow.write_text(json.dumps(json.loads(text) | {"fingerprint": "0" * 64}))
-        done = run("mode=resume", f"run={finished}", check=False)
-    finally:
-        flow.write_text(text)
+def test_resuming_with_other_data_is_refused(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    flow = tmp_path / "run" / "flow.json"
+    flow.write_text(json.dumps(json.loads(flow.read_text()) | {"fingerprint": "0" * 64}))
+    done = run("mode=resume", f"run={tmp_path / 'run'}", check=False)
     assert done.returncode == 2
     assert "another data" in done.stderr

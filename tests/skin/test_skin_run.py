@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import REPOSITORY, compose, real_samples, run_on_cpu
+from conftest import compose, phantom_root, real_samples, run_on_cpu, smoke
 from PIL import Image
 
 from pipelines.shared.data.assemble import training_data
@@ -91,10 +92,14 @@ def test_resampling_lesions_gives_wider_intervals_than_images(ham):
 
 @pytest.mark.slow
 def test_a_split_by_record_is_said_in_the_first_lines(ham, tmp_path):
-    root, _ = ham
-    run("data=ham10000", f"data.root={root}", *QUICK, "split.by=record", f"run_dir={tmp_path / 'r'}")
-    records = pd.read_parquet(tmp_path / "r" / "records.parquet")
-    assert records.groupby("source_group")["split"].nunique().max() > 1
+    root, folder = ham
+    data = training_data(STUDY, compose("skin", "data=ham10000", f"data.root={root}", *QUICK, "split.by=record"))
+    assert data.records.groupby("source_group")["split"].nunique().max() > 1
+    assert any(warning.startswith("Split by record, not by group") for warning in data.flow["warnings"])
+    shutil.copytree(folder, tmp_path / "r")
+    flow = json.loads((folder / "flow.json").read_text())
+    (tmp_path / "r" / "flow.json").write_text(json.dumps(flow | {"warnings": data.flow["warnings"]}))
+    run("mode=report", f"run={tmp_path / 'r'}")
     page = (tmp_path / "r" / "report.html").read_text()
     assert page.index("Split by record, not by group") < page.index("Contents")
 
@@ -151,7 +156,7 @@ def test_files_are_predicted_at_every_level(ham, tmp_path):
 
 @pytest.mark.slow
 def test_the_ablation_is_one_override(tmp_path):
-    run(*QUICK, "partition.level=three_way", f"run_dir={tmp_path / 'coarse'}")
+    run(*smoke("skin"), "partition.level=three_way", f"run_dir={tmp_path / 'coarse'}")
     metrics = json.loads((tmp_path / "coarse" / "metrics.json").read_text())
     assert metrics["headline"] == "test.three_way.balanced_accuracy"
     assert metrics["metrics"]["test.label.balanced_accuracy"]["value"] is None
@@ -164,8 +169,7 @@ def test_the_ablation_is_one_override(tmp_path):
     (tmp_path / "tree.yaml").write_text("good: {a: {b: [x]}}\nbad: {c: {d: [y]}}\n")
     lines = ["path,dx"]
     for k, record in enumerate(pd.read_parquet(tmp_path / "coarse" / "records.parquet").head(4).itertuples()):
-        source = next((REPOSITORY / ".cache").glob(f"phantom-skin-*/{record.path}"))
-        with Image.open(source) as picture:  # mirrored: a picture that the run has not learned from
+        with Image.open(phantom_root(tmp_path / "coarse") / record.path) as picture:  # mirrored: a picture that the run has not learned from
             picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / f"{k}.jpg")
         lines.append(f"{k}.jpg,{'xy'[k % 2]}")
     (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")

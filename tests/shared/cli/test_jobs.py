@@ -150,5 +150,3 @@ def test_a_sweep_runs_its_jobs_side_by_side_and_says_which_failed(tmp_path, laun
     assert (jobs[0] / "report.html").exists()
     assert not (jobs[1] / "report.html").exists()
     assert "trainer.optimizer=adamq" in (jobs[1] / "run.log").read_text()
-    if launcher == "joblib":
-        assert f"Complete already, skipped: {jobs[0]}" in sweep(*arguments).stdout

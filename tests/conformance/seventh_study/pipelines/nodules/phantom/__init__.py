@@ -1,0 +1,1 @@
+"""The phantom: synthetic pictures, with their truth aside."""
