@@ -195,8 +195,8 @@ def phantom_root(run: Path) -> Path:
     """The folder of the phantom that a run was made on."""
     import yaml
 
-    from pipelines.shared.config import check
     from pipelines.shared.job import config_model
+    from pipelines.shared.validation import check
 
     values = yaml.safe_load((run / "config.yaml").read_text())
     study = importlib.import_module(f"pipelines.{values['study']}.study").STUDY

@@ -102,8 +102,10 @@ def test_a_users_home_is_expanded_in_every_path(study, monkeypatch):
     monkeypatch.setenv("HOME", "/at/home")
     model = config_model(study)
     keys = _paths(model)
-    assert {"run", "input", "run_dir", "cache.dir", "data.root", "data.table", "model.weights"} <= set(keys)
-    for source in sorted(f.stem for f in (REPOSITORY / "conf" / study / "data").glob("*.yaml")):
+    sources = sorted(f.stem for f in (REPOSITORY / "conf" / study / "data").glob("*.yaml"))
+    assert {"run", "input", "run_dir", "cache.dir", "data.root", "model.weights"} <= set(keys)
+    assert ("data.table" in keys) == ("table" in sources)
+    for source in sources:
         values = compose(study, f"data={source}").model_dump()
         there = []
         for key in keys:

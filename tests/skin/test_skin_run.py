@@ -169,7 +169,8 @@ def test_the_ablation_is_one_override(tmp_path):
     (tmp_path / "tree.yaml").write_text("good: {a: {b: [x]}}\nbad: {c: {d: [y]}}\n")
     lines = ["path,dx"]
     for k, record in enumerate(pd.read_parquet(tmp_path / "coarse" / "records.parquet").head(4).itertuples()):
-        with Image.open(phantom_root(tmp_path / "coarse") / record.path) as picture:  # mirrored: a picture that the run has not learned from
+        # mirrored: a picture that the run has not learned from
+        with Image.open(phantom_root(tmp_path / "coarse") / record.path) as picture:
             picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / f"{k}.jpg")
         lines.append(f"{k}.jpg,{'xy'[k % 2]}")
     (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")

@@ -12,8 +12,9 @@ import yaml
 from conftest import REPOSITORY, compose, run_command
 
 from pipelines.shared.cli.app import _place, _quoted_home, main
+from pipelines.shared.cli.finished import FREE_WITH_RUN
 from pipelines.shared.errors import ConfigError
-from pipelines.shared.job import config_model
+from pipelines.shared.job import COMMON_MODES, config_model
 from pipelines.shared.validation import allowed_keys
 
 
@@ -251,8 +252,17 @@ def test_a_run_folder_that_cannot_be_made(tmp_path):
     assert "cannot be written: Not a directory" in done.stderr
 
 
-def test_shared_defaults():
-    assert yaml.safe_load((REPOSITORY / "conf" / "shared" / "base.yaml").read_text())["mode"] == "train"
+def test_every_list_of_modes_is_the_same():
+    base = (REPOSITORY / "conf" / "shared" / "base.yaml").read_text()
+    values = yaml.safe_load(base)
+    assert values["mode"] == COMMON_MODES[0] == "train"
+    comment = next(line.partition("#")[2] for line in base.splitlines() if line.startswith("mode:"))
+    assert [mode.strip() for mode in comment.split("|")] == COMMON_MODES
+    help_text = values["hydra"]["help"]["header"].partition("modes")[2].partition("sweep ")[0]
+    assert {line.split()[0] for line in help_text.splitlines() if line.strip()} == set(COMMON_MODES)
+    makefile = (REPOSITORY / "Makefile").read_text()
+    named = next(line for line in makefile.splitlines() if "With a finished run" in line).rpartition("): ")[2]
+    assert {mode.strip(' "') for mode in named.split(",")} == set(FREE_WITH_RUN)
 
 
 def test_a_mistake_beside_a_section_that_is_called_like_its_source_is_named():

@@ -16,7 +16,7 @@ from pipelines.shared.config import (
 )
 
 
-class PhantomKeys(Section):
+class PhantomSettings(Section):
     """What the phantom is made of. `label_noise`: share of the patients filed in the wrong folder."""
 
     patients: Annotated[int, Field(ge=40)]
@@ -28,7 +28,7 @@ class PhantomData(DataSection):
     """`data=phantom`."""
 
     name: Literal["phantom"]
-    phantom: PhantomKeys
+    phantom: PhantomSettings
 
 
 class FolderData(DataSection):

@@ -17,9 +17,7 @@ def evaluate(evidence: Evidence[NodulesConfig]) -> Results:
     test, bootstrap = evidence.predictions["test"], evidence.bootstrap
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
-        metrics |= NODULE.metrics(
-            rows, split, bootstrap, calibration=True, untaught=evidence.untaught.get(NODULE.name)
-        )
+        metrics |= NODULE.metrics(rows, split, bootstrap, calibration=True, untaught=evidence.untaught.get(NODULE.name))
     points, rates = point_estimates(test, evidence.operating_points, bootstrap)
     cohort = Cohort(evidence.records)
     cohort.counts("Pictures", "Patients (groups)")

@@ -7,11 +7,9 @@ import pandas as pd
 
 from pipelines.nodules.config import NodulesConfig
 from pipelines.nodules.metrics import HEADS, NODULE
-from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.dataset import Augment
-from pipelines.shared.learning.learner import ImageLearner
-from pipelines.shared.learning.losses import masked_binary_cross_entropy
-from pipelines.shared.learning.trainer import Loss
+from pipelines.shared.learning.image_learner import ImageLearner
+from pipelines.shared.learning.losses import Loss, masked_binary_cross_entropy
 from pipelines.shared.stats.auc import auroc
 
 
@@ -28,6 +26,8 @@ class NodulesLearner(ImageLearner[NodulesConfig]):
 
     def augment(self) -> Augment:
         """Random changes of a prepared picture."""
+        from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
+
         return image_augment(self.config.augment)
 
     def loss(self) -> Loss:

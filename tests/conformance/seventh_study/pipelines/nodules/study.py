@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.nodules import data, evaluation, metrics
+from pipelines.nodules import data, metrics
 from pipelines.nodules.config import NodulesConfig
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.study import Evidence, Results, Study
@@ -44,6 +44,8 @@ class Nodules(Study[NodulesConfig]):
 
     def evaluate(self, evidence: Evidence[NodulesConfig]) -> Results:
         """AUROC, operating points, calibration."""
+        from pipelines.nodules import evaluation
+
         return evaluation.evaluate(evidence)
 
 

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.nodules.config import PhantomKeys
+from pipelines.nodules.config import PhantomSettings
 from pipelines.shared.data.phantoms import ensure_folder, write_notice, write_table
 
 PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
 SIDE = 32
 
 
-def ensure_phantom(cache_dir: Path, keys: PhantomKeys) -> Path:
+def ensure_phantom(cache_dir: Path, keys: PhantomSettings) -> Path:
     """The folder of the phantom of these settings, made if it is not there."""
     return ensure_folder(cache_dir, "nodules", PHANTOM_VERSION, keys.model_dump(), partial(_make, keys=keys))
 
 
-def _make(root: Path, keys: PhantomKeys) -> None:
+def _make(root: Path, keys: PhantomSettings) -> None:
     for folder in ("clear", "nodule", "truth"):
         (root / folder).mkdir()
     truth = []
