@@ -35,7 +35,8 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
         BadFile: the file cannot be read.
     """
     image, warnings = read_picture(root / record["path"])
-    array = cv2.resize(image, (settings["size"], settings["size"]), interpolation=cv2.INTER_AREA)
+    side = settings["size"]
+    array = np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     return array, describe(image, array) | {"warnings": warnings}
 
 
