@@ -192,7 +192,7 @@ def choose_points(predictions: pd.DataFrame, config: SkinConfig) -> list[dict[st
     """
     points: list[dict[str, Any]] = []
     for task in TASKS.values():
-        if task.has_score(predictions) and task.has_both_classes(predictions):
+        if task.has_both_classes(predictions):
             points += choose_two_points(task.known(predictions), task.name, config.operating_points)
     return points
 

@@ -50,8 +50,8 @@ class BinaryTask:
         return self.score in table
 
     def has_both_classes(self, table: pd.DataFrame) -> bool:
-        """Whether positives and negatives are among the known rows."""
-        return self.known(table)[self.target].nunique() == 2
+        """Whether the network answers the question, with positives and negatives among the known rows."""
+        return self.has_score(table) and self.known(table)[self.target].nunique() == 2
 
     def arrays(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reference, score and group of the known rows, (n,) each."""

@@ -29,6 +29,7 @@ from pipelines.shared.judging.subgroups import (
 )
 from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.bootstrap import Bootstrap
+from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import point_estimates
 
 TASK = BinaryTask("ill", "Ill or not", target="ill", score="p_ill")
@@ -87,6 +88,15 @@ def test_a_task_is_about_the_rows_with_reference_and_score(evidence):
     assert TASK.roc(test[test["ill"] == 1]) is None
     assert TASK.oracle(test, evidence.records, "truth_ill", BOOTSTRAP).value == 1
     assert TASK.oracle(test, evidence.records, "truth_other", BOOTSTRAP) is None
+
+
+def test_a_task_that_the_network_does_not_answer_has_no_curve(evidence):
+    test = evidence.predictions["test"].drop(columns="p_ill")
+    metrics = {"test.ill.auroc": Estimate(None, reason="it was not asked")}
+    assert not TASK.has_both_classes(test)
+    (block,) = roc_blocks(evidence, test, [TASK], metrics, "Test.")
+    assert isinstance(block, Text)
+    assert "no curve, it was not asked" in block.text
 
 
 def test_cohort_counts_people_once_and_leaves_out_what_is_not_recorded(evidence):
