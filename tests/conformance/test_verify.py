@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, compose, smoke
+from conftest import REPOSITORY, compose, phantom_root, smoke
 
 from pipelines.shared.cli import modes
 from pipelines.shared.errors import UserError
@@ -30,9 +30,7 @@ def phantom(smoke_run, tmp_path_factory):
     study, run, _ = smoke_run
     cache = tmp_path_factory.mktemp(f"verify-{study}")
     paths = sorted(set(pd.read_parquet(run / "records.parquet")["path"]))
-    shared = REPOSITORY / ".cache"
-    phantoms = sorted(shared.glob(f"phantom-{study}-*"))
-    root = next((p for p in phantoms if (p / paths[0]).exists()), phantoms[0])  # head CT's paths are pseudonyms
+    shared, root = REPOSITORY / ".cache", phantom_root(run)
     for folder in (root, shared / "prepared", shared / study):
         if folder.exists():
             shutil.copytree(folder, cache / folder.name, copy_function=os.link)
