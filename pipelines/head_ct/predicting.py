@@ -208,7 +208,7 @@ class _Scoring:
         return {
             "study": name, "reason": None, **scores, "alarm": alarm, "seconds": round(seconds, 4),
             "slices": len(stack.files), "series": known["series"], "compressed": stack.compressed,
-            "warnings": "; ".join(w for w in [known["details"], *facts["warnings"], self.networks.no_alarm] if w),
+            "warnings": "; ".join(w for w in [known["details"], *facts["warnings"], self.networks.no_alarm] if w) or None,
             "unread": json.dumps([[names[f.file], f.reason] for f in facts["faults"]]),
         }  # fmt: skip
 
