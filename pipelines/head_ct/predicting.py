@@ -205,10 +205,11 @@ class _Scoring:
         threshold = self.networks.threshold
         alarm = None if threshold is None else int(is_positive(scores[SCORE], threshold))
         seconds = self.per_file * len(names) + facts["volume_s"] + facts["network_s"]
+        said = [known["details"], *facts["warnings"], self.networks.no_alarm]
         return {
             "study": name, "reason": None, **scores, "alarm": alarm, "seconds": round(seconds, 4),
             "slices": len(stack.files), "series": known["series"], "compressed": stack.compressed,
-            "warnings": "; ".join(w for w in [known["details"], *facts["warnings"], self.networks.no_alarm] if w) or None,
+            "warnings": "; ".join(w for w in said if w) or None,
             "unread": json.dumps([[names[f.file], f.reason] for f in facts["faults"]]),
         }  # fmt: skip
 
