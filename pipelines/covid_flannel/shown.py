@@ -31,4 +31,4 @@ def saliency_of(run: Run[CovidConfig], finished: FinishedRun, picture: np.ndarra
     everywhere = np.ones(picture.shape[:2], bool)
     found = saliency_maps(network, log_odds, [picture], [everywhere], run.world)
     what = learner.classes[chosen].replace("_", " ")
-    return f"what speaks for or against {what}, to {run.config.chosen_learners[0]}", found[0]
+    return f"what speaks for or against {what}, by {run.config.chosen_learners[0]} alone", found[0]

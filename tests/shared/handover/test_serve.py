@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import zipfile
 
 import pandas as pd
 import pytest
 from made_service import CARD, POINTS, fundus, opened
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
@@ -90,6 +92,15 @@ def test_what_an_answer_says_besides(client, service):
         assert said["threshold"] == point["threshold"]
         assert said["decisions"] == [int(score >= point["threshold"])]
     assert answer["pictures"] == []
+
+
+def test_pictures_for_a_page(client):
+    shown = client.post("/predict?pictures=true", files=[("file", ("a.png", fundus(0)))]).json()["pictures"]
+    assert [p["overlay"] for p in shown] == [False, True]
+    network, looked = (Image.open(io.BytesIO(base64.b64decode(p["png"]))) for p in shown)
+    assert network.size == looked.size == (64, 64)
+    assert (network.mode, looked.mode) == ("RGB", "RGBA")
+    assert looked.getextrema()[3] == (0, 255), "nothing outside the eye, and something inside"
 
 
 def test_a_bad_file_is_a_reason_and_a_remedy(client):
