@@ -14,7 +14,6 @@ from torch import nn
 from pipelines.shared.learning.backbones import ImageNetwork
 from pipelines.shared.learning.method import load_network
 from pipelines.shared.learning.saliency import confident_errors, saliency_maps, with_masks, write_gallery
-from pipelines.shared.learning.views import MeanOverViews
 from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import Data
 from pipelines.skin.config import SkinConfig
@@ -28,10 +27,9 @@ def explain(run: Run[SkinConfig], data: Data, network: nn.Module) -> None:
     """Write predictions/embeddings.npy and saliency/: pictures, maps and gallery.csv of the most confident errors about
     malignancy, scores.csv where lesions are known.
     """
-    single = network.network if isinstance(network, MeanOverViews) else network
-    assert isinstance(single, ImageNetwork)
+    assert isinstance(network, ImageNetwork)
     config = run.config
-    write_embeddings(single, data, run)
+    write_embeddings(network, data, run)
     test = run.folder.read_table(run.folder.predictions("test"))
     if not MALIGNANT.has_both_classes(test):
         return

@@ -156,7 +156,7 @@ def test_files_are_predicted_at_every_level(ham, tmp_path):
 
 @pytest.mark.slow
 def test_the_ablation_is_one_override(tmp_path):
-    """And its network looks at every picture twice, which the map of its last hidden layer does not."""
+    """Its finished network looks at every picture twice; maps are of the network that sees one picture."""
     run(*smoke("skin"), "partition.level=three_way", "model.test_time=mirror", f"run_dir={tmp_path / 'coarse'}")
     metrics = json.loads((tmp_path / "coarse" / "metrics.json").read_text())
     assert metrics["headline"] == "test.three_way.balanced_accuracy"
