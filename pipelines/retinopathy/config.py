@@ -85,6 +85,25 @@ class PreprocessSection(Section):
     local_average_sigma: Annotated[float, Field(ge=0.002, le=0.2)] | None = None  # older runs lack it
 
 
+class LossSection(Section):
+    """How the grade is learned; runs of earlier versions lack the section.
+
+    `grade`: its four outputs (mild or worse, …) are `separate`, or `cumulative` links of one score. `expected_grade`:
+    the weight of the squared error of their sum, the expected grade, beside the cross-entropy: a regression's loss.
+    """
+
+    grade: Literal["separate", "cumulative"] = "separate"
+    expected_grade: Annotated[float, Field(ge=0)] = 0.0
+
+
+class PointSection(OperatingPointsSection):
+    """`grade`: the grade that is predicted is the number of outputs at one `half`, or the expected grade is cut where
+    val's quadratic `kappa` is highest.
+    """
+
+    grade: Literal["half", "kappa"] = "half"  # runs of earlier versions lack it
+
+
 class RetinopathyConfig(StudyConfig):
     """The root of the study's configuration."""
 
@@ -92,7 +111,8 @@ class RetinopathyConfig(StudyConfig):
     model: PictureModelSection
     preprocess: PreprocessSection
     augment: AugmentSection
-    operating_points: OperatingPointsSection
+    loss: LossSection = LossSection()
+    operating_points: PointSection
     explain: ExplainSection
     subgroups: list[str]
 

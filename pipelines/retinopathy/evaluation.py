@@ -50,6 +50,15 @@ def evaluate(evidence: Evidence[RetinopathyConfig]) -> Results:
     )
 
 
+def _outputs(config: RetinopathyConfig) -> str:
+    thresholds = "ordered grade thresholds" + (" of one score" if config.loss.grade == "cumulative" else "")
+    squared = f"; the expected grade's squared error counts {config.loss.expected_grade:g} times"
+    return (
+        f"four {thresholds}, macular oedema, gradability; referable from the second and the fifth"
+        f"{squared if config.loss.expected_grade else ''}"
+    )
+
+
 def _departures(evidence: Evidence[RetinopathyConfig]) -> list[tuple[str, str, str]]:
     """What the paper did and this run did otherwise, from the run's own configuration."""
     config = evidence.config
@@ -68,7 +77,7 @@ def _departures(evidence: Evidence[RetinopathyConfig]) -> list[tuple[str, str, s
         (
             "Outputs",
             "referable disease and several grades as binary outputs of one network",
-            "four ordered grade thresholds, macular oedema, gradability; referable from the second and the fifth",
+            _outputs(config),
         ),
         (
             "Operating points",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,12 @@ import pandas as pd
 
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.labels import GRADE_TARGETS, GRADES
+from pipelines.shared.errors import StatisticsError
 from pipelines.shared.judging.tasks import BinaryTask, known
 from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.bootstrap import Bootstrap
+from pipelines.shared.stats.confusion import weighted_kappa
+from pipelines.shared.stats.cut_points import best_cut_points
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
 from pipelines.shared.untaught import undefined
@@ -33,25 +36,60 @@ TASKS = {
 HEADLINES = [TASKS["referable"], TASKS["moderate_or_worse"]]  # the second where a source has no DME labels
 
 
-def predict_columns(probabilities: np.ndarray) -> pd.DataFrame:
+def predict_columns(probabilities: np.ndarray, cut_points: Sequence[float | None] | None = None) -> pd.DataFrame:
     """The prediction columns from the heads' probabilities (n, 6).
 
     p_referable = 1 - (1 - p_moderate_or_worse)(1 - p_dme). The five grades come from the ordered heads, made
     non-increasing from mild to proliferative: p_grade_k are their differences, `grade_predicted` is the number of
-    heads at 0.5 or above. Heads that nothing taught (NaN) are at the ends of the scale, as training lacks the lowest or
-    highest grades: these are null and never predicted, the others are told apart by the heads between them.
+    heads at 0.5 or above or, with `cut_points` (of `choose_cut_points`), the number of those that the expected grade
+    reaches. Heads that nothing taught (NaN) are at the ends of the scale, as training lacks the lowest or highest
+    grades: these are null and never predicted, the others are told apart by the heads between them.
     """
     columns: dict[str, Any] = {f"p_{head}": probabilities[:, i] for i, head in enumerate(HEADS)}
     columns["p_referable"] = 1 - (1 - columns["p_moderate_or_worse"]) * (1 - columns["p_dme"])
-    taught = np.flatnonzero(~np.isnan(probabilities[:, : len(GRADE_TARGETS)]).any(axis=0))
-    ordered = np.minimum.accumulate(probabilities[:, taught], axis=1)
+    taught, ordered = ordered_heads(probabilities)
     edges = np.concatenate([np.ones((len(ordered), 1)), ordered, np.zeros((len(ordered), 1))], axis=1)
     lowest = int(taught[0]) if len(taught) else len(GRADES)  # of the grades that training has
     for grade in range(len(GRADES)):
         k = grade - lowest
         columns[f"p_grade_{grade}"] = edges[:, k] - edges[:, k + 1] if 0 <= k <= len(taught) else np.nan
-    columns["grade_predicted"] = lowest + (ordered >= 0.5).sum(axis=1) if len(taught) else np.nan
+    reached = ordered >= 0.5
+    if cut_points is not None:
+        own = np.array([cut_points[k] for k in taught], dtype=float)
+        reached = expected_grade(taught, ordered)[:, None] >= own
+    columns["grade_predicted"] = lowest + reached.sum(axis=1) if len(taught) else np.nan
     return pd.DataFrame(columns)
+
+
+def ordered_heads(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which grade heads were taught (k,), and their probabilities made non-increasing, (n, k); from (n, 6)."""
+    taught = np.flatnonzero(~np.isnan(probabilities[:, : len(GRADE_TARGETS)]).any(axis=0))
+    return taught, np.minimum.accumulate(probabilities[:, taught], axis=1)
+
+
+def expected_grade(taught: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """The mean (n,) of the grades by their probabilities, from what `ordered_heads` found: at least one head."""
+    return taught[0] + ordered.sum(axis=1)
+
+
+def choose_cut_points(grade: np.ndarray, probabilities: np.ndarray) -> list[float | None]:
+    """The four cut points of the expected grade at which the quadratic kappa of these records is highest.
+
+    Args:
+        grade: (n,), NaN where unknown.
+        probabilities: of the heads, (n, 6); a head that is NaN has no cut point (None).
+
+    Raises:
+        StatisticsError: fewer than two grades occur, or no head was taught.
+    """
+    taught, ordered = ordered_heads(probabilities)
+    if len(taught) == 0:
+        raise StatisticsError("no grade was taught")
+    rows = ~np.isnan(grade)
+    grades = range(int(taught[0]), int(taught[-1]) + 2)
+    cuts = best_cut_points(expected_grade(taught, ordered)[rows], grade[rows], grades)
+    own = dict(zip(taught.tolist(), cuts.tolist(), strict=True))
+    return [own.get(k) for k in range(len(GRADE_TARGETS))]
 
 
 def untaught_tasks(untaught: Mapping[str, str]) -> dict[str, str]:
@@ -105,6 +143,17 @@ def split_metrics(
 def graded(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows in which both the grade and the predicted one are known."""
     return known(known(rows, "grade"), "grade_predicted")
+
+
+def grade_kappa(grade: np.ndarray, columns: pd.DataFrame) -> float:
+    """The quadratic weighted kappa of predicted grades, as `predict_columns` gives them.
+
+    Raises:
+        StatisticsError: no grade was taught, or all are the same.
+    """
+    if columns["grade_predicted"].isna().any():
+        raise StatisticsError("no grade was taught")
+    return weighted_kappa(grade.astype(int), columns["grade_predicted"].to_numpy(int), range(len(GRADES)))
 
 
 def grade_metrics(

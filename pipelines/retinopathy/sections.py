@@ -100,6 +100,19 @@ def _graders(evidence: Retinopathy, test: pd.DataFrame, task: BinaryTask) -> lis
     return reader_rates(evidence, test, task, task.name, readings)
 
 
+def _rule(evidence: Retinopathy) -> str:
+    """How a grade comes from the outputs."""
+    network = evidence.networks[0] if evidence.networks else {}
+    cuts = network.get("chosen_on_val", {}).get("cut_points")
+    if cuts is None:
+        return "The predicted grade is the number of ordered outputs at 0.5 or above."
+    shown = ", ".join(f"{cut:.2f}" for cut in cuts if cut is not None)
+    return (
+        f"The predicted grade counts how many of the cut points {shown} the expected grade reaches; they were chosen "
+        "on val, where kappa is highest, and are frozen."
+    )
+
+
 def _grades(evidence: Retinopathy, test: pd.DataFrame, metrics: Metrics) -> Section:
     """The five grades of the international scale."""
     rows = graded(test)
@@ -121,7 +134,7 @@ def _grades(evidence: Retinopathy, test: pd.DataFrame, metrics: Metrics) -> Sect
             Table(
                 ["Agreement with the reference", "Test"],
                 [[label, metrics[f"test.grade.{name}"]] for name, label in labels.items()],
-                "The predicted grade is the number of ordered outputs at 0.5 or above.",
+                _rule(evidence),
             ),
         ],
     )

@@ -225,6 +225,7 @@ def describe(
         "preprocessing": model["preprocessing"],
         "output": output,
         "operating_points": points,
+        "chosen_on_val": model.get("chosen_on_val", {}),
         "trained_on": model.get("trained_on"),
         "synthetic": flow["synthetic"],
         **({} if finished.notice is None else {"licence": finished.notice}),
@@ -245,6 +246,9 @@ def _beyond(
             f"The scores {', '.join(scores)} that thresholds are for are made from the answers by "
             f"pipelines.{study}.metrics.predict_columns."
         )
+    chosen = ", ".join(model.get("chosen_on_val", {}))
+    if chosen:
+        tasks.append(f"pipelines.{study}.metrics.predict_columns takes the {chosen} under chosen_on_val too.")
     if method.beyond_export:
         tasks.append(method.beyond_export)
     elif len(finished.models) > 1:

@@ -55,7 +55,7 @@ class ImageNetwork(nn.Module):
         self.backbone.to(memory_format=torch.channels_last)
         self.dropout = nn.Dropout(architecture.drop_rate)
         width: Any = self.backbone.head_hidden_size
-        self.head = nn.Linear(width, architecture.outputs)
+        self.head: nn.Module = nn.Linear(width, architecture.outputs)
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, -1, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(architecture.std).view(1, -1, 1, 1) * 255, persistent=False)
 

@@ -104,6 +104,13 @@ class Learner(ABC, Generic[C]):
             return self.activation(outputs)
         return np.where(self.never, np.nan, self.activation(np.where(self.never, -np.inf, outputs)))
 
+    def choose(self, records: pd.DataFrame, probabilities: np.ndarray) -> dict[str, Any]:
+        """What `columns` needs besides probabilities and is chosen on these records, those of val.
+
+        It is kept in model.json under `chosen_on_val`, where `from_model` finds it.
+        """
+        return {}
+
     @abstractmethod
     def columns(self, probabilities: np.ndarray, /) -> pd.DataFrame:
         """The `p_…` columns of the prediction table; null where they rest on a probability that is NaN."""

@@ -201,6 +201,10 @@ def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
     answers = mean_probabilities(run, learner, run.folder.networks(), parts)
     if not run.world.main:
         return
+    chosen = learner.choose(data.part("val").records, answers["val"])
+    for path in run.folder.networks():
+        update_facts(path, {"chosen_on_val": chosen})
+    learner = learner.from_model(run.config, read_model(run.folder.networks()[0], run.study.name))
     for split, probabilities in answers.items():
         run.folder.write_table(run.folder.predictions(split), learner.table(data.part(split).records, probabilities))
     freeze_points(run, run.study.choose_points(run.folder.read_table(run.folder.predictions("val")), run.config))
