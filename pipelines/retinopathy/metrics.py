@@ -14,7 +14,7 @@ from pipelines.shared.errors import StatisticsError
 from pipelines.shared.judging.tasks import BinaryTask, known
 from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.bootstrap import Bootstrap
-from pipelines.shared.stats.confusion import weighted_kappa
+from pipelines.shared.stats.confusion import cohen_kappa, confusion_matrix
 from pipelines.shared.stats.cut_points import best_cut_points
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
@@ -146,14 +146,15 @@ def graded(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def grade_kappa(grade: np.ndarray, columns: pd.DataFrame) -> float:
-    """The quadratic weighted kappa of predicted grades, as `predict_columns` gives them.
+    """The quadratic weighted kappa of predicted grades, as `predict_columns` gives them; NaN where all are the same.
 
     Raises:
-        StatisticsError: no grade was taught, or all are the same.
+        StatisticsError: no grade was taught, or there are no records.
     """
     if columns["grade_predicted"].isna().any():
         raise StatisticsError("no grade was taught")
-    return weighted_kappa(grade.astype(int), columns["grade_predicted"].to_numpy(int), range(len(GRADES)))
+    predicted = columns["grade_predicted"].to_numpy(int)
+    return float(cohen_kappa(confusion_matrix(grade.astype(int), predicted, range(len(GRADES)))))
 
 
 def grade_metrics(

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.confusion import weighted_kappa
+from pipelines.shared.stats.confusion import cohen_kappa, confusion_matrix
 from pipelines.shared.stats.cut_points import best_cut_points
 
 
 def kappa_at(score, truth, cuts, lowest=0):
-    return weighted_kappa(truth, lowest + np.searchsorted(cuts, score, side="right"), range(5))
+    predicted = lowest + np.searchsorted(cuts, score, side="right")
+    return float(cohen_kappa(confusion_matrix(truth, predicted, range(5))))
 
 
 @settings(max_examples=30, deadline=None)
