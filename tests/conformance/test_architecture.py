@@ -103,7 +103,7 @@ def test_configurations_are_checked_without_anything_heavy():
 def test_paths_are_expanded_where_the_configuration_is_checked():
     """And by the three commands that have no configuration."""
     assert {relative(f) for f in FILES if "expanduser" in f.read_text()} == {
-        "shared/config.py", "networks/command.py", "compare/command.py", "publish/command.py"
+        "shared/sections.py", "networks/command.py", "compare/command.py", "publish/command.py"
     }  # fmt: skip
 
 
