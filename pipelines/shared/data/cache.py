@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ INDEX = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "crc32", 
 # flow and report; `bad_files` (a list of "name: reason") are those of a record's files that cannot be read and without
 # which it can be used; anything else becomes a column of the record table.
 Prepare = Callable[[Mapping[str, Any], Path], tuple[np.ndarray, dict[str, Any]]]
+Index = list[dict[str, Any]]  # of a shard: what is told of each record
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def prepare_records(
     return _collect(folder, [indices[key] for key, _ in jobs], [key for key, _ in jobs], shards, len(rows), stream)
 
 
-def _sound_indices(folder: Path, keys: list[str], stored: bool) -> dict[str, pd.DataFrame]:
+def _sound_indices(folder: Path, keys: list[str], stored: bool) -> dict[str, Index]:
     """The index of every shard that is there and undamaged."""
     there = [key for key in keys if (folder / f"{key}.parquet").exists()]
     check = stored and launch().local_rank == 0  # once on every machine
@@ -229,11 +231,11 @@ def _sound_indices(folder: Path, keys: list[str], stored: bool) -> dict[str, pd.
     return {key: index for key, index in found.items() if index is not None}
 
 
-def _sound_index(folder: Path, key: str, check: bool) -> pd.DataFrame | None:
+def _sound_index(folder: Path, key: str, check: bool) -> Index | None:
     try:
         index = _read_index(folder, key)
-        if check and "crc32" in index:  # shards of earlier versions have none
-            stored: list[dict[Any, Any]] = index[index["dtype"].notna()].to_dict("records")
+        stored = [row for row in index if row["dtype"] is not None]
+        if check and "crc32" in index[0]:  # shards of earlier versions have none
             content = _mapped(folder / f"{key}.bin") if stored else np.zeros(0, np.uint8)
             for row in stored:
                 begin, size = int(row["offset"]), int(np.prod(row["shape"])) * np.dtype(row["dtype"]).itemsize
@@ -244,9 +246,12 @@ def _sound_index(folder: Path, key: str, check: bool) -> pd.DataFrame | None:
     return index
 
 
-def _read_index(folder: Path, key: str) -> pd.DataFrame:
-    index = pd.read_parquet(folder / f"{key}.parquet", page_checksum_verification=True)
-    return index.assign(facts=[json.loads(text) for text in index["facts"]])
+def _read_index(folder: Path, key: str) -> Index:
+    """One dict per record; as pyarrow reads it, for a table of a thousand shards takes pandas seconds."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(folder / f"{key}.parquet", page_checksum_verification=True)
+    return [row | {"facts": json.loads(row["facts"])} for row in table.to_pylist()]
 
 
 def _mapped(file: Path) -> np.ndarray:
@@ -285,12 +290,12 @@ def _digest(value: object) -> str:
 
 def _stamp(path: Path) -> object:
     """Size and modification time of a file, or of all files below a folder; None if it is not there."""
-    if path.is_dir():
-        return [[p.name, _stamp(p)] for p in sorted(path.rglob("*")) if p.is_file()]
     try:
         status = path.stat()
     except OSError:
         return None
+    if S_ISDIR(status.st_mode):
+        return [[p.name, _stamp(p)] for p in sorted(path.rglob("*")) if p.is_file()]
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -346,7 +351,7 @@ def prepare_in_memory(records: pd.DataFrame, root: Path, prepare: Prepare) -> Pr
     rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
     with ThreadPoolExecutor(min(len(rows), cpu_count())) as pool:
         entries, arrays = zip(*pool.map(lambda row: _entry(row, root, prepare), rows), strict=True)
-    index = pd.DataFrame([entry | {"facts": json.loads(entry["facts"])} for entry in entries], columns=INDEX)
+    index = [dict.fromkeys(INDEX) | entry | {"facts": json.loads(entry["facts"])} for entry in entries]
     return _collect(Path(), [index], [""], [list(range(len(rows)))], len(rows), arrays.__getitem__)
 
 
@@ -377,7 +382,7 @@ def _size(folder: Path) -> int:
 
 def _collect(
     folder: Path,
-    indices: list[pd.DataFrame],
+    indices: list[Index],
     keys: list[str],
     shards: list[list[int]],
     n: int,
@@ -388,16 +393,15 @@ def _collect(
     facts: list[dict[str, Any]] = [{}] * n
     places: list[tuple[str, str, int, tuple[int, ...]] | None] = [None] * n
     for index, key, positions in zip(indices, keys, shards, strict=True):
-        for position, entry in zip(positions, index.to_dict("records"), strict=True):
+        for position, entry in zip(positions, index, strict=True):
             known = {"fingerprint": None} | entry["facts"]
             known["warnings"] = WARNINGS_BETWEEN.join(known.get("warnings") or []) or None
             facts[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | known
-            # A shard in which no record has one holds NaN instead of None.
             if isinstance(entry["hash"], bytes):
                 hashes[position] = np.frombuffer(entry["hash"], np.uint64)
             if isinstance(entry["thumbnail"], bytes):
                 thumbnails[position] = np.frombuffer(entry["thumbnail"], np.uint8).reshape(64, 64)
-            if isinstance(entry["dtype"], str) and isinstance(entry["shape"], np.ndarray):
+            if entry["dtype"] is not None and entry["offset"] is not None:  # one that is read as it is needed has none
                 shape = tuple(int(s) for s in entry["shape"])
                 places[position] = (str(folder / f"{key}.bin"), entry["dtype"], int(entry["offset"]), shape)
     table = pd.DataFrame(facts)
