@@ -100,7 +100,7 @@ def test_configurations_are_checked_without_anything_heavy():
     assert not loads_first(["pipelines.shared.cli.app", *(f"pipelines.{s}.config" for s in STUDIES)], heavy)
 
 
-def test_paths_are_expanded_where_the_configuration_is_checked():
+def test_paths_are_expanded_where_sections_are_checked():
     """And by the three commands that have no configuration."""
     assert {relative(f) for f in FILES if "expanduser" in f.read_text()} == {
         "shared/sections.py", "networks/command.py", "compare/command.py", "publish/command.py"
