@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import NOT_IN_A_PREDICTION, REPOSITORY
 
 PACKAGE = REPOSITORY / "pipelines"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -93,6 +93,13 @@ def test_judging_needs_no_torch():
     modules = [f"pipelines.{part}" for part in parts if (PACKAGE / f"{part.replace('.', '/')}.py").exists()]
     assert len(modules) >= 2 * len(STUDIES)
     assert not loads_first([*RIGHT_OF_THE_PREDICTOR, *modules], {"torch", "timm", "albumentations", "hydra"})
+
+
+def test_predictions_import_no_more_than_they_use():
+    """At the top of their modules; test_files_are_predicted sees what functions import too."""
+    modules = [f"pipelines.{study}.{part}" for study in STUDIES for part in ("study", "method")]
+    heavy = (NOT_IN_A_PREDICTION | {"scipy.stats"}) - {"matplotlib.figure"}  # ECG's draw strips
+    assert not loads_first(["pipelines.shared.cli.modes", *modules], heavy)
 
 
 def test_configurations_are_checked_without_anything_heavy():
