@@ -14,13 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import threading
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pipelines.shared.config import CacheSection
-from pipelines.shared.errors import BadFile, ConfigError, UnusableRecord, reason_of
+from pipelines.shared.data.cache_space import hold, make_room
+from pipelines.shared.errors import BadFile, UnusableRecord, reason_of
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log
 from pipelines.shared.run_folder import write_atomically
@@ -191,7 +188,7 @@ def prepare_records(
     folder = Path(cache.dir) / "prepared" / _digest([settings, str(root.resolve()), cache.enabled])[:16]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)  # the folder used longest ago is the first to go
-    _hold(folder)
+    hold(folder)
     rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
     count = max(1, len(rows) // SHARD_RECORDS)
     shards: list[list[int]] = [[] for _ in range(count)]
@@ -212,7 +209,7 @@ def prepare_records(
     if todo:
         first, rest = todo[0], todo[1:]
         make(first)
-        _make_room(folder, first[0], len(rest), cache)
+        make_room(folder, first[0], len(rest), cache)
         few = len(todo) * SHARD_RECORDS <= 4 * SHARD_RECORDS
         parallel_map(make, rest, "Preparing records", workers=1 if few else workers or cpu_count())
         indices |= {key: _read_index(folder, key) for key, _ in todo}
@@ -257,31 +254,6 @@ def _read_index(folder: Path, key: str) -> Index:
 def _mapped(file: Path) -> np.ndarray:
     """The bytes of a file, read as they are looked at; of an empty one (arrays without elements) too."""
     return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
-
-
-_in_use: dict[Path, FileLock] = {}  # the folders whose arrays this process may read, until it ends
-
-_one_thread = threading.Lock()
-
-
-def _hold(folder: Path) -> None:
-    """Keep other runs from removing this folder to make room for theirs."""
-    with _one_thread:  # a second lock on the file by this process would wait for the first for ever
-        if folder not in _in_use:
-            lock = FileLock(folder / f"used-by-{os.getpid()}")
-            lock.acquire()
-            _in_use[folder] = lock
-
-
-def _held(folder: Path) -> bool:
-    """Whether a run that is alive reads from this folder."""
-    for file in folder.glob("used-by-*"):
-        try:
-            with FileLock(file, blocking=False):
-                pass
-        except Timeout:
-            return True
-    return False
 
 
 def _digest(value: object) -> str:
@@ -353,31 +325,6 @@ def prepare_in_memory(records: pd.DataFrame, root: Path, prepare: Prepare) -> Pr
         entries, arrays = zip(*pool.map(lambda row: _entry(row, root, prepare), rows), strict=True)
     index = [dict.fromkeys(INDEX) | entry | {"facts": json.loads(entry["facts"])} for entry in entries]
     return _collect(Path(), [index], [""], [list(range(len(rows)))], len(rows), arrays.__getitem__)
-
-
-def _make_room(folder: Path, key: str, more: int, cache: CacheSection) -> None:
-    """Remove what was used longest ago until this source fits; refuse if it alone is too large."""
-    limit = cache.max_gb * 1e9
-    shard = sum(f.stat().st_size for f in folder.glob(f"{key}.*"))
-    need = _size(folder) + shard * more * 1.1
-    if need > limit:
-        raise ConfigError(
-            f"The prepared arrays would take about {need / 1e9:.2g} GB, cache.max_gb={cache.max_gb:g}.",
-            "Raise cache.max_gb, or stream from the source files with cache=off.",
-        )
-    others = sorted((f for f in folder.parent.iterdir() if f != folder and f.is_dir()), key=lambda f: f.stat().st_mtime)
-    while others and need + sum(map(_size, others)) > limit:
-        oldest = others.pop(0)
-        if not _held(oldest):
-            shutil.rmtree(oldest, ignore_errors=True)
-    for leftover in folder.parent.rglob("*.tmp"):
-        with suppress(FileNotFoundError):  # another run has just renamed it
-            if time.time() - leftover.stat().st_mtime > 3600:
-                leftover.unlink()
-
-
-def _size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
 
 
 def _collect(
