@@ -391,7 +391,7 @@ def test_files_are_predicted(smoke_run, tmp_path):
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "torch" in imported
     assert ("timm" in imported) == (study != "ecg")
-    assert "scipy.stats" not in imported
+    assert study == "ecg" or "scipy.stats" not in imported  # ECG's filters (scipy.signal) bring it
     needless = NOT_IN_A_PREDICTION - ({"matplotlib.figure"} if study == "ecg" else set())  # which draws strips
     assert not needless & imported
     table = pd.read_csv(tmp_path / "p" / "predictions.csv")
