@@ -25,7 +25,7 @@ from torch import nn
 
 from pipelines.camelyon.heatmap import grid, score_slide
 from pipelines.camelyon.learner import PatchLearner
-from pipelines.camelyon.phantom.dataset import PhantomSettings, make_slide
+from pipelines.camelyon.phantom.dataset import make_slide
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 from pipelines.ecg.labels import STEP
@@ -199,14 +199,15 @@ def _slide(device: torch.device, tiny: bool) -> Row:
     """From slide to heatmap with a ResNet-18, patch by patch, over the bare network on resident tiles."""
     folder = Path(tempfile.mkdtemp())
     side = 2048 if tiny else 12_288
-    make_slide(0, folder, PhantomSettings(smallest=side, largest=side))
+    phantom = compose("camelyon").data.phantom
+    make_slide(0, folder, phantom.model_copy(update={"smallest": side, "largest": side}))
     slide = Slide(folder / "training" / "tumor" / "Tumor_001.tif")
     crop = 64 if tiny else 224
     less = [f"patches.crop={crop}", f"patches.size={crop + 32}", f"heatmap.stride={crop}", "model.level=null"]
     config = compose("camelyon", "model.weights=none", "model.backbone=resnet18", "heatmap.patchwise=true",
                      "patches.mpp=0.5", f"heatmap.block={8 * crop}", *less)  # fmt: skip
     network = PatchLearner(config).build().to(device).eval()
-    everywhere = Tissue(np.ones((8, 8), bool), (slide.facts.width / 8, slide.facts.height / 8))
+    everywhere = Tissue(np.ones((8, 8), bool), (slide.properties.width / 8, slide.properties.height / 8))
     tiles = int(grid(slide, everywhere, 0.5, config.heatmap)[0].sum())
     bf16 = device.type == "cuda"
 

@@ -63,9 +63,10 @@ def run(inputs, folder, **changes):
     """The mode as the command line calls it."""
     places = {key: str(getattr(inputs, key)) for key in ("detections", "annotations", "slides")} | changes
     config = SimpleNamespace(
+        run=None,
         **({"slide_mpp": None, "annotation_groups": {}} | places),
         seed=0,
-        trainer=SimpleNamespace(device="cpu", deterministic=True),
+        trainer=SimpleNamespace(device="cpu", deterministic=True, compile=False),
         statistics=SimpleNamespace(resamples=300, level=0.95),
         model_dump=lambda: {"mode": "froc", **places},
     )

@@ -42,6 +42,13 @@ class ToySlide:
         pass
 
 
+class ToyScorer(SlideScorer):
+    """One that needs no network."""
+
+    def __init__(self, folder):
+        self.config, self.folder = compose("camelyon"), folder
+
+
 @pytest.fixture
 def scorer(monkeypatch, tmp_path):
     def score(self, slide, name):
@@ -50,7 +57,7 @@ def scorer(monkeypatch, tmp_path):
 
     monkeypatch.setattr(predicting, "Slide", ToySlide)
     monkeypatch.setattr(SlideScorer, "score", score)
-    return SlideScorer(compose("camelyon"), None, None, None, tmp_path)
+    return ToyScorer(tmp_path)
 
 
 def predicted(scorer, folder, files, seen=None):

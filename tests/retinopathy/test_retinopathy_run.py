@@ -93,6 +93,7 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
     from pipelines.retinopathy.study import STUDY
     from pipelines.shared.cli import modes
     from pipelines.shared.cli.inputs import score_in_parts
+    from pipelines.shared.handover.scorer import PictureScorer
     from pipelines.shared.job import Job, config_model
     from pipelines.shared.validation import check
 
@@ -104,21 +105,21 @@ def test_predicting_is_cut_off_and_goes_on(finished, tmp_path, monkeypatch):
     values = yaml.safe_load((finished / "config.yaml").read_text())
     values |= {"mode": "predict", "run": str(finished), "input": str(tmp_path / "in")}
     job = Job(check(config_model("retinopathy"), values), tmp_path / "out", "a command")
-    predict, asked = modes._predicted, []
+    rows, asked = PictureScorer.rows, []
 
-    def cut(run, method, finished, root, files):
+    def cut(scorer, root, files):
         asked.extend(files)
         if len(asked) > 4:
             raise KeyboardInterrupt
-        return predict(run, method, finished, root, files)
+        return rows(scorer, root, files)
 
     monkeypatch.setattr(modes, "score_in_parts", partial(score_in_parts, size=2))
-    monkeypatch.setattr(modes, "_predicted", cut)
+    monkeypatch.setattr(PictureScorer, "rows", cut)
     with pytest.raises(KeyboardInterrupt):
         modes.run(STUDY, job)
     assert not (tmp_path / "out" / "predictions.csv").exists()
     assert len(list((tmp_path / "out" / "parts").iterdir())) == 2
-    monkeypatch.setattr(modes, "_predicted", lambda *a: asked.append("again") or asked.extend(a[4]) or predict(*a))
+    monkeypatch.setattr(PictureScorer, "rows", lambda *a: asked.append("again") or asked.extend(a[2]) or rows(*a))
     done = run("mode=resume", f"run={tmp_path / 'out'}", check=False)
     assert done.returncode == 2, "another run is writing there: this test's own process holds the folder"
     modes.run(STUDY, job)
