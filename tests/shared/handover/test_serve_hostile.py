@@ -442,6 +442,10 @@ def test_no_name_gets_into_a_log(service, tmp_path, capfd, monkeypatch):
     post(client, (f"{name}.zip", zipped({f"{name}.png": b"x", f"{name}2.png": b"x"})[:-20]))
     client.post("/predict", data={"path": f"{name}/a.png"})
     client.get(f"/{name}?{name}")
+    gone = logging.StreamHandler((tmp_path / "gone").open("w"))
+    gone.stream.close()
+    root.addHandler(gone)
+    root.error("%s", name)  # to a log that cannot be written any more
 
     def fails(root, files):
         raise ValueError(f"{name} {files}")
@@ -458,3 +462,4 @@ def test_no_name_gets_into_a_log(service, tmp_path, capfd, monkeypatch):
         log.removeHandler(handler)
         handler.close()
     root.handlers[:], __import__("warnings").filters[:] = handlers, filters
+    logging.raiseExceptions = True

@@ -160,6 +160,7 @@ def server_config(app: Any, queue: int) -> uvicorn.Config:
 def keep_quiet() -> None:
     """Libraries say what they find odd in a file by quoting it: names of patients would get into logs."""
     warnings.simplefilter("ignore")
+    logging.raiseExceptions = False  # a log that cannot be written would show on the screen what it was to hold
     logging.getLogger().addHandler(logging.NullHandler())  # else what nobody handles goes to standard error
     for name in ("uvicorn", "uvicorn.error", "pydicom", "PIL", "fastapi", "python_multipart", "asyncio"):
         quiet = logging.getLogger(name)
