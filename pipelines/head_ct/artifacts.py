@@ -142,7 +142,7 @@ def _errors(config: HeadCtConfig, data: Data, scorer: Scorer, folder: RunFolder)
             continue
         importance = scorer.importance(np.array(data.prepared.array(place[row["id"]])))
         pictures = key_slices(Stack.from_json(index["stack"]), Path(index["root"]), grid, importance)
-        if not pictures:  # the score is the same without any slice
+        if not pictures:
             continue
         file = f"{row['kind']}_{len(errors):02d}.png"
         write_png(out / file, np.concatenate(pictures, axis=1))

@@ -226,7 +226,7 @@ class _Scoring:
             except Exception as failure:  # its score stands
                 log.info(f"no key slices of {name}: {reason_of(failure)}")
                 return []
-            if not slices:  # without any of them the score would be the same
+            if not slices:
                 return []
             picture = Image.fromarray(np.concatenate(slices, axis=1))
             write_atomically(file, lambda aside: picture.save(aside, "PNG"))

@@ -89,7 +89,9 @@ def score_study(stack: Stack, root: Path, grid: Grid, scorer: Scorer) -> tuple[n
 
 
 def key_slices(stack: Stack, root: Path, grid: Grid, importance: np.ndarray) -> list[np.ndarray]:
-    """Pictures of the slices that matter most, uint8 (224, 224), brain window, from the top down."""
+    """Pictures of the slices that matter most, uint8 (224, 224), brain window, from the top down; none where no slice's
+    importance is a number.
+    """
     order = [int(k) for k in np.argsort(-importance, kind="stable") if np.isfinite(importance[k])]
     fine, _ = onto_grid(stack, root, Grid(grid.slices, grid.thickness, KEY_SIZE, grid.field))
     return [windowed(fine[k], 40, 80) for k in sorted(order[:KEY_SLICES])]

@@ -21,9 +21,8 @@ from pipelines.shared.stats.operating_points import choose_two_points
 from pipelines.shared.untaught import undefined
 
 HEADS = [*GRADE_TARGETS, "dme", "gradable"]
-TASKS = {
-    name: BinaryTask(name, title, target=name, score=f"p_{name}")
-    for name, title in {
+TASKS = BinaryTask.by_name(
+    {
         "referable": "Referable diabetic retinopathy",
         "mild_or_worse": "Mild or worse",
         "moderate_or_worse": "Moderate or worse",
@@ -31,8 +30,8 @@ TASKS = {
         "proliferative": "Proliferative",
         "dme": "Referable macular oedema",
         "gradable": "Gradable",
-    }.items()
-}
+    }
+)
 HEADLINES = [TASKS["referable"], TASKS["moderate_or_worse"]]  # the second where a source has no DME labels
 
 

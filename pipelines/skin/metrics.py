@@ -22,14 +22,13 @@ from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, answers, infer
 OTHER = "other"  # predicted: a class that does not occur in the dataset
 DEPTHS = {"three_way": THREE_WAY, "nine_way": NINE_WAY, "label": None}
 TITLES = {"three_way": "Three-way", "nine_way": "Nine-way", "label": "The dataset's own classes"}
-TASKS = {
-    name: BinaryTask(name, title, target=name, score=f"p_{name}")
-    for name, title in {
+TASKS = BinaryTask.by_name(
+    {
         "malignant": "Malignant vs all else",
         "carcinoma_vs_keratosis": "Keratinocyte carcinoma vs benign seborrheic keratosis",
         "melanoma_vs_nevus": "Malignant melanoma vs benign naevus",
-    }.items()
-}
+    }
+)
 MALIGNANT = TASKS["malignant"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,15 @@ class BinaryTask:
     title: str
     target: str
     score: str
+
+    @classmethod
+    def by_name(cls, titles: Mapping[str, str]) -> dict[str, BinaryTask]:
+        """Tasks whose target is the column of their name, and whose score is `p_<name>`.
+
+        Args:
+            titles: name -> title.
+        """
+        return {name: cls(name, title, target=name, score=f"p_{name}") for name, title in titles.items()}
 
     @property
     def inline(self) -> str:

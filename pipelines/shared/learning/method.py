@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import pipelines
-from pipelines.shared.errors import ConfigError
+from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.learning.batch_size import sized
 from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
@@ -251,7 +251,7 @@ def load_network(run: Run[C], learner: Learner[C], path: Path) -> nn.Module:
     if run.resident is not None and path in run.resident:
         return run.resident[path]
     model = read_model(path, run.study.name, learner.classes)
-    network = learner.finished(load_weights(path, learner.rebuild(model)), model).to(run.world.device)
+    network = learner.finished(_rebuilt(learner, path, model), model).to(run.world.device)
     if run.resident is not None:
         run.resident[path] = network
     return network
@@ -263,7 +263,22 @@ def first_network(run: Run[C], kind: type[Learner[C]]) -> nn.Module:
     """
     path = run.folder.networks()[0]
     model = read_model(path, run.study.name)
-    return load_weights(path, kind.from_model(run.config, model).rebuild(model)).to(run.world.device)
+    return _rebuilt(kind.from_model(run.config, model), path, model).to(run.world.device)
+
+
+def _rebuilt(learner: Learner[C], path: Path, model: dict[str, Any]) -> nn.Module:
+    """The network that a model.json describes, with its weights.
+
+    Raises:
+        RunError: its architecture lacks a key or has one too many, or the weights are damaged.
+    """
+    try:
+        network = learner.rebuild(model)
+    except (KeyError, TypeError) as failure:
+        raise RunError(
+            f"{path / 'model.json'}: its architecture cannot be built: {failure}.", "Copy the whole run folder again."
+        ) from None
+    return load_weights(path, network)
 
 
 def training_keys(config: C) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Batcher(Generic[Task, Answer]):
     Args:
         work: tasks -> their answers, in order; an exception as an answer is raised where that task waits. Whatever it
             raises itself is the answer of all.
-        places: requests in the house.
+        places: requests in progress, at most.
         batch: tasks that are given to `work` at once, at most.
         alike: a task -> what tasks must share to be worked on together.
     """

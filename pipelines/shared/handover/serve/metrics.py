@@ -65,9 +65,9 @@ class Counts:
             samples.append((f'_bucket{{le="{bound}"}}', float(below)))
         metric("predict_seconds", "histogram", "From a request's last byte to its answer.",
                [*samples, ("_sum", seconds), ("_count", float(below))])  # fmt: skip
-        metric("inside", "gauge", "Requests in the house.", [("", batcher.inside)])
-        metric("places", "gauge", "Requests that the house takes.", [("", batcher.places)])
-        metric("waiting", "gauge", "Requests that nobody works on yet.", [("", batcher.waiting)])
+        metric("inside", "gauge", "Requests in progress.", [("", batcher.inside)])
+        metric("places", "gauge", "Most requests in progress at once.", [("", batcher.places)])
+        metric("waiting", "gauge", "Requests in the queue.", [("", batcher.waiting)])
         metric("batches_total", "counter", "Batches by their number of requests.",
                [(f'{{requests="{size}"}}', n) for size, n in sorted(batcher.sizes.items())])  # fmt: skip
         metric("memory_peak_bytes", "gauge", "Largest resident memory.", [("", peak_memory())])
