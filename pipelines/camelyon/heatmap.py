@@ -203,6 +203,8 @@ def read_heatmap(file: Path) -> Heatmap:
             values, stride, mpp = tiff.asarray(), float(description["stride"]), float(description["mpp"])
         if values.ndim != 2 or not values.size or values.dtype != np.float32:
             raise ValueError(f"{values.shape} {values.dtype} is no heatmap")
+        if ((values < 0) | (values > 1)).any():  # NaN: not looked at
+            raise ValueError("not all of its values are probabilities")
         if not (math.isfinite(stride) and stride > 0 and math.isfinite(mpp) and mpp > 0):
             raise ValueError(f"a stride of {stride:g} pixels of {mpp:g} microns")
         return Heatmap(values, stride, mpp)

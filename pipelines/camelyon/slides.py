@@ -204,10 +204,26 @@ class Slide:
         Raises:
             BadFile: with the level that cannot be read.
         """
+        self._check_tiles()
         properties = self.properties
         for level, d in enumerate(properties.downsamples):
             for x, y in ((0, 0), (properties.width - 8 * d, properties.height - 8 * d)):
                 self._region(int(max(0, x)), int(max(0, y)), level, (8, 8))
+
+    def _check_tiles(self) -> None:
+        """No tile of a TIFF may claim more bytes than the file has: OpenSlide asks for them before it looks, and a
+        process that cannot have them ends.
+        """
+        from tifffile import TiffFile
+
+        size = self.path.stat().st_size
+        try:
+            with TiffFile(self.path) as tiff:
+                largest = max((max(page.databytecounts, default=0) for page in tiff.pages), default=0)
+        except Exception:  # no TIFF, or damaged in one of many ways: OpenSlide finds that out
+            return
+        if largest > size:
+            raise BadFile(f"is damaged: a tile of {largest:,} bytes in a file of {size:,}; copy it again")
 
     def close(self) -> None:
         """Give the file back."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pandas as pd
 
 from pipelines.ecg import published, readers
+from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.config import EcgConfig
 from pipelines.ecg.labels import unpack
 from pipelines.ecg.metrics import (
@@ -35,7 +36,7 @@ def evaluate(evidence: Ecg) -> Results:
     """All results of a run."""
     labels, missing = evidence.config.labels, dict[str, str]()
     if evidence.networks:
-        known = taught(evidence.networks[0]["architecture"], labels)
+        known = taught(Architecture.of(evidence.networks[0]).trained, labels)
         predictions = {split: answered(rows, known) for split, rows in evidence.predictions.items()}
         evidence, missing = replace(evidence, predictions=predictions), known.missing
     test, bootstrap = evidence.predictions["test"], evidence.bootstrap
@@ -117,12 +118,12 @@ def _headline(test: pd.DataFrame, steps: ByClass, whole: ByClass) -> tuple[str, 
 def _warnings(evidence: Ecg, test: pd.DataFrame) -> list[str]:
     warnings = []
     if evidence.networks:
-        architecture = evidence.networks[0]["architecture"]
-        missing = list(taught(architecture, evidence.config.labels).missing)
+        architecture = Architecture.of(evidence.networks[0])
+        missing = list(taught(architecture.trained, evidence.config.labels).missing)
         there = set(known_steps(test)["target"])
         if missing:
-            summed = [name for name in missing if name in architecture["classes"]]
-            never = [name for name in missing if name not in architecture["classes"]]
+            summed = [name for name in missing if name in architecture.classes]
+            never = [name for name in missing if name not in architecture.classes]
             parts = []
             if never:
                 parts.append(f"{', '.join(never)} (never answered)")

@@ -20,10 +20,11 @@ from torch import nn
 from torch.nn import functional
 
 from pipelines.ecg import metrics
+from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.augmentation import change
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.labels import CODES, UNLABELLED, carried, known_codes, membership
-from pipelines.ecg.model import BACKBONE, Architecture, EcgNetwork
+from pipelines.ecg.model import BACKBONE, EcgNetwork
 from pipelines.shared.errors import ConfigError, WeightsError
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.learner import Learner
@@ -56,8 +57,8 @@ class EcgLearner(Learner[EcgConfig]):
     @classmethod
     def from_model(cls, config: EcgConfig, model: dict[str, Any]) -> Self:
         """Scale and labels of the training that a model.json tells of."""
-        known = model["architecture"]
-        return cls(config, (known["mean"], known["std"]), known["trained"])
+        known = Architecture.of(model)
+        return cls(config, (known.mean, known.std), known.trained)
 
     def build(self) -> nn.Module:
         """The network with its starting weights: random, or those of `model.weights`.
@@ -91,7 +92,7 @@ class EcgLearner(Learner[EcgConfig]):
     @staticmethod
     def rebuild(model: dict[str, Any]) -> nn.Module:
         """The network that a model.json describes, without weights."""
-        return EcgNetwork(Architecture(**model["architecture"]))
+        return EcgNetwork(Architecture.of(model))
 
     def targets(self, records: pd.DataFrame) -> np.ndarray:
         """float32 (windows, steps + 1): the code of every step (`labels.CODES`), then that of the recording's label."""

@@ -7,12 +7,11 @@ into Rectifiers, ICCV 2015 (initialisation).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from torch.nn import functional
 
+from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import STEP
 
@@ -20,27 +19,6 @@ BACKBONE = "resnet1d_33"
 KERNEL = 16
 BLOCKS = 16
 UNSEEN = -1.0e4  # the score of a class that training never saw: its probability is exactly zero
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """All that is needed to build an `EcgNetwork` again.
-
-    Attributes:
-        filters: of the first convolution; they double every fourth block.
-        drop_rate: before each block's second convolution.
-        mean: of the training signals, subtracted from the input (0 with windows that are scaled already).
-        std: of the training signals.
-        trained: the labels that training held: classes, and the labels of whole recordings.
-        classes: those of the twelve that may be answered: trained by themselves, or as part of a sum.
-    """
-
-    filters: int
-    drop_rate: float
-    mean: float
-    std: float
-    trained: list[str]
-    classes: list[str]
 
 
 def _same(signal: torch.Tensor, stride: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from pipelines.ecg import signals
 from pipelines.ecg.annotations import write_rhythms
+from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.data import SUFFIXES, prepare_settings, scaled
 from pipelines.ecg.labels import MASKED, NOTES, RATE, STEP, episodes
@@ -193,7 +194,7 @@ class RecordingScorer(Scorer[EcgConfig]):
     def __init__(self, run: Run[EcgConfig], finished: FinishedRun, in_memory: bool = False) -> None:
         super().__init__(run, finished)
         self.answer, self.in_memory = _answer(run, finished), in_memory
-        self.known = taught(next(iter(finished.models.values()))["architecture"], run.config.labels)
+        self.known = taught(Architecture.of(next(iter(finished.models.values()))).trained, run.config.labels)
 
     def inputs(self, path: Path) -> Inputs:
         """Whole records."""

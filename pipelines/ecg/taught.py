@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -39,14 +39,14 @@ class Taught:
         return "; ".join(parts) or None
 
 
-def taught(architecture: dict[str, Any], labels: LabelSection) -> Taught:
-    """What the network of a model.json was taught.
+def taught(trained: Sequence[str], labels: LabelSection) -> Taught:
+    """What a network was taught.
 
     Args:
-        architecture: its part of model.json: `trained`, the labels that training held.
+        trained: the labels that training held (`Architecture.trained`).
         labels: of the run's configuration.
     """
-    allowed = {word: labels.record.get(word, [word]) for word in architecture["trained"]}
+    allowed = {word: labels.record.get(word, [word]) for word in trained}
     alone = {names[0] for names in allowed.values() if len(names) == 1}
     groups = {name: {name} for name in CLASSES if name in alone}
     missing = {name: "no training record has it" for name in CLASSES if name not in alone}

@@ -18,7 +18,7 @@ class UserError(Exception):
     """A mistake in what the user gave. `problem` names it, `remedy` says what to do."""
 
     def __init__(self, problem: str, remedy: str) -> None:
-        problem = "\n".join(shortened(line) for line in problem.split("\n"))
+        problem, remedy = ("\n".join(shortened(line) for line in text.split("\n")) for text in (problem, remedy))
         super().__init__(problem, remedy)  # as it was called, so that it can come back from another process
         self.problem = problem
         self.remedy = remedy

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import yaml
 from PIL import Image
 
@@ -189,6 +190,8 @@ def _whole_parquet(file: Path, options: dict[str, Any]) -> pd.DataFrame:
     table = pd.read_parquet(file, page_checksum_verification=True, **options)
     if any("\0" in str(column) for column in table):  # pages have checksums, their names have none
         raise ValueError("the names of its columns are damaged")
+    for column in table.select_dtypes("str"):
+        pyarrow.array(table[column]).validate(full=True)  # text that is not UTF-8 fails here, not where it is used
     return table
 
 

@@ -15,7 +15,7 @@ from pipelines.camelyon.patches import read_patch
 from pipelines.camelyon.phantom.dataset import make_slide, write_pyramid
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue, find_tissue
-from pipelines.shared.errors import ConfigError
+from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.stats.probabilities import sigmoid
 
 CPU = torch.device("cpu")
@@ -131,6 +131,10 @@ def test_a_heatmap_comes_back_from_its_file(tmp_path):
     shown = overlay(np.full((100, 150, 3), 200, np.uint8), again, (1974, 1316))
     assert shown.shape == (100, 150, 3)
     assert len(np.unique(shown[:10])) == 1  # nothing was scored there
+    for wrong in (1e30, -0.1, np.inf):
+        write_heatmap(tmp_path / "b.tif", Heatmap(np.full((2, 2), wrong, np.float32), 65.8, 0.243))
+        with pytest.raises(RunError, match="not all of its values are probabilities"):
+            read_heatmap(tmp_path / "b.tif")
 
 
 def one_step(net, config):

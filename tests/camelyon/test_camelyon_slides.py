@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from asap import read_annotation
 from conftest import compose, phantom_settings
+from tifffile import TiffFile
 
 from pipelines.camelyon import data, pcam, slides
 from pipelines.camelyon.annotations import EMPTY
@@ -93,6 +94,15 @@ def test_what_is_no_slide_has_its_reason(tmp_path):
     with pytest.raises(BadFile):
         Slide(tmp_path / "short.tif").check()
     Slide(tmp_path / "whole.tif").check()
+
+
+def test_a_tile_that_claims_more_bytes_than_the_file_has_is_not_asked_for(tmp_path):
+    write_pyramid(tmp_path / "a.tif", pattern(2048, 2048), 0.25)
+    with TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        counts = tiff.pages[0].tags["TileByteCounts"]
+        counts.overwrite([2**32 - 1, *counts.value[1:]])
+    with pytest.raises(BadFile, match="a tile of 4,294,967,295 bytes in a file of"):
+        Slide(tmp_path / "a.tif").check()
 
 
 def test_a_slide_without_scale_is_an_error_with_its_remedy(tmp_path):

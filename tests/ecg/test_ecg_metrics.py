@@ -204,11 +204,11 @@ def test_a_class_that_nothing_taught_has_no_probability_and_is_never_the_answer(
 def test_classes_that_only_a_sum_taught_have_one_answer_together():
     labels = compose("ecg", "+labels.record={X: [VT, IVR], Y: [IVR, EAR], Z: [SVT, AF]}").labels
     p = np.random.default_rng(0).dirichlet(np.ones(12), 5)
-    everything = taught({"trained": CLASSES}, labels)
+    everything = taught(CLASSES, labels)
     assert everything.names == CLASSES
     assert not everything.missing
     assert (everything.answers(p) == p).all()
-    found = taught({"trained": ["SINUS", "A", "X", "Y", "Z"]}, labels)
+    found = taught(["SINUS", "A", "X", "Y", "Z"], labels)
     assert found.names == ["AF", "SINUS", "X/Y", "Z"]
     at = {name: CLASSES.index(name) for name in CLASSES}
     assert found.answers(p)[:, 2] == pytest.approx(p[:, [at["VT"], at["IVR"], at["EAR"]]].sum(axis=1))
@@ -218,7 +218,7 @@ def test_classes_that_only_a_sum_taught_have_one_answer_together():
 
 
 def test_an_evaluation_answers_as_a_prediction_does_with_the_sum_where_it_is_the_most_probable():
-    known = taught({"trained": ["N", "A", "O", "~"]}, compose("ecg").labels)
+    known = taught(["N", "A", "O", "~"], compose("ecg").labels)
     p = np.full((3, len(CLASSES)), 0.06)  # nine that only their sum was taught, 0.54 together
     for row, (sinus, af) in zip(p, [(0.3, 0.1), (0.6, 0.1), (0.1, 0.7)], strict=True):
         row[[CLASSES.index(name) for name in ("SINUS", "AF", "NOISE")]] = sinus, af, 0.01
@@ -228,14 +228,14 @@ def test_an_evaluation_answers_as_a_prediction_does_with_the_sum_where_it_is_the
     said = [CLASSES[code] for code in metrics.answers(metrics.answered(table, known))]
     assert said[1:] == ["SINUS", "AF"]
     assert said[0] in known.missing
-    alone = taught({"trained": CLASSES}, compose("ecg").labels)
+    alone = taught(CLASSES, compose("ecg").labels)
     assert (metrics.answers(metrics.answered(table, alone)) == metrics.answers(table)).all()
 
 
 def test_what_training_never_taught_is_undefined_with_its_reason():
     labels = compose("ecg").labels
     architecture = {"trained": ["VT", "N", "A", "O"], "classes": [name for name in CLASSES if name != "NOISE"]}
-    found = taught(architecture, labels)
+    found = taught(architecture["trained"], labels)
     missing = found.missing
     assert found.names == ["AF", "SINUS", "VT", "O"]
     assert missing["NOISE"] == "no training record has it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,13 @@ import torch
 from conftest import compose, run_on_cpu
 from torch import nn
 
+from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.augmentation import change, filtered
 from pipelines.ecg.config import CLASSES, AugmentSection
 from pipelines.ecg.labels import CODES, record_words
 from pipelines.ecg.learner import EcgLearner, repeats, trained_labels
-from pipelines.ecg.model import Architecture, EcgNetwork
-from pipelines.shared.errors import ConfigError, WeightsError
+from pipelines.ecg.model import EcgNetwork
+from pipelines.shared.errors import ConfigError, RunError, WeightsError
 from pipelines.shared.stats.probabilities import softmax
 
 RECORD = {name: i for i, name in enumerate(record_words(compose("ecg").labels))}
@@ -116,6 +118,14 @@ def test_a_network_is_rebuilt_from_its_description(tmp_path):
     second.load_state_dict(first.state_dict())
     x = torch.randn(2, 512)
     assert torch.equal(first(x), second(x))
+
+
+def test_a_description_that_lacks_a_key_is_named():
+    facts = {"architecture": asdict(network().architecture)}
+    facts["architecture"]["trainde"] = facts["architecture"].pop("trained")
+    for read in (lambda: EcgLearner.from_model(compose("ecg"), facts), lambda: EcgLearner.rebuild(facts)):
+        with pytest.raises(RunError, match=r"architecture cannot be built: .*trainde"):
+            read()
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):

@@ -93,7 +93,7 @@ def test_flat_stretches_have_no_answer_and_the_rest_has():
 
 
 def test_what_training_never_taught_is_no_answer_and_has_no_probability():
-    known = taught({"trained": ["N", "A", "O", "VT"]}, compose("ecg").labels)
+    known = taught(["N", "A", "O", "VT"], compose("ecg").labels)
     p = np.full((3, 12), 0.07)
     p[0, CLASSES.index("EAR")] = 0.23  # with the others of O it is the most probable
     p[1, CLASSES.index("SINUS")] = 0.9

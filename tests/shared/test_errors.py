@@ -40,6 +40,7 @@ def test_of_a_list_of_problems_every_line_is_kept_and_can_be_read():
     problem = DataError("\n".join(lines), "Correct them.").problem
     assert problem.split("\n")[:5000] == lines[:5000]
     assert len(problem.split("\n")[5000]) < LONGEST_LINE + 10
+    assert len(DataError("No column 'a'.", f"Allowed: {'b' * 50_000}.").remedy) < LONGEST_LINE + 10
 
 
 def test_errors_come_back_from_another_process():

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 import torch
 from conftest import compose
 from filelock import FileLock
+from pyarrow import parquet
 from torch import nn
 
 from pipelines.shared.cli import app, environment, modes
@@ -131,6 +133,14 @@ def test_damaged_files_are_named(tmp_path, name):
         with pytest.raises(RunError, match=f"{name} cannot be read") as caught:
             read(file)
         assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_table_whose_text_is_damaged_is_named(tmp_path):
+    text = pyarrow.array(["one", "two"]).buffers()
+    damaged = pyarrow.StringArray.from_buffers(2, text[1], pyarrow.py_buffer(b"on\xfftwo"))
+    parquet.write_table(pyarrow.table({"id": damaged}), tmp_path / "a.parquet")
+    with pytest.raises(RunError, match=r"a\.parquet cannot be read: .*UTF8"):
+        read_table(tmp_path / "a.parquet")
 
 
 def test_tables_and_json_without_what_is_looked_for(tmp_path):
