@@ -190,8 +190,9 @@ def _whole_parquet(file: Path, options: dict[str, Any]) -> pd.DataFrame:
     table = pd.read_parquet(file, page_checksum_verification=True, **options)
     if any("\0" in str(column) for column in table):  # pages have checksums, their names have none
         raise ValueError("the names of its columns are damaged")
-    for column in table.select_dtypes("str"):
-        pyarrow.array(table[column]).validate(full=True)  # text that is not UTF-8 fails here, not where it is used
+    texts: pd.DataFrame = table.select_dtypes("str")
+    for column in texts:
+        pyarrow.array(texts[column]).validate(full=True)  # what is not UTF-8 fails here, not where it is used
     return table
 
 
