@@ -239,7 +239,6 @@ class CamelyonConfig(StudyConfig):
     lesions: LesionSection
     slide_scores: SlideSection
     operating_points: OperatingPointsSection
-    subgroups: list[str]
 
     @model_validator(mode="after")
     def _one_network(self) -> CamelyonConfig:

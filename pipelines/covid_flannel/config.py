@@ -169,7 +169,6 @@ class CovidConfig(StudyConfig):
     loss: LossSection
     operating_points: OperatingPointsSection
     shortcut_tests: ShortcutSection
-    subgroups: list[str]
 
     @field_validator("base_learners", mode="before")
     @classmethod

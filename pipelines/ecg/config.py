@@ -182,7 +182,6 @@ class EcgConfig(StudyConfig):
     sampling: SamplingSection
     labels: LabelSection
     predict: PredictSection
-    subgroups: list[str]
 
     @model_validator(mode="after")
     def _no_backbone(self) -> EcgConfig:

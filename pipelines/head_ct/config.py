@@ -225,7 +225,6 @@ class HeadCtConfig(StudyConfig):
     labels: LabelSection
     operating_points: AlarmSection
     triage: TriageSection
-    subgroups: list[str]
 
 
 CONFIG = HeadCtConfig

@@ -114,7 +114,6 @@ class RetinopathyConfig(StudyConfig):
     loss: LossSection = LossSection()
     operating_points: PointSection
     explain: ExplainSection
-    subgroups: list[str]
 
 
 CONFIG = RetinopathyConfig

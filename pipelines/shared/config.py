@@ -219,6 +219,7 @@ class StudyConfig(Section):
     """The root. A study's own configuration extends it.
 
     `intended_use`: what the network is meant for, in the words of whoever makes the run; it goes into the model card.
+    `subgroups`: columns of the record table, for each value of which the report gives the results apart.
     """
 
     study: str
@@ -234,6 +235,7 @@ class StudyConfig(Section):
     model: ModelSection
     trainer: TrainerSection
     statistics: StatisticsSection
+    subgroups: list[str] = Field(default_factory=list)
     serve: ServeSection = Field(default_factory=ServeSection)  # runs that were made before this section existed lack it
 
     pictures: ClassVar[bool] = True  # whether records are pictures, and their networks have a backbone

@@ -135,7 +135,6 @@ class SkinConfig(StudyConfig):
     loss: LossSection
     operating_points: OperatingPointsSection
     explain: ExplainSection
-    subgroups: list[str]
 
 
 CONFIG = SkinConfig

@@ -47,7 +47,7 @@ def subgroup_columns(
         The column and its values as text, one per row of `table`, None where unknown.
     """
     records = evidence.records.set_index("id").reindex(table["id"])
-    for column in evidence.config.subgroups:  # a key of every study's configuration
+    for column in evidence.config.subgroups:
         if column not in records or records[column].isna().all():
             continue
         values = age_bands(records[column]) if column == "age" else records[column]
