@@ -85,6 +85,6 @@ def train_pictures(file: Any, section: Any, world: World | None = None) -> tuple
         return {"val_loss": float(loss(outputs, torch.from_numpy(plain.targets)))}
 
     history = fit(
-        model, loss, data, validate, section, name="network", seed=1, world=world, file=file, belongs_to={}
+        model, loss, data, validate, section, name="network", seed=1, world=world, file=file, must_match={}
     )  # fmt: skip
     return model, [{k: v for k, v in row.items() if k != "seconds"} for row in history]

@@ -43,7 +43,7 @@ class SlideMethod(Method[CamelyonConfig]):
     """A patch network with hard negatives; heatmaps of all slides; detections; a forest over heatmaps' features."""
 
     learner = PatchLearner
-    beyond_export = (
+    not_exported = (
         "A slide's score is a forest's over features of its heatmap, and lesions are found in that heatmap; heatmap, "
         "detections and forest are not exported, mode=predict makes them."
     )

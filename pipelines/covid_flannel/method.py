@@ -40,7 +40,7 @@ class FlannelMethod(Method[CovidConfig]):
     """Five base learners in every fold of a cross-validation, and an ensemble that learns from their predictions."""
 
     learner = BaseLearner
-    beyond_export = "The run's answer combines several networks: see what was not exported."
+    not_exported = "The run's answer combines several networks: see what was not exported."
 
     def fit(self, run: Run[CovidConfig], data: Data) -> None:
         """Stage 1 for every fold and learner, then stage 2.

@@ -102,9 +102,9 @@ class EcgLearner(Learner[EcgConfig]):
         """The rarest of the labels that each window carries; -1 where it carries none."""
         names = carried(records)
         ranks = {
-            name: i for i, (name, _) in enumerate(Counter(n for mine in names for n in sorted(mine)).most_common())
+            name: i for i, (name, _) in enumerate(Counter(n for labels in names for n in sorted(labels)).most_common())
         }
-        return np.array([max((ranks[name] for name in mine), default=-1) for mine in names])
+        return np.array([max((ranks[name] for name in labels), default=-1) for labels in names])
 
     def loss(self) -> Loss:
         """Cross-entropy of every labelled step; of a recording's label, that of the mean probability of its classes.
@@ -123,8 +123,8 @@ class EcgLearner(Learner[EcgConfig]):
             whole = label >= 0
             if whole.any():
                 here = (steps == CODES[UNLABELLED])[whole]
-                mine, weight = log_p.exp()[whole], here.sum(dim=1)
-                mean = (mine * here[..., None]).sum(dim=1) / weight.clamp(min=1)[:, None]
+                p_steps, weight = log_p.exp()[whole], here.sum(dim=1)
+                mean = (p_steps * here[..., None]).sum(dim=1) / weight.clamp(min=1)[:, None]
                 p = (mean * allowed.to(mean.device)[label[whole]]).sum(dim=1).clamp(min=1e-7)
                 total = total - (torch.log(p) * weight).sum()
                 count = count + weight.sum()
@@ -175,11 +175,11 @@ def repeats(records: pd.DataFrame, most: int) -> np.ndarray:
     is the median over the rhythms. The paper says that rare rhythms were oversampled, not how.
     """
     names = carried(records)
-    counts = pd.Series([name for mine in names for name in mine], dtype=object).value_counts()
+    counts = pd.Series([name for labels in names for name in labels], dtype=object).value_counts()
     if counts.empty:
         return np.ones(len(records), int)
     usual = float(counts.median())
-    wanted = [max((np.sqrt(usual / counts[name]) for name in mine), default=1.0) for mine in names]
+    wanted = [max((np.sqrt(usual / counts[name]) for name in labels), default=1.0) for labels in names]
     return np.clip(np.round(wanted), 1, most).astype(int)
 
 

@@ -150,7 +150,7 @@ def make_study(number: int, root: Path, settings: PhantomSettings) -> dict[str, 
         _write_others(folder, header, first, orientation, head, settings, noise)
     np.savez_compressed(root / "truth" / "masks" / f"{accession}.npz", mask=np.packbits(mask), shape=mask.shape)
     severity = max((f.severity for f in findings if f.kind in CRITICAL), default=0.0)
-    text, said = dictate(
+    text, statements = dictate(
         _rng(settings, "report", number), [(f.kind, f.severity) for f in findings], Noise(settings.unseen), age
     )
     gold_rng = _rng(settings, "gold", number)
@@ -171,7 +171,7 @@ def make_study(number: int, root: Path, settings: PhantomSettings) -> dict[str, 
             "maker": header.maker,
             "slices": len(slices),
         },
-        "statements": [{"accession": accession} | asdict(s) | {"known": int(s.known)} for s in said],
+        "statements": [{"accession": accession} | asdict(s) | {"known": int(s.known)} for s in statements],
     }
 
 

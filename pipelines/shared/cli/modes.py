@@ -145,9 +145,9 @@ def export(study: Study[Any], job: Job) -> None:
     method = method_of(study, run.config)
     with stage(run, "export"):
         entries = export_networks(run, method, finished)
-    if method.beyond_export:
-        log.info(method.beyond_export)
-    content = {"run": finished.folder.path.name, "networks": entries, "beyond": method.beyond_export or None}
+    if method.not_exported:
+        log.info(method.not_exported)
+    content = {"run": finished.folder.path.name, "networks": entries, "beyond": method.not_exported or None}
     write_json(run.folder.path / "export.json", content)
     for name in ("model_card.md", "reporting_checklist.md", *([NOTICE] if finished.notice else [])):
         if (finished.folder.path / name).exists():

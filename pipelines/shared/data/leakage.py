@@ -71,16 +71,18 @@ class GateReport:
 
     def sentences(self) -> list[str]:
         """The findings in a few sentences, the gravest first."""
-        said = []
+        lines = []
         if self.by == "record":
             where = f"; {counted(self.straddling, 'component')} ended on several sides" if self.straddling else ""
-            said.append(f"The split was made by record, not by group{where}: scores may be too good.")
+            lines.append(f"The split was made by record, not by group{where}: scores may be too good.")
         if self.leaks:
             gone = sum(d["reason"] == "leak" for d in self.dropped)
             done = f"{counted(gone, 'record')} dropped from the less protected sides" if gone else "left as they are"
-            said.append(f"The source's own split has {counted(len(self.leaks), 'component')} on several sides: {done}.")
+            lines.append(
+                f"The source's own split has {counted(len(self.leaks), 'component')} on several sides: {done}."
+            )
         if self.alarm:
-            said.append(
+            lines.append(
                 f"The largest component joins {self.largest['source_groups']} groups with {self.largest['records']} of "
                 f"{self.records} records: probably a chain of look-alikes. Look at them; data.near_duplicates=false "
                 "leaves look-alikes apart."
@@ -88,19 +90,19 @@ class GateReport:
         if self.conflicts:
             members = sum(len(c) for c in self.conflicts)
             done = f"all {members} records dropped" if self.conflicting_labels == "drop" else "kept"
-            said.append(f"{counted(len(self.conflicts), 'set')} of identical images with different labels: {done}.")
+            lines.append(f"{counted(len(self.conflicts), 'set')} of identical images with different labels: {done}.")
         if self.identical:
             members = sum(len(s) for s in self.identical)
-            said.append(f"{counted(len(self.identical), 'set')} of identical images ({members} records).")
+            lines.append(f"{counted(len(self.identical), 'set')} of identical images ({members} records).")
         if self.near:
             differ = sum(pair["labels_differ"] for pair in self.near)
             labels = f", {differ} of them with different labels" if differ else ""
-            said.append(f"{counted(len(self.near), 'pair')} of near-duplicate images{labels}.")
-        said.append(
+            lines.append(f"{counted(len(self.near), 'pair')} of near-duplicate images{labels}.")
+        lines.append(
             f"{counted(self.records, 'record')} of {counted(self.source_groups, 'source group')} form "
             f"{counted(self.components, 'component')}; the largest has {counted(self.largest['records'], 'record')}."
         )
-        return said
+        return lines
 
 
 def components(count: int, edges: ArrayLike) -> Integers:

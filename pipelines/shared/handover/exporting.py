@@ -249,8 +249,8 @@ def _beyond(
     chosen = ", ".join(model.get("chosen_on_val", {}))
     if chosen:
         tasks.append(f"pipelines.{study}.metrics.predict_columns takes the {chosen} under chosen_on_val too.")
-    if method.beyond_export:
-        tasks.append(method.beyond_export)
+    if method.not_exported:
+        tasks.append(method.not_exported)
     elif len(finished.models) > 1:
         tasks.append(f"The run's answer is the mean of the probabilities of its {len(finished.models)} networks.")
     return tasks

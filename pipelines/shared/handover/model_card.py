@@ -256,6 +256,6 @@ def limits(facts: CardFacts) -> list[str]:
 def _worse(facts: CardFacts, main: Estimate) -> list[str]:
     """Subgroups of the headline metric whose interval lies below the overall value."""
     prefix = facts.results.headline + "["
-    mine = {k.removeprefix(prefix).rstrip("]"): e for k, e in facts.subgroups.items() if k.startswith(prefix)}
-    below = [f"{k} {e}" for k, e in mine.items() if None not in (e.high, main.value) and e.high < main.value]  # type: ignore[operator]
+    by_group = {k.removeprefix(prefix).rstrip("]"): e for k, e in facts.subgroups.items() if k.startswith(prefix)}
+    below = [f"{k} {e}" for k, e in by_group.items() if None not in (e.high, main.value) and e.high < main.value]  # type: ignore[operator]
     return [f"Worse than overall ({main.value:.3f}), by the whole interval: {', '.join(below)}."] if below else []

@@ -25,14 +25,14 @@ def save(file: Path, state: dict[str, Any]) -> None:
     write_atomically(file, lambda aside: torch.save({"schema": SCHEMA} | state, aside), keep=_previous(file))
 
 
-def load(file: Path, belongs_to: dict[str, Any]) -> dict[str, Any] | None:
+def load(file: Path, must_match: dict[str, Any]) -> dict[str, Any] | None:
     """Read a training state, None if there is none: the last one, or the one before it where the last is damaged.
 
     From either, training ends with the same weights; where both are damaged it begins anew, which it says.
 
     Args:
         file: the checkpoint.
-        belongs_to: what the run is now (world size, split, keys of the configuration); must equal what was saved.
+        must_match: what the run is now (world size, split, keys of the configuration); must equal what was saved.
 
     Raises:
         RunError: of another schema, world size, split or configuration; the message says which.
@@ -48,7 +48,7 @@ def load(file: Path, belongs_to: dict[str, Any]) -> dict[str, Any] | None:
             with suppress(OSError):  # another process was first, and finds no more than this one
                 place.replace(place.with_name(f"{file.stem}.damaged{file.suffix}"))
             continue
-        _check(place, state, belongs_to)
+        _check(place, state, must_match)
         return state
     return None
 
@@ -67,16 +67,16 @@ def _read(file: Path) -> dict[str, Any]:
     return state
 
 
-def _check(file: Path, state: dict[str, Any], belongs_to: dict[str, Any]) -> None:
+def _check(file: Path, state: dict[str, Any], must_match: dict[str, Any]) -> None:
     if state.get("schema") != SCHEMA:
         raise RunError(
             f"{file} has checkpoint schema {state.get('schema')}, this version writes {SCHEMA}.",
             "Resume with the version that began the run, or start anew.",
         )
     before = state["belongs_to"]
-    for key in sorted(before.keys() | belongs_to.keys()):
-        if before.get(key) != belongs_to.get(key):
+    for key in sorted(before.keys() | must_match.keys()):
+        if before.get(key) != must_match.get(key):
             raise RunError(
-                f"{file} was written with another {key}: {before.get(key)}, now {belongs_to.get(key)}.",
+                f"{file} was written with another {key}: {before.get(key)}, now {must_match.get(key)}.",
                 "Resume under the same conditions, or start a new run.",
             )

@@ -99,7 +99,7 @@ class CrossValidation(Method[C]):
 
     def __init__(self, method: Method[C]) -> None:
         self.method, self.learner = method, method.learner
-        self.beyond_export, self.files = method.beyond_export, method.files
+        self.not_exported, self.files = method.not_exported, method.files
 
     def fit(self, run: Run[C], data: Data) -> None:
         """Fit every fold, then pool their predictions and operating points.

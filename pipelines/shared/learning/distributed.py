@@ -87,9 +87,9 @@ def _first_host() -> str:
 
 def _device(name: str, local: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    mine = local % max(count, 1)  # SLURM may show each process its own GPU only
+    index = local % max(count, 1)  # SLURM may show each process its own GPU only
     if name == "auto":
-        return torch.device("cuda", mine) if count else torch.device("cpu")
+        return torch.device("cuda", index) if count else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -97,7 +97,7 @@ def _device(name: str, local: int) -> torch.device:
     if device.type == "cuda":
         if (device.index or 0) >= count:
             raise ConfigError(f"trainer.device={name}: this machine has {count} GPUs.", "Use trainer.device=auto.")
-        return torch.device("cuda", mine if device.index is None else device.index)
+        return torch.device("cuda", index if device.index is None else device.index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"trainer.device={name}: torch finds no Apple GPU here.", "Use trainer.device=auto.")
     if device.type == "mps" and launch().size > 1:
@@ -140,8 +140,8 @@ def agreement(loss: torch.Tensor, stop: bool, world: World) -> Callable[[], tupl
     Returns:
         A function that waits for: this process's loss, the mean of all processes, whether any was asked to stop.
     """
-    mine = loss.detach().to(torch.float32 if world.device.type == "mps" else torch.float64)  # which mps lacks
-    values = torch.stack([mine, mine, torch.full_like(mine, float(stop))])
+    value = loss.detach().to(torch.float32 if world.device.type == "mps" else torch.float64)  # which mps lacks
+    values = torch.stack([value, value, torch.full_like(value, float(stop))])
     if world.size > 1:
         dist.all_reduce(values[1:])
     on_gpu = world.device.type == "cuda"

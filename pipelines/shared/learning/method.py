@@ -35,12 +35,12 @@ class Method(ABC, Generic[C]):
 
     Attributes:
         learner: the class of its networks.
-        beyond_export: what a run's answer needs besides its networks, and an export lacks.
+        not_exported: what a run's answer needs besides its networks, and an export lacks.
         files: names of files in the run folder, besides models/, that an answer needs.
     """
 
     learner: type[Learner[C]]
-    beyond_export: str = ""
+    not_exported: str = ""
     files: tuple[str, ...] = ()
 
     @abstractmethod
@@ -152,7 +152,7 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
             seed=seed,
             world=run.world,
             file=run.folder.checkpoint(name),
-            belongs_to={"split": data.flow["split_fingerprint"]} | training_keys(run.config),
+            must_match={"split": data.flow["split_fingerprint"]} | training_keys(run.config),
         )
     if run.world.main:
         history = pd.DataFrame(rows)

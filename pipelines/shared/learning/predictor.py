@@ -39,8 +39,8 @@ def predict(
     """
     batches_of = data if isinstance(data, Loader) else Loader(data, workers, world.device)
     count = len(batches_of.dataset)
-    mine = list(range(count))[world.rank :: world.size]
-    batches = [[(0, position, 0) for position in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
+    share = list(range(count))[world.rank :: world.size]
+    batches = [[(0, position, 0) for position in share[i : i + batch_size]] for i in range(0, len(share), batch_size)]
     model.eval()
     outputs, positions = [], []
     with torch.inference_mode(), torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -51,7 +51,7 @@ def fit(
     seed: int,
     world: World,
     file: Path,
-    belongs_to: dict[str, Any],
+    must_match: dict[str, Any],
 ) -> History:
     """Train `model` in place; it ends with the weights of its best epoch (their moving average with EMA).
 
@@ -65,7 +65,7 @@ def fit(
         seed: of this network.
         world: this process among all; each takes its part of every batch.
         file: the checkpoint; if it exists, training goes on from there.
-        belongs_to: what a checkpoint must match to be resumed (split, configuration …).
+        must_match: what a checkpoint must match to be resumed (split, configuration …).
 
     Returns:
         One dict per epoch: network, epoch, train_loss, what `validate` returned, learning_rate, seconds, best.
@@ -76,7 +76,7 @@ def fit(
         RunError: the checkpoint does not belong to this run.
         SystemExit: SIGTERM came; the state is saved.
     """
-    run = _Training(model.to(world.device), loss, data, config, name, seed, world, file, belongs_to)
+    run = _Training(model.to(world.device), loss, data, config, name, seed, world, file, must_match)
     run.resume()
     at = run.progress
     while at.epoch < config.epochs and not (config.patience and at.epoch - 1 - at.best_epoch >= config.patience):
@@ -110,11 +110,11 @@ class _Training:
         seed: int,
         world: World,
         file: Path,
-        belongs_to: dict[str, Any],
+        must_match: dict[str, Any],
     ) -> None:
         self.model, self.loss, self.data, self.config = model, loss, data, config
         self.name, self.seed, self.world, self.file = name, seed, world, file
-        self.belongs_to = belongs_to | {"number of processes": world.size}
+        self.must_match = must_match | {"number of processes": world.size}
         if config.batch_size % world.size:
             raise ConfigError(
                 f"trainer.batch_size={config.batch_size} is over all processes; {world.size} cannot share it equally.",
@@ -203,9 +203,9 @@ class _Training:
         agreement = distributed.agreement(value, preemption.requested(), self.world)
         first = at.batch - at.batch % config.accumulate  # the last group of an epoch may be smaller
         (value / min(config.accumulate, self.batches - first)).backward()
-        mine, number, self.stop = agreement()  # a GPU is in the backward pass meanwhile: nothing waits for it
+        here, number, self.stop = agreement()  # a GPU is in the backward pass meanwhile: nothing waits for it
         if not math.isfinite(number):
-            ids = [str(self.data.ids[int(p)]) for p in positions] if not math.isfinite(mine) else []
+            ids = [str(self.data.ids[int(p)]) for p in positions] if not math.isfinite(here) else []
             records = [name for part in distributed.gather(ids, self.world) for name in part]
             raise UserError(
                 f"{self.name}: the loss is {number} at epoch {at.epoch + 1}, batch {at.batch + 1}; stopped before the "
@@ -253,7 +253,7 @@ class _Training:
         if self.world.main:
             plateau = self.schedule if isinstance(self.schedule, ReduceLROnPlateau) else None
             state = {
-                "belongs_to": self.belongs_to,
+                "belongs_to": self.must_match,
                 "progress": dict(vars(self.progress)),
                 "history": self.history,
                 "model": self.model.state_dict(),
@@ -266,7 +266,7 @@ class _Training:
 
     def resume(self) -> None:
         """Take up the state of a run that was cut off, if there is one."""
-        saved = checkpoint.load(self.file, self.belongs_to)
+        saved = checkpoint.load(self.file, self.must_match)
         place = None if saved is None else (saved["progress"]["epoch"], saved["progress"]["batch"])
         if len(set(distributed.gather(place, self.world))) > 1:
             raise RunError(

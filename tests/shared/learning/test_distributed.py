@@ -88,7 +88,7 @@ def train(world: World, folder: Path, section, noise: bool, name: str = "c.pt", 
         return {"val_loss": float(masked_binary_cross_entropy(outputs, torch.from_numpy(data.targets)))}
 
     history = fit(
-        model, loss, data, validate, section, name="network", seed=1, world=world, file=folder / name, belongs_to={}
+        model, loss, data, validate, section, name="network", seed=1, world=world, file=folder / name, must_match={}
     )
     return model.state_dict(), [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 

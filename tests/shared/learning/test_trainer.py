@@ -66,7 +66,7 @@ def train(file, config, data=None, validate=None, model=None, **more):
     model = model or Toy()
     history = fit(
         model, masked_binary_cross_entropy, data, validate or default_validate, config,
-        name="network", seed=1, world=ONE, file=file, belongs_to={"split": "abc"} | more,
+        name="network", seed=1, world=ONE, file=file, must_match={"split": "abc"} | more,
     )  # fmt: skip
     return model, history
 
@@ -241,7 +241,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_records(t
 
     with pytest.raises(UserError) as caught:
         fit(model, broken, data, lambda m: {}, trainer_section(), name="network", seed=1, world=ONE,
-            file=tmp_path / "c.pt", belongs_to={})  # fmt: skip
+            file=tmp_path / "c.pt", must_match={})  # fmt: skip
     first = [data.ids[p] for _, p, _ in EpochBatches(N, 4, 1, 0).batches[0]]
     assert all(name in caught.value.problem for name in first)
     moved = {k for k, v in weights(model).items() if not torch.equal(v, before[k])}

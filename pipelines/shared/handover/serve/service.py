@@ -143,8 +143,8 @@ class Service:
             return [self.answer(requests[0], rows, columns)]
         answers: list[Json | Exception] = []
         for request in requests:
-            mine, rows = rows[: len(request.files)], rows[len(request.files) :]
-            named = [row | {"file": name} for row, name in zip(mine, request.names, strict=True)]
+            part, rows = rows[: len(request.files)], rows[len(request.files) :]
+            named = [row | {"file": name} for row, name in zip(part, request.names, strict=True)]
             answers.append(self.answer(request, named, columns))
         return answers
 
