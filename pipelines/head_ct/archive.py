@@ -58,7 +58,7 @@ def private_folder(config: HeadCtConfig) -> Path:
 
 def names_of(config: HeadCtConfig) -> Names:
     """The hashed names of this installation; a phantom has nobody to protect and the same names everywhere."""
-    if config.mode not in ("predict", "serve") and config.data.name == "phantom":
+    if config.mode not in ("predict", "serve", "listen") and config.data.name == "phantom":
         return Names("phantom")
     own = config.data.salt_file
     return Names(salt_of(Path(own) if own else private_folder(config) / "salt"))

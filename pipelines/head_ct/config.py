@@ -17,7 +17,8 @@ from pipelines.shared.config import (
     UserPath,
 )
 
-MODES = ["label"]
+MODES = ["label", "listen"]
+FINISHED_RUN = {"listen": ["listen", "serve", "cache", "trainer.device", "run_dir"]}  # modes that work on one, their keys
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -212,6 +213,60 @@ class TriageSection(Section):
     resamples: Annotated[int, Field(ge=20)]
 
 
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
+
+
+class ListenSection(Section):
+    """`mode=listen`: the node where scans arrive. Its page listens where `serve` says.
+
+    Attributes:
+        folder: what arrived, the journal, the results; null: `head_ct/listen` in the cache folder.
+        host, port: of the DICOM node.
+        ae_title: its own.
+        callers: AE titles that may connect; none given: any on this machine.
+        associations: at the same time.
+        pdu: bytes of the largest PDU that it takes; 0: any.
+        timeout: seconds after which a sender that says nothing is let go.
+        pause: seconds without a further slice after which a study is complete.
+        free_gb: that must stay free on the disk; below it nothing is taken.
+        keep_hours: after which the files of a study that is scored, with all its results sent, are removed.
+        send: where results go: `dicom://<AE title>@<host>:<port>`, or the address of a DICOMweb service (STOW-RS).
+        capture: also send a secondary capture of the key slices.
+        retry: seconds until a sending that failed is tried again; doubled each time, an hour at most.
+    """
+
+    folder: UserPath | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 11112
+    ae_title: AeTitle = "HEADCT"
+    callers: list[AeTitle] = Field(default_factory=list)
+    associations: Count = 10
+    pdu: Annotated[int, Field(ge=0, le=2**32 - 1)] = 131072
+    timeout: Positive = 30.0
+    pause: Positive = 3.0
+    free_gb: NonNegative = 2.0
+    keep_hours: Positive = 72.0
+    send: str | None = None
+    capture: bool = False
+    retry: Positive = 30.0
+
+    @field_validator("send")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        from urllib.parse import urlsplit
+
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            whole = bool(parts.hostname) and (parts.scheme != "dicom" or bool(parts.username and parts.port))
+        except ValueError:
+            whole = False
+        if not whole or parts.scheme not in ("dicom", "http", "https"):
+            raise ValueError(f"'{value}' is neither dicom://<AE title>@<host>:<port> nor the http(s) address of a STOW-RS")
+        return value
+
+
 class HeadCtConfig(StudyConfig):
     """The root of the study's configuration."""
 
@@ -225,6 +280,7 @@ class HeadCtConfig(StudyConfig):
     labels: LabelSection
     operating_points: AlarmSection
     triage: TriageSection
+    listen: ListenSection = Field(default_factory=ListenSection)  # runs that were made before this section lack it
 
 
 CONFIG = HeadCtConfig

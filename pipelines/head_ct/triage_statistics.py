@@ -60,10 +60,11 @@ def queue_order(y: ArrayLike, score: ArrayLike, seed: int = 0) -> QueueOrder:
     random, by_score = np.empty(len(truth), int), np.empty(len(truth), int)
     random[shuffled] = np.arange(1, len(truth) + 1)
     by_score[np.lexsort((random, -values))] = np.arange(1, len(truth) + 1)
-    return QueueOrder(random, by_score, _rank_sum(random, truth), _rank_sum(by_score, truth))
+    return QueueOrder(random, by_score, rank_sum(random, truth), rank_sum(by_score, truth))
 
 
-def _rank_sum(position: np.ndarray, truth: np.ndarray) -> float | None:
+def rank_sum(position: np.ndarray, truth: np.ndarray) -> float | None:
+    """Two-sided p-value that positions (n,) of positive and negative cases differ; None if there is one class only."""
     if truth.all() or not truth.any():
         return None
     return float(mannwhitneyu(position[truth], position[~truth], alternative="two-sided").pvalue)

@@ -53,6 +53,12 @@ def predict_keys(study: str) -> list[str]:
     return list(getattr(importlib.import_module(f"pipelines.{study}.config"), "PREDICT_KEYS", []))
 
 
+def finished_run_modes(study: str) -> dict[str, list[str]]:
+    """A study's own modes that work on a finished run (`FINISHED_RUN` of its config.py), and what they may set."""
+    modes: dict[str, list[str]] = getattr(importlib.import_module(f"pipelines.{study}.config"), "FINISHED_RUN", {})
+    return modes
+
+
 def mode_keys(study: str, mode: str) -> list[str]:
     """All keys that count in a mode of the study's own (`MODE_KEYS` of its config.py); empty: it does not say."""
     keys: dict[str, list[str]] = getattr(importlib.import_module(f"pipelines.{study}.config"), "MODE_KEYS", {})

@@ -255,7 +255,7 @@ def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen:
     if config.mode == "verify" or launch().rank > 0:  # the main process decides for all
         return Job(config, Path(config.run_dir), command)
     if parent is not None:
-        plain = config.model_dump(exclude={"run_dir", "serve"})  # no run depends on how it may be served
+        plain = config.model_dump(exclude={"run_dir", "serve", "listen"})  # no run depends on how it may be served
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
         folder = parent / f"{number}-{digest}"
         return _go_on(config, folder, command)

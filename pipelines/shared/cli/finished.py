@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.errors import ConfigError, RunError, nearest
-from pipelines.shared.job import config_model, mode_keys, predict_keys, study_modes
+from pipelines.shared.job import config_model, finished_run_modes, mode_keys, predict_keys, study_modes
 from pipelines.shared.pretrained import is_pretrained, notice_of, pretrained_run
 from pipelines.shared.validation import allowed_keys, check
 
@@ -26,9 +26,14 @@ OF_FILES = ("predict", "serve")  # modes that score files, of which `predict_key
 KEY = re.compile(r"(?<![\w./-])(?:[a-z_]+(?:\.[a-z_]+)+(?![\w/(-])|[a-z_]+(?==[^=]))")
 
 
+def with_run(study: str) -> dict[str, list[str]]:
+    """The modes of a study that work on a finished run, the study's own included, and what may be set beside it."""
+    return FREE_WITH_RUN | finished_run_modes(study)
+
+
 def free_keys(study: str, mode: str) -> list[str]:
     """The keys that may be set in a mode that works on a finished run; a section stands for all its keys."""
-    return ["mode", "run", *FREE_WITH_RUN[mode], *(predict_keys(study) if mode in OF_FILES else [])]
+    return ["mode", "run", *with_run(study)[mode], *(predict_keys(study) if mode in OF_FILES else [])]
 
 
 def is_free(key: str, free: list[str]) -> bool:
@@ -41,7 +46,7 @@ def remedy_in(mode: str, study: str, remedy: str) -> str:
 
     Of `run_dir` nothing is added: another one is a new run by itself.
     """
-    if mode not in FREE_WITH_RUN:
+    if mode not in with_run(study):
         return remedy
     free, sections = [*free_keys(study, mode), "run_dir"], config_model(study).model_fields
     named = dict.fromkeys(KEY.findall(remedy))
@@ -60,7 +65,7 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
     for key in keys if takes else []:
         if not any(key == t or key.startswith(t + ".") for t in ["mode", *takes]):
             raise ConfigError(f"'{key}' counts for nothing in mode={config.mode}.", f"It takes: {', '.join(takes)}.")
-    if config.mode not in FREE_WITH_RUN:
+    if config.mode not in with_run(study):
         return config
     if config.run is None:
         raise ConfigError(f"mode={config.mode} needs run=<run folder>.", "Give the folder that a training run left.")
@@ -102,9 +107,9 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
             values[section][name or "enabled"] = now[section][name or "enabled"]  # of cache=off not the folder
         here = {} if values["mode"] == "predict" else {"mode": "resume", "run": config.run}
         return _checked(study, config, values | here | {"run_dir": config.run})
-    sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in FREE_WITH_RUN[config.mode])]
+    sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in with_run(study)[config.mode])]
     for section in sections:
-        if section in ("mode", "run", "input", "run_dir", "serve") or any(k.split(".")[0] == section for k in keys):
+        if section in ("mode", "run", "input", "run_dir", "serve", config.mode) or any(k.split(".")[0] == section for k in keys):
             values[section] = now[section]
     for section in elsewhere:
         values[section] = now[section]

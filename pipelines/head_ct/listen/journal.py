@@ -1,0 +1,284 @@
+"""What a node has done so far, in SQLite: every step is committed before the next one counts on it.
+
+A study's `revision` is the number of changes of its files. A score belongs to a revision and is written once, in one
+transaction with the results that are to be sent: a process that is killed at any moment, started again, goes on with
+what is due and does nothing twice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS studies (
+    study TEXT PRIMARY KEY, arrived REAL NOT NULL, latest REAL NOT NULL, revision INTEGER NOT NULL,
+    complete INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, read REAL, critical INTEGER
+);
+CREATE TABLE IF NOT EXISTS instances (
+    study TEXT NOT NULL, instance TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (study, instance)
+);
+CREATE INDEX IF NOT EXISTS by_instance ON instances (instance);
+CREATE TABLE IF NOT EXISTS scores (
+    study TEXT NOT NULL, revision INTEGER NOT NULL, at REAL NOT NULL, score REAL, alarm INTEGER, reason TEXT,
+    seconds REAL, slices INTEGER, series TEXT, warnings TEXT, left_out TEXT, PRIMARY KEY (study, revision)
+);
+CREATE TABLE IF NOT EXISTS outbox (
+    study TEXT NOT NULL, revision INTEGER NOT NULL, kind TEXT NOT NULL, due REAL NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0, sent REAL, failure TEXT, PRIMARY KEY (study, revision, kind)
+);
+"""
+ATTEMPTS = 3  # at a study that ended the process each time
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What scoring a study found: a score, or the reason why there is none.
+
+    Attributes:
+        score: P(critical).
+        alarm: whether the score reaches the alarm's threshold; None: the run has none.
+        reason: why there is no score; None where there is one.
+        seconds: that it took.
+        slices: of the series that was chosen.
+        series: which one and by what rule.
+        warnings: what to read the score with.
+        left_out: files that were not used and why.
+    """
+
+    score: float | None = None
+    alarm: bool | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    slices: int | None = None
+    series: str | None = None
+    warnings: str | None = None
+    left_out: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A study in the journal. Times are seconds since 1970.
+
+    Attributes:
+        study: its hashed name.
+        arrived: when its first slice was stored.
+        latest: when its last one was.
+        revision: changes of its files so far.
+        files: that were stored.
+        scored: revision that `outcome` belongs to, the last one scored; None: none yet.
+        at: when that was.
+        outcome: of that revision.
+        read: when a radiologist was done with it; None: it waits.
+        critical: what the radiologist found.
+        unsent: results that wait to be sent.
+        failure: why the last attempt to send one failed.
+    """
+
+    study: str
+    arrived: float
+    latest: float
+    revision: int
+    files: int
+    scored: int | None
+    at: float | None
+    outcome: Outcome | None
+    read: float | None
+    critical: bool | None
+    unsent: int = 0
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A result that is to be sent: of which study and revision, what kind, how often it was tried."""
+
+    study: str
+    revision: int
+    kind: str
+    tries: int
+
+
+class Journal:
+    """The journal in a file. Its methods may be called from any thread; each is one transaction on disk."""
+
+    def __init__(self, file: Path) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
+        self._db.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Nothing may be asked afterwards."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, question: str, *values: object) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(question, values).fetchall()
+
+    # --- what arrives ---
+
+    def received(self, study: str, instance: str, digest: str, now: float) -> bool:
+        """Note a file that lies on disk; False if it is known just so, as when a sender repeats itself."""
+        with self._transaction() as db:
+            known = db.execute(
+                "SELECT digest FROM instances WHERE study = ? AND instance = ?", (study, instance)
+            ).fetchone()
+            if known is not None and known["digest"] == digest:
+                return False
+            db.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, ?)", (study, instance, digest))
+            db.execute(
+                "INSERT INTO studies (study, arrived, latest, revision) VALUES (?, ?, ?, 1) ON CONFLICT (study) "
+                "DO UPDATE SET latest = excluded.latest, revision = revision + 1, attempts = 0",
+                (study, now, now),
+            )
+        return True
+
+    def complete(self, studies: Iterable[str]) -> None:
+        """A sender says that it has sent all of these studies: nothing is waited for until a further file comes."""
+        with self._transaction() as db:
+            db.executemany("UPDATE studies SET complete = revision WHERE study = ?", [(s,) for s in studies])
+
+    def instances(self, study: str) -> dict[str, str]:
+        """The hashed names of a study's files -> digest of what they held."""
+        rows = self._rows("SELECT instance, digest FROM instances WHERE study = ?", study)
+        return {row["instance"]: row["digest"] for row in rows}
+
+    def study_of(self, instance: str) -> str | None:
+        """The study that a file belongs to; None: no such file is there."""
+        rows = self._rows("SELECT study FROM instances WHERE instance = ?", instance)
+        return str(rows[0]["study"]) if rows else None
+
+    def forget_files(self, study: str) -> None:
+        """Its files are to be removed; its scores and what was read stay."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM instances WHERE study = ?", (study,))
+
+    # --- what is scored ---
+
+    def due(self, now: float, pause: float) -> tuple[str, int] | None:
+        """The study that has waited longest to be scored, and its revision.
+
+        It is complete: its sender said so, or nothing came for `pause` seconds. A clock that was set back counts as
+        a pause.
+        """
+        rows = self._rows(
+            "SELECT study, revision FROM studies AS s WHERE NOT EXISTS "
+            "(SELECT 1 FROM scores WHERE study = s.study AND revision = s.revision) "
+            "AND (complete = revision OR latest + ? <= ? OR latest > ?) ORDER BY latest, study LIMIT 1",
+            pause, now, now,
+        )  # fmt: skip
+        return (str(rows[0]["study"]), int(rows[0]["revision"])) if rows else None
+
+    def attempt(self, study: str) -> int:
+        """Count an attempt at scoring before it begins: one that ends the process is not repeated for ever."""
+        with self._transaction() as db:
+            db.execute("UPDATE studies SET attempts = attempts + 1 WHERE study = ?", (study,))
+            return int(db.execute("SELECT attempts FROM studies WHERE study = ?", (study,)).fetchone()["attempts"])
+
+    def scored(self, study: str, revision: int, outcome: Outcome, now: float, send: Sequence[str] = ()) -> bool:
+        """Write down an outcome and the results to send, both or neither; False if this revision has one already."""
+        values = asdict(outcome)
+        names, marks = ", ".join(values), ", ".join("?" * len(values))
+        with self._transaction() as db:
+            written = db.execute(
+                f"INSERT OR IGNORE INTO scores (study, revision, at, {names}) VALUES (?, ?, ?, {marks})",
+                (study, revision, now, *values.values()),
+            ).rowcount
+            if written:
+                db.executemany(
+                    "INSERT INTO outbox (study, revision, kind, due) VALUES (?, ?, ?, ?)",
+                    [(study, revision, kind, now) for kind in send],
+                )
+        return bool(written)
+
+    # --- what is read ---
+
+    def read(self, study: str, critical: bool, now: float) -> bool:
+        """A radiologist has read it; a second answer corrects the finding, not the time. False: no such study."""
+        with self._transaction() as db:
+            return bool(
+                db.execute(
+                    "UPDATE studies SET read = coalesce(read, ?), critical = ? WHERE study = ?",
+                    (now, int(critical), study),
+                ).rowcount
+            )
+
+    def entries(self) -> list[Entry]:
+        """All studies, by arrival."""
+        rows = self._rows(
+            "SELECT s.*, c.revision AS scored, c.at, c.score, c.alarm, c.reason, c.seconds, c.slices, c.series, "
+            "c.warnings, c.left_out, (SELECT count(*) FROM instances WHERE study = s.study) AS files, "
+            "(SELECT count(*) FROM outbox WHERE study = s.study AND sent IS NULL) AS unsent, "
+            "(SELECT failure FROM outbox WHERE study = s.study AND sent IS NULL AND failure IS NOT NULL "
+            "ORDER BY revision DESC LIMIT 1) AS failure "
+            "FROM studies AS s LEFT JOIN scores AS c ON c.study = s.study AND c.revision = "
+            "(SELECT max(revision) FROM scores WHERE study = s.study) ORDER BY s.arrived, s.study"
+        )
+        return [_entry(row) for row in rows]
+
+    def entry(self, study: str) -> Entry | None:
+        """One of them."""
+        return next((entry for entry in self.entries() if entry.study == study), None)
+
+    # --- what is sent ---
+
+    def letter(self, now: float) -> Letter | None:
+        """The result that has waited longest to be sent."""
+        rows = self._rows(
+            "SELECT study, revision, kind, tries FROM outbox WHERE sent IS NULL AND due <= ? ORDER BY due, study LIMIT 1",
+            now,
+        )
+        return Letter(**dict(rows[0])) if rows else None
+
+    def sent(self, letter: Letter, now: float) -> None:
+        """The receiver has it."""
+        self._letter("sent = ?, failure = NULL, tries = tries + 1", letter, now)
+
+    def unsent(self, letter: Letter, failure: str, due: float) -> None:
+        """It could not be sent; it is tried again when it is due."""
+        self._letter("failure = ?, due = ?, tries = tries + 1", letter, failure, due)
+
+    def _letter(self, change: str, letter: Letter, *values: object) -> None:
+        place = (letter.study, letter.revision, letter.kind)
+        with self._transaction() as db:
+            db.execute(f"UPDATE outbox SET {change} WHERE study = ? AND revision = ? AND kind = ?", (*values, *place))
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    values: dict[str, Any] = dict(row)
+    found = {name: values[name] for name in Outcome.__dataclass_fields__}
+    found["alarm"] = None if found["alarm"] is None else bool(found["alarm"])
+    return Entry(
+        study=values["study"],
+        arrived=values["arrived"],
+        latest=values["latest"],
+        revision=values["revision"],
+        files=values["files"],
+        scored=values["scored"],
+        at=values["at"],
+        outcome=None if values["scored"] is None else Outcome(**found),
+        read=values["read"],
+        critical=None if values["critical"] is None else bool(values["critical"]),
+        unsent=values["unsent"],
+        failure=values["failure"],
+    )
