@@ -130,7 +130,7 @@ class StudyScorer(Scorer[HeadCtConfig]):
         Raises:
             DataError: there is no CT slice.
         """
-        path = root / files[0]
+        self._last, path = None, root / files[0]
         cache = self.run.config.cache.model_copy(update={"dir": str(self.run.folder.path / "index")})
         config = self.run.config.model_copy(update={"cache": cache})
         archive, per_file = _timed_archive(path, config, self.names)
@@ -138,6 +138,13 @@ class StudyScorer(Scorer[HeadCtConfig]):
         predictions = _predictions(scoring.rows(list(archive.studies["id"])), archive, self.names)
         self._last = scoring, list(predictions.loc[predictions["reason"].isna(), "study"])
         return predictions
+
+    def left_out(self) -> str | None:
+        """The files that `rows` did not use the last time, counted by their reason; None where it used all."""
+        if self._last is None:
+            return None
+        reasons = Counter(fault.reason for fault in self._last[0].archive.faults)
+        return "; ".join(f"{counted(n, 'file')}: {reason}" for reason, n in reasons.most_common()) or None
 
     def pictures(self, root: Path, file: str) -> list[Picture]:
         """The key slices of the study with the highest score, of those that `rows` scored last."""

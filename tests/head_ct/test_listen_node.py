@@ -1,0 +1,202 @@
+"""A sender, the node, and what lies on disk when it says that it has something."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from pipelines.head_ct.config import ListenSection
+from pipelines.head_ct.dicom import CT
+from pipelines.head_ct.listen.journal import Journal
+from pipelines.head_ct.listen.store import Store
+from pipelines.head_ct.pseudonyms import Names
+from pipelines.head_ct.writing import Header, add_pixels, dataset_of, stored_values, uid_of
+from pipelines.shared.errors import ConfigError
+
+pytest.importorskip("pynetdicom", reason="the extra listen is not installed")
+
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import MRImageStorage, StorageCommitmentPushModel, Verification
+
+from pipelines.head_ct.listen.node import Node
+
+NAMES = Names("salt")
+
+
+def slice_of(study="1.2.3", number=1, syntax="explicit"):
+    header = Header("MRN-4711", "Doe^Jane", "ACC-99", study, f"{study}.4", (2.0, 2.0), syntax=syntax)
+    ds = dataset_of(header, CT, uid_of(study, number), number)
+    ds.Rows = ds.Columns = 16
+    ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 5.0 * number], [1, 0, 0, 0, 1, 0]
+    ds.PixelSpacing = [2.0, 2.0]
+    ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
+    add_pixels(ds, stored_values(header, np.zeros((16, 16))), header)
+    return ds
+
+
+@pytest.fixture
+def open_node(tmp_path):
+    """Makes a node; its `store`, `node`, and an event that is set when something came."""
+    nodes, journal = [], Journal(tmp_path / "journal.sqlite")
+
+    def make(free=0.0, **changes):
+        store, came = Store(tmp_path, journal, NAMES, free), threading.Event()
+        node = Node(ListenSection(port=0, timeout=5.0, **changes), store, came.set)
+        node.start()
+        nodes.append(node)
+        return node, store, came
+
+    yield make
+    for node in nodes:
+        node.stop()
+    journal.close()
+
+
+def associate(node, *contexts, title="SCANNER", called="HEADCT", handlers=()):
+    entity = AE(title)
+    for context in contexts or (CT, Verification):
+        entity.add_requested_context(context)
+    return entity.associate("127.0.0.1", node.port, ae_title=called, evt_handlers=list(handlers))
+
+
+def send(node, *datasets, **keywords):
+    """The statuses of C-STORE."""
+    link = associate(node, **keywords)
+    assert link.is_established
+    try:
+        return [link.send_c_store(ds).Status for ds in datasets]
+    finally:
+        link.release()
+
+
+def test_it_answers_an_echo(open_node):
+    node, _, _ = open_node()
+    link = associate(node)
+    assert link.send_c_echo().Status == 0
+    link.release()
+
+
+def test_what_is_acknowledged_lies_on_disk_and_in_the_journal(open_node):
+    node, store, came = open_node()
+    first, second = slice_of(number=1), slice_of(number=2)
+    assert send(node, first, second, first) == [0, 0, 0]
+    assert came.is_set()
+    (entry,) = store.journal.entries()
+    assert (entry.study, entry.files, entry.revision) == (NAMES.of("ct", "1.2.3"), 2, 2)
+    import pydicom
+
+    file = store.root / entry.study / f"{NAMES.of('in', first.SOPInstanceUID)}.dcm"
+    there = pydicom.dcmread(file)
+    assert there.PixelData == first.PixelData
+    assert there.StudyInstanceUID == "1.2.3"
+    assert there.file_meta.TransferSyntaxUID in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+
+
+def test_several_senders_at_once_lose_nothing(open_node):
+    node, store, _ = open_node()
+
+    def sender(k):
+        return send(node, *(slice_of(f"1.2.{k}", number) for number in range(1, 6)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [status for each in pool.map(sender, range(4)) for status in each] == [0] * 20
+    assert [e.files for e in store.journal.entries()] == [5] * 4
+
+
+def test_only_ct_is_taken(open_node):
+    node, _, _ = open_node()
+    link = associate(node, MRImageStorage)
+    assert not link.is_established
+
+
+def test_ae_titles_that_are_not_allowed_are_turned_away(open_node):
+    node, store, _ = open_node(callers=["SCANNER"])
+    assert associate(node, title="STRANGER").is_rejected
+    assert associate(node, called="OTHER").is_rejected
+    assert send(node, slice_of()) == [0]
+    assert len(store.journal.entries()) == 1
+
+
+def test_a_full_disk_is_said_so_and_what_is_no_study_is_refused(open_node):
+    node, store, _ = open_node(free=1e18)
+    assert send(node, slice_of()) == [0xA700]
+    store.free = 0
+    without = slice_of()
+    del without.StudyInstanceUID
+    assert send(node, without) == [0xA900]
+    assert store.journal.entries() == []
+
+
+def test_storage_that_fails_is_not_acknowledged(open_node, monkeypatch):
+    node, store, came = open_node()
+    monkeypatch.setattr(store.journal, "received", lambda *a: (_ for _ in ()).throw(RuntimeError("journal")))
+    assert send(node, slice_of()) == [0xA700]
+    assert not came.is_set()
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_storage_commitment_completes_a_study_only_if_all_is_there(open_node, missing):
+    from pydicom.dataset import Dataset
+
+    node, store, _ = open_node()
+    sent, absent = slice_of(number=1), slice_of(number=2)
+    send(node, sent)
+    reports, told = [], threading.Event()
+
+    def report(event):
+        reports.append((event.event_type, event.event_information))
+        return 0x0000, None
+
+    def answered(event):
+        if reports:  # and so this message is the answer to it
+            told.set()
+
+    handlers = [(evt.EVT_N_EVENT_REPORT, report), (evt.EVT_DIMSE_SENT, answered)]
+    link = associate(node, StorageCommitmentPushModel, handlers=handlers)
+    question = Dataset()
+    question.TransactionUID = "1.9"
+    question.ReferencedSOPSequence = []
+    for ds in (sent, absent)[: 2 if missing else 1]:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+        question.ReferencedSOPSequence.append(item)
+    status, _ = link.send_n_action(question, 1, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1")
+    assert status.Status == 0
+    assert told.wait(5)
+    link.release()
+    kind, information = reports[0]
+    assert information.TransactionUID == "1.9"
+    assert [i.ReferencedSOPInstanceUID for i in information.ReferencedSOPSequence] == [sent.SOPInstanceUID]
+    entry = store.journal.entries()[0]
+    due = store.journal.due(now=entry.latest, pause=60)
+    if missing:
+        assert kind == 2
+        assert [i.ReferencedSOPInstanceUID for i in information.FailedSOPSequence] == [absent.SOPInstanceUID]
+        assert due is None
+    else:
+        assert (kind, due) == (1, (entry.study, 1))
+
+
+def test_a_port_that_is_taken_is_two_lines(open_node):
+    node, store, came = open_node()
+    with pytest.raises(ConfigError, match=r"listen\.port=\d+ cannot be listened on"):
+        Node(ListenSection(port=node.port), store, came.set).start()
+
+
+@pytest.mark.skipif(shutil.which("storescu") is None, reason="dcmtk is not installed")
+def test_dcmtk_sends(open_node, tmp_path):
+    node, store, _ = open_node()
+    buffer = io.BytesIO()
+    slice_of().save_as(buffer, enforce_file_format=True)
+    file = tmp_path / "slice.dcm"
+    file.write_bytes(buffer.getvalue())
+    place = ["127.0.0.1", str(node.port)]
+    subprocess.run(["echoscu", "-aec", "HEADCT", *place], check=True, timeout=30)
+    subprocess.run(["storescu", "-aec", "HEADCT", *place, str(file)], check=True, timeout=30)
+    assert len(store.journal.entries()) == 1
