@@ -18,7 +18,9 @@ from pipelines.shared.config import (
 )
 
 MODES = ["label", "listen"]
-FINISHED_RUN = {"listen": ["listen", "serve", "cache", "trainer.device", "run_dir"]}  # modes that work on one, their keys
+FINISHED_RUN = {
+    "listen": ["listen", "serve", "cache", "trainer.device", "run_dir"]
+}  # modes that work on one, their keys
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -263,7 +265,9 @@ class ListenSection(Section):
         except ValueError:
             whole = False
         if not whole or parts.scheme not in ("dicom", "http", "https"):
-            raise ValueError(f"'{value}' is neither dicom://<AE title>@<host>:<port> nor the http(s) address of a STOW-RS")
+            raise ValueError(
+                f"'{value}' is neither dicom://<AE title>@<host>:<port> nor the http(s) address of a STOW-RS"
+            )
         return value
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.head_ct import data, metrics, predicting
+from pipelines.head_ct import data, listen, metrics, predicting
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.shared.study import Evidence, Results, Study
 
@@ -57,8 +57,12 @@ class HeadCt(Study[HeadCtConfig]):
 
         return evaluation.evaluate(evidence)
 
-    # Any folder of DICOM becomes a worklist; reports alone are labelled.
-    modes = {"predict": predicting.predict_studies, "label": predicting.label_table}  # noqa: RUF012
+    # Any folder of DICOM becomes a worklist; reports alone are labelled; scans that arrive reorder the worklist.
+    modes = {  # noqa: RUF012
+        "predict": predicting.predict_studies,
+        "label": predicting.label_table,
+        "listen": listen.listen_for_studies,
+    }
 
 
 STUDY = HeadCt()

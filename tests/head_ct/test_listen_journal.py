@@ -177,8 +177,8 @@ def test_files_go_when_they_are_old_scored_and_sent(tmp_path, journal):
     sent, unsent, unscored = (store.study(uid) for uid in ("1.1", "1.2", "1.3"))
     journal.scored(sent, 1, FOUND, now=3)
     journal.scored(unsent, 1, FOUND, now=3, send=["sr"])
-    assert store.remove_old(before=0) == 0
-    assert store.remove_old(before=1e12) == 1
+    assert store.remove_old(before=0) == []
+    assert store.remove_old(before=1e12) == [sent]
     assert {f.name for f in store.root.iterdir()} == {unsent, unscored}
     assert journal.entry(sent).outcome == FOUND
     assert store.adopt() == 0
@@ -197,6 +197,6 @@ def test_a_removal_that_is_killed_is_finished_later(tmp_path, journal, monkeypat
             store.remove_old(before=1e12)
     store = Store(tmp_path, journal, NAMES, free=0)
     assert store.adopt() == 0
-    assert store.remove_old(before=1e12) == 1
+    assert store.remove_old(before=1e12) == [study]
     assert journal.entry(study).files == 0
     assert not list(tmp_path.rglob("*.dcm"))

@@ -1,4 +1,4 @@
-"""Complete studies are scored once, whatever happens; the queue and the figures of the trial follow from the journal."""
+"""Complete studies are scored once, whatever happens; the queue and the trial's figures follow from the journal."""
 
 from __future__ import annotations
 
@@ -140,9 +140,7 @@ def test_the_figures_are_those_of_the_trial():
     assert found.p_wait == pytest.approx(mannwhitneyu(waits[truth], waits[~truth]).pvalue)
     places = np.argsort(np.argsort(reads, kind="stable")) + 1
     assert found.critical_place == pytest.approx(places[truth].mean())
-    assert found.p_arrival == pytest.approx(
-        mannwhitneyu(np.flatnonzero(truth) + 1, np.flatnonzero(~truth) + 1).pvalue
-    )
+    assert found.p_arrival == pytest.approx(mannwhitneyu(np.flatnonzero(truth) + 1, np.flatnonzero(~truth) + 1).pvalue)
 
 
 def test_figures_of_nothing_and_of_one_class_are_none():

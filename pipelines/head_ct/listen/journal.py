@@ -245,7 +245,8 @@ class Journal:
     def letter(self, now: float) -> Letter | None:
         """The result that has waited longest to be sent."""
         rows = self._rows(
-            "SELECT study, revision, kind, tries FROM outbox WHERE sent IS NULL AND due <= ? ORDER BY due, study LIMIT 1",
+            "SELECT study, revision, kind, tries FROM outbox WHERE sent IS NULL AND due <= ? "
+            "ORDER BY due, study LIMIT 1",
             now,
         )
         return Letter(**dict(rows[0])) if rows else None

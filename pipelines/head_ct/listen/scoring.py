@@ -20,6 +20,7 @@ from pipelines.shared.run_folder import RunFolder, write_atomically
 if TYPE_CHECKING:
     from pipelines.head_ct.config import HeadCtConfig
     from pipelines.head_ct.listen.store import Store
+    from pipelines.head_ct.predicting import StudyScorer
     from pipelines.shared.handover.scorer import Picture
     from pipelines.shared.run import FinishedRun, Run
 
@@ -34,7 +35,7 @@ class Scores(Protocol):
     def left_out(self) -> str | None: ...  # noqa: D102
 
 
-def scorer_of(run: Run[HeadCtConfig], finished: FinishedRun, scratch: Path) -> Scores:
+def scorer_of(run: Run[HeadCtConfig], finished: FinishedRun, scratch: Path) -> StudyScorer:
     """The scorer of `mode=predict`; what it writes of a study goes below `scratch`."""
     from pipelines.head_ct.predicting import StudyScorer
 

@@ -79,7 +79,7 @@ class Store:
                     found += self.journal.received(folder.name, file.stem, digest, time.time())
         return found
 
-    def remove_old(self, before: float) -> int:
+    def remove_old(self, before: float) -> list[str]:
         """Remove the files of studies that nothing came for since, that are scored and whose results are sent.
 
         Args:
@@ -98,7 +98,7 @@ class Store:
                 self.journal.forget_files(entry.study)
                 log.info(f"{entry.study}: its files are removed")
         shutil.rmtree(self.leaving, ignore_errors=True)
-        return len(old)
+        return [entry.study for entry in old]
 
 
 def _done(entry: Entry) -> bool:

@@ -109,7 +109,9 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
         return _checked(study, config, values | here | {"run_dir": config.run})
     sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in with_run(study)[config.mode])]
     for section in sections:
-        if section in ("mode", "run", "input", "run_dir", "serve", config.mode) or any(k.split(".")[0] == section for k in keys):
+        if section in ("mode", "run", "input", "run_dir", "serve", config.mode) or any(
+            k.split(".")[0] == section for k in keys
+        ):
             values[section] = now[section]
     for section in elsewhere:
         values[section] = now[section]

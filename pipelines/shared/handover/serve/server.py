@@ -18,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipelines.shared.cli.environment import start
+from pipelines.shared.config import ServeSection
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.handover.serve.app import make_app
 from pipelines.shared.handover.serve.guard import LOOPBACK, TOKEN
@@ -87,6 +88,21 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def token_of(settings: ServeSection) -> str | None:
+    """The token that requests must bring; None: none is set, and only this machine can ask.
+
+    Raises:
+        ConfigError: an address that others reach, without a token.
+    """
+    token = os.environ.get(TOKEN) or None
+    if settings.host not in LOOPBACK and token is None:
+        raise ConfigError(
+            f"serve.host={settings.host} lets others than this machine ask, and no token is set.",
+            f"Choose one and set it: {TOKEN}=<secret> in the environment; or keep serve.host=127.0.0.1.",
+        )
+    return token
+
+
 def listen(study: Study[Any], job: Job, finished: FinishedRun) -> None:
     """Answer requests until SIGINT or SIGTERM.
 
@@ -94,12 +110,8 @@ def listen(study: Study[Any], job: Job, finished: FinishedRun) -> None:
         ConfigError: an address that is taken or not this machine's, one that others reach without a token, or no such
             folder as `serve.root`.
     """
-    settings, token = job.config.serve, os.environ.get(TOKEN) or None
-    if settings.host not in LOOPBACK and token is None:
-        raise ConfigError(
-            f"serve.host={settings.host} lets others than this machine ask, and no token is set.",
-            f"Choose one and set it: {TOKEN}=<secret> in the environment; or keep serve.host=127.0.0.1.",
-        )
+    settings = job.config.serve
+    token = token_of(settings)
     if settings.root is not None and not Path(settings.root).is_dir():
         raise ConfigError(f"serve.root={settings.root} is no folder.", "Give one that is there, or leave it out.")
     door = bound(settings.host, settings.port)
@@ -162,7 +174,17 @@ def keep_quiet() -> None:
     warnings.simplefilter("ignore")
     logging.raiseExceptions = False  # a log that cannot be written would show on the screen what it was to hold
     logging.getLogger().addHandler(logging.NullHandler())  # else what nobody handles goes to standard error
-    for name in ("uvicorn", "uvicorn.error", "pydicom", "PIL", "fastapi", "python_multipart", "asyncio"):
+    for name in (
+        "uvicorn",
+        "uvicorn.error",
+        "pydicom",
+        "PIL",
+        "fastapi",
+        "python_multipart",
+        "asyncio",
+        "pynetdicom",
+        "highdicom",
+    ):
         quiet = logging.getLogger(name)
         quiet.propagate = False
         quiet.addHandler(logging.NullHandler())

@@ -77,7 +77,7 @@ class Service:
         self.scorer = run.study.scorer(replace(run, folder=written), finished, in_memory=True)
         self.fingerprint = fingerprint(finished)
         self.device = str(run.world.device)
-        self.notes = _notes(finished, self.device)
+        self.notes = notes_of(finished, self.device)
         self._count, self._lock = 0, threading.Lock()
         self.batcher: Batcher[Request, Json] = Batcher(
             self._work, self.settings.queue, self.settings.batch, alike=self._alike
@@ -190,7 +190,7 @@ class Service:
         self.batcher.seconds = time.perf_counter() - began
 
 
-def _notes(finished: FinishedRun, device: str) -> list[str]:
+def notes_of(finished: FinishedRun, device: str) -> list[str]:
     """What every answer should be read with."""
     notes = untaught_lines(finished.untaught)
     if finished.folder.flow.exists() and read_json(finished.folder.flow).get("synthetic"):
