@@ -170,11 +170,10 @@ class Results:
             8,
             "PATIENT",
             patient_orientation=("L", "P"),
-            conversion_type=ConversionTypeValues.WSD,
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             **common,
         )
-        capture.BurnedInAnnotation = "NO"
+        capture.ConversionType = ConversionTypeValues.WSD.value  # made by a workstation
         return capture
 
 
