@@ -1,4 +1,4 @@
-"""What goes back of a study says what it is, belongs to the study, and is the same however often it is made and sent."""
+"""What goes back of a study says what it is, belongs to it, and is the same however often it is made and sent."""
 
 from __future__ import annotations
 
