@@ -115,10 +115,13 @@ def test_only_ct_is_taken(open_node):
     assert not link.is_established
 
 
-def test_ae_titles_that_are_not_allowed_are_turned_away(open_node):
+def test_ae_titles_that_are_not_allowed_are_turned_away(open_node, monkeypatch):
+    said = []
+    monkeypatch.setattr("pipelines.head_ct.listen.node.log.warning", said.append)
     node, store, _ = open_node(callers=["SCANNER"])
     assert associate(node, title="STRANGER").is_rejected
     assert associate(node, called="OTHER").is_rejected
+    assert ["STRANGER" in said[0], "OTHER" in said[1]] == [True, True]
     assert send(node, slice_of()) == [0]
     assert len(store.journal.entries()) == 1
 
