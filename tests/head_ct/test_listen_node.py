@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -190,16 +187,3 @@ def test_a_port_that_is_taken_is_two_lines(open_node):
     node, store, came = open_node()
     with pytest.raises(ConfigError, match=r"listen\.port=\d+ cannot be listened on"):
         Node(ListenSection(port=node.port), store, came.set).start()
-
-
-@pytest.mark.skipif(shutil.which("storescu") is None, reason="dcmtk is not installed")
-def test_dcmtk_sends(open_node, tmp_path):
-    node, store, _ = open_node()
-    buffer = io.BytesIO()
-    slice_of().save_as(buffer, enforce_file_format=True)
-    file = tmp_path / "slice.dcm"
-    file.write_bytes(buffer.getvalue())
-    place = ["127.0.0.1", str(node.port)]
-    subprocess.run(["echoscu", "-aec", "HEADCT", *place], check=True, timeout=30)
-    subprocess.run(["storescu", "-aec", "HEADCT", *place, str(file)], check=True, timeout=30)
-    assert len(store.journal.entries()) == 1
