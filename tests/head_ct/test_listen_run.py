@@ -144,7 +144,10 @@ def test_killed_and_started_again_nothing_is_lost_and_nothing_twice(made, tmp_pa
             process.wait()
         with program(made, tmp_path, target) as (process, port, page):
             send(port, studies[2][3:])  # two of them again
-            now = queue_of(page, lambda now: all_scored(3)(now) and not any(s["unsent"] for s in now["waiting"]))
+            now = queue_of(
+                page,
+                lambda now: all_scored(3)(now) and all(s["picture"] and not s["unsent"] for s in now["waiting"]),
+            )
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
     finally:
