@@ -111,8 +111,8 @@ def orthanc(folder, modality_port):
     http, dicom = free_port(), free_port()
     settings = {
         "Name": "test", "HttpPort": http, "DicomPort": dicom, "DicomAet": "ORTHANC",
-        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
-        "DicomModalities": {"node": ["HEADCT", "127.0.0.1", modality_port]},
+        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False, "DicomModalities": {"node": ["HEADCT", "127.0.0.1", modality_port]},
     }  # fmt: skip
     file = folder / "orthanc.json"
     file.write_text(json.dumps(settings))

@@ -1,0 +1,135 @@
+"""The node is killed at random moments while several senders send; they repeat what was not acknowledged."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from pipelines.head_ct.dicom import CT
+from pipelines.head_ct.writing import Header, dataset_of, uid_of
+
+pytest.importorskip("pynetdicom", reason="the extra listen is not installed")
+
+from pynetdicom import AE
+
+SLICES = 12
+
+
+class Life:
+    """The node as one process after the other; `port` is None while there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port: int | None = None
+        self.process: subprocess.Popen[str] | None = None
+
+    def begin(self) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("bare_node.py")), str(self.folder)]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+
+    def end(self) -> None:
+        assert self.process is not None
+        self.port = None
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def slice_of(study: str, number: int):
+    ds = dataset_of(
+        Header("MRN", "Doe^Jane", "ACC", study, f"{study}.4", (1.0, 1.0)), CT, uid_of(study, number), number
+    )
+    ds.Rows = ds.Columns = 8
+    ds.PixelData = bytes(128)
+    ds["PixelData"].VR = "OW"
+    return ds
+
+
+def send_all(life: Life, studies: list[str], until: float) -> None:
+    """Send every slice until it is acknowledged, as a scanner does."""
+    left = [slice_of(study, number) for study in studies for number in range(SLICES)]
+    entity = AE("SCANNER")
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 5
+    entity.add_requested_context(CT)
+    while left and time.monotonic() < until:
+        link = entity.associate("127.0.0.1", life.port, ae_title="HEADCT") if life.port else None
+        if link is None or not link.is_established:
+            time.sleep(0.05)
+            continue
+        while left and link.is_established:
+            try:
+                status = link.send_c_store(left[0])
+            except RuntimeError:  # the association has gone
+                break
+            if status.get("Status") != 0:
+                break
+            left.pop(0)
+        if link.is_established:
+            link.release()
+    assert not left
+
+
+def killed(folder: Path, kills: int, senders: int, studies: int, seed: int) -> sqlite3.Connection:
+    """Kill the node so often while the studies are sent; its journal when all is scored."""
+    chance, life, until = random.Random(seed), Life(folder), time.monotonic() + 60 + 10 * kills
+    life.begin()
+    share = [[f"1.2.{s}.{k}" for k in range(studies)] for s in range(senders)]
+    threads = [threading.Thread(target=send_all, args=(life, names, until)) for names in share]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(kills):
+            time.sleep(chance.uniform(0.0, 0.6))
+            life.end()
+            life.begin()
+        for thread in threads:
+            thread.join()
+        journal = sqlite3.connect(folder / "journal.sqlite", timeout=30)
+        due = (
+            "SELECT count(*) FROM studies AS s WHERE NOT EXISTS "
+            "(SELECT 1 FROM scores WHERE study = s.study AND revision = s.revision)"
+        )
+        while journal.execute(due).fetchone()[0]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    finally:
+        life.end()
+    return journal
+
+
+def check(folder: Path, journal: sqlite3.Connection, count: int) -> None:
+    """All is there, once."""
+    files = journal.execute("SELECT study, count(*) FROM instances GROUP BY study").fetchall()
+    assert len(files) == count
+    assert {n for _, n in files} == {SLICES}
+    assert len(list((folder / "studies").rglob("*.dcm"))) == count * SLICES
+    last = journal.execute(
+        "SELECT s.study, count(*), max(c.slices) FROM studies AS s JOIN scores AS c "
+        "ON c.study = s.study AND c.revision = s.revision GROUP BY s.study"
+    ).fetchall()
+    assert len(last) == count
+    assert {(n, slices) for _, n, slices in last} == {(1, SLICES)}, "every study with all its slices, once"
+    scores = journal.execute("SELECT count(*) FROM scores").fetchone()
+    letters = journal.execute("SELECT count(*) FROM outbox").fetchone()
+    assert scores == letters, "a result for every score, none besides"
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_and_nothing_twice(tmp_path):
+    kills = int(os.environ.get("LISTEN_KILLS", "4"))  # 50 for a thorough look
+    journal = killed(tmp_path, kills, senders=2, studies=max(2, kills), seed=0)
+    check(tmp_path, journal, 2 * max(2, kills))
+    journal.close()
