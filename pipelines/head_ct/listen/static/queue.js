@@ -77,7 +77,7 @@ function fill(row, s) {
   const lead = [score(s), waits ? `waits ${duration(s.waits)}` : `waited ${duration(s.waits)}`];
   if (!waits) lead.unshift(s.critical ? "critical" : "not critical");
   put(row.querySelector(".lead"), lead.join(", "));
-  const about = [s.study, waits ? `${s.arrival}. by arrival` : "", `${s.files} files`, s.series,
+  const about = [s.study, waits ? `${s.arrival}. by arrival` : "", s.files === 1 ? "1 file" : `${s.files} files`, s.series,
     s.to_score === null ? "" : `scored ${s.to_score.toFixed(1)} s after its last slice`];
   put(row.querySelector(".about"), about.filter(Boolean).join("; "));
   const said = [s.reason, s.warnings, s.left_out && `not used: ${s.left_out}`];
@@ -85,6 +85,9 @@ function fill(row, s) {
   if (s.late_after_reading) said.push("slices came after it was read");
   if (s.unsent) said.push(`its result is not sent yet${s.failure ? ` (${s.failure})` : ""}`);
   put(row.querySelector(".said"), said.filter(Boolean).join("; "));
+  const [yes, no] = row.querySelectorAll("button"); // of a study that is read: what would correct the finding
+  yes.hidden = s.critical === true;
+  no.hidden = s.critical === false;
   const picture = row.querySelector("img");
   const source = s.picture ? `/pictures/${s.study}.png?${s.revision}` : "";
   if (source && picture.getAttribute("src") !== source) {
