@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra listen is not installed")
@@ -10,6 +12,7 @@ pytest.importorskip("pynetdicom", reason="the extra listen is not installed")
 from conftest import compose
 from fastapi.testclient import TestClient
 
+from pipelines.head_ct import listen
 from pipelines.head_ct.config import ListenSection
 from pipelines.head_ct.listen.journal import Journal, Outcome
 from pipelines.head_ct.listen.listening import check, owned
@@ -18,7 +21,7 @@ from pipelines.head_ct.listen.store import Store
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import ServeSection
-from pipelines.shared.errors import ConfigError
+from pipelines.shared.errors import ConfigError, UserError
 from pipelines.shared.run_folder import RunFolder
 
 ABOUT = {
@@ -145,6 +148,13 @@ def test_a_node_for_other_machines_names_who_may_send():
     with pytest.raises(ConfigError, match=r"listen\.callers names nobody"):
         check(ListenSection(host="0.0.0.0"))
     check(ListenSection(host="0.0.0.0", callers=["SCANNER"]))
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "highdicom" else name)
+    with pytest.raises(UserError, match=r"not installed: highdicom\.") as said:
+        listen.needs_packages()
+    assert "'.[listen]'" in said.value.remedy
 
 
 def test_two_nodes_do_not_share_a_folder(tmp_path):

@@ -91,6 +91,11 @@ def test_killed_and_started_again_nothing_is_lost_and_nothing_twice(made, tmp_pa
         row = scorer.rows(tmp_path / "node" / "studies", [shown["study"]]).iloc[0]
         assert row["study"] == shown["study"]
         assert abs(row["p_at_least_4"] - shown["score"]) < 1e-6  # threads differ here
+    folder = tmp_path / "node" / "studies" / now["waiting"][0]["study"]
+    assert scorer.left_out() is None
+    (folder / "junk.dcm").write_bytes(b"junk")
+    scorer.rows(folder.parent, [folder.name])
+    assert str(scorer.left_out()).startswith("1 file: ")
     for file in tmp_path.glob("*/run.log"):
         assert "Doe" not in file.read_text()
         assert "1.2.3." not in file.read_text()
