@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
 import time
@@ -58,7 +59,10 @@ class Store:
         file = self.root / study / f"{instance}{SUFFIX}"
         with self._lock:
             if self.journal.instances(study).get(instance) != digest or not file.exists():
+                first = not file.parent.exists()
                 write_atomically(file, lambda aside: aside.write_bytes(content))
+                for folder in (file.parent, self.root) if first else (file.parent,):
+                    _settle(folder)
             return self.journal.received(study, instance, digest, time.time())
 
     def room(self) -> bool:
@@ -99,6 +103,15 @@ class Store:
                 log.info(f"{entry.study}: its files are removed")
         shutil.rmtree(self.leaving, ignore_errors=True)
         return [entry.study for entry in old]
+
+
+def _settle(folder: Path) -> None:
+    """A name in a folder survives a power cut from here on, as what it names does already."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _done(entry: Entry) -> bool:
