@@ -140,10 +140,7 @@ class Journal:
     def received(self, study: str, instance: str, digest: str, now: float) -> bool:
         """Note a file that lies on disk; False if it is known just so, as when a sender repeats itself."""
         with self._transaction() as db:
-            known = db.execute(
-                "SELECT digest FROM instances WHERE study = ? AND instance = ?", (study, instance)
-            ).fetchone()
-            if known is not None and known["digest"] == digest:
+            if self.digest(study, instance) == digest:
                 return False
             db.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, ?)", (study, instance, digest))
             db.execute(
@@ -162,6 +159,11 @@ class Journal:
         """The hashed names of a study's files -> digest of what they held."""
         rows = self._rows("SELECT instance, digest FROM instances WHERE study = ?", study)
         return {row["instance"]: row["digest"] for row in rows}
+
+    def digest(self, study: str, instance: str) -> str | None:
+        """What is known of a file's content; None: no such file is there."""
+        rows = self._rows("SELECT digest FROM instances WHERE study = ? AND instance = ?", study, instance)
+        return str(rows[0]["digest"]) if rows else None
 
     def study_of(self, instance: str) -> str | None:
         """The study that a file belongs to; None: no such file is there."""

@@ -58,7 +58,7 @@ class Store:
         digest = hashlib.sha256(content).hexdigest()
         file = self.root / study / f"{instance}{SUFFIX}"
         with self._lock:
-            if self.journal.instances(study).get(instance) != digest or not file.exists():
+            if self.journal.digest(study, instance) != digest or not file.exists():
                 first = not file.parent.exists()
                 write_atomically(file, lambda aside: aside.write_bytes(content))
                 for folder in (file.parent, self.root) if first else (file.parent,):
