@@ -25,6 +25,7 @@ NOT_UNDERSTOOD = 0xC000
 NO_SUCH_ACTION = 0x0123
 COMMITTED, FAILURES = 1, 2  # event types of a storage commitment's answer
 NO_SUCH_INSTANCE = 0x0112
+VERIFICATION, STORAGE_COMMITMENT = "1.2.840.10008.1.1", "1.2.840.10008.1.20.1"
 CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, Enhanced CT Image Storage
 SYNTAXES = (  # those that pixels.py decodes, without loss first
     "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99",
@@ -59,10 +60,6 @@ class Node:
             ConfigError: the address cannot be had.
         """
         from pynetdicom import AE, evt
-        from pynetdicom.sop_class import (
-            StorageCommitmentPushModel,
-            Verification,
-        )
 
         settings = self.settings
         entity = AE(ae_title=settings.ae_title)
@@ -71,11 +68,11 @@ class Node:
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = settings.timeout
         entity.require_called_aet = True
         entity.require_calling_aet = list(settings.callers)
-        entity.add_supported_context(Verification)
-        entity.add_supported_context(StorageCommitmentPushModel)
+        entity.add_supported_context(VERIFICATION)
+        entity.add_supported_context(STORAGE_COMMITMENT)
         for kind in CT_CLASSES:
             entity.add_supported_context(kind, list(SYNTAXES))
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_N_ACTION, self._commit),
             (evt.EVT_REJECTED, self._rejected),

@@ -114,7 +114,7 @@ class Desk(threading.Thread):
         if scored.empty:
             reasons = [str(r) for r in table["reason"].dropna()]
             return Outcome(reason=reasons[0] if reasons else "no usable series", left_out=left_out)
-        row: dict[str, Any] = scored.astype(object).where(scored.notna(), None).iloc[0].to_dict()
+        row: Any = scored.astype(object).where(scored.notna(), None).iloc[0].to_dict()
         return Outcome(
             score=float(row[SCORE]),
             alarm=None if row["alarm"] is None else bool(row["alarm"]),
