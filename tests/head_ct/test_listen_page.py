@@ -22,6 +22,7 @@ from pipelines.head_ct.pseudonyms import Names
 from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import ServeSection
 from pipelines.shared.errors import ConfigError, UserError
+from pipelines.shared.learning.method import training_keys
 from pipelines.shared.run_folder import RunFolder
 
 ABOUT = {
@@ -175,3 +176,8 @@ def test_a_run_from_before_is_listened_with_and_keeps_what_is_its_own(tmp_path):
     assert (config.mode, config.listen.pause, config.preprocess.size) == ("listen", 1.5, values["preprocess"]["size"])
     with pytest.raises(ConfigError, match=r"'preprocess\.size' cannot be changed here"):
         listening("preprocess.size=96")
+
+
+def test_how_a_node_listens_is_no_key_of_the_weights():
+    base = training_keys(compose("head_ct"))
+    assert training_keys(compose("head_ct", "listen.pause=9", "serve.port=1")) == base

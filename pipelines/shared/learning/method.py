@@ -286,7 +286,7 @@ def training_keys(config: C) -> dict[str, Any]:
 
     A key with a default in the configuration's model is one that earlier versions lack: at its default it is left out.
     """
-    elsewhere = {"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics", "serve"}
+    elsewhere = {"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics", "serve", "listen"}
     values = config.model_dump(exclude=elsewhere, exclude_defaults=True)
     for key in ("device", "workers", "checkpoint_seconds"):
         values["trainer"].pop(key)
