@@ -101,6 +101,4 @@ def test_the_worklist_updates_itself_and_is_read_from_the_top(store, address, wi
         figures = driver.find_element("id", "figures").text
         assert "mean place as read 1.0 2.0" in figures
         assert "mean place by arrival 2.0 1.0" in figures
-        if keep := __import__("os").environ.get("WORKLIST_PICTURES"):
-            driver.save_screenshot(f"{keep}/worklist_{width}.png")
         assert [m for m in driver.get_log("browser") if m["level"] == "SEVERE"] == []
