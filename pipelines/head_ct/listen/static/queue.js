@@ -78,7 +78,7 @@ function fill(row, s) {
   if (!waits) lead.unshift(s.critical ? "critical" : "not critical");
   put(row.querySelector(".lead"), lead.join(", "));
   const about = [s.study, waits ? `${s.arrival}. by arrival` : "", s.files === 1 ? "1 file" : `${s.files} files`, s.series,
-    s.to_score === null ? "" : `scored ${s.to_score.toFixed(1)} s after its last slice`];
+    s.to_score === null || s.score === null ? "" : `scored ${s.to_score.toFixed(1)} s after its last slice`];
   put(row.querySelector(".about"), about.filter(Boolean).join("; "));
   const said = [s.reason, s.warnings, s.left_out && `not used: ${s.left_out}`];
   if (s.late) said.push("further slices came, it is scored again");
