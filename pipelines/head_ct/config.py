@@ -18,9 +18,8 @@ from pipelines.shared.config import (
 )
 
 MODES = ["label", "listen"]
-FINISHED_RUN = {
-    "listen": ["listen", "serve", "cache", "trainer.device", "run_dir"]
-}  # modes that work on one, their keys
+# Modes of its own that work on a finished run, and what may be set beside it.
+FINISHED_RUN = {"listen": ["listen", "serve", "cache", "trainer.device", "run_dir"]}
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -228,10 +227,12 @@ class ListenSection(Section):
         callers: AE titles that may connect; none given: any on this machine.
         associations: at the same time.
         pdu: bytes of the largest PDU that it takes; 0: any.
+        instance_mb: megabytes of the largest instance that it takes.
         timeout: seconds after which a sender that says nothing is let go.
         pause: seconds without a further slice after which a study is complete.
         free_gb: that must stay free on the disk; below it nothing is taken.
-        keep_hours: after which the files of a study that is scored, with all its results sent, are removed.
+        keep_hours: after which the files of a study that is scored, with all its results sent, are removed; where the
+            disk is nearly full, also with results that nobody took.
         send: where results go: `dicom://<AE title>@<host>:<port>`, or the address of a DICOMweb service (STOW-RS).
         capture: also send a secondary capture of the key slices.
         retry: seconds until a sending that failed is tried again; doubled each time, an hour at most.
@@ -244,6 +245,7 @@ class ListenSection(Section):
     callers: list[AeTitle] = Field(default_factory=list)
     associations: Count = 10
     pdu: Annotated[int, Field(ge=0, le=2**32 - 1)] = 131072
+    instance_mb: Positive = 500.0
     timeout: Positive = 30.0
     pause: Positive = 3.0
     free_gb: NonNegative = 2.0

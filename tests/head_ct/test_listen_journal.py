@@ -6,10 +6,11 @@ import sqlite3
 
 import pytest
 
-from pipelines.head_ct.listen.journal import Journal, Outcome
+from pipelines.head_ct.listen.journal import Journal, Outcome, Reading
 from pipelines.head_ct.listen.store import NoRoom, Store
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.shared import run_folder
+from pipelines.shared.errors import DataError
 
 NAMES = Names("salt")
 FOUND = Outcome(score=0.9, alarm=True, seconds=0.5, slices=2, series="axial")
@@ -94,6 +95,24 @@ def test_reading_is_noted_and_a_finding_can_be_corrected(journal):
     assert journal.read("ct-1", True, now=2)
     assert journal.read("ct-1", False, now=9)
     assert (journal.entry("ct-1").read, journal.entry("ct-1").critical) == (2, False)
+
+
+def test_what_waits_and_what_was_read_are_told_apart(journal):
+    for k in range(5):
+        journal.received(f"ct-{k}", f"in-{k}", "a", now=k)
+    for k, now in ((3, 20), (0, 30), (4, 25)):
+        journal.read(f"ct-{k}", k == 4, now)
+    assert [e.study for e in journal.waiting()] == ["ct-1", "ct-2"]
+    assert [e.study for e in journal.last_read(2)] == ["ct-0", "ct-4"]
+    assert journal.readings() == [Reading(0, 30, False), Reading(3, 20, False), Reading(4, 25, True)]
+    assert [e.study for e in journal.kept(before=3)] == ["ct-0", "ct-1", "ct-2"]
+    assert journal.entry("ct-9") is None
+
+
+def test_a_file_that_is_no_journal_is_said_so(tmp_path):
+    (tmp_path / "other.sqlite").write_bytes(b"something else" * 1000)
+    with pytest.raises(DataError, match=r"other\.sqlite cannot be used as the node's journal"):
+        Journal(tmp_path / "other.sqlite")
 
 
 def test_attempts_are_counted_before_they_begin(tmp_path, journal):
@@ -184,6 +203,29 @@ def test_files_go_when_they_are_old_scored_and_sent(tmp_path, journal):
     assert store.adopt() == 0
     store.take("1.1", "1.1.2", b"late")
     assert journal.due(now=1e12, pause=3)[0] in (sent, unscored)
+
+
+def test_results_that_nobody_takes_do_not_fill_the_disk(tmp_path, journal):
+    store = Store(tmp_path, journal, NAMES, free=0)
+    store.take("1.1", "1.1.1", b"content")
+    study = store.study("1.1")
+    journal.scored(study, 1, FOUND, now=3, send=["sr"])
+    assert store.remove_old(before=1e12) == []
+    store.free = 1e18
+    assert store.remove_old(before=1e12) == [study]
+
+
+def test_a_slice_with_other_content_takes_the_place_of_the_earlier_and_is_said(tmp_path, journal, monkeypatch):
+    said = []
+    monkeypatch.setattr("pipelines.head_ct.listen.store.log.warning", said.append)
+    store = Store(tmp_path, journal, NAMES, free=0)
+    for content in (b"first", b"first", b"other"):
+        store.take("1.1", "1.1.1", content)
+    (file,) = store.root.rglob("*.dcm")
+    assert file.read_bytes() == b"other"
+    assert journal.entry(store.study("1.1")).revision == 2
+    assert len(said) == 1
+    assert "came again with other content" in said[0]
 
 
 def test_a_removal_that_is_killed_is_finished_later(tmp_path, journal, monkeypatch):

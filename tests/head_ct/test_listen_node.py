@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +21,7 @@ from pipelines.shared.errors import ConfigError
 
 pytest.importorskip("pynetdicom", reason="the extra listen is not installed")
 
-from pynetdicom import AE, evt
+from pynetdicom import AE, association, evt
 from pynetdicom.sop_class import MRImageStorage, StorageCommitmentPushModel, Verification
 
 from pipelines.head_ct.listen.node import Node
@@ -44,7 +47,7 @@ def open_node(tmp_path):
 
     def make(free=0.0, **changes):
         store, came = Store(tmp_path, journal, NAMES, free), threading.Event()
-        node = Node(ListenSection(port=0, timeout=5.0, **changes), store, came.set)
+        node = Node(ListenSection(**{"port": 0, "timeout": 5.0} | changes), store, came.set)
         node.start()
         nodes.append(node)
         return node, store, came
@@ -106,15 +109,50 @@ def test_several_senders_at_once_lose_nothing(open_node):
     assert [e.files for e in store.journal.entries()] == [5] * 4
 
 
-def test_only_ct_is_taken(open_node):
-    node, _, _ = open_node()
-    link = associate(node, MRImageStorage)
-    assert not link.is_established
-
-
-def test_ae_titles_that_are_not_allowed_are_turned_away(open_node, monkeypatch):
+@pytest.fixture
+def said(monkeypatch):
+    """What the node warns of."""
     said = []
-    monkeypatch.setattr("pipelines.head_ct.listen.node.log.warning", said.append)
+    for level in ("warning", "error"):
+        monkeypatch.setattr(f"pipelines.head_ct.listen.node.log.{level}", said.append)
+    return said
+
+
+def until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_only_ct_is_taken(open_node, said):
+    node, _, _ = open_node()
+    assert not associate(node, MRImageStorage).is_established
+    assert said == ["'SCANNER' offers nothing that is taken here, but MR Image Storage: CT alone is"]
+
+
+def test_an_instance_that_is_not_the_announced_one_is_refused(open_node, said, monkeypatch):
+    from pydicom.dataset import Dataset
+
+    node, store, _ = open_node()
+    disguised = slice_of()
+    link = associate(node)
+    # A sender that announces CT and sends something else: pynetdicom's own would not.
+    encode = association.encode
+
+    def other(ds, *arguments, **keywords):
+        changed = Dataset(ds)
+        changed.SOPClassUID = MRImageStorage
+        return encode(changed, *arguments, **keywords)
+
+    monkeypatch.setattr(association, "encode", other)
+    assert link.send_c_store(disguised).Status == 0xA900
+    link.release()
+    assert said == ["'SCANNER': an instance without StudyInstanceUID, or not the one announced, was refused"]
+    assert store.journal.entries() == []
+
+
+def test_ae_titles_that_are_not_allowed_are_turned_away(open_node, said):
     node, store, _ = open_node(callers=["SCANNER"])
     assert associate(node, title="STRANGER").is_rejected
     assert associate(node, called="OTHER").is_rejected
@@ -131,6 +169,94 @@ def test_a_full_disk_is_said_so_and_what_is_no_study_is_refused(open_node):
     del without.StudyInstanceUID
     assert send(node, without) == [0xA900]
     assert store.journal.entries() == []
+
+
+def connect(node, data=b""):
+    """A bare connection that says something and waits."""
+    link = socket.create_connection(("127.0.0.1", node.port), 5)
+    link.sendall(data)
+    return link
+
+
+def closed(link):
+    """Whether the node closes it."""
+    link.settimeout(5)
+    try:
+        return link.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def acceptors():
+    return [t for t in threading.enumerate() if "AcceptorThread" in t.name]
+
+
+def test_who_sends_half_a_message_or_too_much_is_cut_off_and_others_go_on(open_node, said):
+    node, store, _ = open_node(timeout=1.0, instance_mb=0.3, pdu=0)
+    half, huge = connect(node, b"\x01\x00\x00\x00\x01\x00half"), connect(node, struct.pack(">BBL", 1, 0, 2**32 - 1))
+    assert closed(huge)
+    assert "was cut off" in said[0]
+    large = slice_of(number=9)
+    large.PixelData = bytes(400_000)
+    link = associate(node)
+    assert "Status" not in link.send_c_store(large)
+    assert closed(half)
+    ordinary = [slice_of(number=k) for k in (1, 2)]
+    for ds in ordinary:
+        ds.PixelData = bytes(200_000)
+    assert send(node, *ordinary) == [0, 0], "a limit of each, not of all"
+    assert store.journal.entries()[0].files == 2
+    half.close()
+    huge.close()
+
+
+def test_a_flood_is_turned_away_and_leaves_no_thread_behind(open_node, said):
+    node, _, _ = open_node(associations=1, timeout=20.0)
+    for _ in range(6):
+        connect(node).close()  # as a watchdog does that looks whether somebody listens
+    until(lambda: not acceptors())
+    silent = [connect(node) for _ in range(4)]
+    until(lambda: len(acceptors()) == 4)
+    silent.append(connect(node))
+    assert closed(silent[-1])
+    assert said == ["a connection was closed: 4 times listen.associations are open"]
+    for link in silent:
+        link.close()
+    until(lambda: not acceptors())
+    busy = associate(node)
+    assert associate(node).is_rejected
+    assert said[-1] == "'SCANNER' was asked to come again: listen.associations=1"
+    busy.release()
+    until(lambda: not acceptors())
+    assert send(node, slice_of()) == [0]
+    waiting, began = connect(node, b"\x01"), time.monotonic()
+    until(acceptors)
+    node.stop()
+    assert time.monotonic() - began < 5
+    assert acceptors() == []
+    waiting.close()
+
+
+def test_what_is_no_dataset_is_not_understood(open_node, said, monkeypatch):
+    import pydicom
+
+    node, _, _ = open_node()
+    monkeypatch.setattr(pydicom, "dcmread", lambda *a, **k: (_ for _ in ()).throw(RecursionError("Doe^Jane")))
+    assert send(node, slice_of()) == [0xC000]
+    assert said == ["'SCANNER': an instance that cannot be read was refused: RecursionError"]
+
+
+def test_a_commitment_that_says_nothing_is_refused(open_node, said):
+    from pydicom.dataset import Dataset
+
+    node, _, _ = open_node()
+    link = associate(node, StorageCommitmentPushModel)
+    question = Dataset()
+    question.TransactionUID = "1.9"
+    status, _ = link.send_n_action(question, 1, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1")
+    assert status.Status == 0x0115
+    assert said == ["'SCANNER': a storage commitment was not understood: AttributeError"]
+    link.release()
 
 
 def test_storage_that_fails_is_not_acknowledged(open_node, monkeypatch):

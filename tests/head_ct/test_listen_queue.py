@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
 from pipelines.head_ct.listen.figures import figures, queue
-from pipelines.head_ct.listen.journal import ATTEMPTS, Entry, Journal, Outcome
+from pipelines.head_ct.listen.journal import ATTEMPTS, Entry, Journal, Outcome, Reading
 from pipelines.head_ct.listen.scoring import Desk
 from pipelines.head_ct.listen.store import Store
 from pipelines.head_ct.metrics import SCORE
@@ -114,15 +112,15 @@ def test_a_study_that_ends_the_process_is_given_up(desk):
     assert desk.journal.entries()[0].outcome.reason == f"scoring it ended the program {ATTEMPTS} times"
 
 
-def entry(study, arrived, score=None, read=None, critical=None, scored=True):
+def entry(study, arrived, score=None, scored=True):
     outcome = Outcome(score=score, reason=None if score is not None else "odd") if scored else None
-    return Entry(study, arrived, arrived, 1, 1, 1 if scored else None, arrived, outcome, read, critical)
+    return Entry(study, arrived, arrived, 1, 1, 1 if scored else None, arrived, outcome, None, None)
 
 
 def test_scores_order_the_queue_and_what_has_none_keeps_its_place():
     entries = [
         entry("a", 1, 0.2), entry("b", 2), entry("c", 3, 0.9), entry("d", 4, scored=False), entry("e", 5, 0.5),
-        entry("f", 6, 0.99, read=7, critical=True), entry("g", 8, 0.5),
+        entry("g", 8, 0.5),
     ]  # fmt: skip
     assert [e.study for e in queue(entries)] == ["c", "b", "e", "d", "g", "a"]
 
@@ -131,8 +129,7 @@ def test_the_figures_are_those_of_the_trial():
     rng = np.random.default_rng(0)
     truth = rng.random(40) < 0.3
     reads = 1000 + rng.permutation(40) * 60.0 - 500 * truth
-    entries = [entry(f"s{k}", 10.0 * k, 0.5, reads[k], bool(truth[k])) for k in range(40)]
-    found = figures([*entries, entry("waits", 500, 0.9)])
+    found = figures([Reading(10.0 * k, reads[k], bool(truth[k])) for k in range(40)])
     waits = reads - 10.0 * np.arange(40)
     assert (found.critical, found.others) == (truth.sum(), (~truth).sum())
     assert found.critical_wait == pytest.approx(waits[truth].mean())
@@ -145,5 +142,5 @@ def test_the_figures_are_those_of_the_trial():
 
 def test_figures_of_nothing_and_of_one_class_are_none():
     assert figures([]).critical_wait is None
-    only = figures([entry("a", 1, 0.5, 5, True), replace(entry("b", 1, 0.5, 9, True))])
+    only = figures([Reading(1, 5, True), Reading(1, 9, True)])
     assert (only.critical_wait, only.others_wait, only.p_wait) == (6.0, None, None)

@@ -199,6 +199,10 @@ def test_a_service_receives_it_by_stow(results):
 
     got = []
 
+    answers = {
+        "/moved/studies": (302, b""), "/warns/studies": (202, b'{"00081199": {}}'), "/drops/studies": (202, b"{}")
+    }  # fmt: skip
+
     class Archive(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -207,8 +211,11 @@ def test_a_service_receives_it_by_stow(results):
             got.append((self.path, self.headers["Authorization"], part.get_content_type()))
             data = body.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
             got.append(pydicom.dcmread(io.BytesIO(data)).SOPInstanceUID)
-            self.send_response(200 if self.headers["Authorization"] else 401)
+            status, text = answers.get(self.path, (200 if self.headers["Authorization"] else 401, b""))
+            self.send_response(status)
+            self.send_header("Location", "/")  # which counts for nothing
             self.end_headers()
+            self.wfile.write(text)
 
         def log_message(self, *arguments):
             pass
@@ -220,6 +227,10 @@ def test_a_service_receives_it_by_stow(results):
         stow(report, f"http://me:secret@127.0.0.1:{server.server_port}/dicom-web/", 5)
         with pytest.raises(Unsent, match="status 401"):
             stow(report, f"http://127.0.0.1:{server.server_port}/dicom-web", 5)
+        stow(report, f"http://127.0.0.1:{server.server_port}/warns", 5)
+        for place, status in (("moved", 302), ("drops", 202)):
+            with pytest.raises(Unsent, match=f"status {status}"):
+                stow(report, f"http://127.0.0.1:{server.server_port}/{place}", 5)
     finally:
         server.shutdown()
         server.server_close()

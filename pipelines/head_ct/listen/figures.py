@@ -7,20 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.head_ct.listen.journal import Entry
+from pipelines.head_ct.listen.journal import Entry, Reading
 from pipelines.head_ct.triage_statistics import rank_sum
 
 
-def queue(entries: Sequence[Entry]) -> list[Entry]:
+def queue(waiting: Sequence[Entry]) -> list[Entry]:
     """The studies that wait to be read, in the order to read them.
 
     A study without a score keeps the place that it has by arrival; the others share the places that are left, the
     highest score first, among equal ones that which came first.
 
     Args:
-        entries: in order of arrival.
+        waiting: in order of arrival.
     """
-    waiting = [e for e in entries if e.read is None]
     by_score = iter(sorted((e for e in waiting if _score(e) is not None), key=lambda e: -(_score(e) or 0.0)))
     return [e if _score(e) is None else next(by_score) for e in waiting]
 
@@ -60,21 +59,20 @@ class Figures:
     p_arrival: float | None = None
 
 
-def figures(entries: Sequence[Entry]) -> Figures:
+def figures(readings: Sequence[Reading]) -> Figures:
     """The figures of the studies that were read.
 
     Args:
-        entries: in order of arrival.
+        readings: in order of arrival.
     """
-    read = [e for e in entries if e.read is not None and e.critical is not None]
-    truth = np.array([e.critical for e in read], bool)
-    if not read:
+    if not readings:
         return Figures(0, 0)
-    ends = np.array([e.read for e in read], float)
-    waits = ends - np.array([e.arrived for e in read])
-    place = np.empty(len(read), int)
-    place[np.argsort(ends, kind="stable")] = np.arange(1, len(read) + 1)
-    arrival = np.arange(1, len(read) + 1)
+    truth = np.array([r.critical for r in readings], bool)
+    ends = np.array([r.read for r in readings], float)
+    waits = ends - np.array([r.arrived for r in readings])
+    place = np.empty(len(readings), int)
+    place[np.argsort(ends, kind="stable")] = np.arange(1, len(readings) + 1)
+    arrival = np.arange(1, len(readings) + 1)
     wait, read_place, arrived = (_compared(v, truth) for v in (waits, place, arrival))
     return Figures(int(truth.sum()), int((~truth).sum()), *wait, *read_place, *arrived)
 

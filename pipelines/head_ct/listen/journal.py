@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.shared.errors import DataError
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS studies (
     study TEXT PRIMARY KEY, arrived REAL NOT NULL, latest REAL NOT NULL, revision INTEGER NOT NULL,
@@ -32,8 +34,10 @@ CREATE TABLE IF NOT EXISTS outbox (
     study TEXT NOT NULL, revision INTEGER NOT NULL, kind TEXT NOT NULL, due REAL NOT NULL,
     tries INTEGER NOT NULL DEFAULT 0, sent REAL, failure TEXT, PRIMARY KEY (study, revision, kind)
 );
+CREATE INDEX IF NOT EXISTS by_reading ON studies (read);
 """
 ATTEMPTS = 3  # at a study that ended the process each time
+BY_ARRIVAL = "s.arrived, s.study"
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,15 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A study that was read: when it arrived, when it was read (seconds since 1970), and whether it was critical."""
+
+    arrived: float
+    read: float
+    critical: bool
+
+
+@dataclass(frozen=True)
 class Letter:
     """A result that is to be sent: of which study and revision, what kind, how often it was tried."""
 
@@ -105,15 +118,26 @@ class Letter:
 
 
 class Journal:
-    """The journal in a file. Its methods may be called from any thread; each is one transaction on disk."""
+    """The journal in a file. Its methods may be called from any thread; each is one transaction on disk.
+
+    Raises:
+        DataError: the file is no journal, or cannot be written.
+    """
 
     def __init__(self, file: Path) -> None:
         self._lock = threading.RLock()
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
-        self._db.executescript(SCHEMA)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
+            self._db.executescript(SCHEMA)
+        except sqlite3.Error as failure:
+            self._db.close()
+            raise DataError(
+                f"{file} cannot be used as the node's journal: {failure}.",
+                "Restore it from a copy, or give the node another folder: listen.folder=<folder>.",
+            ) from None
 
     def close(self) -> None:
         """Nothing may be asked afterwards."""
@@ -227,6 +251,32 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """All studies, by arrival."""
+        return self._entries("1")
+
+    def waiting(self) -> list[Entry]:
+        """The studies that nobody has read, by arrival."""
+        return self._entries("s.read IS NULL")
+
+    def last_read(self, count: int) -> list[Entry]:
+        """The studies that were read last, the latest first."""
+        return self._entries("s.read IS NOT NULL", "s.read DESC, s.study LIMIT ?", count)
+
+    def kept(self, before: float) -> list[Entry]:
+        """The studies with files that nothing came for since, by arrival."""
+        return self._entries(
+            "s.latest < ? AND EXISTS (SELECT 1 FROM instances WHERE study = s.study)", BY_ARRIVAL, before
+        )
+
+    def entry(self, study: str) -> Entry | None:
+        """One of them."""
+        return next(iter(self._entries("s.study = ?", BY_ARRIVAL, study)), None)
+
+    def readings(self) -> list[Reading]:
+        """All studies that were read, by arrival."""
+        rows = self._rows("SELECT arrived, read, critical FROM studies WHERE read IS NOT NULL ORDER BY arrived, study")
+        return [Reading(row["arrived"], row["read"], bool(row["critical"])) for row in rows]
+
+    def _entries(self, which: str, order: str = BY_ARRIVAL, *values: object) -> list[Entry]:
         rows = self._rows(
             "SELECT s.*, c.revision AS scored, c.at, c.score, c.alarm, c.reason, c.seconds, c.slices, c.series, "
             "c.warnings, c.left_out, (SELECT count(*) FROM instances WHERE study = s.study) AS files, "
@@ -234,13 +284,10 @@ class Journal:
             "(SELECT failure FROM outbox WHERE study = s.study AND sent IS NULL AND failure IS NOT NULL "
             "ORDER BY revision DESC LIMIT 1) AS failure "
             "FROM studies AS s LEFT JOIN scores AS c ON c.study = s.study AND c.revision = "
-            "(SELECT max(revision) FROM scores WHERE study = s.study) ORDER BY s.arrived, s.study"
+            f"(SELECT max(revision) FROM scores WHERE study = s.study) WHERE {which} ORDER BY {order}",
+            *values,
         )
         return [_entry(row) for row in rows]
-
-    def entry(self, study: str) -> Entry | None:
-        """One of them."""
-        return next((entry for entry in self.entries() if entry.study == study), None)
 
     # --- what is sent ---
 

@@ -114,10 +114,11 @@ def listen(study: Study[HeadCtConfig], job: Job, finished: FinishedRun) -> None:
             }  # fmt: skip
             leave = threading.Event()
             sweeper = threading.Thread(target=_sweep, args=(store, pictures, settings.keep_hours, leave), daemon=True)
+            threads: list[threading.Thread] = [desk, *([post] if post else []), sweeper]
             try:
                 node.start()
                 about["node"] = f"{settings.ae_title}@{settings.host}:{node.port}"
-                for thread in (desk, *([post] if post else []), sweeper):
+                for thread in threads:
                     thread.start()
                 door.listen()
                 print(f"Scans are sent to {about['node']}; the page is at {config.serve.host}:{door.getsockname()[1]}")
@@ -128,10 +129,12 @@ def listen(study: Study[HeadCtConfig], job: Job, finished: FinishedRun) -> None:
             finally:
                 node.stop()
                 leave.set()
-                for worker in (desk, post):
-                    if worker is not None and worker.is_alive():
-                        worker.stop()
-                        worker.join()
+                desk.stop()
+                if post:
+                    post.stop()
+                for thread in threads:
+                    if thread.is_alive():
+                        thread.join()
                 journal.close()
         finally:
             door.close()

@@ -7,10 +7,13 @@ complete: whoever asks whether all is safe has sent it all. (DICOM PS3.4, annexe
 from __future__ import annotations
 
 import io
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pipelines.head_ct.elements import text_of
 from pipelines.head_ct.listen.store import NoRoom, Store
 from pipelines.shared.errors import ConfigError, UserError, reason_of
 from pipelines.shared.log import log
@@ -22,17 +25,54 @@ SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 NOT_OF_THIS_CLASS = 0xA900
 NOT_UNDERSTOOD = 0xC000
-NO_SUCH_ACTION = 0x0123
+NO_SUCH_ACTION, INVALID_ARGUMENT = 0x0123, 0x0115
 COMMITTED, FAILURES = 1, 2  # event types of a storage commitment's answer
 NO_SUCH_INSTANCE = 0x0112
+TRANSIENT = 2  # result of an A-ASSOCIATE: come again
+UIDS = ("StudyInstanceUID", "SOPInstanceUID", "SOPClassUID")
 VERIFICATION, STORAGE_COMMITMENT = "1.2.840.10008.1.1", "1.2.840.10008.1.20.1"
 CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, Enhanced CT Image Storage
-SYNTAXES = (  # those that pixels.py decodes, without loss first
-    "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99",
-    "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81",
-    "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50",
-    "1.2.840.10008.1.2.4.51",
+# Those that pixels.py decodes, without loss first; deflated is left out: a small one may fill the memory.
+SYNTAXES = (
+    "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51",
 )  # fmt: skip
+SMALLEST_PDU = 1 << 20  # bytes that any PDU may have: a request for an association has no limit of its own
+CONNECTIONS = 4  # times listen.associations; more are closed at once
+
+
+class Door:
+    """What one connection may send: its sender is known later, and may neither fill the memory nor wait for ever.
+
+    Args:
+        link: pynetdicom's `AssociationSocket`.
+        settings: limits.
+    """
+
+    def __init__(self, link: Any, settings: ListenSection) -> None:
+        self.message = int(settings.instance_mb * 1e6)
+        self.pdu = max(settings.pdu or self.message, SMALLEST_PDU)
+        self.taken, self._read = 0, link.recv
+        link.socket.settimeout(settings.timeout)  # pynetdicom's own is for what comes between two PDUs
+        link.recv = self.recv
+
+    def recv(self, wanted: int) -> bytearray:
+        """So many bytes from the sender.
+
+        Raises:
+            OSError: they would be too many; the connection is closed.
+        """
+        self.taken += wanted
+        if wanted > self.pdu or self.taken > self.message:
+            log.warning("a sender was cut off: its PDU or its instance is larger than listen.pdu or listen.instance_mb")
+            raise OSError("too large")
+        read: bytearray = self._read(wanted)
+        return read
+
+    def answered(self, event: Any) -> None:
+        """A message was answered: nothing of it is kept in memory."""
+        self.taken = 0
 
 
 class Node:
@@ -47,6 +87,7 @@ class Node:
     def __init__(self, settings: ListenSection, store: Store, arrived: Callable[[], object]) -> None:
         self.settings, self.store, self.arrived = settings, store, arrived
         self._server: Any = None
+        self._reports: list[threading.Thread] = []
 
     @property
     def port(self) -> int:
@@ -75,6 +116,9 @@ class Node:
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_N_ACTION, self._commit),
+            (evt.EVT_CONN_OPEN, self._opened),
+            (evt.EVT_CONN_CLOSE, _closed),
+            (evt.EVT_ACCEPTED, self._accepted),
             (evt.EVT_REJECTED, self._rejected),
         ]
         try:
@@ -86,16 +130,43 @@ class Node:
             ) from None
 
     def stop(self) -> None:
-        """Take nothing more; associations are aborted, and their senders repeat what was not acknowledged."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server = None
+        """Take nothing more; senders are cut off, and repeat what was not acknowledged. No thread is left."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.shutdown()
+        links = server.active_associations
+        for link in links:
+            with suppress(OSError, AttributeError):  # it has gone
+                link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        for thread in (*links, *self._reports):
+            thread.join(self.settings.timeout)
+
+    def _opened(self, event: Any) -> None:
+        """A connection, before it says anything."""
+        from pynetdicom import evt
+
+        link = event.assoc.dul.socket
+        if len(event.assoc.ae.active_associations) >= CONNECTIONS * self.settings.associations:
+            log.warning(f"a connection was closed: {CONNECTIONS} times listen.associations are open")
+            link.close()
+            return
+        event.assoc.bind(evt.EVT_DIMSE_SENT, Door(link, self.settings).answered)
+
+    def _accepted(self, event: Any) -> None:
+        if not event.assoc.accepted_contexts:
+            kinds = sorted({str(c.abstract_syntax.name) for c in event.assoc.rejected_contexts})
+            log.warning(f"{_title(event)} offers nothing that is taken here, but {', '.join(kinds[:3])}: CT alone is")
 
     def _rejected(self, event: Any) -> None:
-        log.warning(
-            f"an association was rejected: calling AE title {event.assoc.requestor.ae_title!r}, called "
-            f"{event.assoc.requestor.primitive.called_ae_title!r} (listen.callers, listen.ae_title)"
-        )
+        answer = event.assoc.acceptor.primitive
+        if answer.result == TRANSIENT:
+            log.warning(f"{_title(event)} was asked to come again: listen.associations={self.settings.associations}")
+        else:
+            log.warning(
+                f"{_title(event)} was rejected; it called {event.assoc.requestor.primitive.called_ae_title!r} "
+                "(listen.callers, listen.ae_title)"
+            )
 
     def _store(self, event: Any) -> int:
         """C-STORE: the file is written and noted, then acknowledged."""
@@ -103,27 +174,23 @@ class Node:
 
         try:
             content: bytes = event.encoded_dataset()
-            header = dcmread(
-                io.BytesIO(content), stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"]
-            )
-            study, instance = (str(header.get(name) or "") for name in ("StudyInstanceUID", "SOPInstanceUID"))
+            header = dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=list(UIDS))
+            study, instance, kind = (text_of(header, name) for name in UIDS)
         except Exception as failure:  # whatever a sender brings
-            log.warning(f"an instance that cannot be read was refused: {type(failure).__name__}")
+            log.warning(f"{_title(event)}: an instance that cannot be read was refused: {type(failure).__name__}")
             return NOT_UNDERSTOOD
-        if not study or instance != str(event.request.AffectedSOPInstanceUID):
-            log.warning("an instance without Study Instance UID, or of another SOP Instance UID, was refused")
+        request = event.request
+        if not study or (instance, kind) != (str(request.AffectedSOPInstanceUID), str(request.AffectedSOPClassUID)):
+            log.warning(f"{_title(event)}: an instance without {UIDS[0]}, or not the one announced, was refused")
             return NOT_OF_THIS_CLASS
         try:
             new = self.store.take(study, instance, content)
         except NoRoom:
-            log.error(f"refused: less than listen.free_gb={self.settings.free_gb:g} GB of the disk are free")
-            return OUT_OF_RESOURCES
+            return _full(event, f"less than listen.free_gb={self.settings.free_gb:g} GB of the disk are free")
         except UserError as failure:
-            log.error(f"refused: {failure.problem}")
-            return OUT_OF_RESOURCES
+            return _full(event, failure.problem)
         except Exception as failure:  # the sender keeps it, and repeats it
-            log.error(f"refused: {reason_of(failure)}")
-            return OUT_OF_RESOURCES
+            return _full(event, reason_of(failure))
         if new:
             self.arrived()
         return SUCCESS
@@ -134,14 +201,20 @@ class Node:
 
         if event.action_type != 1:
             return NO_SUCH_ACTION, None
-        wanted = event.action_information
+        try:
+            wanted = event.action_information
+            transaction = wanted.TransactionUID
+            asked = [(i.ReferencedSOPClassUID, i.ReferencedSOPInstanceUID) for i in wanted.ReferencedSOPSequence]
+        except Exception as failure:  # whatever a sender brings
+            log.warning(f"{_title(event)}: a storage commitment was not understood: {type(failure).__name__}")
+            return INVALID_ARGUMENT, None
         safe, lost, studies = [], [], set()
-        for item in wanted.get("ReferencedSOPSequence", []):
-            study = self.store.journal.study_of(self.store.instance(str(item.ReferencedSOPInstanceUID)))
+        for kind, uid in asked:
+            instance = self.store.instance(str(uid))
+            study = self.store.journal.study_of(instance)
             answer = Dataset()
-            answer.ReferencedSOPClassUID = item.ReferencedSOPClassUID
-            answer.ReferencedSOPInstanceUID = item.ReferencedSOPInstanceUID
-            if study is None:
+            answer.ReferencedSOPClassUID, answer.ReferencedSOPInstanceUID = kind, uid
+            if study is None or not self.store.has(study, instance):
                 answer.FailureReason = NO_SUCH_INSTANCE
                 lost.append(answer)
             else:
@@ -151,14 +224,31 @@ class Node:
             self.store.journal.complete(studies)
             self.arrived()
         report = Dataset()
-        report.TransactionUID = wanted.TransactionUID
+        report.TransactionUID = transaction
         if safe:
             report.ReferencedSOPSequence = safe
         if lost:
             report.FailedSOPSequence = lost
-        kind = FAILURES if lost else COMMITTED
-        threading.Thread(target=_report, args=(event, report, kind), daemon=True).start()
+        thread = threading.Thread(target=_report, args=(event, report, FAILURES if lost else COMMITTED), daemon=True)
+        thread.start()
+        self._reports = [t for t in self._reports if t.is_alive()] + [thread]
         return SUCCESS, None
+
+
+def _closed(event: Any) -> None:
+    """pynetdicom would wait on for what a connection that has gone may ask, and count it as an association."""
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
+
+
+def _title(event: Any) -> str:
+    """The sender as it calls itself."""
+    return repr(event.assoc.requestor.ae_title)
+
+
+def _full(event: Any, why: str) -> int:
+    log.error(f"{_title(event)}: an instance was refused: {why}")
+    return OUT_OF_RESOURCES
 
 
 def _report(event: Any, report: Any, kind: int) -> None:

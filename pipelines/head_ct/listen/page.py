@@ -53,17 +53,16 @@ def state(store: Store, pictures: Path, alive: bool) -> Json:
         pictures: folder of the key slices.
         alive: whether studies are being scored.
     """
-    entries, now = store.journal.entries(), time.time()
-    arrival = {e.study: place for place, e in enumerate((e for e in entries if e.read is None), start=1)}
-    done = sorted((e for e in entries if e.read is not None), key=lambda e: -(e.read or 0))[:DONE]
+    waiting, now = store.journal.waiting(), time.time()
+    arrival = {e.study: place for place, e in enumerate(waiting, start=1)}
     return {
         "warnings": _warnings(store, alive),
         "waiting": [
             _row(e, now, pictures) | {"place": place, "arrival": arrival[e.study]}
-            for place, e in enumerate(queue(entries), start=1)
+            for place, e in enumerate(queue(waiting), start=1)
         ],
-        "read": [_row(e, now, pictures) for e in done],
-        "figures": asdict(figures(entries)),
+        "read": [_row(e, now, pictures) for e in store.journal.last_read(DONE)],
+        "figures": asdict(figures(store.journal.readings())),
     }
 
 

@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 LOOK = 0.5  # seconds between two looks at the journal
 LONGEST = 3600.0  # seconds until a result is tried again
 WARNINGS = (0xB000, 0xB006, 0xB007)  # of C-STORE: stored all the same
+STORED = b"00081199"  # ReferencedSOPSequence, of what STOW-RS stored with a warning (PS3.18, table 10.5.3-1)
+MAX_ANSWER = 1 << 20  # bytes
 Sender = Callable[["Dataset"], None]
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A redirect is a refusal: followed, it would become a GET that nothing is sent with."""
+
+    def redirect_request(self, *request: object) -> None:
+        """Follow none."""
+
+
+OPENER = urllib.request.build_opener(_Stay)
 
 
 class Unsent(Exception):
@@ -132,11 +144,12 @@ def stow(ds: Dataset, address: str, timeout: float) -> None:
         key = base64.b64encode(f"{parts.username}:{parts.password or ''}".encode()).decode()
         headers["Authorization"] = f"Basic {key}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(place, body, headers), timeout=timeout) as answer:
+        with OPENER.open(urllib.request.Request(place, body, headers), timeout=timeout) as answer:
+            stored = answer.status == 200 or (answer.status == 202 and STORED in answer.read(MAX_ANSWER))
             status = int(answer.status)
     except urllib.error.HTTPError as failure:
         raise Unsent(f"the receiver refused it with status {failure.code}") from None
     except OSError:
         raise Unsent("nobody answers") from None
-    if status != 200:
+    if not stored:
         raise Unsent(f"the receiver refused it with status {status}")

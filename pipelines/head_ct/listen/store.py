@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from pipelines.head_ct.listen.journal import Entry, Journal
+from pipelines.head_ct.listen.journal import Journal
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.shared.log import log
 from pipelines.shared.run_folder import write_atomically
@@ -58,12 +58,19 @@ class Store:
         digest = hashlib.sha256(content).hexdigest()
         file = self.root / study / f"{instance}{SUFFIX}"
         with self._lock:
-            if self.journal.digest(study, instance) != digest or not file.exists():
+            known = self.journal.digest(study, instance)
+            if known not in (None, digest):
+                log.warning(f"{study}: a slice came again with other content, which takes the place of the earlier one")
+            if known != digest or not file.exists():
                 first = not file.parent.exists()
                 write_atomically(file, lambda aside: aside.write_bytes(content))
                 for folder in (file.parent, self.root) if first else (file.parent,):
                     _settle(folder)
             return self.journal.received(study, instance, digest, time.time())
+
+    def has(self, study: str, instance: str) -> bool:
+        """Whether a file, by hashed names, is there."""
+        return (self.root / study / f"{instance}{SUFFIX}").exists()
 
     def room(self) -> bool:
         """Whether the disk has room for more."""
@@ -79,12 +86,16 @@ class Store:
             known = self.journal.instances(folder.name)
             for file in sorted(folder.glob(f"*{SUFFIX}")):
                 if file.stem not in known:
+                    for place in (folder, self.root):
+                        _settle(place)
                     digest = hashlib.sha256(file.read_bytes()).hexdigest()
                     found += self.journal.received(folder.name, file.stem, digest, time.time())
         return found
 
     def remove_old(self, before: float) -> list[str]:
         """Remove the files of studies that nothing came for since, that are scored and whose results are sent.
+
+        Where the disk is nearly full, results that nobody took are given up: they must not keep images away.
 
         Args:
             before: seconds since 1970.
@@ -94,7 +105,8 @@ class Store:
         """
         self.leaving.mkdir(exist_ok=True, mode=0o700)
         with self._lock:
-            old = [e for e in self.journal.entries() if e.files and e.latest < before and _done(e)]
+            full = not self.room()
+            old = [e for e in self.journal.kept(before) if e.scored == e.revision and (full or not e.unsent)]
             for entry in old:
                 folder = self.root / entry.study
                 if folder.exists():  # out of the way in one step: half a folder would be adopted at the next start
@@ -112,7 +124,3 @@ def _settle(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _done(entry: Entry) -> bool:
-    return entry.scored == entry.revision and not entry.unsent
