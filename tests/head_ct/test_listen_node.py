@@ -212,8 +212,9 @@ def test_who_sends_half_a_message_or_too_much_is_cut_off_and_others_go_on(open_n
 
 def test_a_flood_is_turned_away_and_leaves_no_thread_behind(open_node, said):
     node, _, _ = open_node(associations=1, timeout=20.0)
-    for _ in range(6):
-        connect(node).close()  # as a watchdog does that looks whether somebody listens
+    watchdog = connect(node)  # that looks whether somebody listens
+    until(acceptors)
+    watchdog.close()
     until(lambda: not acceptors())
     silent = [connect(node) for _ in range(4)]
     until(lambda: len(acceptors()) == 4)
