@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -214,7 +215,28 @@ class TriageSection(Section):
     resamples: Annotated[int, Field(ge=20)]
 
 
-AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
+AE_TITLE = r"[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?"
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=f"^{AE_TITLE}$")]
+
+
+def is_web_address(text: str) -> bool:
+    """Whether it is an http(s) address."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def dicom_address(text: str) -> tuple[str, str, int] | None:
+    """AE title, host and port of `<AE title>@<host>:<port>`; None: it is something else."""
+    found = re.fullmatch(rf"({AE_TITLE})@(\[[0-9A-Fa-f:]+\]|[^@:/\[\]\s]+):([0-9]{{1,5}})", text)
+    if found is None or text.startswith(("http:", "https:")):
+        return None
+    title, host, port = found[1], found[3].strip("[]"), int(found[4])
+    return (title, host, port) if len(title) <= 16 and 0 < port < 65536 else None
 
 
 class ListenSection(Section):
@@ -233,7 +255,7 @@ class ListenSection(Section):
         free_gb: that must stay free on the disk; below it nothing is taken.
         keep_hours: after which the files of a study that is scored, with all its results sent, are removed; where the
             disk is nearly full, also with results that nobody took.
-        send: where results go: `dicom://<AE title>@<host>:<port>`, or the address of a DICOMweb service (STOW-RS).
+        send: where results go: `<AE title>@<host>:<port>`, or the http(s) address of a DICOMweb service (STOW-RS).
         capture: also send a secondary capture of the key slices.
         retry: seconds until a sending that failed is tried again; doubled each time, an hour at most.
     """
@@ -257,18 +279,9 @@ class ListenSection(Section):
     @field_validator("send")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        from urllib.parse import urlsplit
-
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value)
-            whole = bool(parts.hostname) and (parts.scheme != "dicom" or bool(parts.username and parts.port))
-        except ValueError:
-            whole = False
-        if not whole or parts.scheme not in ("dicom", "http", "https"):
+        if value is not None and dicom_address(value) is None and not is_web_address(value):
             raise ValueError(
-                f"'{value}' is neither dicom://<AE title>@<host>:<port> nor the http(s) address of a STOW-RS"
+                f"'{value}' is neither <AE title>@<host>:<port> nor the http(s) address of a DICOMweb service (STOW-RS)"
             )
         return value
 

@@ -139,7 +139,7 @@ def test_orthanc_sends_a_study_and_stores_its_report(node, store, report, tmp_pa
         instance = asked(f"{address}/instances", file.read_bytes())["ID"]
         asked(f"{address}/modalities/node/store", instance.encode())
         assert [e.files for e in store.journal.entries()] == [2]
-        sender_of(ListenSection(send=f"dicom://ORTHANC@127.0.0.1:{port}"))(report)
+        sender_of(ListenSection(send=f"ORTHANC@127.0.0.1:{port}"))(report)
         stored = [asked(f"{address}/instances/{i}/simplified-tags") for i in asked(f"{address}/instances")]
         assert {tags["Modality"] for tags in stored} == {"CT", "SR"}
         assert len(asked(f"{address}/studies")) == 1, "the report belongs to the study"

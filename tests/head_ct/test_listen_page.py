@@ -131,14 +131,24 @@ def test_a_node_that_no_longer_scores_says_so(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["dicom://A@host:104", "http://host/dicom-web", "https://me:pw@host:8042/dicom-web"]
+    "address", ["A@host:104", "A@[::1]:104", "http://host/dicom-web", "https://me:pw@host:8042/dicom-web"]
 )
 def test_addresses_for_results(address):
     assert compose("head_ct", f"listen.send='{address}'").listen.send == address
 
 
 @pytest.mark.parametrize(
-    "wrong", ["listen.send=host:104", "listen.send='dicom://host:104'", "listen.ae_title=SEVENTEEN_LETTERS"]
+    "wrong",
+    [
+        "listen.send=host:104",
+        "listen.send='@host:104'",
+        "listen.send=A@host",
+        "listen.send=A@host:99999",
+        "listen.send=SEVENTEEN_LETTERS@host:104",
+        "listen.send='ftp://host/a'",
+        "listen.send='http://'",
+        "listen.ae_title=SEVENTEEN_LETTERS",
+    ],
 )
 def test_mistakes_name_their_key(wrong):
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].replace(".", r"\.")):

@@ -47,7 +47,7 @@ def test_killed_and_started_again_nothing_is_lost_and_nothing_twice(made, tmp_pa
         return 0x0000
 
     receiver = archive.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    target = f"listen.send='dicom://ARCHIVE@127.0.0.1:{receiver.socket.getsockname()[1]}'"
+    target = f"listen.send='ARCHIVE@127.0.0.1:{receiver.socket.getsockname()[1]}'"
     studies = [write_study(tmp_path / f"s{k}", k) for k in range(3)]
     try:
         with program(made, tmp_path, target) as (process, port, page):

@@ -10,8 +10,9 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
+from pipelines.head_ct.config import dicom_address
 from pipelines.head_ct.listen.journal import Journal
 from pipelines.head_ct.listen.results import NothingToSend, Results
 from pipelines.shared.errors import reason_of
@@ -86,12 +87,13 @@ class Post(threading.Thread):
 
 
 def sender_of(settings: ListenSection) -> Sender:
-    """How results are sent: by the scheme of `listen.send`."""
-    parts = urlsplit(str(settings.send))
-    if parts.scheme == "dicom":
-        called, host, port = str(parts.username), str(parts.hostname), int(parts.port or 0)
-        return lambda ds: c_store(ds, called, host, port, settings.ae_title, settings.timeout)
-    return lambda ds: stow(ds, str(settings.send), settings.timeout)
+    """How results are sent: to the AE title or the address of `listen.send`."""
+    receiver = str(settings.send)
+    place = dicom_address(receiver)
+    if place is None:
+        return lambda ds: stow(ds, receiver, settings.timeout)
+    called, host, port = place
+    return lambda ds: c_store(ds, called, host, port, settings.ae_title, settings.timeout)
 
 
 def c_store(ds: Dataset, called: str, host: str, port: int, calling: str, timeout: float) -> None:
@@ -135,7 +137,8 @@ def stow(ds: Dataset, address: str, timeout: float) -> None:
         f"--{mark}\r\nContent-Type: application/dicom\r\n\r\n".encode() + stream.getvalue() + f"\r\n--{mark}--".encode()
     )
     parts = urlsplit(address)
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/studies"
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/studies")
+    place = urlunsplit(bare._replace(query="", fragment=""))
     headers = {
         "Content-Type": f'multipart/related; type="application/dicom"; boundary={mark}',
         "Accept": "application/dicom+json",
