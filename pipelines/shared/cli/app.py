@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import __version__
 from pipelines.shared.cli.finished import remedy_in, with_finished_run
 from pipelines.shared.config import StudyConfig, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, disk_failure, nearest
@@ -40,6 +41,9 @@ def main(study: str) -> None:
 
 
 def _answer(study: str, arguments: list[str]) -> int:
+    if "--version" in arguments:  # Hydra would print its own
+        print(__version__)
+        return 0
     # Hydra would print its own summary and exit 1; albumentations would ask a server for updates.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -93,7 +97,7 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in arguments):
+    if any(a in ("--help", "-h", "--hydra-help", "--info", "-i") for a in arguments):
         return arguments
     sweep = "-m" in arguments or "--multirun" in arguments
     if sweep and processes() > 1:

@@ -1,0 +1,59 @@
+"""Studies from Python, and the list of them."""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+import pytest
+from conftest import STUDIES, run_command
+from made_service import fundus
+
+import pipelines
+from pipelines.__main__ import main
+from pipelines.interface import Finished
+from pipelines.shared.errors import RunError, UserError
+
+
+def test_a_finished_run_answers_for_files_from_python(made_run, tmp_path, capfd):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(fundus(0))
+    finished = pipelines.run(
+        "retinopathy", "mode=predict", f"run={made_run}", f"input={tmp_path / 'photos'}", f"run_dir={tmp_path / 'run'}"
+    )
+    assert finished == Finished(tmp_path / "run")
+    assert list(finished.answers["file"]) == ["a.png"]
+    assert finished.answers["p_referable"].between(0, 1).all()
+    assert f"run folder: {tmp_path / 'run'}" in capfd.readouterr().out  # a notebook shows what the run says
+    for look in (lambda: finished.metrics, finished.show, lambda: finished.predictions("test")):
+        with pytest.raises(RunError):
+            look()
+
+
+def test_a_mistake_is_the_command_lines(tmp_path):
+    with pytest.raises(UserError, match=r"Unknown key 'trainer\.epoch'") as caught:
+        pipelines.run("skin", "trainer.epoch=3", f"run_dir={tmp_path / 'run'}")
+    assert caught.value.remedy.startswith("Did you mean trainer.epochs")
+
+
+def test_metrics_are_a_table(made_run):
+    finished = Finished(made_run)
+    assert finished.headline == "test.referable.auroc"
+    expected = pd.Series({"value": 0.91, "low": 0.87, "high": 0.94})
+    pd.testing.assert_series_equal(
+        finished.metrics.loc[finished.headline, expected.index].astype(float), expected, check_names=False
+    )
+
+
+def test_every_study_is_listed(capsys):
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    assert [name for name in STUDIES if f"\n{name} " in listed] == STUDIES
+    assert main(["skin"]) == 2
+    assert "python -m pipelines.<study>" in capsys.readouterr().err
+
+
+def test_the_version_is_this_packages():
+    for module in ("pipelines", "pipelines.skin"):
+        done = run_command([sys.executable, "-m", module, "--version"], seconds=60)
+        assert done.stdout.strip() == pipelines.__version__
