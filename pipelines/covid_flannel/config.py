@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.shared.config import (
     AugmentSection,
+    CalibrationSection,
     CopySection,
     Count,
     DataSection,
@@ -167,6 +168,7 @@ class CovidConfig(StudyConfig):
     preprocess: PreprocessSection
     augment: AugmentSection
     loss: LossSection
+    calibration: CalibrationSection = Field(default_factory=CalibrationSection)
     operating_points: OperatingPointsSection
     shortcut_tests: ShortcutSection
 

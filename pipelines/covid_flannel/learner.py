@@ -16,6 +16,7 @@ from pipelines.covid_flannel.config import CLASSES, CovidConfig, LearnerSection
 from pipelines.covid_flannel.flannel import ConstantWeights, Flannel
 from pipelines.covid_flannel.metrics import predict_columns
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
+from pipelines.shared.learning.calibration import calibrated, choose_calibration
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.image_learner import over_views
 from pipelines.shared.learning.learner import Learner
@@ -106,8 +107,10 @@ class BaseLearner(Learner[CovidConfig]):
         return CroppedNetwork(ImageNetwork(Architecture(**parts)), resize, crop)
 
     def finished(self, network: nn.Module, model: dict[str, Any]) -> nn.Module:
-        """A base learner, over several views of a picture where `model.test_time` asked for them; a combination."""
-        return over_views(self, network, model)
+        """A base learner, over several views of a picture where `model.test_time` asked for them, and calibrated; a
+        combination as it is.
+        """
+        return calibrated(over_views(self, network, model), model)
 
     def targets(self, records: pd.DataFrame) -> np.ndarray:
         """float32 (records,): the number of each record's class."""
@@ -129,6 +132,16 @@ class BaseLearner(Learner[CovidConfig]):
         """`val_accuracy` and `val_macro_f1`."""
         matrix = confusion_matrix(targets.astype(int), outputs.argmax(axis=1), range(outputs.shape[1]))
         return {"val_accuracy": float(accuracy(matrix)), "val_macro_f1": float(macro_f1(matrix))}
+
+    def calibrate(
+        self,
+        targets: np.ndarray,
+        outputs: Callable[[], np.ndarray],
+        measure: Callable[[np.ndarray], dict[str, float]],
+    ) -> dict[str, Any]:
+        """What `calibration` asks for; the prior is that of the training pictures."""
+        section, monitor = self.config.calibration, self.config.trainer.monitor
+        return choose_calibration(section, self.counts, self.never, targets, outputs, measure, monitor)
 
 
 def answers_of(records: pd.DataFrame) -> np.ndarray:

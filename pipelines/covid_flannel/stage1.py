@@ -48,6 +48,7 @@ def key_of(config: CovidConfig, data: Data, fold: int, learner: str) -> dict[str
     parts = roles(records, fold, config)
     rows = (records["id"].astype(str) + "\t" + records["fingerprint"].astype(str) + "\t" + records["label"]).to_numpy()
     untaught = untaught_in(records, parts["train"])
+    calibration = config.calibration.model_dump(exclude_defaults=True)
     return {
         "version": VERSION,
         "classes": CLASSES,
@@ -60,6 +61,7 @@ def key_of(config: CovidConfig, data: Data, fold: int, learner: str) -> dict[str
         "trainer": trainer,
         "seed": config.seed,
         **({"untaught": untaught} if untaught else {}),  # earlier versions had no null for them
+        **({"calibration": calibration} if calibration else {}),  # nor could they be calibrated
         **{role: hashlib.sha256("\n".join(sorted(rows[mask])).encode()).hexdigest() for role, mask in parts.items()},
     }
 

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.shared.errors import DataError
 from pipelines.shared.sections import AugmentSection as AugmentSection
+from pipelines.shared.sections import CalibrationSection as CalibrationSection
 from pipelines.shared.sections import Count as Count
 from pipelines.shared.sections import Fraction as Fraction
 from pipelines.shared.sections import Section as Section

@@ -1,4 +1,4 @@
-"""What sections of a configuration are made of, and the two that say how a network learns: trainer, augment."""
+"""What sections of a configuration are made of, and those that say how a network learns and is finished."""
 
 from __future__ import annotations
 
@@ -140,3 +140,12 @@ class AugmentSection(Section):
                 f"translate={self.translate:g}, which must be 0 with it"
             )
         return self
+
+
+class CalibrationSection(Section):
+    """What is put behind a trained network and chosen on val, see `learning.calibration`. `temperature`: one number by
+    which the outputs are divided; `prior`: how strongly the classes' frequencies in training are corrected for.
+    """
+
+    temperature: bool = False  # runs that were made before this section existed lack it
+    prior: bool = False

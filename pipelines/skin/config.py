@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipelines.shared.config import (
     AugmentSection,
+    CalibrationSection,
     CopySection,
     Count,
     DataSection,
@@ -133,6 +134,7 @@ class SkinConfig(StudyConfig):
     preprocess: PreprocessSection
     augment: SkinAugment
     loss: LossSection
+    calibration: CalibrationSection = Field(default_factory=CalibrationSection)
     operating_points: OperatingPointsSection
     explain: ExplainSection
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.learning.calibration import choose_calibration
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.image_learner import ImageLearner
 from pipelines.shared.learning.losses import Loss, class_weights, weighted_cross_entropy
@@ -71,6 +72,16 @@ class SkinLearner(ImageLearner[SkinConfig]):
             return {"val_accuracy": float("nan"), "val_balanced_accuracy": float("nan")}
         matrix = confusion_matrix(targets[known].astype(int), outputs[known].argmax(axis=1), range(outputs.shape[1]))
         return {"val_accuracy": float(accuracy(matrix)), "val_balanced_accuracy": float(balanced_accuracy(matrix))}
+
+    def calibrate(
+        self,
+        targets: np.ndarray,
+        outputs: Callable[[], np.ndarray],
+        measure: Callable[[np.ndarray], dict[str, float]],
+    ) -> dict[str, Any]:
+        """What `calibration` asks for; the prior is that of the training pictures."""
+        section, monitor = self.config.calibration, self.config.trainer.monitor
+        return choose_calibration(section, self.counts, self.never, targets, outputs, measure, monitor)
 
     def columns(self, probabilities: np.ndarray, /) -> pd.DataFrame:
         """Probabilities of the classes and, by the inference algorithm, of the nodes above them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.method import stacked
 from pipelines.covid_flannel.protocol import FIXED, divide, fold_numbers, roles
+from pipelines.covid_flannel.stage1 import key_of
 from pipelines.covid_flannel.study import STUDY
 from pipelines.shared.data.records import Source
 from pipelines.shared.errors import ConfigError, DataError, RunError
@@ -289,3 +291,13 @@ def test_an_interrupted_stage_one_goes_on_where_it_stopped(tmp_path, monkeypatch
     assert names == [f"fold_{k}-mobilenet" for k in (0, 1, 2, 2, 3, 4)]
     tables = [pd.read_parquet(f.predictions("test")) for f in (whole, folder)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_base_learners_from_before_calibration_are_still_those_of_a_run_without():
+    config = compose("covid_flannel")
+    records = divide(make_records(), config)
+    data = Data(Source("table", False, Path(), records, "patient"), records, toy_prepared(np.zeros((1, 1))), {})
+    key = key_of(config, data, 0, "resnet")
+    assert "calibration" not in key
+    other = compose("covid_flannel", "calibration.temperature=true")
+    assert key_of(other, data, 0, "resnet") == key | {"calibration": {"temperature": True}}

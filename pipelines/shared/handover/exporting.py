@@ -224,6 +224,7 @@ def describe(
                   "what": "arrays as the study prepares them for its networks; scaling happens inside"},
         "preprocessing": model["preprocessing"],
         "output": output,
+        **({"calibration": model["calibration"]} if "calibration" in model else {}),  # is inside the file
         "operating_points": points,
         "chosen_on_val": model.get("chosen_on_val", {}),
         "trained_on": model.get("trained_on"),

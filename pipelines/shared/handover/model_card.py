@@ -91,6 +91,12 @@ def _networks(facts: CardFacts) -> str:
         if network.get("best_epoch") is not None:
             kept = ", ".join(f"{k} {v:.4f}" for k, v in network.get("monitor", {}).items() if v is not None)
             about.append(f"epoch {network['best_epoch']} was kept ({kept} on val)")
+        if network.get("calibration"):
+            chosen = network["calibration"]
+            about.append(
+                f"its outputs are divided by {chosen['temperature']:.3g} and corrected for the classes' frequencies in "
+                f"training with strength {chosen['prior_strength']:g}, both chosen on val"
+            )
         if "learners" in network:
             about.append(f"combines {', '.join(network['learners'])}")
         lines.append(f"- {'; '.join(about)}.")

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork, build_image_network
+from pipelines.shared.learning.calibration import calibrated
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.views import MeanOverViews
 from pipelines.shared.study import C
@@ -30,8 +31,8 @@ class ImageLearner(Learner[C]):
         return ImageNetwork(Architecture(**model["architecture"]))
 
     def finished(self, network: nn.Module, model: dict[str, Any]) -> nn.Module:
-        """The network, over several views of a picture where `model.test_time` asked for them."""
-        return over_views(self, network, model)
+        """The network, over several views of a picture where `model.test_time` asked for them, and calibrated."""
+        return calibrated(over_views(self, network, model), model)
 
 
 def over_views(learner: Learner[Any], network: nn.Module, model: dict[str, Any]) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, Self
 
 import numpy as np
@@ -85,6 +85,19 @@ class Learner(ABC, Generic[C]):
     @abstractmethod
     def measure(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """What the trainer may monitor, besides `val_loss`."""
+
+    def calibrate(
+        self,
+        targets: np.ndarray,
+        outputs: Callable[[], np.ndarray],
+        measure: Callable[[np.ndarray], dict[str, float]],
+    ) -> dict[str, Any]:
+        """What `finished` puts behind a trained network, chosen on val and kept in model.json under `calibration`.
+
+        Nothing, unless a study's configuration has `calibration`. `targets`: of val; `outputs` predicts it; `measure`:
+        outputs to what the trainer monitors.
+        """
+        return {}
 
     def activation(self, outputs: np.ndarray, /) -> np.ndarray:
         """Outputs (..., classes) to probabilities, by `link`."""

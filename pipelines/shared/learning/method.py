@@ -154,6 +154,13 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
             file=run.folder.checkpoint(name),
             must_match={"split": data.flow["split_fingerprint"]} | training_keys(run.config),
         )
+    facts = describe(run, learner, network, data, name, seed)
+
+    def answers() -> np.ndarray:
+        answering = learner.finished(network, facts).to(run.world.device)
+        return network_outputs(run, answering, validating, "Calibrating on val")
+
+    chosen = learner.calibrate(validation.targets, answers, measure)
     if run.world.main:
         history = pd.DataFrame(rows)
         if run.folder.history.exists():
@@ -161,7 +168,8 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
         write_csv(run.folder.history, history)
         best = history[history["best"].astype(bool) & (history["network"] == name)].iloc[-1]
         extra = {"best_epoch": int(best["epoch"]), "monitor": {monitor: float(best[monitor])}}
-        save_network(run.folder.network(name), network, describe(run, learner, network, data, name, seed) | extra)
+        calibration = {"calibration": chosen} if chosen else {}
+        save_network(run.folder.network(name), network, facts | extra | calibration)
     barrier(run.world)
 
 

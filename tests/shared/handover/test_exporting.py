@@ -12,6 +12,7 @@ from torch import nn
 
 from pipelines.shared.errors import UserError
 from pipelines.shared.handover import exporting
+from pipelines.shared.learning.calibration import calibrated
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.views import MeanOverViews
 
@@ -79,6 +80,21 @@ def test_a_file_averages_over_the_same_views_as_torch(toy, tmp_path):
         )
         > 1e-4
     )
+
+
+@pytest.mark.slow
+def test_a_file_is_calibrated_as_torch_is(toy, tmp_path):
+    plain, arrays, data, _ = toy
+    calibration = {"temperature": 0.25, "prior_strength": 1.5, "log_prior": [-0.1, -3.0, -2.0, -4.0]}
+    network = exporting.Answering(calibrated(Toy(), {"calibration": calibration}), "softmax", np.zeros(4, bool)).eval()
+    network.network.network.load_state_dict(plain.network.state_dict())
+    exporting._write(network, torch.from_numpy(arrays[:2]), {}, tmp_path / "toy.onnx")
+    answers = exporting.onnx_answers(tmp_path / "toy.onnx", data, 3, "")
+    with torch.inference_mode():
+        raw, expected = plain.network(torch.from_numpy(arrays)), network(torch.from_numpy(arrays)).numpy()
+    assert exporting.largest_difference(answers, expected) < 1e-6
+    shift = torch.tensor([-0.15, -4.5, -3.0, -6.0])
+    assert exporting.largest_difference(answers, (4 * raw - shift).softmax(dim=-1).numpy()) < 1e-6
 
 
 def test_metadata_are_in_the_file(toy):
