@@ -8,6 +8,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ import pandas as pd
 from pipelines.covid_flannel import data, metrics, protocol
 from pipelines.covid_flannel.config import CovidConfig
 from pipelines.shared.data.images import SUFFIXES
-from pipelines.shared.study import Evidence, Results, Study
+from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.learning.method import Method
@@ -52,6 +53,13 @@ class CovidFlannel(Study[CovidConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: CovidConfig) -> list[dict[str, Any]]:
         """Thresholds of P(COVID-19), chosen on the stacking part of every fold and frozen."""
         return metrics.choose_points(predictions, config)
+
+    def recalibrate(
+        self, part: pd.DataFrame, rest: pd.DataFrame, config: CovidConfig, models: Mapping[str, dict[str, Any]]
+    ) -> Recalibrated:
+        """One threshold for all pictures of the site, as no fold's own ensemble answers there alone."""
+        points = metrics.choose_fold_points(part, config, 0)
+        return Recalibrated(rest, [{k: v for k, v in point.items() if k != "fold"} for point in points])
 
     def evaluate(self, evidence: Evidence[CovidConfig]) -> Results:
         """Table 6.3, FLANNEL against its best member, and whether it is a shortcut."""

@@ -8,6 +8,8 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,7 +17,8 @@ import pandas as pd
 from pipelines.retinopathy import data, metrics
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.shared.data.images import SUFFIXES
-from pipelines.shared.study import Evidence, Results, Study
+from pipelines.shared.errors import StatisticsError
+from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.learning.method import Method
@@ -44,6 +47,21 @@ class Retinopathy(Study[RetinopathyConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: RetinopathyConfig) -> list[dict[str, Any]]:
         """Two operating points, high specificity and high sensitivity, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
+
+    def recalibrate(
+        self, part: pd.DataFrame, rest: pd.DataFrame, config: RetinopathyConfig, models: Mapping[str, dict[str, Any]]
+    ) -> Recalibrated:
+        """Thresholds, and where the run has cut points of the expected grade, these too."""
+        made = super().recalibrate(part, rest, config, models)
+        if not any("cut_points" in model.get("chosen_on_val", {}) for model in models.values()):
+            return made
+        heads = [f"p_{head}" for head in metrics.HEADS]
+        try:
+            cuts = metrics.choose_cut_points(part["grade"].to_numpy(float), part[heads].to_numpy(float))
+        except StatisticsError as reason:
+            return replace(made, chosen={"cut_points": f"none ({reason})"})
+        grade = metrics.predict_columns(rest[heads].to_numpy(float), cuts)["grade_predicted"].to_numpy()
+        return replace(made, predictions=rest.assign(grade_predicted=grade), chosen={"cut_points": cuts})
 
     def evaluate(self, evidence: Evidence[RetinopathyConfig]) -> Results:
         """AUROC of referable disease, agreement on five grades, calibration, subgroups, single graders."""

@@ -219,6 +219,7 @@ class ServeSection(Section):
 class StudyConfig(Section):
     """The root. A study's own configuration extends it.
 
+    `recalibrate`: with mode=evaluate, the share of the new site's groups on which thresholds are chosen anew.
     `intended_use`: what the network is meant for, in the words of whoever makes the run; it goes into the model card.
     `subgroups`: columns of the record table, for each value of which the report gives the results apart.
     """
@@ -228,6 +229,7 @@ class StudyConfig(Section):
     run: UserPath | None
     input: UserPath | None
     run_dir: UserPath
+    recalibrate: Fraction | None = None  # as with intended_use: older runs lack it
     intended_use: str | None = None
     seed: Annotated[int, Field(ge=0)]
     data: DataSection

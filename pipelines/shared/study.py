@@ -132,6 +132,21 @@ class Results:
     chance_note: str = "random scores"
 
 
+@dataclass(frozen=True)
+class Recalibrated:
+    """What was chosen anew on a part of a new site.
+
+    Attributes:
+        predictions: the prediction table of the site's other records, as they are now answered.
+        operating_points: thresholds for that table.
+        chosen: what was chosen besides, name -> number, numbers, or why there is none.
+    """
+
+    predictions: pd.DataFrame
+    operating_points: list[dict[str, Any]]
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+
 class Study(ABC, Generic[C]):
     """One study.
 
@@ -202,6 +217,19 @@ class Study(ABC, Generic[C]):
     @abstractmethod
     def choose_points(self, predictions: pd.DataFrame, config: C) -> list[dict[str, Any]]:
         """Operating points, chosen on a prediction table (that of val)."""
+
+    def recalibrate(
+        self, part: pd.DataFrame, rest: pd.DataFrame, config: C, models: Mapping[str, dict[str, Any]]
+    ) -> Recalibrated:
+        """What a finished run had frozen, chosen anew for a new site; here thresholds: answers stay as they are.
+
+        Args:
+            part: the run's prediction table of the site's records that are set aside for this.
+            rest: the same of its other records, which are judged.
+            config: of the evaluation.
+            models: the run's model.json by network.
+        """
+        return Recalibrated(rest, self.choose_points(part, config))
 
     @abstractmethod
     def evaluate(self, evidence: Evidence[C]) -> Results:

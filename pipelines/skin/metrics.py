@@ -15,6 +15,7 @@ from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import choose_two_points
 from pipelines.shared.stats.proportions import both_estimates
+from pipelines.shared.stats.temperature import tempered
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import BINARY, LEVELS, binary_scores
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, answers, infer
@@ -50,6 +51,17 @@ def predict_columns(probabilities: np.ndarray, classes: Sequence[str]) -> pd.Dat
     columns |= {f"p_{task}": np.clip(values, 0, 1) for task, values in binary_scores(nodes).items()}
     best = [classes[i] for i in probabilities.argmax(axis=1)]
     return pd.DataFrame(columns | {"class_predicted": best})
+
+
+def class_columns(classes: Sequence[str]) -> list[str]:
+    """The columns of the training classes' own probabilities in a prediction table, in the order of `classes`."""
+    return [f"p_{name.split('/')[-1]}" for name in classes]
+
+
+def tempered_table(predictions: pd.DataFrame, classes: Sequence[str], temperature: float) -> pd.DataFrame:
+    """A prediction table as it is when the classes' probabilities are tempered, see `stats.temperature`."""
+    p = tempered(predictions[class_columns(classes)], temperature)
+    return predictions.assign(**{str(name): values.to_numpy() for name, values in predict_columns(p, classes).items()})
 
 
 # --- the levels ---

@@ -7,15 +7,20 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pipelines.shared.data.images import SUFFIXES
-from pipelines.shared.study import Evidence, Results, Study
+from pipelines.shared.errors import StatisticsError
+from pipelines.shared.stats.temperature import LEAST, best_temperature
+from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 from pipelines.skin import data, metrics
 from pipelines.skin.config import SkinConfig
-from pipelines.skin.training_classes import training_classes
+from pipelines.skin.training_classes import class_numbers, training_classes
 
 if TYPE_CHECKING:
     from pipelines.shared.learning.method import Method
@@ -52,6 +57,23 @@ class Skin(Study[SkinConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: SkinConfig) -> list[dict[str, Any]]:
         """Two operating points of each binary task, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
+
+    def recalibrate(
+        self, part: pd.DataFrame, rest: pd.DataFrame, config: SkinConfig, models: Mapping[str, dict[str, Any]]
+    ) -> Recalibrated:
+        """Where the run has a temperature, one for the site's answers too, and thresholds behind it."""
+        if not config.calibration.temperature:
+            return super().recalibrate(part, rest, config, models)
+        classes = next(iter(models.values()))["classes"]
+        p = part[metrics.class_columns(classes)].to_numpy(float)
+        try:
+            truth = class_numbers(part["lineage"], classes)
+            temperature = best_temperature(np.log(np.maximum(p, LEAST)), truth)
+        except StatisticsError as reason:
+            made = super().recalibrate(part, rest, config, models)
+            return replace(made, chosen={"temperature": f"none ({reason})"})
+        part, rest = (metrics.tempered_table(table, classes, temperature) for table in (part, rest))
+        return Recalibrated(rest, self.choose_points(part, config), {"temperature": temperature})
 
     def evaluate(self, evidence: Evidence[SkinConfig]) -> Results:
         """Balanced accuracy at three levels of the tree, three binary tasks, readers, calibration, subgroups."""

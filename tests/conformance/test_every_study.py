@@ -122,6 +122,7 @@ def test_modes_and_keys_exist_without_a_plus(study):
     config = compose(study)
     assert config.run is None
     assert config.input is None
+    assert config.recalibrate is None
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from pipelines.shared.validation import allowed_keys, check
 
 # What may be set beside a finished run: everything else is part of what that run is.
 FREE_WITH_RUN = {
-    "evaluate": ["data", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
+    "evaluate": ["data", "recalibrate", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
     "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
     "serve": ["serve", "cache", "trainer.device", "run_dir"],
     "export": ["cache", "trainer.device", "trainer.workers", "run_dir"],
@@ -61,6 +61,11 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
     modes = study_modes(study)
     if config.mode not in modes:
         raise ConfigError(f"mode={config.mode} is no mode of this study.", nearest(config.mode, modes))
+    if config.recalibrate is not None and config.mode != "evaluate":
+        raise ConfigError(
+            f"recalibrate={config.recalibrate:g} counts for nothing in mode={config.mode}.",
+            "It is for mode=evaluate, where a finished run meets a new site; leave it out here.",
+        )
     takes = mode_keys(study, config.mode)
     for key in keys if takes else []:
         if not any(key == t or key.startswith(t + ".") for t in ["mode", *takes]):

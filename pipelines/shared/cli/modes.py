@@ -81,7 +81,12 @@ def train(study: Study[Any], job: Job) -> None:
 
 
 def external_validation(study: Study[Any], job: Job) -> None:
-    """Apply a finished run to another dataset: its networks and thresholds are frozen."""
+    """Apply a finished run to another dataset: its networks and thresholds are frozen.
+
+    With `recalibrate`, thresholds chosen anew on a part of the dataset are judged beside the frozen ones on the rest.
+    """
+    from pipelines.shared.cli.recalibration import recalibrate, set_aside
+    from pipelines.shared.judging.recalibration import RECALIBRATION
     from pipelines.shared.learning.cross_validation import method_of
     from pipelines.shared.learning.distributed import main_first
 
@@ -91,7 +96,9 @@ def external_validation(study: Study[Any], job: Job) -> None:
         trained = read_json(finished.folder.flow)["source"]
         records = finished.folder.read_table(finished.folder.records)
         data = external_data(study, run.config, records, trained)
-        check_labels(study, data, ["test"])
+        if run.config.recalibrate is not None:
+            data = set_aside(study, run.config, finished, data)
+        check_labels(study, data, ["test", RECALIBRATION])
         data.flow["notes"].append(
             f"External validation of {finished.folder.path.name}: its networks and thresholds are frozen."
         )
@@ -103,6 +110,8 @@ def external_validation(study: Study[Any], job: Job) -> None:
     with stage(run, "predict"):
         predictions = method_of(study, run.config).answer(run, finished, data)
     if run.world.main:
+        if run.config.recalibrate is not None:
+            predictions = recalibrate(study, run.config, run.folder, finished, data, predictions)
         run.folder.write_table(run.folder.predictions("test"), predictions)
         write_json(run.folder.operating_points, finished.operating_points)
         _finish(run)

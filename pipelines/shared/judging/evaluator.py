@@ -17,6 +17,7 @@ from pipelines.shared.handover.model_card import CardFacts, write_card
 from pipelines.shared.job import config_model
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.published import published_table
+from pipelines.shared.judging.recalibration import RECALIBRATION, beside, recalibrated_results
 from pipelines.shared.judging.report import (
     Code,
     Headline,
@@ -35,6 +36,7 @@ from pipelines.shared.untaught import untaught_lines
 from pipelines.shared.validation import check
 
 SCHEMA = 1
+PARTS = [*SPLITS[:-1], RECALIBRATION, SPLITS[-1]]  # what records may be used for
 # What is looked for when a run's files are read, so that a damaged one is named at once.
 FLOW = ["source", "card", "synthetic", "group_key", "fingerprint", "steps", "lists", "gate", "notes", "warnings"]
 HISTORY = ["network", "epoch", "train_loss", "best"]
@@ -48,7 +50,10 @@ def evaluate(study: Study[Any], folder: RunFolder) -> tuple[Evidence[Any], Resul
         RunError: a file of the run is missing or damaged.
     """
     evidence = read_evidence(study, folder)
+    recalibrated = recalibrated_results(study, evidence)
     results = study.evaluate(evidence)
+    if recalibrated is not None:
+        results = beside(results, recalibrated, evidence)
     return evidence, replace(results, warnings=[*untaught_lines(evidence.untaught), *results.warnings])
 
 
@@ -192,9 +197,7 @@ def _headline_sentence(evidence: Evidence[StudyConfig], results: Results, kind: 
     result = (
         f"{results.sentence}: {main}" if main.value is not None else f"{results.sentence} is undefined: {main.reason}"
     )
-    counts = [
-        f"{name} {int((records['split'] == name).sum()):,}" for name in SPLITS if (records["split"] == name).any()
-    ]
+    counts = [f"{name} {int((records['split'] == name).sum()):,}" for name in PARTS if (records["split"] == name).any()]
     return (
         f"{result}, on {len(test):,} test records of {test['group'].nunique():,} groups of {evidence.flow['source']} "
         f"({kind}).\n\nIn all {len(records):,} records of {records['group'].nunique():,} groups: {', '.join(counts)}. "
@@ -216,7 +219,7 @@ def _data_section(study: Study[Any], evidence: Evidence[StudyConfig]) -> Section
             exclusions.append((position, step["label"], f"{step['count']:,}"))
     parts = [
         (name, f"{len(part):,} of {part['group'].nunique():,} groups")
-        for name, part in ((s, records[records["split"] == s]) for s in SPLITS)
+        for name, part in ((s, records[records["split"] == s]) for s in PARTS)
         if len(part)
     ]
     figures.flow(path, steps, exclusions, parts, note=evidence.note)
@@ -254,7 +257,23 @@ def _training_section(evidence: Evidence[StudyConfig], history: pd.DataFrame) ->
         ["Network", "Best epoch", "Epochs", monitor], rows, "The epoch that was kept, by the monitored metric on val."
     )
     picture = Picture("figures/history.png", f"Loss and {monitor} by epoch.", "Training curves.")
-    return Section("Training", [picture, table])
+    return Section("Training", [picture, table, *_calibration_table(evidence.networks)])
+
+
+def _calibration_table(networks: list[dict[str, Any]]) -> list[Table]:
+    """What stands behind the networks' outputs, chosen on val; nothing where nothing does."""
+    rows = [
+        [n["name"], c["temperature"], c["prior_strength"], c["val"]["before"], c["val"]["after"]]
+        for n, c in ((n, n["calibration"]) for n in networks if n.get("calibration"))
+    ]
+    if not rows:
+        return []
+    caption = (
+        "Temperature and strength of the correction for the classes' frequencies, chosen on val and frozen with the "
+        "network. What val gained is optimistic, as it chose."
+    )
+    monitor = next(n["calibration"]["val"]["monitor"] for n in networks if n.get("calibration"))
+    return [Table(["Network", "Temperature", "Prior's strength", f"{monitor} before", "after"], rows, caption)]
 
 
 def _paper_section(results: Results) -> Section:

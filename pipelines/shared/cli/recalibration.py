@@ -1,0 +1,104 @@
+"""`mode=evaluate … recalibrate=<share>`: what is frozen is chosen anew on a random part of the site's groups, and both,
+the frozen and the recalibrated answer, are judged on the others. No torch: all of it works on prediction tables.
+
+    records.parquet                        `split` is recalibration or test
+    predictions/test.parquet               of the others, frozen
+    predictions/recalibration.parquet      of the part that was set aside, frozen
+    predictions/recalibrated.parquet       of the others, as they are answered after recalibration
+    recalibration.json                     share, seed, counts, what was chosen, operating points
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from pipelines.shared.config import StudyConfig
+from pipelines.shared.data.splits import common_classes, grouped_split, split_fingerprint
+from pipelines.shared.errors import DataError, RunError
+from pipelines.shared.judging.recalibration import RECALIBRATED, RECALIBRATION
+from pipelines.shared.log import log
+from pipelines.shared.run import FinishedRun
+from pipelines.shared.run_folder import RunFolder, plain, write_json
+from pipelines.shared.study import Data, Study
+
+FEWEST = 10  # groups on either side: with fewer, thresholds and what they give are chance
+
+
+def set_aside(study: Study[Any], config: StudyConfig, finished: FinishedRun, data: Data) -> Data:
+    """The data with `split` recalibration for a random, seeded share of the groups, stratified where that is possible.
+
+    Raises:
+        RunError: the finished run has nothing that could be chosen anew.
+        DataError: fewer than `FEWEST` groups would be set aside, or left.
+    """
+    share, records = config.recalibrate, data.records
+    assert share is not None
+    if not finished.operating_points and not any(
+        m.get("chosen_on_val") or m.get("calibration") for m in finished.models.values()
+    ):
+        raise RunError(
+            f"recalibrate={share:g}: {finished.folder.path.name} has no thresholds or anything else to choose anew.",
+            "Leave recalibrate out.",
+        )
+    groups = records["group"].nunique()
+    wanted = round(share * groups)
+    if min(wanted, groups - wanted) < FEWEST:
+        raise DataError(
+            f"recalibrate={share:g} of {groups} groups of {data.source.name}: at least {FEWEST} must be set aside, and "
+            "as many must be left to be judged.",
+            f"Give another share (at least {FEWEST} of {groups} groups), or leave recalibrate out."
+            if groups >= 2 * FEWEST
+            else f"Leave recalibrate out: that takes {2 * FEWEST} groups.",
+        )
+    split = site_split(records, share, study.stratify, config.seed)
+    records = records.assign(split=split)
+    counts = {name: (len(part), part["group"].nunique()) for name, part in records.groupby("split")}
+    n, of = counts[RECALIBRATION]
+    log.info(f"recalibration: {n:,} records, {of:,} groups; test: {counts['test'][0]:,}, {counts['test'][1]:,}")
+    data.flow["notes"].append(
+        f"Recalibration: {n:,} records of {of:,} groups, a random {share:.0%} (seed {config.seed}), were set aside; "
+        "thresholds were chosen anew on them. They are in no result: frozen and recalibrated are both judged on the "
+        "others."
+    )
+    return replace(data, records=records, flow=data.flow | {"split_fingerprint": split_fingerprint(records)})
+
+
+def site_split(records: pd.DataFrame, share: float, stratify: str, seed: int) -> pd.Series:
+    """`recalibration` or `test` for each row: whole groups, alike in the classes that have two groups or more."""
+    column = stratify if stratify in records else None
+    known = records if column is None else common_classes(records, column, 2)[0]
+    divided = grouped_split(known.assign(split=None), {"val": share, "test": 1 - share}, column, seed)
+    return divided.replace({"val": RECALIBRATION})
+
+
+def recalibrate(
+    study: Study[Any], config: StudyConfig, folder: RunFolder, finished: FinishedRun, data: Data, table: pd.DataFrame
+) -> pd.DataFrame:
+    """Choose anew on the part that was set aside, and write what came of it.
+
+    Args:
+        study, config, folder, data: of the evaluation.
+        finished: the run whose `table` of predictions of all of `data` this is.
+
+    Returns:
+        The table of the other records, frozen.
+    """
+    aside = set(data.records.loc[data.records["split"] == RECALIBRATION, "id"])
+    own = table["id"].isin(aside)
+    part, rest = (table[rows].reset_index(drop=True) for rows in (own, ~own))
+    made = study.recalibrate(part, rest, config, finished.models)
+    folder.write_table(folder.predictions(RECALIBRATION), part)
+    folder.write_table(folder.predictions(RECALIBRATED), made.predictions)
+    content = {
+        "share": config.recalibrate,
+        "seed": config.seed,
+        "records": len(aside),
+        "groups": int(data.records.loc[data.records["split"] == RECALIBRATION, "group"].nunique()),
+        "chosen": made.chosen,
+        "operating_points": [{**point, "chosen_on": RECALIBRATION} for point in made.operating_points],
+    }
+    write_json(folder.path / "recalibration.json", plain(content))
+    return rest

@@ -1,0 +1,87 @@
+"""A finished run recalibrated on a part of a new site (`recalibrate=<share>`), beside the frozen one. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pipelines.shared.judging.report import Cell, Section, Table, Text
+from pipelines.shared.run_folder import read_json, read_table
+from pipelines.shared.study import Evidence, Results, Study
+
+RECALIBRATION = "recalibration"  # the split that thresholds are chosen anew on
+RECALIBRATED = "recalibrated"  # the test part's answers afterwards, and the first word of their metrics
+
+
+def recalibrated_results(study: Study[Any], evidence: Evidence[Any]) -> Results | None:
+    """What the recalibrated answers give on the same test records; None where nothing was recalibrated.
+
+    It draws the study's figures, so those of the frozen answers must be drawn after it.
+    """
+    file = evidence.folder.path / "recalibration.json"
+    if not file.exists():
+        return None
+    points = read_json(file, ["share", "records", "groups", "chosen", "operating_points"])["operating_points"]
+    table = read_table(evidence.folder.predictions(RECALIBRATED), ["id", "group"])
+    return study.evaluate(replace(evidence, predictions={"test": table}, operating_points=points))
+
+
+def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> Results:
+    """The frozen results, which stay what the run is judged by, with the recalibrated ones beside them.
+
+    Metrics that recalibration changed are added as `recalibrated.<task>.<metric>`, its operating points as
+    `recalibrated_<name>`.
+    """
+    made = read_json(evidence.folder.path / "recalibration.json", ["share", "seed", "records", "groups", "chosen"])
+    changed = {
+        key: estimate
+        for key, estimate in recalibrated.metrics.items()
+        if key.startswith("test.") and (key not in frozen.metrics or frozen.metrics[key].value != estimate.value)
+    }
+    test = evidence.records[evidence.records["split"] == "test"]
+    text = (
+        f"Of the site's groups a random {made['share']:.0%} was set aside ({made['records']:,} records of "
+        f"{made['groups']:,} groups; seed {made['seed']}), and what the run had frozen was chosen anew on it. Both are "
+        f"judged on the others, {len(test):,} records of {test['group'].nunique():,} groups. Everything else in this "
+        "report is of the frozen run: recalibrated is what it can be made with that many labelled cases of the site."
+    )
+    blocks: list[Any] = [Text(text)]
+    if made["chosen"]:
+        blocks.append(Text("Chosen besides thresholds: " + "; ".join(map(_said, made["chosen"].items())) + "."))
+    warnings = list(frozen.warnings)
+    if recalibrated.operating_points:
+        blocks.append(_thresholds(frozen.operating_points, recalibrated.operating_points))
+    elif frozen.operating_points:
+        warnings.append(
+            "Recalibration: no thresholds could be chosen on the part that was set aside; it lacks a class."
+        )
+    rows: list[list[Cell]] = [
+        [key.removeprefix("test."), frozen.metrics.get(key), estimate] for key, estimate in changed.items()
+        if "[" not in key
+    ]  # fmt: skip
+    if rows:
+        blocks.append(Table(["On the same records", "Frozen", "Recalibrated"], rows, "What recalibration changed."))
+    points = [{**p, "name": f"{RECALIBRATED}_{p['name']}"} for p in recalibrated.operating_points]
+    return replace(
+        frozen,
+        metrics=frozen.metrics | {RECALIBRATED + key.removeprefix("test"): e for key, e in changed.items()},
+        operating_points=[*frozen.operating_points, *points],
+        sections=[*frozen.sections, Section("Recalibrated for this site", blocks)],
+        warnings=warnings,
+    )
+
+
+def _thresholds(frozen: list[dict[str, Any]], recalibrated: list[dict[str, Any]]) -> Table:
+    before = {(p.get("task"), p["name"]): p["threshold"] for p in frozen}
+    rows: list[list[Cell]] = [
+        [f"{p.get('task', '')} {p['name']}".strip(), before.get((p.get("task"), p["name"])), p["threshold"]]
+        for p in recalibrated
+    ]
+    return Table(["Threshold", "Frozen", "Recalibrated"], rows, "Thresholds, for the same targets.")
+
+
+def _said(item: tuple[str, Any]) -> str:
+    name, value = item
+    values = value if isinstance(value, list) else [value]
+    shown = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values if v is not None)
+    return f"{name.replace('_', ' ')} {shown}"
