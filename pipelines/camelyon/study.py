@@ -9,14 +9,13 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from pipelines.camelyon import data, metrics, predicting
 from pipelines.camelyon.config import CamelyonConfig
-from pipelines.shared.study import Evidence, Recalibrated, Results, Study
+from pipelines.shared.study import Evidence, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.handover.scorer import Scorer
@@ -69,14 +68,6 @@ class Camelyon(Study[CamelyonConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: CamelyonConfig) -> list[dict[str, Any]]:
         """A specific and a sensitive threshold of a slide's score, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
-
-    def recalibrate(
-        self, part: pd.DataFrame, rest: pd.DataFrame, config: CamelyonConfig, models: Mapping[str, dict[str, Any]]
-    ) -> Recalibrated:
-        """Thresholds of a slide's score; none where the slides set aside are all of one kind."""
-        if part["tumor"].dropna().nunique() < 2:
-            return Recalibrated(rest, [])
-        return super().recalibrate(part, rest, config, models)
 
     def evaluate(self, evidence: Evidence[CamelyonConfig]) -> Results:
         """Task 1, lesions: FROC. Task 2, slides: AUROC."""

@@ -118,9 +118,25 @@ def read_model(folder: Path, study: str, classes: list[str] | None = None) -> di
         )
     if model["architecture"].pop("test_time_flips", False):  # what earlier versions called test_time=flips
         model["architecture"]["test_time"] = "flips"
+    calibration = model.get("calibration")
+    if calibration is not None and not _is_calibration(calibration, len(model["classes"])):
+        raise RunError(f"{file}: its calibration is damaged.", "Copy the whole run folder again.")
     if classes is not None and model.get("classes") != classes:
         raise RunError(
             f"{folder} answers {model.get('classes')}, the study asks for {classes}.",
             "Give a run with the same classes in the same order.",
         )
     return model
+
+
+def _is_calibration(value: Any, classes: int) -> bool:
+    """Whether it is what `learning.calibration.choose_calibration` chose for so many classes."""
+    return (
+        isinstance(value, dict)
+        and {"before", "after", "monitor"} <= set(value.get("val") or {})
+        and isinstance(value.get("log_prior"), list)
+        and len(value["log_prior"]) == classes
+        and all(isinstance(n, int | float) for n in [value.get("prior_strength"), *value["log_prior"]])
+        and isinstance(value.get("temperature"), int | float)
+        and value["temperature"] > 0
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from pipelines.shared.errors import RunError
 from pipelines.shared.judging.calls import calls
 from pipelines.shared.run import MODEL_SCHEMA, open_finished
-from pipelines.shared.run_folder import RunFolder, write_json
+from pipelines.shared.run_folder import RunFolder, read_json, write_json
 
 POINT = {"name": "sensitive", "task": "tumor", "score": "p_tumor", "threshold": 0.5}
 
@@ -42,6 +43,30 @@ def test_operating_points_are_read_as_they_were_written(folder):
 def test_damaged_operating_points_are_named(folder, damaged):
     write_json(folder.operating_points, damaged)
     with pytest.raises(RunError, match=r"operating_points\.json: entry \d is no operating point"):
+        open_finished(SimpleNamespace(name="x"), folder.path)
+
+
+CALIBRATION = {"temperature": 2.0, "prior_strength": 0.5, "log_prior": [-1.0],
+               "val": {"monitor": "val_loss", "before": None, "after": 1.0}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {},
+        {"temperature": 0},
+        {"temperature": None},
+        {"log_prior": [-1.0, -1.0]},
+        {"log_prior": ["-1"]},
+        {"prior_strength": None},
+        {"val": None},
+    ],
+)
+def test_a_damaged_calibration_is_named(folder, damage):
+    model = folder.network("network") / "model.json"
+    write_json(folder.operating_points, [])
+    write_json(model, read_json(model) | {"calibration": CALIBRATION | damage})
+    with pytest.raises(RunError, match=r"model\.json: its calibration is damaged") if damage else nullcontext():
         open_finished(SimpleNamespace(name="x"), folder.path)
 
 

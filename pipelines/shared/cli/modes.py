@@ -25,6 +25,7 @@ from pipelines.shared.data.assemble import (
 )
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.given_splits import split_table
+from pipelines.shared.data.records import RECALIBRATION
 from pipelines.shared.errors import RunError, listed
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
@@ -86,7 +87,6 @@ def external_validation(study: Study[Any], job: Job) -> None:
     With `recalibrate`, thresholds chosen anew on a part of the dataset are judged beside the frozen ones on the rest.
     """
     from pipelines.shared.cli.recalibration import recalibrate, set_aside
-    from pipelines.shared.judging.recalibration import RECALIBRATION
     from pipelines.shared.learning.cross_validation import method_of
     from pipelines.shared.learning.distributed import main_first
 

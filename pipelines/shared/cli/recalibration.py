@@ -5,7 +5,7 @@ the frozen and the recalibrated answer, are judged on the others. No torch: all 
     predictions/test.parquet               of the others, frozen
     predictions/recalibration.parquet      of the part that was set aside, frozen
     predictions/recalibrated.parquet       of the others, as they are answered after recalibration
-    recalibration.json                     share, seed, counts, what was chosen, operating points
+    recalibration.json                     share, seed, counts, what was chosen, operating points, tasks without any
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 import pandas as pd
 
 from pipelines.shared.config import StudyConfig
+from pipelines.shared.data.records import RECALIBRATION
 from pipelines.shared.data.splits import common_classes, grouped_split, split_fingerprint
 from pipelines.shared.errors import DataError, RunError
-from pipelines.shared.judging.recalibration import RECALIBRATED, RECALIBRATION
+from pipelines.shared.judging.recalibration import FILE, RECALIBRATED
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun
 from pipelines.shared.run_folder import RunFolder, plain, write_json
 from pipelines.shared.study import Data, Study
 
+BOTH = "Both parts need records of two classes: give another share, or leave recalibrate out."
 FEWEST = 10  # groups on either side: with fewer, thresholds and what they give are chance
 
 
@@ -32,7 +34,7 @@ def set_aside(study: Study[Any], config: StudyConfig, finished: FinishedRun, dat
 
     Raises:
         RunError: the finished run has nothing that could be chosen anew.
-        DataError: fewer than `FEWEST` groups would be set aside, or left.
+        DataError: fewer than `FEWEST` groups would be set aside, or left; either part has records of one class alone.
     """
     share, records = config.recalibrate, data.records
     assert share is not None
@@ -56,6 +58,13 @@ def set_aside(study: Study[Any], config: StudyConfig, finished: FinishedRun, dat
     split = site_split(records, share, study.stratify, config.seed)
     records = records.assign(split=split)
     counts = {name: (len(part), part["group"].nunique()) for name, part in records.groupby("split")}
+    for name, part in records.groupby("split"):
+        if not any(part[label].nunique() > 1 for label in study.labels if label in part):
+            raise DataError(
+                f"recalibrate={share:g}: the {counts[str(name)][0]} records of {data.source.name} that are "
+                f"{'left to be judged' if name == 'test' else 'set aside'} lack a second class.",
+                BOTH,
+            )
     n, of = counts[RECALIBRATION]
     log.info(f"recalibration: {n:,} records, {of:,} groups; test: {counts['test'][0]:,}, {counts['test'][1]:,}")
     data.flow["notes"].append(
@@ -85,11 +94,25 @@ def recalibrate(
 
     Returns:
         The table of the other records, frozen.
+
+    Raises:
+        DataError: of each of the frozen thresholds' tasks either part lacks a class.
     """
     aside = set(data.records.loc[data.records["split"] == RECALIBRATION, "id"])
     own = table["id"].isin(aside)
     part, rest = (table[rows].reset_index(drop=True) for rows in (own, ~own))
     made = study.recalibrate(part, rest, config, finished.models)
+    # A threshold is of use where the others can judge it: what they could choose themselves says for which tasks.
+    judged = {point["task"] for point in study.recalibrate(rest, rest, config, finished.models).operating_points}
+    points = [{**point, "chosen_on": RECALIBRATION} for point in made.operating_points if point["task"] in judged]
+    tasks = dict.fromkeys(point["task"] for point in finished.operating_points)
+    lacking = [task for task in tasks if task not in {point["task"] for point in points}]
+    if tasks and not points:
+        raise DataError(
+            f"recalibrate={config.recalibrate:g}: of {', '.join(tasks)} the records set aside, or the others, lack a "
+            "class.",
+            BOTH,
+        )
     folder.write_table(folder.predictions(RECALIBRATION), part)
     folder.write_table(folder.predictions(RECALIBRATED), made.predictions)
     content = {
@@ -98,7 +121,8 @@ def recalibrate(
         "records": len(aside),
         "groups": int(data.records.loc[data.records["split"] == RECALIBRATION, "group"].nunique()),
         "chosen": made.chosen,
-        "operating_points": [{**point, "chosen_on": RECALIBRATION} for point in made.operating_points],
+        "operating_points": points,
+        "not_chosen": lacking,
     }
-    write_json(folder.path / "recalibration.json", plain(content))
+    write_json(folder.path / FILE, plain(content))
     return rest

@@ -30,6 +30,8 @@ from pipelines.shared.data.tables import (
 from pipelines.shared.errors import DataError, listed, nearest
 
 SPLITS = ["train", "val", "test"]  # from the least to the most protected
+RECALIBRATION = "recalibration"  # what an evaluation with recalibrate=<share> chooses thresholds anew on
+PARTS = [*SPLITS[:-1], RECALIBRATION, SPLITS[-1]]  # all that a run's records may be used for
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pipelines.shared.data.records import PARTS, SPLITS
 from pipelines.shared.handover.model_card import CardFacts, limits
 from pipelines.shared.run_folder import read_table, write_text
 
@@ -62,7 +63,8 @@ def _partition(facts: CardFacts) -> str:
     split, records = facts.evidence.config.split, facts.evidence.records
     if "fold" in records:
         return f"cross-validation in {records['fold'].nunique()} folds by group"
-    parts = ", ".join(f"{s} {facts.counts(s)}" for s in ("train", "val", "test"))
+    used = [s for s in PARTS if s in SPLITS or (records["split"] == s).any()]
+    parts = ", ".join(f"{s} {facts.counts(s)}" for s in used)
     return f"by {split.by}: {parts}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cards import Card
-from pipelines.shared.data.records import SPLITS
+from pipelines.shared.data.records import PARTS
 from pipelines.shared.errors import counted
 from pipelines.shared.run_folder import write_text
 from pipelines.shared.stats.estimate import Estimate
@@ -128,7 +128,7 @@ def _data(facts: CardFacts) -> str:
         "| part | records | groups |",
         "|---|---|---|",
     ]
-    for split in SPLITS:
+    for split in PARTS:
         rows = records[records["split"] == split]
         if len(rows):
             lines.append(f"| {split} | {len(rows):,} | {rows['group'].nunique():,} |")

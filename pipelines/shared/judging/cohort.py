@@ -1,4 +1,4 @@
-"""The cohort table of a report: a row per characteristic, a column per split."""
+"""The cohort table of a report: a row per characteristic, a column per part."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.shared.data.records import SPLITS
+from pipelines.shared.data.records import PARTS
 from pipelines.shared.judging.report import UNDEFINED, Cell, Table, left_then_right
 
 
@@ -15,7 +15,7 @@ class Cohort:
     """Collects the rows of the table; a characteristic that the source does not record gets no row."""
 
     def __init__(self, records: pd.DataFrame) -> None:
-        parts = {split: records[records["split"] == split] for split in SPLITS}
+        parts = {split: records[records["split"] == split] for split in PARTS}
         self.records = records
         self.parts = {split: part for split, part in parts.items() if len(part)}
         self.rows: list[list[Cell]] = []

@@ -10,14 +10,14 @@ import pandas as pd
 
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cards import load_card
-from pipelines.shared.data.records import SPLITS
+from pipelines.shared.data.records import PARTS, SPLITS
 from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.handover.checklist import write_checklist
 from pipelines.shared.handover.model_card import CardFacts, write_card
 from pipelines.shared.job import config_model
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.published import published_table
-from pipelines.shared.judging.recalibration import RECALIBRATION, beside, recalibrated_results
+from pipelines.shared.judging.recalibration import beside, recalibrated_results
 from pipelines.shared.judging.report import (
     Code,
     Headline,
@@ -36,7 +36,6 @@ from pipelines.shared.untaught import untaught_lines
 from pipelines.shared.validation import check
 
 SCHEMA = 1
-PARTS = [*SPLITS[:-1], RECALIBRATION, SPLITS[-1]]  # what records may be used for
 # What is looked for when a run's files are read, so that a damaged one is named at once.
 FLOW = ["source", "card", "synthetic", "group_key", "fingerprint", "steps", "lists", "gate", "notes", "warnings"]
 HISTORY = ["network", "epoch", "train_loss", "best"]

@@ -9,7 +9,7 @@ from pipelines.shared.judging.report import Cell, Section, Table, Text
 from pipelines.shared.run_folder import read_json, read_table
 from pipelines.shared.study import Evidence, Results, Study
 
-RECALIBRATION = "recalibration"  # the split that thresholds are chosen anew on
+FILE = "recalibration.json"
 RECALIBRATED = "recalibrated"  # the test part's answers afterwards, and the first word of their metrics
 
 
@@ -18,10 +18,10 @@ def recalibrated_results(study: Study[Any], evidence: Evidence[Any]) -> Results 
 
     It draws the study's figures, so those of the frozen answers must be drawn after it.
     """
-    file = evidence.folder.path / "recalibration.json"
+    file = evidence.folder.path / FILE
     if not file.exists():
         return None
-    points = read_json(file, ["share", "records", "groups", "chosen", "operating_points"])["operating_points"]
+    points = read_json(file, ["operating_points"])["operating_points"]
     table = read_table(evidence.folder.predictions(RECALIBRATED), ["id", "group"])
     return study.evaluate(replace(evidence, predictions={"test": table}, operating_points=points))
 
@@ -29,14 +29,17 @@ def recalibrated_results(study: Study[Any], evidence: Evidence[Any]) -> Results 
 def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> Results:
     """The frozen results, which stay what the run is judged by, with the recalibrated ones beside them.
 
-    Metrics that recalibration changed are added as `recalibrated.<task>.<metric>`, its operating points as
-    `recalibrated_<name>`.
+    Rates at the new thresholds, and other metrics that recalibration changed, are added as
+    `recalibrated.<task>.<metric>`, its operating points as `recalibrated_<name>`.
     """
-    made = read_json(evidence.folder.path / "recalibration.json", ["share", "seed", "records", "groups", "chosen"])
+    made = read_json(
+        evidence.folder.path / FILE, ["share", "seed", "records", "groups", "chosen", "operating_points", "not_chosen"]
+    )
     changed = {
         key: estimate
         for key, estimate in recalibrated.metrics.items()
-        if key.startswith("test.") and (key not in frozen.metrics or frozen.metrics[key].value != estimate.value)
+        if key.startswith("test.")
+        and ("@" in key or key not in frozen.metrics or estimate.value != frozen.metrics[key].value)
     }
     test = evidence.records[evidence.records["split"] == "test"]
     text = (
@@ -48,17 +51,17 @@ def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> R
     blocks: list[Any] = [Text(text)]
     if made["chosen"]:
         blocks.append(Text("Chosen besides thresholds: " + "; ".join(map(_said, made["chosen"].items())) + "."))
-    warnings = list(frozen.warnings)
+    if made["not_chosen"]:
+        blocks.append(
+            Text(f"No new threshold for {', '.join(made['not_chosen'])}: one of the two parts lacks a class.", "note")
+        )
     if recalibrated.operating_points:
         blocks.append(_thresholds(frozen.operating_points, recalibrated.operating_points))
-    elif frozen.operating_points:
-        warnings.append(
-            "Recalibration: no thresholds could be chosen on the part that was set aside; it lacks a class."
-        )
     rows: list[list[Cell]] = [
-        [key.removeprefix("test."), frozen.metrics.get(key), estimate] for key, estimate in changed.items()
-        if "[" not in key
-    ]  # fmt: skip
+        [key.removeprefix("test."), frozen.metrics.get(key), estimate]
+        for key, estimate in changed.items()
+        if "[" not in key  # not of every subgroup
+    ]
     if rows:
         blocks.append(Table(["On the same records", "Frozen", "Recalibrated"], rows, "What recalibration changed."))
     points = [{**p, "name": f"{RECALIBRATED}_{p['name']}"} for p in recalibrated.operating_points]
@@ -67,7 +70,6 @@ def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> R
         metrics=frozen.metrics | {RECALIBRATED + key.removeprefix("test"): e for key, e in changed.items()},
         operating_points=[*frozen.operating_points, *points],
         sections=[*frozen.sections, Section("Recalibrated for this site", blocks)],
-        warnings=warnings,
     )
 
 

@@ -1,12 +1,14 @@
 """What is put behind a trained network's outputs and chosen on val: a temperature, and a correction for the prior.
 
-softmax(outputs / T - tau * log prior), with the training part's class frequencies as the prior. T makes probabilities
-as sure as they are right (Guo et al., ICML 2017). tau = 1 answers as if all classes were equally frequent where
-training was not weighted (Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 4.2); a weighted
-loss or balanced sampling has done part of that already, and a negative tau takes part of it back.
+softmax(outputs / T - tau * log prior), with the training part's class frequencies as the prior. T makes a trained
+network's probabilities as sure as they are right on val (Guo et al., ICML 2017). tau = 1 then answers as if all classes
+were equally frequent (Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 4.2) where training
+neither weighted nor balanced them. Weights (1 / count) ** b in the loss, and `trainer.sampling_power=b`, teach the
+prior to the power 1 - b, which lies on the same line: there tau = 1 - b does the same. So tau is chosen on val, not
+set, and a negative one takes back what weights did.
 
 Both are frozen with the network, in its model.json under `calibration`. Every answer goes through them, an export's
-too; saliency is of the network in front of them.
+too.
 """
 
 from __future__ import annotations

@@ -94,8 +94,12 @@ class Learner(ABC, Generic[C]):
     ) -> dict[str, Any]:
         """What `finished` puts behind a trained network, chosen on val and kept in model.json under `calibration`.
 
-        Nothing, unless a study's configuration has `calibration`. `targets`: of val; `outputs` predicts it; `measure`:
-        outputs to what the trainer monitors.
+        Nothing, unless a study's configuration has `calibration`.
+
+        Args:
+            targets: of val, (records, ...).
+            outputs: predicts val, (records, classes); a collective call of all processes.
+            measure: outputs for val to what the trainer monitors.
         """
         return {}
 

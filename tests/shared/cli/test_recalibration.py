@@ -18,11 +18,11 @@ from pipelines.retinopathy.metrics import HEADS, grade_kappa, predict_columns
 from pipelines.retinopathy.study import STUDY as RETINOPATHY
 from pipelines.shared.cli import modes
 from pipelines.shared.cli.finished import with_finished_run
-from pipelines.shared.cli.recalibration import FEWEST, set_aside, site_split
-from pipelines.shared.data.records import Source
+from pipelines.shared.cli.recalibration import FEWEST, recalibrate, set_aside, site_split
+from pipelines.shared.data.records import RECALIBRATION, Source
 from pipelines.shared.errors import ConfigError, DataError, RunError
 from pipelines.shared.job import Job
-from pipelines.shared.judging.recalibration import RECALIBRATED, RECALIBRATION
+from pipelines.shared.judging.recalibration import RECALIBRATED
 from pipelines.shared.run import FinishedRun
 from pipelines.shared.run_folder import RunFolder, read_json
 from pipelines.shared.stats.operating_points import is_positive
@@ -91,6 +91,12 @@ def test_too_few_groups_on_either_side_are_refused_in_words(groups, share):
     assert ("another share" in refused.value.remedy) == (groups == 60)
 
 
+def test_records_of_one_class_alone_are_refused_before_they_are_answered():
+    with pytest.raises(DataError, match=r"the 30 records of table that are set aside lack a second class") as refused:
+        set_aside(RETINOPATHY, config_of(0.25), FINISHED, data_of(site().assign(grade=0.0)))
+    assert refused.value.remedy.startswith("Both parts need records of two classes")
+
+
 def test_a_run_in_which_nothing_was_chosen_has_nothing_to_recalibrate():
     for models, points, refused in (
         ({"a": {}}, [], True),
@@ -122,6 +128,31 @@ def test_thresholds_reach_their_targets_on_the_part_alone():
     called = is_positive(part["p_moderate_or_worse"], point["threshold"])
     assert called[grade >= 2].mean() >= config.operating_points.high_sensitivity
     assert point["threshold"] < 0.3
+
+
+@pytest.mark.parametrize(("referable", "judged"), [(4, True), (1, False)])
+def test_a_task_that_one_part_cannot_judge_keeps_its_threshold(tmp_path, referable, judged):
+    records = site(60, rare=20).assign(split=np.repeat(["recalibration", "test"], 60))
+    score = np.linspace(0.1, 0.9, 120)
+    table = records.drop(columns="split").assign(
+        moderate_or_worse=np.tile([0.0, 1.0], 60), p_moderate_or_worse=score,
+        referable=np.where(np.arange(120) % 60 < referable, 1.0, 0.0), p_referable=score,
+    )  # fmt: skip
+    if not judged:
+        table.loc[records["split"] == "test", "referable"] = 0.0
+    points = [{"name": "high_sensitivity", "task": task} for task in ("moderate_or_worse", "referable")]
+    finished, folder = FinishedRun(RunFolder(Path("run")), {"network": {}}, points), RunFolder(tmp_path)
+    config = compose("retinopathy", "recalibrate=0.5")
+    rest = recalibrate(RETINOPATHY, config, folder, finished, data_of(records), table)
+    assert set(rest["id"]) == set(records.loc[records["split"] == "test", "id"])
+    made = read_json(tmp_path / "recalibration.json")
+    assert {p["task"] for p in made["operating_points"]} == {"moderate_or_worse", *(["referable"] if judged else [])}
+    assert made["not_chosen"] == ([] if judged else ["referable"])
+    with pytest.raises(DataError, match=r"of moderate_or_worse, referable the records set aside, or the others, lack"):
+        recalibrate(
+            RETINOPATHY, config, folder, finished, data_of(records),
+            table.assign(referable=0.0, moderate_or_worse=(records["split"] == "test") * 1.0),
+        )  # fmt: skip
 
 
 def graded_table(seed, bias):
