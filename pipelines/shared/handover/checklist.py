@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.shared.data.records import PARTS, SPLITS
+from pipelines.shared.data.records import PARTS, RECALIBRATION, SPLITS
 from pipelines.shared.handover.model_card import CardFacts, limits
 from pipelines.shared.run_folder import read_table, write_text
 
@@ -126,6 +126,17 @@ def _calibration(facts: CardFacts) -> str:
     return f"{', '.join(sorted(names))}; figures in report.html"
 
 
+def _updating(facts: CardFacts) -> str | None:
+    said = []
+    if any(network.get("calibration") for network in facts.evidence.networks):
+        said.append("temperature and correction for the classes' frequencies, chosen on val, in model.json")
+    if (facts.evidence.records["split"] == RECALIBRATION).any():
+        said.append(
+            f"thresholds chosen anew on {facts.counts(RECALIBRATION)}, judged on the others; recalibration.json"
+        )
+    return "; ".join(said) or None
+
+
 def _flow(facts: CardFacts) -> str:
     steps = [f"{s['label']} {s['count']:,}" for s in facts.evidence.flow["steps"]]
     return f"{'; '.join(steps)}; flow diagram in report.html"
@@ -223,7 +234,7 @@ TRIPOD_AI: list[tuple[str, str, Answer | None]] = [
     ("12c", "type of model, how it was built, tuned and validated", _training),
     ("12d", "differences between centres or countries", None),
     ("12e", "measures and plots of performance", _calibration),
-    ("12f", "recalibration or other updating", None),
+    ("12f", "recalibration or other updating", _updating),
     ("12g", "how predictions are calculated from the model", _model),
     ("13", "class imbalance", None),
     ("14", "what was done for fairness", None),

@@ -280,6 +280,7 @@ def test_an_evaluation_judges_both_on_the_same_rest_and_reports_again(tmp_path, 
     page = folder.report.read_text()
     assert "Recalibrated for this site" in page
     assert "12 records of 12 groups" in page
+    assert "thresholds chosen anew on 12 records of 12 groups" in (folder.path / "reporting_checklist.md").read_text()
     modes.run(RETINOPATHY, Job(merged(folder.path, mode="report"), folder.path, "a test"))
     again = json.loads(folder.metrics.read_text())
     assert again["metrics"] == result["metrics"]
