@@ -46,7 +46,7 @@ def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> R
         f"Of the site's groups a random {made['share']:.0%} was set aside ({made['records']:,} records of "
         f"{made['groups']:,} groups; seed {made['seed']}), and what the run had frozen was chosen anew on it. Both are "
         f"judged on the others, {len(test):,} records of {test['group'].nunique():,} groups. Everything else in this "
-        "report is of the frozen run: recalibrated is what it can be made with that many labelled cases of the site."
+        "report is of the frozen run: recalibrated is what that many labelled cases of the site can make of it."
     )
     blocks: list[Any] = [Text(text)]
     if made["chosen"]:
