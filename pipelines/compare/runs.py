@@ -156,9 +156,29 @@ def _problems(path: Path) -> list[str]:
                 f"metrics.json has schema {content.get('schema')}, this version reads {SCHEMA}: "
                 "mode=report with this version writes it anew"
             )
-        elif name == "metrics.json" and not {"headline", "metrics", "splits", "source", "study"} <= set(content):
-            problems.append("metrics.json lacks keys of its schema: mode=report writes it anew")
+        elif name == "metrics.json" and (reason := _damage(content)):
+            problems.append(f"metrics.json lacks keys of its schema ({reason}): mode=report writes it anew")
     return problems
+
+
+def _damage(metrics: dict[str, Any]) -> str | None:
+    """What of a metrics.json cannot be read, of that which is read here; None: nothing."""
+    try:
+        estimates = {key: Estimate.from_dict(fields) for key, fields in metrics["metrics"].items()}
+        estimates[metrics["headline"]]
+        parts = metrics["splits"]
+        int(parts.get("train", parts["test"])["groups"])
+        for section, key in (
+            ("reference", "chance"),
+            ("reference", "oracle"),
+            ("source", "name"),
+            ("source", "synthetic"),
+        ):
+            metrics[section][key]
+        metrics["study"]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as failure:
+        return f"{type(failure).__name__}: {failure}"
+    return None
 
 
 def _read(path: Path, name: str) -> Run:

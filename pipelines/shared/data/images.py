@@ -110,6 +110,8 @@ def read_picture(path: Path, *, min_side: int = 16, max_pixels: int = 200_000_00
             return _read(file, start, named_dicom, min_side, max_pixels, notes), notes
     except FileNotFoundError:
         raise BadFile("does not exist") from None
+    except MemoryError:  # a small file too, if its damaged tables send the decoder far beyond its end
+        raise BadFile("needs more memory than there is") from None
     except OSError as failure:
         raise BadFile(f"cannot be opened: {failure.strerror or 'input/output error'}") from None
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import pipelines
-from pipelines.shared.errors import ConfigError, RunError
+from pipelines.shared.errors import ConfigError, RunError, UserError
 from pipelines.shared.learning.batch_size import sized
 from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
@@ -282,9 +282,12 @@ def _rebuilt(learner: Learner[C], path: Path, model: dict[str, Any]) -> nn.Modul
     """
     try:
         network = learner.rebuild(model)
-    except (KeyError, TypeError) as failure:
+    except UserError:
+        raise
+    except Exception as failure:  # a damaged description fails in as many ways as there are layers
+        reason = " ".join(str(failure).split()) or type(failure).__name__
         raise RunError(
-            f"{path / 'model.json'}: its architecture cannot be built: {failure}.", "Copy the whole run folder again."
+            f"{path / 'model.json'}: its architecture cannot be built: {reason}.", "Copy the whole run folder again."
         ) from None
     return load_weights(path, network)
 
