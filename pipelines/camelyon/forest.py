@@ -142,7 +142,7 @@ def read_forest(file: Path) -> Forest:
     """
     try:
         with np.load(file, allow_pickle=False) as stored:
-            features = stored["features"].tolist()
+            features = np.asarray(stored["features"]).tolist()
             forest = Forest(**{field.name: np.asarray(stored[field.name]) for field in fields(Forest)})
         problem = forest.problem()
     except (OSError, ValueError, KeyError, EOFError, TypeError, IndexError, zipfile.BadZipFile, zlib.error) as failure:

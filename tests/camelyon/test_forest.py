@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import fields, replace
 
 import numpy as np
@@ -71,6 +72,12 @@ def test_a_damaged_forest_is_refused_in_words(tmp_path, monkeypatch):
         file.write_bytes(damaged)
         with pytest.raises(RunError, match=r"forest\.npz is damaged"):
             read_forest(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("features.npy", b"no array")
+        for field in fields(Forest):
+            archive.writestr(f"{field.name}.npy", b"no array")
+    with pytest.raises(RunError):
+        read_forest(file)
     circle = np.where(forest.left >= 0, 0, -1)
     for change in ({"left": circle}, {"tumour": forest.tumour + 1}, {"right": forest.right[1:]},
                    {"feature": forest.feature + 40}, {"roots": forest.roots + 0.5}):  # fmt: skip

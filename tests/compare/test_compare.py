@@ -171,6 +171,15 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
         "metrics.json cannot be read", "holds no config.yaml", "no such folder",
     ):  # fmt: skip
         assert words in said
+    for key in ("reference", "splits", "study"):
+        lacking = {k: v for k, v in metrics.items() if k != key}
+        (broken / "metrics.json").write_text(json.dumps(lacking))
+        with pytest.raises(RunError, match=f"lacks keys of its schema .KeyError: '{key}'"):
+            read_runs([broken])
+    estimates = {key: fields | {"vaule": 0.5} for key, fields in metrics["metrics"].items()}
+    (broken / "metrics.json").write_text(json.dumps(metrics | {"metrics": estimates}))
+    with pytest.raises(RunError, match="unexpected keyword argument 'vaule'"):
+        read_runs([broken])
     damaged = make_run(tmp_path / "damaged")
     (damaged / "records.parquet").write_bytes(b"not a table")
     with pytest.raises(RunError, match=r"records\.parquet cannot be read"):
