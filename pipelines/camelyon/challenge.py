@@ -18,7 +18,7 @@ from pipelines.shared.data.tables import BLANKS, RowProblem
 from pipelines.shared.errors import DataError
 from pipelines.shared.files import find_files
 
-SLIDE_NAME = re.compile(r"(normal|tumor|test)[_ -]?(\d+)$", re.IGNORECASE)
+SLIDE_NAME = re.compile(r"(normal|tumor|test)[_ -]?(\d{1,6})$", re.IGNORECASE)
 PASSED_OVER = ("mask", "background")  # in the name of a folder
 WORDS = {"tumor": 1, "tumour": 1, "normal": 0}
 

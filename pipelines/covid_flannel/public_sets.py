@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES
 from pipelines.covid_flannel.rules import Rules, file_name, finding, finding_words, modality, view
-from pipelines.shared.data.copies import Copy
+from pipelines.shared.data.copies import Copy, there
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.data.records import Source
 from pipelines.shared.data.tables import OnBadRow, RowProblem, check_ids, inside, row_of, without_bad_rows
@@ -89,7 +89,7 @@ def read_ccx(copy: Copy, rules: Rules, on_bad_row: OnBadRow) -> Source:
     problems += check_ids(records["id"].rename("filename"), file)
     records["path"], leaving = _ccx_paths(copy, file, records["id"])
     records, bad = without_bad_rows(records, problems + leaving, on_bad_row, str(file), REMEDY)
-    absent = [path for path in records["path"] if not (copy.root / path).exists()]
+    absent = [path for path in records["path"] if not there(copy.root / path)]
     if absent:
         names = ", ".join(Path(path).name for path in absent[:20])
         notes.append(f"{len(absent)} rows have no file in images/: {names}.")
@@ -109,7 +109,7 @@ def _ccx_paths(copy: Copy, file: Path, names: pd.Series) -> tuple[list[str], lis
                 text = f"{file.name} row {row_of(label)}: filename={name} is no name of a file in images/"
                 problems.append(RowProblem(text, label))
             path = home / "none"
-        elif not path.exists():
+        elif not there(path):
             if elsewhere is None:
                 elsewhere = _by_name(copy)
             path = elsewhere.get(Path(name).name.lower(), path)

@@ -62,7 +62,7 @@ def read_rules(name: str) -> Rules:
         rules = Rules.model_validate(content)
         for pattern in (p for patterns in rules.file_names.values() for p in patterns):
             re.compile(pattern)
-    except re.error as failure:
+    except (re.error, RecursionError, OverflowError) as failure:
         raise DataError(f"{file} cannot be read: {failure}.", how) from None
     except ValidationError as failure:
         first = failure.errors()[0]

@@ -136,7 +136,7 @@ class SeriesSection(Section):
         for value in values:
             try:
                 re.compile(value)
-            except re.error as failure:
+            except (re.error, RecursionError, OverflowError) as failure:
                 raise ValueError(f"'{value}' is no regular expression: {failure}") from None
         return values
 

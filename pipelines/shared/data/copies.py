@@ -203,6 +203,14 @@ def _letters(name: str) -> str:
     return re.sub(r"[\W_]", "", name.casefold())
 
 
+def there(path: Path) -> bool:
+    """Whether a file that a table names exists; none does whose name is longer than the disk takes."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def stem(name: object) -> str:
     """A picture's name of a table without its suffix, if it has one that a picture may have; empty for no name."""
     text = "" if pd.isna(name) else str(name)  # type: ignore[call-overload]
