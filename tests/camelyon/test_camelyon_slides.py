@@ -365,6 +365,8 @@ def test_tumour_slides_without_annotation_are_all_named(folder, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match="holds no slide"):
         challenge(tmp_path / "nothing")
+    with pytest.raises(DataError, match="is no slide of CAMELYON16"):
+        challenge(folder, f"data.partly_annotated=[tumor_{'1' * 5000}]")
 
 
 def prepared(root, path, annotation=None, **changes):

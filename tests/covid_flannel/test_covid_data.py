@@ -103,9 +103,11 @@ def test_a_table_of_ones_own_is_checked(tmp_path):
         (("covid19: [COVID-19]", "covid: [COVID-19]"), "no classes of this study: covid"),
         (("compound: parts", "compund: parts"), "compound"),
         (("bacteria_", "bacteria_("), "cannot be read"),
+        (("bacteria_", "(" * 5000 + ")" * 5000), "cannot be read: maximum recursion"),
+        (("bacteria_", "a{99999999999}"), "cannot be read: the repetition number is too large"),
         (("findings:", "findings: ["), "cannot be read"),
     ):
-        file = tmp_path / f"bad{len(message)}.yaml"
+        file = tmp_path / f"bad{len(message)}.yaml"  # a file that was read is not read again
         file.write_text(text.replace(*change))
         with pytest.raises(DataError, match=message):
             read_rules(str(file))
@@ -130,6 +132,13 @@ def test_ccx_is_read_with_both_headers(tmp_path):
         assert source.records["view"].tolist() == ["PA", "AP"]
         assert np.isnan(source.records["age"][1])
         assert source.notes == []
+
+
+def test_a_name_that_no_disk_takes_is_a_file_that_is_not_there(tmp_path):
+    root = ccx_folder(tmp_path, {}, {"filename": "b.png"})
+    table = root / "metadata.csv"
+    table.write_text(table.read_text().replace("b.png", "x" * 5000 + ".png"))
+    assert "rows have no file in images/" in " ".join(read(root).notes)
 
 
 def test_what_ccx_leaves_out_is_counted_and_named(tmp_path):
