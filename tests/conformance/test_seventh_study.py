@@ -1,7 +1,8 @@
 """A study is added by adding files: the seventh passes what the first six pass, and no file of theirs is touched.
 
-`seventh_study/` holds what such a study adds to a checkout: a toy on a folder of pictures, written as README's "Adding
-a study" says. It is laid over a copy of this checkout, in which the conformance tests run for it.
+`seventh_study/` holds what such a study adds to a checkout: a toy on a folder of pictures, written as "Adding a
+study" in pipelines/shared/README.md says. It is laid over a copy of this checkout, in which the conformance tests run
+for it.
 """
 
 from __future__ import annotations

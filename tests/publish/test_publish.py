@@ -205,7 +205,7 @@ def test_the_licence_of_the_data_decides():
 
 
 def test_every_card_names_a_licence_that_is_known_or_none():
-    for file in cards_folder().glob("*.md"):
+    for file in set(cards_folder().glob("*.md")) - {cards_folder() / "README.md"}:
         card = load_card(file.stem)
         assert card.weights_licence in {None, OWN, *LICENCES}, card.name
         if "rules" in card.licence or "agreement" in card.licence:
