@@ -47,6 +47,24 @@ class ByRun(LoadScopeScheduling):
         return file
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: of several workers none is to begin with minutes of work when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_configure() -> None:
+    """Each of several workers (-n) keeps to its own processors: what a test starts is not to take the others'.
+
+    With one processor each, `cpu_count` is 1 and nothing starts processes, a second or more each, for small phantoms.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if worker is not None and hasattr(os, "sched_getaffinity"):
+        processors = sorted(os.sched_getaffinity(0))
+        if len(processors) >= workers:
+            os.sched_setaffinity(0, processors[int(worker.removeprefix("gw")) :: workers])
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByRun:
     return ByRun(config, log)
 

@@ -33,6 +33,7 @@ from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.assemble import card_name
 from pipelines.shared.data.cards import load_card
+from pipelines.shared.errors import UserError
 from pipelines.shared.job import COMMON_MODES, config_model, predict_keys, study_modes
 from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import RunFolder
@@ -303,14 +304,16 @@ def test_metrics_and_report_come_again_from_the_folder_alone(smoke_run):
 @pytest.mark.slow
 def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
     study, folder, _ = smoke_run
+    given = ["mode=evaluate", f"run={folder}", *phantom(study)]
     for mistake in ("model.backbone=resnet18", "trainer.epochs=2", "seed=1"):
-        done = cutting.answer(
-            study, "mode=evaluate", f"run={folder}", *phantom(study), mistake, f"run_dir={tmp_path / 'x'}"
-        )
-        assert done.returncode == 2
-        assert "cannot be changed" in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 2
-    seen = cutting.answer(study, "mode=evaluate", f"run={folder}", *phantom(study), f"run_dir={tmp_path / 'y'}")
+        keys = [argument.partition("=")[0] for argument in [*given, mistake]]
+        with pytest.raises(UserError, match="cannot be changed"):
+            with_finished_run(study, compose(study, *given, mistake), keys)
+    done = cutting.answer(study, *given, mistake, f"run_dir={tmp_path / 'x'}")
+    assert done.returncode == 2
+    assert "cannot be changed" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2
+    seen = cutting.answer(study, *given, f"run_dir={tmp_path / 'y'}")
     assert seen.returncode == 0, seen.stderr
     records = pd.read_parquet(folder / "records.parquet")
     scored = pd.read_parquet(tmp_path / "y" / "predictions" / "test.parquet")

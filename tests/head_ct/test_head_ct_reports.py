@@ -443,8 +443,8 @@ def test_every_report_of_the_phantom():
     marks = sorted(MARKS)
     for number in range(REPORT_COUNT):
         report, right = phantom_report(number), labels_as_dictated(number)
-        for way in rng.sample(sorted(WAYS), 4):
-            assert said(WAYS[way](report, rng)) == right, (number, way)
+        way = rng.choice(sorted(WAYS))
+        assert said(WAYS[way](report, rng)) == right, (number, way)
         mark, width = rng.choice(marks), rng.randint(12, 120)
         assert said(wrapped(as_list(report, mark), width)) == right, (number, mark, width)
 
