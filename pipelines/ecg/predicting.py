@@ -1,7 +1,8 @@
 """`mode=predict`: recordings of any length, window by window with overlap, in bounded memory.
 
 Leaves predictions.csv (one row per file), episodes.csv, steps.parquet, and per file a WFDB annotation file
-`annotations/<file>.rhy` and a picture of strips `figures/<file>.png`, where <file> is the whole relative path.
+`annotations/<file>.rhy` and a picture of strips `figures/<file>.png`, where <file> is the whole relative path; of a
+recording of an hour or more also a page, `holter/<file>/report.html`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipelines.ecg.annotations import write_rhythms
 from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.data import SUFFIXES, prepare_settings, scaled
+from pipelines.ecg.holter import LONG, clock, write_summary
 from pipelines.ecg.labels import MASKED, NOTES, RATE, STEP, episodes
 from pipelines.ecg.metrics import SCORES
 from pipelines.ecg.plots import Strip, strips
@@ -36,6 +38,7 @@ from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically
 from pipelines.shared.screen import track
+from pipelines.shared.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
@@ -234,7 +237,10 @@ def _row(file: str, config: Any, root: Path, answer: Answer, known: Taught, fold
         return row | {"reason": reason_of(failure)}
     if folder is not None:
         _write_annotations(folder.path / "annotations", output_name(file), labels, recording)
-        strips(folder.figures / f"{output_name(file)}.png", shown)
+        picture = strips(folder.figures / f"{output_name(file)}.png", shown)
+        if len(labels) * STEP >= LONG * RATE:
+            bootstrap = Bootstrap(config.statistics.resamples, config.seed, config.statistics.level)
+            write_summary(folder.path / "holter" / output_name(file), name, labels, known.names, picture, bootstrap)
     return row | {"steps_p": p.ravel()}
 
 
@@ -329,7 +335,7 @@ def _strips(recording: Recording, labels: list[str], p: np.ndarray) -> list[Stri
         firsts = [int(np.clip(m - SHOWN // 2, 0, len(labels) - SHOWN)) for m in middles]
         titles = [
             f"{name}: longest of its {sum(e.rhythm == name for e in runs)} episodes, "
-            f"{_clock(longest[name].start)} to {_clock(longest[name].end)}"
+            f"{clock(longest[name].start)} to {clock(longest[name].end)}"
             for name in order
         ]
     rows = []
@@ -339,11 +345,6 @@ def _strips(recording: Recording, labels: list[str], p: np.ndarray) -> list[Stri
         shown = [None if name == MASKED else name for name in labels[first:last]]
         rows.append(Strip(title, signal, first * STEP / RATE, shown))
     return rows
-
-
-def _clock(sample: int) -> str:
-    seconds = sample // RATE
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _write(file: Path, table: pd.DataFrame) -> None:

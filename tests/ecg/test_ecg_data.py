@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import compose
 
 from pipelines.ecg import signals
 from pipelines.ecg.annotations import write_rhythms
+from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.data import SOURCES, prepare, prepare_settings
 from pipelines.ecg.evaluation import _warnings
@@ -269,7 +271,8 @@ def test_clipped_windows_are_told_in_the_report():
 
 
 def test_classes_that_training_never_saw_are_named():
-    facts = {"architecture": {"trained": ["N", "A", "O", "VT"], "classes": [c for c in CLASSES if c != "NOISE"]}}
+    taught = [name for name in CLASSES if name != "NOISE"]
+    facts = {"architecture": asdict(Architecture(8, 0.0, 0.0, 1.0, ["N", "A", "O", "VT"], taught))}
     evidence = SimpleNamespace(networks=[facts], records=pd.DataFrame({"id": []}), config=compose("ecg"))
     test = pd.DataFrame({"target": ["AF", "EAR", "NOISE", None], "record_label": None})
     (said,) = _warnings(evidence, test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from test_ecg_signals import ecg_like, put
 
 from pipelines.ecg import predicting
 from pipelines.ecg.annotations import read_rhythms
+from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import STEP
 from pipelines.ecg.study import STUDY
@@ -43,13 +45,14 @@ def predict(tmp_path, monkeypatch):
     def picture(path, rows):  # drawing one takes a second
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"{len(rows)} strips")
+        return path
 
     monkeypatch.setattr(predicting, "_answer", lambda *_: answer)
     monkeypatch.setattr(predicting, "strips", picture)
     finished = tmp_path / "finished"
     (finished / "models" / "network").mkdir(parents=True)
     facts = {"schema": 1, "study": "ecg", "classes": CLASSES, "preprocessing": {}}
-    facts["architecture"] = {"trained": CLASSES}
+    facts["architecture"] = asdict(Architecture(8, 0.0, 0.0, 1.0, CLASSES, CLASSES))
     (finished / "models" / "network" / "model.json").write_text(json.dumps(facts))
     (finished / "operating_points.json").write_text("[]")
 
