@@ -183,7 +183,7 @@ def _damage(metrics: dict[str, Any]) -> str | None:
 
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
-    records = read_table(folder.records, ["id", "group", "split"])
+    records = read_table(folder.records, ["id", "group", "split", "fingerprint"])
     test = read_table(folder.predictions("test"), ["id", "group"])
     config, metrics, flow = read_yaml(folder.config), read_json(folder.metrics), read_json(folder.flow)
     order = [c for c in ("id", "record", "step") if c in test]

@@ -184,6 +184,11 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
     (damaged / "records.parquet").write_bytes(b"not a table")
     with pytest.raises(RunError, match=r"records\.parquet cannot be read"):
         read_runs([damaged])
+    unnamed = make_run(tmp_path / "unnamed")
+    table = pd.read_parquet(unnamed / "records.parquet")
+    table.rename(columns={"fingerprint": "fingerprnit"}).to_parquet(unnamed / "records.parquet")
+    with pytest.raises(RunError, match=r"records\.parquet has no column fingerprint"):
+        read_runs([unnamed])
     with pytest.raises(RunError, match="given twice"):
         read_runs([make_run(tmp_path / "a"), tmp_path / "a"])
 
