@@ -50,7 +50,8 @@ class ByRun(LoadScopeScheduling):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests first: of several workers none is to begin with minutes of work when the others are done."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_configure() -> None:

@@ -47,11 +47,6 @@ def test_sigterm_is_answered_within_seconds_with_resume_me(tmp_path):
     assert (run / "report.html").exists()
 
 
-def _slow(item: int) -> int:
-    time.sleep(60)
-    return item
-
-
 def _stop_soon(folder: str) -> None:
     import signal
 
@@ -59,8 +54,8 @@ def _stop_soon(folder: str) -> None:
         raise SystemExit(75)
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(4)
-    parallel_map(_slow, [1, 2, 3, 4], "Waiting", workers=2)
+    signal.alarm(3)
+    parallel_map(time.sleep, [60] * 4, "Waiting", workers=2)  # a function that takes no time to import
 
 
 def test_work_in_other_processes_is_not_waited_for():
