@@ -79,13 +79,23 @@ def test_a_dictionary_in_quotation_marks_is_one():
             compose("retinopathy", "data=table", f"++data.targets={text}")
 
 
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """What this process shows of a command that is refused before anything is imported or written."""
+
+    def show(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["retinopathy", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main("retinopathy")
+        assert stop.value.code == 2
+        return capsys.readouterr()
+
+    return show
+
+
 @pytest.mark.parametrize(("argument", "problem", "remedy"), MISTAKES, ids=[m[0] for m in MISTAKES])
-def test_a_mistake_is_answered_in_two_lines(argument, problem, remedy, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["retinopathy", argument])
-    with pytest.raises(SystemExit) as stop:
-        main("retinopathy")
-    assert stop.value.code == 2
-    shown = capsys.readouterr()
+def test_a_mistake_is_answered_in_two_lines(argument, problem, remedy, refused):
+    shown = refused(argument)
     lines = shown.err.strip().splitlines()
     assert len(lines) == 2, shown.err
     assert problem in lines[0]
@@ -97,14 +107,11 @@ def test_several_mistakes_are_counted():
     assert "(1 more after this one)" in command("trainer.epochs=0", "seed=-1").stderr
 
 
-def test_runs_that_are_not_there(tmp_path):
+def test_runs_that_are_not_there(tmp_path, refused):
     for mode in ("evaluate", "predict", "resume", "report"):
         extra = {"evaluate": ["data=phantom"], "predict": [f"input={tmp_path}"]}.get(mode, [])
-        done = command(f"mode={mode}", f"run={tmp_path / 'none'}", *extra)
-        assert done.returncode == 2
-        assert "no such folder" in done.stderr
-        done = command(f"mode={mode}", f"run={tmp_path}", *extra)
-        assert "holds no config.yaml" in done.stderr
+        assert "no such folder" in refused(f"mode={mode}", f"run={tmp_path / 'none'}", *extra).err
+        assert "holds no config.yaml" in refused(f"mode={mode}", f"run={tmp_path}", *extra).err
 
 
 def test_a_run_folder_that_is_taken(tmp_path):
