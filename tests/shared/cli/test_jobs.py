@@ -55,16 +55,14 @@ def _stop_soon(folder: str) -> None:
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(3)
-    parallel_map(time.sleep, [60] * 4, "Waiting", workers=2)  # a function that takes no time to import
+    parallel_map(time.sleep, [600] * 4, "Waiting", workers=2)  # a function that takes no time to import
 
 
 def test_work_in_other_processes_is_not_waited_for():
-    began = time.monotonic()
     process = cutting.CONTEXT.Process(target=_stop_soon, args=("",))
     process.start()
-    process.join(timeout=30)
+    process.join(timeout=120)
     assert process.exitcode == 75
-    assert time.monotonic() - began < 20
 
 
 def _slow_workers(file: str) -> None:
