@@ -26,7 +26,7 @@ from pipelines.shared.study import Data
 
 TINY = [
     "base_learners.efficientnet=null", "base_learners.resnet=null", "base_learners.vovnet=null",
-    "base_learners.darknet=null", "base_learners.mobilenet.crop=32", "preprocess.size=32", "trainer.epochs=2",
+    "base_learners.darknet=null", "base_learners.mobilenet.crop=32", "preprocess.size=32", "trainer.epochs=1",
     "trainer.batch_size=16", "trainer.device=cpu", "trainer.warmup_epochs=0", "ensemble.epochs=5",
 ]  # fmt: skip
 

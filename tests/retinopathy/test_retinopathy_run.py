@@ -35,7 +35,8 @@ def test_the_real_sample_trains_reports_and_is_judged_by_another_run(real_sample
     shown = run("data=aptos2019", root, "mode=verify").stdout
     assert "4 sets of identical images" in shown
     assert shown.count("identical, labels differ") == 2
-    run("data=aptos2019", root, "trainer=smoke", f"run_dir={tmp_path / 'train'}")
+    quick = ["trainer=smoke", "preprocess.size=64", "statistics.resamples=200"]
+    run("data=aptos2019", root, *quick, f"run_dir={tmp_path / 'train'}")
     metrics = json.loads((tmp_path / "train" / "metrics.json").read_text())
     assert metrics["headline"] == "test.moderate_or_worse.auroc"
     assert metrics["source"] == metrics["source"] | {"name": "aptos2019", "synthetic": False, "records": 58}
@@ -176,6 +177,8 @@ def test_a_sweep_over_patients_and_seeds(tmp_path):
         "data.train_size=20,40",
         "seed=0,1",
         "trainer=smoke",
+        "model.backbone=test_efficientnet",
+        "model.weights=none",
         "data.phantom.patients=90",
         "data.phantom.size=96",
         "preprocess.size=32",
