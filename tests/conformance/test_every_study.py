@@ -114,7 +114,10 @@ def test_cards_agree_with_adapters(study):
         assert card.study in (study, "all")
         assert card.synthetic == (source == "phantom")
         assert card.name == card_name(source, study)
-        assert len(card.prose) > 200, f"{card.name} says next to nothing"
+        assert len(card.prose) > 200, (
+            f"data_cards/{card.name}.md: its prose has {len(card.prose)} characters, more than 200 are needed: what a "
+            "record, a class and a group is, how to get it, what may mislead"
+        )
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -220,6 +220,8 @@ def _run_job(study: str, composed: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    if values["study"] != study:  # a copied configuration, or an override
+        raise ConfigError(f"study={values['study']} in the configuration of {study}.", f"It must be study: {study}.")
     overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("hydra")]
     keys = [o.lstrip("+~").partition("=")[0] for o in overrides]
     config = with_finished_run(study, check(config_model(study), values), keys)
@@ -236,7 +238,10 @@ def _run_job(study: str, composed: DictConfig) -> None:
         multiprocessing.set_start_method(None, force=True)
     from pipelines.shared.cli import modes
 
-    modes.run(importlib.import_module(f"pipelines.{study}.study").STUDY, job)
+    own = importlib.import_module(f"pipelines.{study}.study").STUDY
+    if own.name != study:  # a copied study, before it has made anything under a wrong name
+        raise ConfigError(f"pipelines/{study}/study.py defines a study '{own.name}'.", f"Its name must be '{study}'.")
+    modes.run(own, job)
 
 
 def _outside_dataset(config: Any) -> None:

@@ -300,6 +300,12 @@ def card_name(source: str, study: str) -> str:
 
 def _source(study: Study[Any], config: StudyConfig) -> Source:
     source = study.sources[config.data.name](config)
+    lacking = [c for c in ("id", "group", "split", "path") if c not in source.records]
+    if lacking:  # an adapter of one's own
+        raise DataError(
+            f"data={source.name}: the record table that its adapter makes lacks {', '.join(lacking)}.",
+            f"See pipelines/{study.name}/data.py; pipelines/shared/README.md says what a record table holds.",
+        )
     groups = source.records["group"].nunique()
     log.info(f"{source.name}: {len(source.records):,} records, {groups:,} groups, in {source.root}")
     alike = look_alikes(source.records["group"])

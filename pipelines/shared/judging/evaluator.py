@@ -183,7 +183,7 @@ def _report(
         _data_section(study, evidence),
         *([_training_section(evidence, history)] if history is not None and len(history) else []),
         *results.sections,
-        _paper_section(results),
+        *([_paper_section(results)] if results.paper or results.departures else []),
         _environment_section(evidence, environment),
     ]
     return Report(study.title, study.name, flow["synthetic"], headline, sections, footer=environment["version"])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -31,6 +32,7 @@ MISTAKES = [
     ("data=aptos", "data=aptos: there is no such data", "aptos2019"),
     ("experiment=gulshan", "experiment=gulshan", "gulshan2016"),
     ("trainer=smok", "trainer=smok", "smoke"),
+    ("study=skin", "study=skin in the configuration of retinopathy", "It must be study: retinopathy"),
     ("mode=trai", "mode=trai is no mode", "train"),
     ("trainer.epochs=abc", "trainer.epochs=abc: input should be a valid integer", ""),
     ("trainer.epochs=2.5", "trainer.epochs=2.5", ""),
@@ -277,3 +279,11 @@ def test_a_mistake_beside_a_section_that_is_called_like_its_source_is_named():
         compose("retinopathy", "data.on_bad_file=maybe")
     with pytest.raises(ConfigError, match=r"^data\.phantom\.size=1: "):
         compose("retinopathy", "data.phantom.size=1")
+
+
+def test_a_copied_study_that_kept_its_name_is_told_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("pipelines.skin.study.STUDY", SimpleNamespace(name="moles"))
+    monkeypatch.setattr("sys.argv", ["skin", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(SystemExit):
+        main("skin")
+    assert "defines a study 'moles'.\nIts name must be 'skin'." in capsys.readouterr().err

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import compose
 
 from pipelines.shared.config import TableColumns, TableSection
-from pipelines.shared.data.records import Target, dataset_folder, read_table
+from pipelines.shared.data import assemble
+from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
 from pipelines.shared.errors import DataError, listed, nearest
 
 TARGETS = [Target("grade", range(5)), Target("dme", (0, 1))]
@@ -175,3 +179,13 @@ def test_bad_rows_are_errors_or_left_out_with_their_reasons(tmp_path):
     assert list(source.records["path"]) == ["a"]
     assert len(source.left_out) == 4
     assert any("row 3" in line for line in source.left_out)
+
+
+def test_a_record_table_without_what_every_study_needs_is_named(tmp_path):
+    records = pd.DataFrame({"id": ["a"], "path": ["a.png"]})
+    study = SimpleNamespace(
+        name="tiles", sources={"phantom": lambda _: Source("tiles", True, tmp_path, records, "none")}
+    )
+    with pytest.raises(DataError, match="its adapter makes lacks group, split") as caught:
+        assemble._source(study, compose("skin"))
+    assert "pipelines/tiles/data.py" in caught.value.remedy
