@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.errors import RunError
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.cohort import Cohort, share
 from pipelines.shared.judging.error_gallery import error_sections
@@ -21,7 +22,7 @@ from pipelines.shared.judging.sections import (
     roc_blocks,
 )
 from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_section
-from pipelines.shared.run_folder import read_array
+from pipelines.shared.run_folder import AGAIN, read_array
 from pipelines.shared.stats.confusion import balanced_accuracy, confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence
@@ -237,7 +238,10 @@ def _embedding_map(evidence: Skin, test: pd.DataFrame) -> list[Section]:
     file = evidence.folder.path / "predictions" / "embeddings.npy"
     if not file.exists():
         return []
-    places = tsne(read_array(file), evidence.config.seed % 2**32)
+    embeddings = read_array(file)
+    if embeddings.ndim != 2 or len(embeddings) != len(test) or not np.isfinite(embeddings).all():
+        raise RunError(f"{file} does not hold a row of numbers for each test record: it is damaged.", AGAIN)
+    places = tsne(embeddings, evidence.config.seed % 2**32)
     groups = [words(node) for node in test["nine_way"]]
     figures.embedding(
         evidence.folder.figures / "embedding.png", places, groups, sorted(set(groups)), note=evidence.note

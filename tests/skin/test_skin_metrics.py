@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import compose
 
+from pipelines.shared.errors import RunError
+from pipelines.shared.run_folder import RunFolder, write_array
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.operating_points import point_estimates
 from pipelines.shared.stats.probabilities import softmax
+from pipelines.skin import sections
 from pipelines.skin.labels import BINARY, add_levels, binary_scores, decision
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.metrics import (
@@ -213,3 +218,12 @@ def test_points_reach_their_targets_where_they_are_chosen():
         ((rate, target),) = point["target"].items()
         assert point[rate]["value"] >= target
         assert metrics[f"test.{point['task']}.{rate}@{point['name']}"].value == point[rate]["value"]
+
+
+@pytest.mark.parametrize("embeddings", [np.ones((2, 4)), np.ones(3), np.full((3, 4), np.nan)])
+def test_damaged_embeddings_are_named(tmp_path, embeddings):
+    folder = RunFolder(tmp_path)
+    write_array(folder.predictions("test").with_name("embeddings.npy"), embeddings)
+    test = pd.DataFrame({"nine_way": ["a", "b", "c"]})
+    with pytest.raises(RunError, match=r"embeddings\.npy does not hold a row of numbers for each test record"):
+        sections._embedding_map(SimpleNamespace(folder=folder), test)
