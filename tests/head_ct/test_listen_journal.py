@@ -45,6 +45,12 @@ def test_a_study_is_due_after_a_pause_or_when_its_sender_says_so(journal):
     assert journal.due(now=50, pause=3) == ("ct-1", 2), "the clock was set back"
 
 
+def test_a_slice_that_comes_while_the_journal_is_asked_ends_no_study(journal):
+    journal.received("ct-1", "in-1", "a", now=100.01)
+    assert journal.due(now=100, pause=3) is None
+    assert journal.due(now=103.01, pause=3) == ("ct-1", 1)
+
+
 def test_what_is_sent_again_is_known_and_what_changed_is_scored_again(journal):
     assert journal.received("ct-1", "in-1", "a", now=1)
     assert not journal.received("ct-1", "in-1", "a", now=2)
@@ -113,6 +119,41 @@ def test_a_file_that_is_no_journal_is_said_so(tmp_path):
     (tmp_path / "other.sqlite").write_bytes(b"something else" * 1000)
     with pytest.raises(DataError, match=r"other\.sqlite cannot be used as the node's journal"):
         Journal(tmp_path / "other.sqlite")
+    (tmp_path / "folder.sqlite").mkdir()
+    with pytest.raises(DataError, match="unable to open"):
+        Journal(tmp_path / "folder.sqlite")
+
+
+def test_a_journal_that_is_damaged_anywhere_is_said_so(tmp_path, journal):
+    for k in range(200):
+        journal.received(f"ct-{k}", f"in-{k}", "digest" * 20, now=k)
+    journal.close()
+    file = tmp_path / "journal.sqlite"
+    content = bytearray(file.read_bytes())
+    for page in range(4096 * 6, len(content), 4096):
+        content[page : page + 100] = b"\xff" * 100
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be used as the node's journal"):
+        Journal(file)
+
+
+def test_after_a_commit_that_fails_the_journal_goes_on(journal):
+    refuses, real = [True], journal._db
+
+    class Full:
+        in_transaction = property(lambda self: real.in_transaction)
+
+        def execute(self, text, *values):
+            if text == "COMMIT" and refuses.pop(0):
+                raise sqlite3.OperationalError("database or disk is full")
+            return real.execute(text, *values)
+
+    journal._db = Full()
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        journal.received("ct-1", "in-1", "a", now=1)
+    journal._db = real
+    assert journal.entry("ct-1") is None
+    assert journal.received("ct-1", "in-1", "a", now=1)
 
 
 def test_attempts_are_counted_before_they_begin(tmp_path, journal):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,6 +64,28 @@ def test_a_complete_study_is_scored_once_and_a_late_slice_scores_it_again(desk):
     assert desk.step()
     assert desk.journal.entry(study).outcome.score == 0.2
     assert desk.scorer.calls == [study] * 2
+
+
+def test_a_capture_waits_for_the_key_slices_of_its_own_score(desk):
+    desk.send, study, seen = ["sr", "sc"], desk.store.study("1.2"), []
+
+    def pictures(root, file):
+        seen.append(((desk.pictures / f"{study}.png").exists(), sent_now(desk.journal)))
+        return [Picture("key slices", b"png")]
+
+    def sent_now(journal):
+        kinds = []
+        while letter := journal.letter(time.time()):
+            kinds.append((letter.revision, letter.kind))
+            journal.sent(letter, 1)
+        return kinds
+
+    desk.scorer.pictures = pictures
+    for number in (1, 2):
+        desk.store.take("1.2", f"1.2.{number}", b"slice")
+        assert desk.step()
+        assert seen.pop() == (False, [(number, "sr")]), "the report does not wait; no earlier key slices are sent"
+        assert sent_now(desk.journal) == [(number, "sc")]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -38,6 +38,8 @@ CREATE INDEX IF NOT EXISTS by_reading ON studies (read);
 """
 ATTEMPTS = 3  # at a study that ended the process each time
 BY_ARRIVAL = "s.arrived, s.study"
+CAPTURE = "sc"  # the kind of result that is made of key slices
+PICTURES_TAKE = 600.0  # seconds that a capture waits for its key slices where nobody says that they are there
 
 
 @dataclass(frozen=True)
@@ -126,18 +128,28 @@ class Journal:
 
     def __init__(self, file: Path) -> None:
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
-        self._db.row_factory = sqlite3.Row
         try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
-            self._db.executescript(SCHEMA)
+            self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
+            try:
+                self._open()
+            except sqlite3.Error:
+                self._db.close()
+                raise
         except sqlite3.Error as failure:
-            self._db.close()
             raise DataError(
                 f"{file} cannot be used as the node's journal: {failure}.",
                 "Restore it from a copy, or give the node another folder: listen.folder=<folder>.",
             ) from None
+
+    def _open(self) -> None:
+        """Raises sqlite3.Error for a file that is no journal, or is damaged anywhere."""
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
+        damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise sqlite3.DatabaseError(" ".join(str(damage).split()))
+        self._db.executescript(SCHEMA)
 
     def close(self) -> None:
         """Nothing may be asked afterwards."""
@@ -150,10 +162,11 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite may have taken it back itself, as on a full disk
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _rows(self, question: str, *values: object) -> list[sqlite3.Row]:
         with self._lock:
@@ -204,14 +217,14 @@ class Journal:
     def due(self, now: float, pause: float) -> tuple[str, int] | None:
         """The study that has waited longest to be scored, and its revision.
 
-        It is complete: its sender said so, or nothing came for `pause` seconds. A clock that was set back counts as
-        a pause.
+        It is complete: its sender said so, or nothing came for `pause` seconds. A clock that was set back by more than
+        the pause counts as one; a slice may come between the caller's look at the clock and this question.
         """
         rows = self._rows(
             "SELECT study, revision FROM studies AS s WHERE NOT EXISTS "
             "(SELECT 1 FROM scores WHERE study = s.study AND revision = s.revision) "
             "AND (complete = revision OR latest + ? <= ? OR latest > ?) ORDER BY latest, study LIMIT 1",
-            pause, now, now,
+            pause, now, now + pause,
         )  # fmt: skip
         return (str(rows[0]["study"]), int(rows[0]["revision"])) if rows else None
 
@@ -233,9 +246,17 @@ class Journal:
             if written:
                 db.executemany(
                     "INSERT INTO outbox (study, revision, kind, due) VALUES (?, ?, ?, ?)",
-                    [(study, revision, kind, now) for kind in send],
+                    [(study, revision, kind, now + (PICTURES_TAKE if kind == CAPTURE else 0)) for kind in send],
                 )
         return bool(written)
+
+    def pictured(self, study: str, revision: int, now: float) -> None:
+        """The key slices of a score are there, or will not be: their capture need not wait for them any longer."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE outbox SET due = min(due, ?) WHERE study = ? AND revision = ? AND kind = ? AND sent IS NULL",
+                (now, study, revision, CAPTURE),
+            )
 
     # --- what is read ---
 

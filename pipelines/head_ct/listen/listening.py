@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from pipelines.head_ct.archive import names_of, private_folder
-from pipelines.head_ct.listen.journal import Journal
+from pipelines.head_ct.listen.journal import CAPTURE, Journal
 from pipelines.head_ct.listen.node import Node
 from pipelines.head_ct.listen.page import make_app
 from pipelines.head_ct.listen.results import Results
@@ -21,7 +21,7 @@ from pipelines.head_ct.listen.scoring import Desk, scorer_of
 from pipelines.head_ct.listen.sending import Post, sender_of
 from pipelines.head_ct.listen.store import Store
 from pipelines.shared.cli.environment import start
-from pipelines.shared.errors import ConfigError
+from pipelines.shared.errors import ConfigError, counted
 from pipelines.shared.handover.serve.guard import LOOPBACK
 from pipelines.shared.handover.serve.server import Server, bound, keep_quiet, server_config, token_of
 from pipelines.shared.handover.serve.service import NOTICE, fingerprint, notes_of
@@ -101,10 +101,10 @@ def listen(study: Study[HeadCtConfig], job: Job, finished: FinishedRun) -> None:
             store = Store(folder, journal, names_of(config), settings.free_gb * 1e9)
             found = store.adopt()
             if found:
-                log.info(f"{found} files lay there that were not acknowledged; they are taken")
+                log.info(f"{counted(found, 'file')} on disk but not in the journal, taken up now")
             threshold = scorer.networks.threshold
             results = Results(store, pictures, fingerprint(finished), threshold)
-            kinds = ["sr", *(["sc"] if settings.capture else [])] if settings.send else []
+            kinds = ["sr", *([CAPTURE] if settings.capture else [])] if settings.send else []
             desk = Desk(store, scorer, settings.pause, kinds, pictures, scratch)
             post = Post(journal, results, sender_of(settings), settings.retry) if settings.send else None
             node = Node(settings, store, desk.came.set)
@@ -123,7 +123,7 @@ def listen(study: Study[HeadCtConfig], job: Job, finished: FinishedRun) -> None:
                 door.listen()
                 print(f"Scans are sent to {about['node']}; the page is at {config.serve.host}:{door.getsockname()[1]}")
                 print("(Ctrl-C ends it)", flush=True)
-                log.info(f"{len(journal.entries())} studies in the journal. {NOTICE}")
+                log.info(f"{len(journal.entries()):,} studies in the journal. {NOTICE}")
                 app = make_app(store, pictures, config.serve, token, desk.is_alive, about)
                 Server(server_config(app, config.serve.queue)).run(sockets=[door])
             finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -94,10 +95,13 @@ class Desk(threading.Thread):
         else:
             outcome = self.outcome(study)
         kinds = self.send if outcome.reason is None else []
+        with suppress(OSError):  # the key slices of an earlier revision must not go with this score
+            (self.pictures / f"{study}.png").unlink(missing_ok=True)
         if self.journal.scored(study, revision, outcome, time.time(), kinds):
             said = f"no score: {outcome.reason}" if outcome.reason else f"{outcome.score:.4f}"
             log.info(f"{study} ({revision}): {said}{', alarm' if outcome.alarm else ''}")
         self._picture(study, outcome)
+        self.journal.pictured(study, revision, time.time())
         shutil.rmtree(self.scratch, ignore_errors=True)
         return True
 
@@ -127,12 +131,9 @@ class Desk(threading.Thread):
 
     def _picture(self, study: str, outcome: Outcome) -> None:
         """Key slices, after the score is written down: the alarm does not wait for them."""
-        file = self.pictures / f"{study}.png"
         try:
             shown = self.scorer.pictures(self.store.root, study) if outcome.reason is None else []
             if shown:
-                write_atomically(file, lambda aside: aside.write_bytes(shown[0].png))
-            else:
-                file.unlink(missing_ok=True)  # of an earlier revision
+                write_atomically(self.pictures / f"{study}.png", lambda aside: aside.write_bytes(shown[0].png))
         except Exception as failure:  # its score stands
             log.warning(f"{study}: no key slices: {reason_of(failure)}")
