@@ -81,7 +81,7 @@ def test_what_is_marked_as_read_leaves_the_queue_and_counts_in_the_trial(store, 
     assert figures["p_wait"] == 1.0
 
 
-@pytest.mark.parametrize("body", ["", "{}", '{"critical": "yes"}', '{"critical": 1}', "[]", "nonsense"])
+@pytest.mark.parametrize("body", ["", "{}", '{"critical": "yes"}', '{"critical": 1}', "[]", "nonsense", "[" * 100_000])
 def test_a_finding_that_is_none_is_refused(store, tmp_path, body):
     client, study = client_of(store, tmp_path), names(store)[0]
     answer = client.post(f"/studies/{study}/read", content=body, headers={"content-type": "application/json"})

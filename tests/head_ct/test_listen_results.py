@@ -224,7 +224,7 @@ def test_a_service_receives_it_by_stow(results):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     report = results.make(letter_of(results))
     try:
-        stow(report, f"http://me:secret@127.0.0.1:{server.server_port}/dicom-web/", 5)
+        stow(report, f"http://me:se%2Fcret@127.0.0.1:{server.server_port}/dicom-web/", 5)
         with pytest.raises(Unsent, match="status 401"):
             stow(report, f"http://127.0.0.1:{server.server_port}/dicom-web", 5)
         stow(report, f"http://127.0.0.1:{server.server_port}/warns", 5)
@@ -234,7 +234,7 @@ def test_a_service_receives_it_by_stow(results):
     finally:
         server.shutdown()
         server.server_close()
-    assert got[0] == ("/dicom-web/studies", "Basic bWU6c2VjcmV0", "application/dicom")
+    assert got[0] == ("/dicom-web/studies", "Basic bWU6c2UvY3JldA==", "application/dicom")
     assert got[1] == report.SOPInstanceUID
     with pytest.raises(Unsent, match="nobody answers"):
         stow(report, f"http://127.0.0.1:{server.server_port}/dicom-web", 1)

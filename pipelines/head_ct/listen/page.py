@@ -186,7 +186,7 @@ async def _json(request: HttpRequest) -> dict[str, Any]:
         answer = await request.json()
         if not isinstance(answer, dict) or not isinstance(answer.get("critical"), bool):
             raise ValueError
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of thousands of nested brackets
         raise Refused("Whether the study is critical is missing.", 'Send JSON: {"critical": true}, or false.') from None
     return answer
 

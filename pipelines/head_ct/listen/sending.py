@@ -10,7 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pipelines.head_ct.config import dicom_address
 from pipelines.head_ct.listen.journal import Journal
@@ -123,7 +123,8 @@ def c_store(ds: Dataset, called: str, host: str, port: int, calling: str, timeou
 
 
 def stow(ds: Dataset, address: str, timeout: float) -> None:
-    """Send an object by STOW-RS (PS3.18, 10.5): POST `<address>/studies`. A name and password may stand in the address.
+    """Send an object by STOW-RS (PS3.18, 10.5): POST `<address>/studies`. A name and a password may stand in the
+    address, percent-encoded.
 
     Raises:
         Unsent: nobody answers, or the object is refused.
@@ -144,7 +145,7 @@ def stow(ds: Dataset, address: str, timeout: float) -> None:
         "Accept": "application/dicom+json",
     }
     if parts.username:
-        key = base64.b64encode(f"{parts.username}:{parts.password or ''}".encode()).decode()
+        key = base64.b64encode(f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()).decode()
         headers["Authorization"] = f"Basic {key}"
     try:
         with OPENER.open(urllib.request.Request(place, body, headers), timeout=timeout) as answer:
