@@ -106,4 +106,6 @@ def run(study: str, *overrides: str) -> Finished:
         raise UserError(*last)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return Finished(Path(place))
+    if place[:1] in ("'", '"') and place[-1:] == place[:1]:  # as the command line wants a path with = or , in it
+        place = place[1:-1]
+    return Finished(Path(place).expanduser())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,6 +13,7 @@ from conftest import STUDIES, run_command
 from made_service import fundus
 
 import pipelines
+from pipelines import interface
 from pipelines.__main__ import main
 from pipelines.interface import Finished
 from pipelines.shared.errors import RunError, UserError
@@ -28,6 +32,13 @@ def test_a_finished_run_answers_for_files_from_python(made_run, tmp_path, capfd)
     for look in (lambda: finished.metrics, finished.show, lambda: finished.predictions("test")):
         with pytest.raises(RunError):
             look()
+
+
+@pytest.mark.parametrize("given", ["~/a=b", "'~/a=b'", '"~/a=b"'])
+def test_the_folder_is_the_one_that_the_command_line_writes(given, monkeypatch):
+    made = SimpleNamespace(stdout=[], returncode=0)
+    monkeypatch.setattr(interface.subprocess, "Popen", lambda *command, **options: nullcontext(made))
+    assert pipelines.run("skin", f"run_dir={given}") == Finished(Path.home() / "a=b")
 
 
 def test_a_mistake_is_the_command_lines(tmp_path):
