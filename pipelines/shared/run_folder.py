@@ -190,9 +190,9 @@ def _whole_parquet(file: Path, options: dict[str, Any]) -> pd.DataFrame:
     table = pd.read_parquet(file, page_checksum_verification=True, **options)
     if any("\0" in str(column) for column in table):  # pages have checksums, their names have none
         raise ValueError("the names of its columns are damaged")
-    texts: pd.DataFrame = table.select_dtypes("str")
-    for column in texts:
-        pyarrow.array(texts[column]).validate(full=True)  # what is not UTF-8 fails here, not where it is used
+    for _, column in table.items():
+        if isinstance(column.dtype, pd.StringDtype):  # pandas before 3 makes objects of texts, and reads them at once
+            pyarrow.array(column).validate(full=True)  # what is not UTF-8 fails here, not where it is used
     return table
 
 
