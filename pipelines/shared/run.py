@@ -133,7 +133,8 @@ def _is_calibration(value: Any, classes: int) -> bool:
     """Whether it is what `learning.calibration.choose_calibration` chose for so many classes."""
     return (
         isinstance(value, dict)
-        and {"before", "after", "monitor"} <= set(value.get("val") or {})
+        and isinstance(value.get("val"), dict)
+        and {"before", "after", "monitor"} <= set(value["val"])
         and isinstance(value.get("log_prior"), list)
         and len(value["log_prior"]) == classes
         and all(isinstance(n, int | float) for n in [value.get("prior_strength"), *value["log_prior"]])

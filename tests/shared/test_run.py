@@ -60,6 +60,7 @@ CALIBRATION = {"temperature": 2.0, "prior_strength": 0.5, "log_prior": [-1.0],
         {"log_prior": ["-1"]},
         {"prior_strength": None},
         {"val": None},
+        {"val": 5},
     ],
 )
 def test_a_damaged_calibration_is_named(folder, damage):

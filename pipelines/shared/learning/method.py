@@ -301,6 +301,7 @@ def training_keys(config: C) -> dict[str, Any]:
     values = config.model_dump(exclude=elsewhere, exclude_defaults=True)
     for key in ("device", "workers", "checkpoint_seconds"):
         values["trainer"].pop(key)
+    values["subgroups"] = config.subgroups  # none are the default, but earlier versions wrote that down too
     return _dotted(values)
 
 

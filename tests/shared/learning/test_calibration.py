@@ -304,3 +304,4 @@ def test_only_studies_with_a_softmax_over_pictures_have_the_section():
 def test_a_checkpoint_from_before_still_belongs_to_a_run():
     assert not [key for key in training_keys(compose("skin")) if key.startswith("calibration")]
     assert training_keys(compose("skin", "calibration.prior=true"))["calibration.prior"] is True
+    assert training_keys(compose("skin", "subgroups=[]"))["subgroups"] == []  # its default came later
