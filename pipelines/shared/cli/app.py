@@ -34,6 +34,8 @@ from pipelines.shared.validation import allowed_keys, check
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+LATER_KEYS = ("recalibrate", "calibration")  # of the root: sweeps that were begun before have folders without them
+
 
 def main(study: str) -> None:
     """Run `python -m pipelines.<study>` with the arguments in `sys.argv`; exits with a status."""
@@ -264,9 +266,7 @@ def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen:
     if config.mode == "verify" or launch().rank > 0:  # the main process decides for all
         return Job(config, Path(config.run_dir), command)
     if parent is not None:
-        plain = config.model_dump(exclude={"run_dir", "serve", "listen"})  # no run depends on how it may be served
-        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-        folder = parent / f"{number}-{digest}"
+        folder = parent / f"{number}-{_digest(config)}"
         return _go_on(config, folder, command)
     folder = Path(config.run_dir)
     if requeued() and config.mode == "train":
@@ -285,6 +285,17 @@ def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen:
         while RunFolder(folder).begun():  # two runs in the same second
             folder, count = base.with_name(f"{base.name}-{count}"), count + 1
     return Job(config, folder, command)
+
+
+def _digest(config: StudyConfig) -> str:
+    """Of all that a sweep's job depends on, and so not on how its run may be served.
+
+    Keys that came later are left out at their defaults: folders that earlier versions made are found again.
+    """
+    values = config.model_dump(exclude={"run_dir", "serve", "listen"})
+    given = config.model_dump(exclude_defaults=True)
+    values = {key: value for key, value in values.items() if key in given or key not in LATER_KEYS}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _go_on(config: StudyConfig, folder: Path, command: str) -> Job | None:

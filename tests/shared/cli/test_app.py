@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, compose, run_command
 
-from pipelines.shared.cli.app import _place, _quoted_home, main
+from pipelines.shared.cli.app import _digest, _place, _quoted_home, main
 from pipelines.shared.cli.finished import FREE_WITH_RUN
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import COMMON_MODES, config_model
@@ -157,6 +159,14 @@ def test_help_and_mistakes_do_not_wait_for_torch():
     print(f"--help took {time.monotonic() - began:.1f} s")
     for word in ("evaluate run=", "phantom", "gulshan2016", "trainer:", "epochs: 8"):
         assert word in text
+
+
+def test_a_sweeps_folders_of_earlier_versions_are_found_again():
+    config = compose("skin")
+    earlier = config.model_dump(exclude={"run_dir", "serve", "listen", "recalibrate", "calibration"})
+    assert _digest(config) == hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()[:8]
+    names = {_digest(compose("skin", *keys)) for keys in ([], ["recalibrate=0.5"], ["calibration.prior=true"])}
+    assert len(names) == 3
 
 
 def test_a_sweeps_jobs_have_folders_of_their_own_and_complete_ones_are_skipped(tmp_path, capsys):
