@@ -62,7 +62,7 @@ class Ecg(Study[EcgConfig]):
         return predicting.RecordingScorer(run, finished, in_memory)
 
     def choose_points(self, predictions: pd.DataFrame, config: EcgConfig) -> list[dict[str, Any]]:
-        """A threshold for each rhythm, chosen on val and frozen."""
+        """None: the answer is the most probable rhythm, so there is no threshold to choose."""
         return metrics.choose_points(predictions, config)
 
     def evaluate(self, evidence: Evidence[EcgConfig]) -> Results:
