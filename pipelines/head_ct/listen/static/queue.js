@@ -16,11 +16,12 @@ function put(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
 
-function duration(seconds) {
-  if (seconds === null) return "–";
-  if (seconds < 60) return `${Math.round(seconds)} s`;
+function duration(exact) {
+  if (exact === null) return "–";
+  const seconds = Math.round(exact); // first, or 119.6 would be 1 min 60 s
+  if (seconds < 60) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);
-  return minutes < 60 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return minutes < 60 ? `${minutes} min ${seconds % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 function number(value, digits) {
@@ -77,13 +78,13 @@ function fill(row, s) {
   const lead = [score(s), waits ? `waits ${duration(s.waits)}` : `waited ${duration(s.waits)}`];
   if (!waits) lead.unshift(s.critical ? "critical" : "not critical");
   put(row.querySelector(".lead"), lead.join(", "));
-  const about = [s.study, waits ? `${s.arrival}. by arrival` : "", s.files === 1 ? "1 file" : `${s.files} files`, s.series,
+  const about = [s.study, waits ? `number ${s.arrival} by arrival` : "", s.files === 1 ? "1 file" : `${s.files} files`, s.series,
     s.to_score === null || s.score === null ? "" : `scored ${s.to_score.toFixed(1)} s after its last slice`];
   put(row.querySelector(".about"), about.filter(Boolean).join("; "));
   const said = [s.reason, s.warnings, s.left_out && `not used: ${s.left_out}`];
-  if (s.late) said.push("further slices came, it is scored again");
+  if (s.late) said.push("further slices have come; it will be scored again");
   if (s.late_after_reading) said.push("slices came after it was read");
-  if (s.unsent) said.push(`its result is not sent yet${s.failure ? ` (${s.failure})` : ""}`);
+  if (s.unsent) said.push(`its result has not been sent yet${s.failure ? ` (${s.failure})` : ""}`);
   put(row.querySelector(".said"), said.filter(Boolean).join("; "));
   const [yes, no] = row.querySelectorAll("button"); // of a study that is read: what would correct the finding
   yes.hidden = s.critical === true;
