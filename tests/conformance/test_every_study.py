@@ -296,15 +296,6 @@ def test_the_card_and_the_checklist_say_what_the_run_knows(smoke_run):
 
 
 @pytest.mark.slow
-def test_metrics_and_report_come_again_from_the_folder_alone(smoke_run):
-    study, folder, _ = smoke_run
-    before = json.loads((folder / "metrics.json").read_text())
-    done = cutting.answer(study, "mode=report", f"run={folder}")
-    assert done.returncode == 0, done.stderr
-    assert json.loads((folder / "metrics.json").read_text()) == before
-
-
-@pytest.mark.slow
 def test_a_finished_run_cannot_be_changed(smoke_run, tmp_path):
     study, folder, _ = smoke_run
     given = ["mode=evaluate", f"run={folder}", *phantom(study)]
