@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from conftest import REPOSITORY
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -25,6 +26,7 @@ CONTEXT.set_forkserver_preload(
         "albumentations",
         "hydra",
         "pipelines.shared.cli.modes",
+        "pipelines.shared.judging.figures",
         "pipelines.shared.learning.method",
         "pipelines.shared.learning.saliency",
         "pipelines.shared.learning.augment",
@@ -62,8 +64,11 @@ def run(
     folder: Path = REPOSITORY,
     **environment: str,
 ) -> int:
-    """The exit status of `python -m pipelines.<study> arguments`; with `cut` it is killed at the n-th such moment."""
-    return finish(start(study, arguments, output, cut, folder, None, **environment))
+    """The exit status of `python -m pipelines.<study> arguments`; with `cut` it is killed at the n-th such moment.
+
+    Its figures are not drawn: that is most of a report's time.
+    """
+    return finish(start(study, arguments, output, cut, folder, None, False, **environment))
 
 
 def answer(study: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,7 +81,7 @@ def answer(study: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def together(study: str, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """The same as one run by several processes, each told its place as torchrun tells it."""
+    """The same as one run by several processes, each told its place as torchrun tells it; its figures are not drawn."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         world = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(processes)}
@@ -84,8 +89,8 @@ def together(study: str, *arguments: str, processes: int = 2) -> subprocess.Comp
         output, errors = Path(place, "output"), Path(place, "errors")
         errors.touch()
         started = [
-            start(study, list(arguments), output, errors=errors, **world, RANK=str(rank), LOCAL_RANK=str(rank))
-            for rank in range(processes)
+            start(study, list(arguments), output, None, REPOSITORY, errors, False, **world, RANK=rank, LOCAL_RANK=rank)
+            for rank in map(str, range(processes))
         ]
         status = max(abs(finish(process)) for process in started)
         return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
@@ -98,12 +103,13 @@ def start(
     cut: tuple[str, int] | None = None,
     folder: Path = REPOSITORY,
     errors: Path | None = None,
+    draws: bool = True,
     **environment: str,
 ) -> multiprocessing.process.BaseProcess:
     """The same, not waited for."""
     output.touch()
     process = CONTEXT.Process(
-        target=_child, args=(study, arguments, output, errors or output, cut, folder, environment)
+        target=_child, args=(study, arguments, output, errors or output, cut, folder, draws, environment)
     )
     process.start()
     return process
@@ -127,6 +133,7 @@ def _child(
     errors: Path,
     cut: tuple[str, int] | None,
     folder: Path,
+    draws: bool,
     environment: dict[str, str],
 ) -> None:
     os.chdir(folder)
@@ -138,6 +145,10 @@ def _child(
     faulthandler.enable()
     if cut is not None:
         _arrange(*cut)
+    if not draws:
+        from pipelines.shared.judging.figures import style
+
+        style._pixels = lambda figure: np.zeros((1, 1, 3), np.uint8)
     from pipelines.shared.cli.app import main
 
     sys.argv = [study, *arguments]
