@@ -119,6 +119,7 @@ def _work(formats: list[Format], samples: Path, work: Path, seconds: float, memo
     warnings.filterwarnings("error", category=RuntimeWarning, module=r"pipelines\.")
     with open(os.devnull, "w") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 2)  # what libraries in C say
+    pipe.send(None)  # ready
     while True:
         case = pipe.recv()
         if case is None:
@@ -169,6 +170,7 @@ class Worker:
             self.process = CONTEXT.Process(target=_work, args=(*self.arguments, theirs), daemon=True)
             self.process.start()
             theirs.close()
+            self.pipe.recv()  # ready: what is imported first is none of the case's time
         self.pipe.send(case)
         *_, work, seconds, _ = self.arguments
         if self.pipe.poll(seconds * WAITING):
