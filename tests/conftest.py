@@ -20,6 +20,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from pipelines.shared.screen import cpu_count
+
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does: before torch is imported anywhere
 # The same examples at every run: a failure is there again when somebody looks. HYPOTHESIS_PROFILE=search: others.
@@ -55,15 +57,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """Each of several workers (-n) keeps to its own processors: what a test starts is not to take the others'.
+    """Each of several workers (-n) has its share of the processors, for what it starts as well.
 
-    With one processor each, `cpu_count` is 1 and nothing starts processes, a second or more each, for small phantoms.
+    With one processor each nothing starts processes, a second or more each, for phantoms of a hundred pictures.
     """
-    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if worker is not None and hasattr(os, "sched_getaffinity"):
-        processors = sorted(os.sched_getaffinity(0))
-        if len(processors) >= workers:
-            os.sched_setaffinity(0, processors[int(worker.removeprefix("gw")) :: workers])
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        share = cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.environ["PYTHON_CPU_COUNT"] = str(max(1, share))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByRun:

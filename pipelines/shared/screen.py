@@ -19,7 +19,13 @@ Result = TypeVar("Result")
 
 
 def cpu_count() -> int:
-    """Processors that this process may use (a container or a scheduler may allow fewer than exist)."""
+    """Processors that this process may use (a container or a scheduler may allow fewer than exist).
+
+    PYTHON_CPU_COUNT overrides it, as in Python 3.13.
+    """
+    given = os.environ.get("PYTHON_CPU_COUNT", "")
+    if given.isdecimal() and int(given):
+        return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

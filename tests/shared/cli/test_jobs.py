@@ -13,7 +13,7 @@ import pytest
 from conftest import run_command
 from cutting import TINY
 
-from pipelines.shared.screen import parallel_map
+from pipelines.shared.screen import cpu_count, parallel_map
 
 QUICK = [*TINY, "trainer.epochs=1", "trainer.max_steps=8"]
 
@@ -45,6 +45,15 @@ def test_sigterm_is_answered_within_seconds_with_resume_me(tmp_path):
     assert time.monotonic() - began < 5
     assert cutting.run("retinopathy", ["mode=resume", f"run={run}"], output) == 0
     assert (run / "report.html").exists()
+
+
+def test_the_number_of_processors_can_be_given(monkeypatch):
+    monkeypatch.delenv("PYTHON_CPU_COUNT", raising=False)
+    allowed = cpu_count()
+    assert 1 <= allowed <= (os.cpu_count() or 1)
+    for given, expected in (("3", 3), ("default", allowed), ("0", allowed)):
+        monkeypatch.setenv("PYTHON_CPU_COUNT", given)
+        assert cpu_count() == expected
 
 
 def _stop_soon(folder: str) -> None:
