@@ -73,19 +73,22 @@ def open_finished(study: Study[Any], path: str | Path | None) -> FinishedRun:
     first = next(iter(models.values()))
     for place in networks[1:]:
         read_model(place, study.name, first["classes"])
-    return FinishedRun(folder, models, _read_points(folder.operating_points))
+    return FinishedRun(folder, models, checked_points(read_json(folder.operating_points), folder.operating_points))
 
 
-def _read_points(file: Path) -> list[dict[str, Any]]:
-    """The frozen operating points, each with what it is asked for.
+def checked_points(points: Any, file: Path) -> list[dict[str, Any]]:
+    """The operating points that a file of a run holds, each with what it is asked for.
 
     Raises:
         RunError: the file is damaged.
     """
-    points: list[dict[str, Any]] = read_json(file)
     words = ("name", "task", "score")
     for number, point in enumerate(points if isinstance(points, list) else [points], 1):
-        sound = isinstance(point, dict) and all(isinstance(point.get(key), str) for key in words)
+        sound = (
+            isinstance(points, list)
+            and isinstance(point, dict)
+            and all(isinstance(point.get(key), str) for key in words)
+        )
         if (
             not sound
             or not isinstance(point.get("threshold"), float | int)
@@ -95,7 +98,7 @@ def _read_points(file: Path) -> list[dict[str, Any]]:
                 f"{file}: entry {number} is no operating point: it wants {', '.join(words)} and a threshold.",
                 "Copy the whole run folder again.",
             )
-    return points
+    return list(points)
 
 
 def read_model(folder: Path, study: str, classes: list[str] | None = None) -> dict[str, Any]:

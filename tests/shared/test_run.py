@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.shared.errors import RunError
 from pipelines.shared.judging.calls import calls
+from pipelines.shared.judging.recalibration import recalibrated_results
 from pipelines.shared.run import MODEL_SCHEMA, open_finished
 from pipelines.shared.run_folder import RunFolder, read_json, write_json
 
@@ -38,12 +39,16 @@ def test_operating_points_are_read_as_they_were_written(folder):
         [POINT | {"name": 3}],
         ["sensitive"],
         {"sensitive": POINT},
+        POINT,
     ],
 )
 def test_damaged_operating_points_are_named(folder, damaged):
     write_json(folder.operating_points, damaged)
     with pytest.raises(RunError, match=r"operating_points\.json: entry \d is no operating point"):
         open_finished(SimpleNamespace(name="x"), folder.path)
+    write_json(folder.path / "recalibration.json", {"operating_points": damaged})
+    with pytest.raises(RunError, match=r"recalibration\.json: entry \d is no operating point"):
+        recalibrated_results(None, SimpleNamespace(folder=folder))  # what mode=report asks first
 
 
 CALIBRATION = {"temperature": 2.0, "prior_strength": 0.5, "log_prior": [-1.0],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.shared.judging.report import Cell, Section, Table, Text
+from pipelines.shared.run import checked_points
 from pipelines.shared.run_folder import read_json, read_table
 from pipelines.shared.study import Evidence, Results, Study
 
@@ -17,11 +18,14 @@ def recalibrated_results(study: Study[Any], evidence: Evidence[Any]) -> Results 
     """What the recalibrated answers give on the same test records; None where nothing was recalibrated.
 
     It draws the study's figures, so those of the frozen answers must be drawn after it.
+
+    Raises:
+        RunError: recalibration.json or the answers' table is damaged.
     """
     file = evidence.folder.path / FILE
     if not file.exists():
         return None
-    points = read_json(file, ["operating_points"])["operating_points"]
+    points = checked_points(read_json(file, ["operating_points"])["operating_points"], file)
     table = read_table(evidence.folder.predictions(RECALIBRATED), ["id", "group"])
     return study.evaluate(replace(evidence, predictions={"test": table}, operating_points=points))
 
