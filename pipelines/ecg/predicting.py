@@ -215,13 +215,16 @@ class RecordingScorer(Scorer[EcgConfig]):
 
     def pictures(self, root: Path, file: str) -> list[Picture]:
         """Strips with their rhythms."""
-        _row(file, self.run.config, root, self.answer, self.known, self.run.folder)
+        _row(file, self.run.config, root, self.answer, self.known, self.run.folder, page=False)
         shown = self.run.folder.figures / f"{output_name(file)}.png"
         return [Picture("Strips with the rhythm of every step", shown.read_bytes())] if shown.exists() else []
 
 
-def _row(file: str, config: Any, root: Path, answer: Answer, known: Taught, folder: RunFolder | None) -> dict[str, Any]:
-    """Label one recording, and write its annotations and picture, if there is a folder for them."""
+def _row(
+    file: str, config: Any, root: Path, answer: Answer, known: Taught, folder: RunFolder | None, page: bool = True
+) -> dict[str, Any]:
+    """Label one recording; if there is a folder for them, write its annotations, its picture and, if it is long, its
+    `page`."""
     name, settings = shown_name(file), prepare_settings(config)
     row: dict[str, Any] = {"file": name, "reason": None, "warnings": None, "steps_p": None}
     try:
@@ -238,7 +241,7 @@ def _row(file: str, config: Any, root: Path, answer: Answer, known: Taught, fold
     if folder is not None:
         _write_annotations(folder.path / "annotations", output_name(file), labels, recording)
         picture = strips(folder.figures / f"{output_name(file)}.png", shown)
-        if len(labels) * STEP >= LONG * RATE:
+        if page and len(labels) * STEP >= LONG * RATE:
             bootstrap = Bootstrap(config.statistics.resamples, config.seed, config.statistics.level)
             write_summary(folder.path / "holter" / output_name(file), name, labels, known.names, picture, bootstrap)
     return row | {"steps_p": p.ravel()}

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import compose
+from conftest import compose, run_on_cpu
 from test_ecg_data import sine, wfdb_record
 from test_ecg_signals import ecg_like, put
 
@@ -22,6 +22,7 @@ from pipelines.ecg.study import STUDY
 from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import Job
+from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import RunFolder
 
 
@@ -178,6 +179,21 @@ def test_every_file_is_a_row_or_counted(predict, tmp_path, caplog):
     assert "1 segment read with their records" in said
     assert "1 .dat" in said
     assert table.loc["gone.csv", "reason"]
+
+
+def test_a_service_draws_strips_and_no_page_of_a_long_recording(predict, tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr(predicting, "LONG", 20)
+    monkeypatch.setattr(predicting, "write_summary", lambda folder, *more: pages.append(folder.name))
+    signal(tmp_path / "in", "a")
+    predict(tmp_path / "in", "out")
+    assert pages == ["a.csv"]
+    finished, folder = open_finished(STUDY, tmp_path / "finished"), RunFolder(tmp_path / "served")
+    run = run_on_cpu(STUDY, compose("ecg", f"run_dir={folder.path}"), folder)
+    folder.path.mkdir()
+    shown = predicting.RecordingScorer(run, finished, in_memory=True).pictures(tmp_path / "in", "a.csv")
+    assert [picture.png for picture in shown] == [b"4 strips"]
+    assert len(pages) == 1
 
 
 def test_a_prediction_that_was_cut_off_goes_on(predict, tmp_path, monkeypatch):
