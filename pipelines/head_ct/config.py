@@ -17,8 +17,10 @@ from pipelines.shared.config import (
     TableSection,
     UserPath,
 )
+from pipelines.shared.errors import ConfigError
 
 MODES = ["label", "listen"]
+PASSWORD = "PIPELINES_SEND_PASSWORD"  # the environment's variable: what is configured is written into the run's folder
 # Modes of its own that work on a finished run, and what may be set beside it.
 FINISHED_RUN = {"listen": ["listen", "serve", "cache", "trainer.device", "run_dir"]}
 
@@ -255,7 +257,8 @@ class ListenSection(Section):
         free_gb: that must stay free on the disk; below it nothing is taken.
         keep_hours: after which the files of a study that is scored, with all its results sent, are removed; where the
             disk is nearly full, also with results that nobody took.
-        send: where results go: `<AE title>@<host>:<port>`, or the http(s) address of a DICOMweb service (STOW-RS).
+        send: where results go: `<AE title>@<host>:<port>`, or the http(s) address of a DICOMweb service (STOW-RS), with
+            a user's name if it asks for one (`<user>@<host>`); the password is no key, see `PASSWORD`.
         capture: also send a secondary capture of the key slices.
         retry: seconds until a sending that failed is tried again; doubled each time, an hour at most.
     """
@@ -279,6 +282,11 @@ class ListenSection(Section):
     @field_validator("send")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
+        if value is not None and re.match(r"https?:/{2}[^/?#]*:[^/?#]*@", value, re.IGNORECASE):
+            raise ConfigError(
+                "listen.send holds a password, which would be written into the run's folder.",
+                f"Leave it out (<user>@<host> remains) and set {PASSWORD}=<secret> in the environment.",
+            )
         if value is not None and dicom_address(value) is None and not is_web_address(value):
             raise ValueError(
                 f"'{value}' is neither <AE title>@<host>:<port> nor the http(s) address of a DICOMweb service (STOW-RS)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
 from pipelines.head_ct.archive import names_of, private_folder
+from pipelines.head_ct.config import PASSWORD, dicom_address
 from pipelines.head_ct.listen.journal import CAPTURE, Journal
 from pipelines.head_ct.listen.node import Node
 from pipelines.head_ct.listen.page import make_app
@@ -37,15 +40,21 @@ SWEEP = 60.0  # seconds between two looks for files that are to be removed
 
 
 def check(settings: ListenSection) -> None:
-    """Refuse a node that anybody could send to.
+    """Refuse a node that anybody could send to, or that could send nothing.
 
     Raises:
-        ConfigError: it listens to other machines and takes any AE title.
+        ConfigError: it listens to other machines and takes any AE title, or has a user's name without a password.
     """
     if settings.host not in LOOPBACK and not settings.callers:
         raise ConfigError(
             f"listen.host={settings.host} lets others than this machine send, and listen.callers names nobody.",
             "Name the AE titles that may: listen.callers=[SCANNER1,PACS]; or keep listen.host=127.0.0.1.",
+        )
+    send = settings.send or ""
+    if dicom_address(send) is None and urlsplit(send).username and PASSWORD not in os.environ:
+        raise ConfigError(
+            f"listen.send={send} names a user, and no password is set.",
+            f"Set it: {PASSWORD}=<secret> in the environment; or leave the user's name out.",
         )
 
 

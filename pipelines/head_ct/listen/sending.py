@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 import urllib.error
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pipelines.head_ct.config import dicom_address
+from pipelines.head_ct.config import PASSWORD, dicom_address
 from pipelines.head_ct.listen.journal import Journal
 from pipelines.head_ct.listen.results import NothingToSend, Results
 from pipelines.shared.errors import reason_of
@@ -91,7 +92,7 @@ def sender_of(settings: ListenSection) -> Sender:
     receiver = str(settings.send)
     place = dicom_address(receiver)
     if place is None:
-        return lambda ds: stow(ds, receiver, settings.timeout)
+        return lambda ds: stow(ds, receiver, settings.timeout, os.environ.get(PASSWORD, ""))
     called, host, port = place
     return lambda ds: c_store(ds, called, host, port, settings.ae_title, settings.timeout)
 
@@ -122,9 +123,9 @@ def c_store(ds: Dataset, called: str, host: str, port: int, calling: str, timeou
         raise Unsent(f"the receiver refused it with status 0x{status.Status:04X}")
 
 
-def stow(ds: Dataset, address: str, timeout: float) -> None:
-    """Send an object by STOW-RS (PS3.18, 10.5): POST `<address>/studies`. A name and a password may stand in the
-    address, percent-encoded.
+def stow(ds: Dataset, address: str, timeout: float, password: str = "") -> None:
+    """Send an object by STOW-RS (PS3.18, 10.5): POST `<address>/studies`. A user's name may stand in the address,
+    percent-encoded; the password goes with it.
 
     Raises:
         Unsent: nobody answers, or the object is refused.
@@ -145,7 +146,7 @@ def stow(ds: Dataset, address: str, timeout: float) -> None:
         "Accept": "application/dicom+json",
     }
     if parts.username:
-        key = base64.b64encode(f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()).decode()
+        key = base64.b64encode(f"{unquote(parts.username)}:{password}".encode()).decode()
         headers["Authorization"] = f"Basic {key}"
     try:
         with OPENER.open(urllib.request.Request(place, body, headers), timeout=timeout) as answer:
