@@ -242,8 +242,26 @@ def test_files_go_when_they_are_old_scored_and_sent(tmp_path, journal):
     assert {f.name for f in store.root.iterdir()} == {unsent, unscored}
     assert journal.entry(sent).outcome == FOUND
     assert store.adopt() == 0
-    store.take("1.1", "1.1.2", b"late")
-    assert journal.due(now=1e12, pause=3)[0] in (sent, unscored)
+
+
+def test_what_comes_after_the_files_were_removed_takes_no_score_away(tmp_path, journal, monkeypatch):
+    said = []
+    monkeypatch.setattr("pipelines.head_ct.listen.store.log.warning", said.append)
+    store = Store(tmp_path, journal, NAMES, free=0)
+    study = store.study("1.1")
+    store.take("1.1", "1.1.1", b"content")
+    journal.scored(study, 1, FOUND, now=3)
+    assert not journal.entry(study).after_removal
+    for again in (1, 2):
+        assert store.remove_old(before=1e12) == [study], "late slices are removed too"
+        for number in (1, 2):
+            store.take("1.1", f"1.1.{number}", b"late")
+        assert journal.due(now=1e12, pause=3) is None
+        entry = journal.entry(study)
+        assert (entry.after_removal, entry.outcome, entry.files) == (True, FOUND, 2)
+        assert len(said) == again, "once, not for each slice"
+    store.take("1.2", "1.2.1", b"another study")
+    assert journal.due(now=1e12, pause=3) == (store.study("1.2"), 1)
 
 
 def test_results_that_nobody_takes_do_not_fill_the_disk(tmp_path, journal):

@@ -68,6 +68,15 @@ def test_the_queue_is_ordered_and_what_has_no_score_keeps_its_place(store, tmp_p
     assert now["warnings"] == []
 
 
+def test_slices_that_come_after_the_files_were_removed_are_told(store, tmp_path):
+    _, high, _ = names(store)
+    store.remove_old(before=1e12)
+    store.take("1.1", "1.1.2", b"late")
+    now = {s["study"]: s for s in client_of(store, tmp_path).get("/queue").json()["waiting"]}
+    assert [study for study, s in now.items() if s["after_removal"]] == [high]
+    assert (now[high]["place"], now[high]["score"], now[high]["late"], now[high]["to_score"]) == (1, 0.9, False, None)
+
+
 def test_what_is_marked_as_read_leaves_the_queue_and_counts_in_the_trial(store, tmp_path):
     client, (low, high, _) = client_of(store, tmp_path), names(store)
     assert client.post(f"/studies/{high}/read", json={"critical": True}).status_code == 200
@@ -131,7 +140,7 @@ def test_a_node_that_no_longer_scores_says_so(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["A@host:104", "A@[::1]:104", "http://host/dicom-web", "https://me:pw@host:8042/dicom-web"]
+    "address", ["A@host:104", "A@[::1]:104", "http://host/dicom-web", "https://me@host:8042/dicom-web"]
 )
 def test_addresses_for_results(address):
     assert compose("head_ct", f"listen.send='{address}'").listen.send == address
@@ -153,6 +162,24 @@ def test_addresses_for_results(address):
 def test_mistakes_name_their_key(wrong):
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].replace(".", r"\.")):
         compose("head_ct", wrong)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "HTTPS"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(scheme):
+    with pytest.raises(ConfigError, match=r"listen\.send holds a password") as said:
+        compose("head_ct", f"listen.send='{scheme}://me:s3@t@host:8042/a'")
+    assert "PIPELINES_SEND_PASSWORD" in said.value.remedy
+    assert "s3" not in str(said.value)
+
+
+def test_a_user_of_an_archive_has_a_password_in_the_environment(monkeypatch):
+    settings = ListenSection(send="https://me@host/a")
+    monkeypatch.delenv("PIPELINES_SEND_PASSWORD", raising=False)
+    with pytest.raises(ConfigError, match="names a user, and no password is set"):
+        check(settings)
+    check(ListenSection(send="ARCHIVE@host:104"))
+    monkeypatch.setenv("PIPELINES_SEND_PASSWORD", "secret")
+    check(settings)
 
 
 def test_a_node_for_other_machines_names_who_may_send():

@@ -88,6 +88,15 @@ def test_a_capture_waits_for_the_key_slices_of_its_own_score(desk):
         assert sent_now(desk.journal) == [(number, "sc")]
 
 
+def test_key_slices_stay_for_the_capture_when_a_later_revision_has_no_score(desk):
+    desk.store.take("1.2", "1.2.1", b"first")
+    assert desk.step()
+    desk.scorer.failure = ValueError("odd")
+    desk.store.take("1.2", "1.2.2", b"late")
+    assert desk.step()
+    assert (desk.pictures / f"{desk.store.study('1.2')}.png").exists()
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_while_scoring_it_is_scored_by_the_next_process(desk, monkeypatch, tmp_path, when):
     desk.store.take("1.2", "1.2.1", b"first")

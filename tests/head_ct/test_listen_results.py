@@ -113,6 +113,26 @@ def test_made_again_it_is_the_same_object_and_of_another_revision_another(result
         results.make(letter_of(results))
 
 
+def test_a_report_goes_though_a_later_revision_has_no_score(results):
+    first, study = results.make(letter_of(results)), results.store.study("1.2.3")
+    results.store.take("1.2.3", *content_of(3))
+    results.store.journal.scored(study, 3, Outcome(reason="odd"), 1_700_000_100.0)
+    receiver, journal = Receiver(), results.store.journal
+    assert Post(journal, results, receiver, retry=30).step()
+    assert receiver.got == [first.SOPInstanceUID]
+    assert (journal.entry(study).outcome.reason, journal.entry(study).unsent) == ("odd", 0)
+    assert results.make(letter_of(results)).ContentTime == first.ContentTime, "of its own score"
+
+
+def test_slices_that_came_after_the_removal_are_no_evidence_of_a_report(results):
+    results.store.free = 1e18  # a full disk gives unsent results up
+    results.store.remove_old(before=1e12)
+    results.store.free = 0
+    results.store.take("1.2.3", *content_of(3))
+    with pytest.raises(NothingToSend, match="files are gone"):
+        results.make(letter_of(results))
+
+
 def test_key_slices_are_a_secondary_capture(results):
     with pytest.raises(NothingToSend, match="no key slices"):
         results.make(letter_of(results, "sc"))
@@ -194,8 +214,10 @@ def test_a_node_receives_it_by_c_store(results, status, fails):
         send(report)
 
 
-def test_a_service_receives_it_by_stow(results):
+def test_a_service_receives_it_by_stow(results, monkeypatch):
     import pydicom
+
+    monkeypatch.setenv("PIPELINES_SEND_PASSWORD", "se/cret")
 
     got = []
 
@@ -224,7 +246,7 @@ def test_a_service_receives_it_by_stow(results):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     report = results.make(letter_of(results))
     try:
-        stow(report, f"http://me:se%2Fcret@127.0.0.1:{server.server_port}/dicom-web/", 5)
+        sender_of(ListenSection(send=f"http://me@127.0.0.1:{server.server_port}/dicom-web/"))(report)
         with pytest.raises(Unsent, match="status 401"):
             stow(report, f"http://127.0.0.1:{server.server_port}/dicom-web", 5)
         stow(report, f"http://127.0.0.1:{server.server_port}/warns", 5)

@@ -1,8 +1,9 @@
 """What a node has done so far, in SQLite: every step is committed before the next one counts on it.
 
-A study's `revision` is the number of changes of its files. A score belongs to a revision and is written once, in one
-transaction with the results that are to be sent: a process that is killed at any moment, started again, goes on with
-what is due and does nothing twice.
+A study's `revision` is the number of changes of its files, until they are removed: what comes afterwards is not the
+whole study, and is not scored. A score belongs to a revision and is written once, in one transaction with the results
+that are to be sent: a process that is killed at any moment, started again, goes on with what is due and does nothing
+twice.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ CREATE TABLE IF NOT EXISTS outbox (
     study TEXT NOT NULL, revision INTEGER NOT NULL, kind TEXT NOT NULL, due REAL NOT NULL,
     tries INTEGER NOT NULL DEFAULT 0, sent REAL, failure TEXT, PRIMARY KEY (study, revision, kind)
 );
+CREATE TABLE IF NOT EXISTS after_removal (study TEXT PRIMARY KEY);
 CREATE INDEX IF NOT EXISTS by_reading ON studies (read);
 """
 ATTEMPTS = 3  # at a study that ended the process each time
@@ -84,6 +86,7 @@ class Entry:
         critical: what the radiologist found.
         unsent: results that wait to be sent.
         failure: why the last attempt to send one failed.
+        after_removal: slices came after its files were removed; they are not scored.
     """
 
     study: str
@@ -98,6 +101,7 @@ class Entry:
     critical: bool | None
     unsent: int = 0
     failure: str | None = None
+    after_removal: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,10 +183,13 @@ class Journal:
         with self._transaction() as db:
             if self.digest(study, instance) == digest:
                 return False
+            if self.removed(study):
+                db.execute("INSERT OR IGNORE INTO after_removal VALUES (?)", (study,))
             db.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, ?)", (study, instance, digest))
             db.execute(
                 "INSERT INTO studies (study, arrived, latest, revision) VALUES (?, ?, ?, 1) ON CONFLICT (study) "
-                "DO UPDATE SET latest = excluded.latest, revision = revision + 1, attempts = 0",
+                "DO UPDATE SET latest = excluded.latest, attempts = 0, "
+                "revision = revision + (study NOT IN (SELECT study FROM after_removal))",
                 (study, now, now),
             )
         return True
@@ -206,6 +213,11 @@ class Journal:
         """The study that a file belongs to; None: no such file is there."""
         rows = self._rows("SELECT study FROM instances WHERE instance = ?", instance)
         return str(rows[0]["study"]) if rows else None
+
+    def removed(self, study: str) -> bool:
+        """Whether it was here and its files were removed."""
+        gone = "NOT EXISTS (SELECT 1 FROM instances AS i WHERE i.study = s.study)"
+        return bool(self._rows(f"SELECT 1 FROM studies AS s WHERE study = ? AND {gone}", study))
 
     def forget_files(self, study: str) -> None:
         """Its files are to be removed; its scores and what was read stay."""
@@ -292,20 +304,27 @@ class Journal:
         """One of them."""
         return next(iter(self._entries("s.study = ?", BY_ARRIVAL, study)), None)
 
+    def last_score(self, study: str) -> Entry | None:
+        """The same as of the last revision that has a score; a later one may have none. None: no revision has any."""
+        found = self._entries("s.study = ? AND c.score IS NOT NULL", BY_ARRIVAL, study, of="score IS NOT NULL")
+        return next(iter(found), None)
+
     def readings(self) -> list[Reading]:
         """All studies that were read, by arrival."""
         rows = self._rows("SELECT arrived, read, critical FROM studies WHERE read IS NOT NULL ORDER BY arrived, study")
         return [Reading(row["arrived"], row["read"], bool(row["critical"])) for row in rows]
 
-    def _entries(self, which: str, order: str = BY_ARRIVAL, *values: object) -> list[Entry]:
+    def _entries(self, which: str, order: str = BY_ARRIVAL, *values: object, of: str = "1") -> list[Entry]:
+        """Studies, each with the last of its outcomes that fulfil `of`."""
         rows = self._rows(
             "SELECT s.*, c.revision AS scored, c.at, c.score, c.alarm, c.reason, c.seconds, c.slices, c.series, "
             "c.warnings, c.left_out, (SELECT count(*) FROM instances WHERE study = s.study) AS files, "
             "(SELECT count(*) FROM outbox WHERE study = s.study AND sent IS NULL) AS unsent, "
             "(SELECT failure FROM outbox WHERE study = s.study AND sent IS NULL AND failure IS NOT NULL "
-            "ORDER BY revision DESC LIMIT 1) AS failure "
+            "ORDER BY revision DESC LIMIT 1) AS failure, "
+            "s.study IN (SELECT study FROM after_removal) AS after_removal "
             "FROM studies AS s LEFT JOIN scores AS c ON c.study = s.study AND c.revision = "
-            f"(SELECT max(revision) FROM scores WHERE study = s.study) WHERE {which} ORDER BY {order}",
+            f"(SELECT max(revision) FROM scores WHERE study = s.study AND {of}) WHERE {which} ORDER BY {order}",
             *values,
         )
         return [_entry(row) for row in rows]
@@ -352,4 +371,5 @@ def _entry(row: sqlite3.Row) -> Entry:
         critical=None if values["critical"] is None else bool(values["critical"]),
         unsent=values["unsent"],
         failure=values["failure"],
+        after_removal=bool(values["after_removal"]),
     )

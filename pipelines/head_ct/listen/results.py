@@ -56,11 +56,13 @@ class Results:
         """The object that a letter stands for.
 
         Raises:
-            NothingToSend: a later revision has been scored, the files are gone, or there are no key slices.
+            NothingToSend: a later revision has a score, the files are gone, or there are no key slices.
         """
-        entry = self.store.journal.entry(letter.study)
-        if entry is None or entry.scored != letter.revision or entry.outcome is None or entry.outcome.score is None:
+        entry = self.store.journal.last_score(letter.study)
+        if entry is None or entry.scored != letter.revision:
             raise NothingToSend("a later score took its place")
+        if entry.after_removal:  # what lies there now is not what was scored
+            raise NothingToSend("its files are gone")
         evidence = self._evidence(letter.study)
         if letter.kind == "sr":
             return self.report(entry, evidence)

@@ -95,8 +95,9 @@ class Desk(threading.Thread):
         else:
             outcome = self.outcome(study)
         kinds = self.send if outcome.reason is None else []
-        with suppress(OSError):  # the key slices of an earlier revision must not go with this score
-            (self.pictures / f"{study}.png").unlink(missing_ok=True)
+        if outcome.reason is None:
+            with suppress(OSError):  # the key slices of an earlier revision must not go with this score
+                (self.pictures / f"{study}.png").unlink(missing_ok=True)
         if self.journal.scored(study, revision, outcome, time.time(), kinds):
             said = f"no score: {outcome.reason}" if outcome.reason else f"{outcome.score:.4f}"
             log.info(f"{study} ({revision}): {said}{', alarm' if outcome.alarm else ''}")

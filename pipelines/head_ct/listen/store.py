@@ -61,6 +61,8 @@ class Store:
             known = self.journal.digest(study, instance)
             if known not in (None, digest):
                 log.warning(f"{study}: a slice came again with other content, which takes the place of the earlier one")
+            if self.journal.removed(study):
+                log.warning(f"{study}: slices come after its files were removed; they are not scored")
             if known != digest or not file.exists():
                 first = not file.parent.exists()
                 write_atomically(file, lambda aside: aside.write_bytes(content))

@@ -83,6 +83,7 @@ function fill(row, s) {
   put(row.querySelector(".about"), about.filter(Boolean).join("; "));
   const said = [s.reason, s.warnings, s.left_out && `not used: ${s.left_out}`];
   if (s.late) said.push("further slices have come; it will be scored again");
+  if (s.after_removal) said.push("slices came after its files were removed; they are not scored");
   if (s.late_after_reading) said.push("slices came after it was read");
   if (s.unsent) said.push(`its result has not been sent yet${s.failure ? ` (${s.failure})` : ""}`);
   put(row.querySelector(".said"), said.filter(Boolean).join("; "));
