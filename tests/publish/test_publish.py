@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, compose, run_on_cpu
+from conftest import REPOSITORY, compose, run_on_cpu, run_study
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +27,7 @@ from pipelines.shared.data.cards import load_card
 from pipelines.shared.errors import ConfigError, DataError, RunError
 from pipelines.shared.learning.method import describe, load_network, predict_and_choose
 from pipelines.shared.learning.model_files import save_network
-from pipelines.shared.run import open_finished
+from pipelines.shared.run import open_finished, read_model
 from pipelines.shared.run_folder import RunFolder, digest, read_json, write_json
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.study import STUDY
@@ -273,3 +273,23 @@ def test_a_published_run_opens_like_any_other(published):
     finished = open_finished(STUDY, published)
     assert finished.notice is not None
     assert list(finished.models) == ["network"]
+
+
+COMES_ALONG = sorted((REPOSITORY / "pipelines").glob("*/pretrained/*"))
+
+
+@pytest.mark.parametrize("folder", COMES_ALONG, ids=lambda folder: f"{folder.parents[1].name}:{folder.name}")
+def test_what_comes_with_the_package_answers_and_says_its_licence(folder, tmp_path):
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 10 * 2**20
+    texts = [f.read_text() for f in folder.rglob("*") if f.suffix in (".json", ".yaml", ".md", ".txt")]
+    assert not [text for text in texts if "/tmp/" in text or "/home/" in text]
+    picture = Image.fromarray(np.random.default_rng(0).integers(90, 220, (300, 400, 3), dtype=np.uint8))
+    picture.save(tmp_path / "a.jpg")
+    study = folder.parents[1].name
+    done = run_study(study, "mode=predict", f"run=pretrained:{folder.name}", f"input={tmp_path / 'a.jpg'}",
+                     f"run_dir={tmp_path / 'run'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "NOT FOR MEDICAL USE" in done.stdout + done.stderr
+    (row,) = pd.read_csv(tmp_path / "run" / "predictions.csv").to_dict("records")
+    classes = [c.split("/")[-1] for c in read_model(folder / "models" / "network", study)["classes"]]
+    assert sum(row[f"p_{name}"] for name in classes) == pytest.approx(1, abs=1e-3)
