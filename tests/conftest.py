@@ -172,11 +172,11 @@ def _with_descendants(pid: int) -> list[int]:
     return [pid, *(further for child in found for further in _with_descendants(int(child)))]
 
 
-def run_study(study: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m pipelines.<study> arguments`, in a process that has torch loaded already."""
+def run_study(study: str, *arguments: str, draws: bool = False) -> subprocess.CompletedProcess[str]:
+    """`python -m pipelines.<study> arguments`, in a process that has torch loaded already, its figures drawn or not."""
     from cutting import answer
 
-    return answer(study, *arguments)
+    return answer(study, *arguments, draws=draws)
 
 
 # A smoke run on a small phantom, with less of what else takes long; `make smoke` leaves everything in.
@@ -234,7 +234,7 @@ def smoke_run_of(tmp_path_factory) -> Callable[[str], tuple[Path, subprocess.Com
     @cache
     def make(study: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
         folder = tmp_path_factory.mktemp(study) / "run"
-        done = run_study(study, *smoke(study), f"run_dir={folder}")
+        done = run_study(study, *smoke(study), f"run_dir={folder}", draws=True)
         assert done.returncode == 0, done.stderr
         return folder, done
 

@@ -1,4 +1,7 @@
-"""Runs that are killed at a chosen moment, as a power cut would, in processes that have torch loaded already."""
+"""Runs that are killed at a chosen moment, as a power cut would, in processes that have torch loaded already.
+
+Drawing is most of a report's time, so these runs draw no figures (each is one grey pixel) unless they are asked to.
+"""
 
 from __future__ import annotations
 
@@ -64,24 +67,21 @@ def run(
     folder: Path = REPOSITORY,
     **environment: str,
 ) -> int:
-    """The exit status of `python -m pipelines.<study> arguments`; with `cut` it is killed at the n-th such moment.
-
-    Its figures are not drawn: that is most of a report's time.
-    """
-    return finish(start(study, arguments, output, cut, folder, None, False, **environment))
+    """The exit status of `python -m pipelines.<study> arguments`; with `cut` it is killed at the n-th such moment."""
+    return finish(start(study, arguments, output, cut, folder, None, **environment))
 
 
-def answer(study: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def answer(study: str, *arguments: str, draws: bool = False) -> subprocess.CompletedProcess[str]:
     """The same with what it printed; seconds faster than a process that has yet to load torch."""
     with tempfile.TemporaryDirectory() as place:
         output, errors = Path(place, "output"), Path(place, "errors")
         errors.touch()
-        status = finish(start(study, list(arguments), output, errors=errors))
+        status = finish(start(study, list(arguments), output, errors=errors, draws=draws))
         return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
 
 def together(study: str, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """The same as one run by several processes, each told its place as torchrun tells it; its figures are not drawn."""
+    """The same as one run by several processes, each told its place as torchrun tells it."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         world = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(processes)}
@@ -89,8 +89,8 @@ def together(study: str, *arguments: str, processes: int = 2) -> subprocess.Comp
         output, errors = Path(place, "output"), Path(place, "errors")
         errors.touch()
         started = [
-            start(study, list(arguments), output, None, REPOSITORY, errors, False, **world, RANK=rank, LOCAL_RANK=rank)
-            for rank in map(str, range(processes))
+            start(study, list(arguments), output, errors=errors, **world, RANK=str(rank), LOCAL_RANK=str(rank))
+            for rank in range(processes)
         ]
         status = max(abs(finish(process)) for process in started)
         return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
@@ -103,7 +103,7 @@ def start(
     cut: tuple[str, int] | None = None,
     folder: Path = REPOSITORY,
     errors: Path | None = None,
-    draws: bool = True,
+    draws: bool = False,
     **environment: str,
 ) -> multiprocessing.process.BaseProcess:
     """The same, not waited for."""
@@ -148,11 +148,16 @@ def _child(
     if not draws:
         from pipelines.shared.judging.figures import style
 
-        style._pixels = lambda figure: np.zeros((1, 1, 3), np.uint8)
+        style._pixels = no_pixels
     from pipelines.shared.cli.app import main
 
     sys.argv = [study, *arguments]
     main(study)
+
+
+def no_pixels(figure: object) -> np.ndarray:
+    """In place of a drawn figure."""
+    return np.full((1, 1, 3), 128, np.uint8)
 
 
 def _arrange(moment: str, nth: int) -> None:

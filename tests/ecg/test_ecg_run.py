@@ -18,8 +18,8 @@ from pipelines.ecg.labels import NOTES
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = cutting.answer("ecg", *arguments)
+def run(*arguments: str, check: bool = True, draws: bool = False) -> subprocess.CompletedProcess[str]:
+    done = cutting.answer("ecg", *arguments, draws=draws)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -149,7 +149,7 @@ def test_the_real_half_hour_and_bad_files(finished, real_sample, tmp_path):
     import wfdb
 
     mitdb = real_sample("mitdb")
-    run("mode=predict", f"run={finished}", f"input={mitdb / '119'}", f"run_dir={tmp_path / 'one'}")
+    run("mode=predict", f"run={finished}", f"input={mitdb / '119'}", f"run_dir={tmp_path / 'one'}", draws=True)
     table = pd.read_csv(tmp_path / "one" / "predictions.csv")
     assert table["file"].tolist() == ["119.hea"]
     assert table["steps"].tolist() == [1410]
