@@ -183,6 +183,7 @@ def run_study(study: str, *arguments: str, draws: bool = False) -> subprocess.Co
 SMALL = {
     "camelyon": [  # those of `trial`, which trainer=smoke sets, for the modes that know no trainer
         "data.phantom.slides=16", "data.phantom.test=6", "data.phantom.smallest=2560", "data.phantom.largest=3072",
+        "model.backbone=test_efficientnet", "model.weights=none",
     ],
     "covid_flannel": ["data.phantom.patients=120", "data.phantom.size=96", "learners=[efficientnet,mobilenet]"],
     "ecg": ["data.phantom.patients=120"],
