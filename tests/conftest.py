@@ -185,16 +185,19 @@ SMALL = {
         "data.phantom.slides=16", "data.phantom.test=6", "data.phantom.smallest=2560", "data.phantom.largest=3072",
         "model.backbone=test_efficientnet", "model.weights=none",
     ],
-    "covid_flannel": ["data.phantom.patients=120", "data.phantom.size=96", "learners=[efficientnet,mobilenet]"],
+    "covid_flannel": [
+        "data.phantom.patients=120", "data.phantom.size=96", "learners=[efficientnet,mobilenet]",
+        "base_learners.efficientnet.backbone=test_efficientnet", "base_learners.efficientnet.weights=none",
+    ],
     "ecg": ["data.phantom.patients=120"],
     "head_ct": [
         "data.phantom.studies=100", "data.phantom.gold=36", "data.phantom.size=64", "preprocess.size=32",
         "trainer.batch_size=8",
-        "triage.repetitions=4", "triage.resamples=20",
+        "triage.repetitions=4", "triage.resamples=20", "model.backbone=test_efficientnet", "model.weights=none",
     ],
     "retinopathy": [
         "data.phantom.patients=120", "data.phantom.size=128", "preprocess.size=64", "explain.scored=4",
-        "explain.errors=2",
+        "explain.errors=2", "model.backbone=test_efficientnet", "model.weights=none",
     ],
     "skin": [
         "data.phantom.lesions=200", "data.phantom.size=96", "data.max_class_size=7", "preprocess.size=64",

@@ -35,6 +35,9 @@ CONTEXT.set_forkserver_preload(
         "pipelines.shared.learning.augment",
         "pipelines.shared.learning.backbones",
         "sklearn.manifold",
+        "pytest",  # the rest is what every module of tests imports
+        "hypothesis",
+        "xdist.scheduler",
     ]
 )
 

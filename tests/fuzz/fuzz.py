@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from formats import FORMATS
-from fuzzing import MEMORY, SECONDS, Case, Format, Outcome, Worker, samples_of
+from fuzzing import CONTEXT, MEMORY, SECONDS, Case, Format, Outcome, Worker, samples_of
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first case of each format (default 0)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of a processor per file (default {SECONDS})")
     options = parser.parse_args(arguments)
+    CONTEXT.set_forkserver_preload(["formats"])
     names = options.formats.split(",") if options.formats else list(FORMATS)
     for name in names:
         if name not in FORMATS:

@@ -144,7 +144,7 @@ def _size() -> int:
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["formats"])
+# What it loads beforehand is set by the program that runs (fuzz.py, tests/cutting.py): there is one for all contexts.
 
 
 class Worker:

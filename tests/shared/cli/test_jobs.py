@@ -56,6 +56,18 @@ def test_the_number_of_processors_can_be_given(monkeypatch):
         assert cpu_count() == expected
 
 
+def _note_what_is_loaded(file: str) -> None:
+    Path(file).write_text(" ".join(sys.modules))
+
+
+def test_a_run_in_a_test_begins_with_torch_loaded(tmp_path):
+    """Python has one fork server for all that ask for one: another module may have told it to load something else."""
+    process = cutting.CONTEXT.Process(target=_note_what_is_loaded, args=(str(tmp_path / "modules"),))
+    process.start()
+    process.join(timeout=60)
+    assert {"torch", "timm", "sklearn.manifold", "hypothesis"} <= set((tmp_path / "modules").read_text().split())
+
+
 def _stop_soon(folder: str) -> None:
     import signal
 
