@@ -1,30 +1,43 @@
-"""`python -m pipelines`: the studies, what each reads, and how it is started."""
+"""`python -m pipelines`, or `imaging-pipelines` where the wheel is installed: the list of studies, or one of them.
+
+imaging-pipelines skin trainer.epochs=5        the same as python -m pipelines.skin trainer.epochs=5
+"""
 
 from __future__ import annotations
 
 import importlib
+import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from pipelines import __version__
-from pipelines.shared.job import COMMON_MODES
+from pipelines.shared.errors import nearest
+from pipelines.shared.job import COMMON_MODES, EXIT_MISTAKE
 
 
-def main(arguments: list[str]) -> int:
-    """Print the list, or the version; returns the exit status."""
-    if arguments == ["--version"]:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the list or the version, or start a study or a tool by its name; returns the exit status.
+
+    Args:
+        arguments: those of the command line; None: take them from there.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    commands = sorted(file.parent.name for file in Path(__file__).parent.glob("*/__main__.py"))
+    if name in commands:
+        # As python -m starts it: processes that it starts in its turn find its module by name.
+        sys.argv[1:] = rest
+        runpy.run_module(f"pipelines.{name}", run_name="__main__", alter_sys=True)
+        return 0
+    if name == "--version":
         print(__version__)
         return 0
-    if arguments:
-        print(
-            f"python -m pipelines takes no '{arguments[0]}'.\nStart a study with python -m pipelines.<study>; without "
-            "arguments this lists them.",
-            file=sys.stderr,
-        )
-        return 2
+    if name:
+        print(f"There is no study or tool '{name}'.\n{nearest(name, commands)}", file=sys.stderr)
+        return EXIT_MISTAKE
     table = Table("python -m pipelines.…", "Study", "data=…", box=None, padding=(0, 2, 1, 0))
     for name in sorted(file.parent.name for file in Path(__file__).parent.glob("*/study.py")):
         if name == "shared":  # where a study is defined, and none
@@ -42,4 +55,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

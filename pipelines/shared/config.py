@@ -262,22 +262,29 @@ class StudyConfig(Section):
         return self
 
 
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
 def conf_folder() -> Path:
-    """`conf/` of the checkout, or its copy inside the installed package."""
-    return _beside("conf")
+    """`conf/` inside the installed package, or of the checkout."""
+    return _folder("conf")
 
 
 def cards_folder() -> Path:
-    """`data_cards/` of the checkout, or its copy inside the installed package."""
-    return _beside("data_cards")
+    """`data_cards/` inside the installed package, or of the checkout."""
+    return _folder("data_cards")
 
 
-def _beside(name: str) -> Path:
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / name, package / name):
+def in_checkout() -> bool:
+    """Whether this runs from a checkout; else the package was installed from a wheel."""
+    return not conf_folder().is_relative_to(PACKAGE)
+
+
+def _folder(name: str) -> Path:
+    for folder in (PACKAGE / name, PACKAGE.parent / name):  # beside an installed package lie other people's folders
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"The folder {name}/ is missing beside {package}: reinstall the package.")
+    raise FileNotFoundError(f"The folder {name}/ is missing in {PACKAGE}: reinstall the package.")
 
 
 def read_settings_file(file: Path, remedy: str) -> Any:

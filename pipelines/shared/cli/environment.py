@@ -15,6 +15,7 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 
 import pipelines
+from pipelines.shared.config import in_checkout
 from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch, slurm_job
@@ -147,6 +148,8 @@ def _describe(job: Job) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The checkout's commit, with + if there are uncommitted changes; None outside a checkout."""
+    if not in_checkout():  # what git says there would be of a repository that the environment happens to lie in
+        return None
     here = str(Path(__file__).resolve().parent)
 
     def git(*arguments: str) -> str:

@@ -60,11 +60,13 @@ def test_every_study_is_listed(capsys):
     assert main([]) == 0
     listed = capsys.readouterr().out
     assert [name for name in STUDIES if f"\n{name} " in listed] == STUDIES
-    assert main(["skin"]) == 2
-    assert "python -m pipelines.<study>" in capsys.readouterr().err
+    assert main(["skinn"]) == 2
+    problem, remedy = capsys.readouterr().err.splitlines()
+    assert "'skinn'" in problem
+    assert "Did you mean skin" in remedy
 
 
 def test_the_version_is_this_packages():
-    for module in ("pipelines", "pipelines.skin"):
-        done = run_command([sys.executable, "-m", module, "--version"], seconds=60)
+    for words in (["pipelines"], ["pipelines.skin"], ["pipelines", "skin"]):
+        done = run_command([sys.executable, "-m", *words, "--version"], seconds=60)
         assert done.stdout.strip() == pipelines.__version__
