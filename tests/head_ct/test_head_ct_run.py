@@ -19,7 +19,7 @@ from test_head_ct_dicom import HEADER, head
 from pipelines.head_ct.writing import write_slices
 from pipelines.shared.files import walk
 
-SECRETS = ("Zaphod", "Beeblebrox", "MRN-4711", "ACC-12345", "BEEBLEBROX_ZAPHOD", "4711")
+SECRETS = ("Zaphod", "Beeblebrox", "MRN-Q7Z11XKW", "ACC-12345", "BEEBLEBROX_ZAPHOD", "Q7Z11XKW")
 
 
 def run(*arguments, check=True):
@@ -76,7 +76,7 @@ def test_the_real_series_is_scored(finished, real_sample, tmp_path):
 def test_a_mixed_folder_is_one_row_per_study_and_names_nobody(finished, tmp_path):
     folder = tmp_path / "in" / "BEEBLEBROX_ZAPHOD"
     who = replace(
-        HEADER, patient_id="MRN-4711", patient_name="Beeblebrox^Zaphod", accession="ACC-12345", spacing=(4.0, 4.0)
+        HEADER, patient_id="MRN-Q7Z11XKW", patient_name="Beeblebrox^Zaphod", accession="ACC-12345", spacing=(4.0, 4.0)
     )
     hu, positions, _ = head(size=48, spacing=4.0)
     write_slices(folder / "ct", who, list(hu), list(positions), [f"s{i:02d}" for i in range(20)])
@@ -85,8 +85,8 @@ def test_a_mixed_folder_is_one_row_per_study_and_names_nobody(finished, tmp_path
     for file in (folder / "bad").iterdir():
         file.write_bytes(file.read_bytes()[:-900])
     shutil.copytree(Path(pydicom.__file__).parent / "data" / "test_files", folder / "odd")
-    (folder / "Zaphod Beeblebrox.txt").write_text("MRN-4711")
-    (folder / os.fsdecode(b"Zaphod \xe9\xff")).write_text("MRN-4711")  # a name that is not UTF-8
+    (folder / "Zaphod Beeblebrox.txt").write_text("MRN-Q7Z11XKW")
+    (folder / os.fsdecode(b"Zaphod \xe9\xff")).write_text("MRN-Q7Z11XKW")  # a name that is not UTF-8
     (folder / "Zaphod").symlink_to(tmp_path / "nowhere")
     (folder / "._Zaphod.dcm").write_bytes(b"\0\5\x16\7")
     cache = tmp_path / "cache"

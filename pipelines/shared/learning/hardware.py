@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -24,6 +25,21 @@ def loader_workers(config: TrainerSection, world: World) -> int:
 def uses_bf16(config: TrainerSection, world: World) -> bool:
     """Whether networks compute in bfloat16: `trainer.precision`, on its own only on a GPU."""
     return config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
+
+
+def keep_freed_memory(world: World) -> None:
+    """On a CPU keep the memory that tensors free in the process: the next step needs the same again.
+
+    glibc returns large blocks to the system at once and has to have them cleared page by page when it asks anew, at
+    every step; on one core lite0 at 160 px trained 12 % more pictures a second without that. See mallopt(3). Elsewhere
+    (macOS, musl) nothing happens.
+    """
+    trim_threshold, mmap_max = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
+    if world.device.type == "cpu":
+        with suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(mmap_max, 0)
+            libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 @contextmanager

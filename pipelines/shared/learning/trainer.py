@@ -27,7 +27,7 @@ from pipelines.shared.learning import checkpoint, distributed
 from pipelines.shared.learning.dataset import EpochBatches, Loader, PreparedDataset
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.finetuning import Backbone, LastWeights
-from pipelines.shared.learning.hardware import batch_in_memory, loader_workers, uses_bf16
+from pipelines.shared.learning.hardware import batch_in_memory, keep_freed_memory, loader_workers, uses_bf16
 from pipelines.shared.learning.losses import Loss
 from pipelines.shared.learning.mixing import mixed, mixed_loss, resized
 from pipelines.shared.learning.optimization import make_optimizer, make_schedule
@@ -76,6 +76,7 @@ def fit(
         RunError: the checkpoint does not belong to this run.
         SystemExit: SIGTERM came; the state is saved.
     """
+    keep_freed_memory(world)
     run = _Training(model.to(world.device), loss, data, config, name, seed, world, file, must_match)
     run.resume()
     at = run.progress
