@@ -18,7 +18,7 @@ from pipelines.shared.data.cache import Prepared
 from pipelines.shared.errors import RunError
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import barrier
-from pipelines.shared.learning.method import Ensemble, Method, freeze_points
+from pipelines.shared.learning.method import Ensemble, Method, freeze_points, keep_ranges
 from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import Data
 
@@ -73,6 +73,7 @@ class SlideMethod(Method[CamelyonConfig]):
             for split in ("val", "test"):
                 of_split = predictions["id"].isin(data.records.loc[data.records["split"] == split, "id"])
                 folder.write_table(folder.predictions(split), predictions[of_split].reset_index(drop=True))
+            keep_ranges(run, data, data.positions("train"))
             validated = folder.read_table(folder.predictions("val"))
             freeze_points(run, run.study.choose_points(validated, config))
         barrier(run.world)

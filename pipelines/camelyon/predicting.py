@@ -17,14 +17,17 @@ import pandas as pd
 from PIL import Image
 
 from pipelines.camelyon.config import CamelyonConfig
+from pipelines.camelyon.data import OVERVIEW
 from pipelines.camelyon.geojson import write_geojson
 from pipelines.camelyon.lesions import outlines, write_detections
+from pipelines.camelyon.measures import slide_measures
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.slides import SUFFIXES, Slide
 from pipelines.camelyon.tissue import NONE, find_tissue, write_tissue
 from pipelines.shared.cli.environment import stage, start
 from pipelines.shared.cli.inputs import input_files, score_in_parts
 from pipelines.shared.data.cache import WARNINGS_BETWEEN
+from pipelines.shared.data.ranges import warned
 from pipelines.shared.errors import BadFile, UserError, reason_of
 from pipelines.shared.files import output_name, shown_name
 from pipelines.shared.handover.scorer import Picture, Scorer
@@ -104,13 +107,20 @@ class SlideScorer(Scorer[CamelyonConfig]):
             slide = Slide(root / file, self.config.slide_mpp)
             try:
                 row["warnings"] = WARNINGS_BETWEEN.join(slide.warned(self.config.patches.mpp)) or None
-                return row | self.score(slide, file)
+                scored = self.score(slide, file)
+                if ranges := self.finished.training_ranges:
+                    row["warnings"] = warned(row["warnings"], self.measures(slide), ranges)
+                return row | scored
             finally:
                 slide.close()
         except UserError:
             raise
         except Exception as failure:
             return row | {"reason": reason_of(failure)}
+
+    def measures(self, slide: Slide) -> dict[str, float]:
+        """What of a slide is compared with the training set."""
+        return slide_measures(slide.overview(OVERVIEW), slide.properties.mpp[0], self.config.tissue.min_saturation)
 
     def score(self, slide: Slide, file: str) -> Row:
         """Write all files of one slide; its scores, and what else is told of it."""

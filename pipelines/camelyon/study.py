@@ -15,7 +15,8 @@ import pandas as pd
 
 from pipelines.camelyon import data, metrics, predicting
 from pipelines.camelyon.config import CamelyonConfig
-from pipelines.shared.study import Evidence, Results, Study
+from pipelines.camelyon.measures import slide_measures
+from pipelines.shared.study import Data, Evidence, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.handover.scorer import Scorer
@@ -50,6 +51,11 @@ class Camelyon(Study[CamelyonConfig]):
         divided = super().split(records, config)
         data.check_parts(config, divided)
         return divided
+
+    def measures(self, data: Data, position: int, config: CamelyonConfig) -> dict[str, float]:
+        """Microns per pixel, and the colour of the tissue."""
+        mpp = data.prepared.facts["mpp"].iloc[position] if "mpp" in data.prepared.facts else None
+        return slide_measures(data.prepared.array(position), mpp, config.tissue.min_saturation)
 
     def method(self, config: CamelyonConfig) -> Method[CamelyonConfig]:
         """Patches are coordinates; a patch network, hard negatives, a second network; the same without each fold's

@@ -21,7 +21,7 @@ from pipelines.shared.errors import ConfigError
 from pipelines.shared.learning.cross_validation import own_folds
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import barrier
-from pipelines.shared.learning.method import Method, describe, load_network, network_outputs
+from pipelines.shared.learning.method import Method, describe, keep_ranges, load_network, network_outputs
 from pipelines.shared.learning.model_files import save_network, update_facts
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run
@@ -81,6 +81,7 @@ class FlannelMethod(Method[CovidConfig]):
                 tables["test"].append(tested)
             for split, parts in tables.items():
                 folder.write_table(folder.predictions(split), pd.concat(parts, ignore_index=True))
+            keep_ranges(run, data, np.arange(len(data.records)))  # nearly every fold learns from each
             write_json(folder.operating_points, plain(pooled_points(points)))
             shortcuts.write_shortcuts(config, data, folder)
         barrier(run.world)

@@ -24,6 +24,7 @@ from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.data import SUFFIXES, prepare_settings, scaled
 from pipelines.ecg.holter import LONG, clock, write_summary
 from pipelines.ecg.labels import MASKED, NOTES, RATE, STEP, episodes
+from pipelines.ecg.measures import recording_measures
 from pipelines.ecg.metrics import SCORES
 from pipelines.ecg.plots import Strip, strips
 from pipelines.ecg.recording import Recording
@@ -31,6 +32,7 @@ from pipelines.ecg.taught import Taught, taught
 from pipelines.ecg.wfdb_files import beside, read_header
 from pipelines.shared.cli.environment import stage, start
 from pipelines.shared.cli.inputs import Inputs, input_files, score_in_parts
+from pipelines.shared.data.ranges import warned
 from pipelines.shared.errors import BadFile, UnusableRecord, counted, reason_of
 from pipelines.shared.files import output_name, shown_name
 from pipelines.shared.handover.scorer import Picture, Scorer
@@ -210,41 +212,41 @@ class RecordingScorer(Scorer[EcgConfig]):
     def courses(self, root: Path, files: list[str]) -> pd.DataFrame:
         """The same with `steps_p`, a recording's probabilities, step after step."""
         folder = None if self.in_memory else self.run.folder
-        found = [_row(file, self.run.config, root, self.answer, self.known, folder) for file in files]
+        found = [self._row(root, file, folder) for file in files]
         return pd.DataFrame(found).convert_dtypes(infer_objects=False, convert_string=False, convert_floating=False)
+
+    def _row(self, root: Path, file: str, folder: RunFolder | None, page: bool = True) -> dict[str, Any]:
+        """Label one recording; if there is a folder for them, write its annotations, its picture and, if it is long,
+        its `page`."""
+        config: Any = self.run.config
+        name, settings, known = shown_name(file), prepare_settings(config), self.known
+        row: dict[str, Any] = {"file": name, "reason": None, "warnings": None, "steps_p": None}
+        try:
+            recording = signals.open_recording(root / file, settings["leads"], settings["sampling_rate"])
+            what, predict = f"Labelling {name}", config.predict
+            p = label_recording(recording, self.answer, settings, predict.overlap, predict.windows, what)
+            if np.isnan(p).all():
+                raise BadFile("nothing but flat lines and gaps")
+            labels = named(known.answers(p), known.names)
+            row |= _summary(recording, labels, p, known)
+            if ranges := self.finished.training_ranges:
+                row["warnings"] = warned(row["warnings"], recording_measures(recording, settings["steps"]), ranges)
+            shown = _strips(recording, labels, p) if folder is not None else []
+        except Exception as failure:  # whatever one file does, every other gets its row
+            return row | {"reason": reason_of(failure)}
+        if folder is not None:
+            _write_annotations(folder.path / "annotations", output_name(file), labels, recording)
+            picture = strips(folder.figures / f"{output_name(file)}.png", shown)
+            if page and len(labels) * STEP >= LONG * RATE:
+                bootstrap = Bootstrap(config.statistics.resamples, config.seed, config.statistics.level)
+                write_summary(folder.path / "holter" / output_name(file), name, labels, known.names, picture, bootstrap)
+        return row | {"steps_p": p.ravel()}
 
     def pictures(self, root: Path, file: str) -> list[Picture]:
         """Strips with their rhythms."""
-        _row(file, self.run.config, root, self.answer, self.known, self.run.folder, page=False)
+        self._row(root, file, self.run.folder, page=False)
         shown = self.run.folder.figures / f"{output_name(file)}.png"
         return [Picture("Strips with the rhythm of every step", shown.read_bytes())] if shown.exists() else []
-
-
-def _row(
-    file: str, config: Any, root: Path, answer: Answer, known: Taught, folder: RunFolder | None, page: bool = True
-) -> dict[str, Any]:
-    """Label one recording; if there is a folder for them, write its annotations, its picture and, if it is long, its
-    `page`."""
-    name, settings = shown_name(file), prepare_settings(config)
-    row: dict[str, Any] = {"file": name, "reason": None, "warnings": None, "steps_p": None}
-    try:
-        recording = signals.open_recording(root / file, settings["leads"], settings["sampling_rate"])
-        what = f"Labelling {name}"
-        p = label_recording(recording, answer, settings, config.predict.overlap, config.predict.windows, what)
-        if np.isnan(p).all():
-            raise BadFile("nothing but flat lines and gaps")
-        labels = named(known.answers(p), known.names)
-        row |= _summary(recording, labels, p, known)
-        shown = _strips(recording, labels, p) if folder is not None else []
-    except Exception as failure:  # whatever one file does, every other gets its row
-        return row | {"reason": reason_of(failure)}
-    if folder is not None:
-        _write_annotations(folder.path / "annotations", output_name(file), labels, recording)
-        picture = strips(folder.figures / f"{output_name(file)}.png", shown)
-        if page and len(labels) * STEP >= LONG * RATE:
-            bootstrap = Bootstrap(config.statistics.resamples, config.seed, config.statistics.level)
-            write_summary(folder.path / "holter" / output_name(file), name, labels, known.names, picture, bootstrap)
-    return row | {"steps_p": p.ravel()}
 
 
 def _write_steps(folder: RunFolder, labelled: list[tuple[str, np.ndarray]], known: Taught) -> None:

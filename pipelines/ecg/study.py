@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipelines.ecg import data, labels, metrics, predicting
+from pipelines.ecg import data, labels, measures, metrics, predicting
 from pipelines.ecg.config import EcgConfig
-from pipelines.shared.study import Evidence, Results, Study
+from pipelines.shared.study import Data, Evidence, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.handover.scorer import Scorer
@@ -44,6 +44,10 @@ class Ecg(Study[EcgConfig]):
     prepare = staticmethod(data.prepare)
     prepare_settings = staticmethod(data.prepare_settings)
     reads = ("header", "expected_rate", "start")
+
+    def measures(self, data: Data, position: int, config: EcgConfig) -> dict[str, float]:
+        """Of a window: sampling rate, length, amplitude."""
+        return measures.row_measures(data.records.iloc[position], data.source.root, self.prepare_settings(config))
 
     def labelled(self, records: pd.DataFrame) -> np.ndarray:
         """A window with a step of a known rhythm, or of a recording with a label."""

@@ -21,6 +21,7 @@ from pipelines.head_ct.archive import Archive, file_name, names_of, open_archive
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.data import grid_of, prepare_settings
 from pipelines.head_ct.labeller import critical_counts, label_reports, silver_columns
+from pipelines.head_ct.measures import volume_measures
 from pipelines.head_ct.metrics import SCORE, predict_columns
 from pipelines.head_ct.page import concepts_page, worklist_page
 from pipelines.head_ct.pseudonyms import Names
@@ -28,6 +29,7 @@ from pipelines.head_ct.stacks import Stack
 from pipelines.head_ct.volumes import onto_grid
 from pipelines.shared.cli.environment import stage, start
 from pipelines.shared.cli.inputs import Inputs, score_in_parts
+from pipelines.shared.data.ranges import beyond
 from pipelines.shared.data.tables import read_csv
 from pipelines.shared.errors import ConfigError, DataError, counted, nearest, reason_of
 from pipelines.shared.handover.scorer import Picture, Scorer, png_of
@@ -173,6 +175,7 @@ class Networks:
         points = finished.operating_points
         grid = self.grid
         self.scorer.score(np.zeros((grid.slices, grid.size, grid.size), np.int16))  # the first call also sets it up
+        self.ranges = finished.training_ranges
         self.threshold = next((p["threshold"] for p in points if p.get("alarm")), None)
         self.no_alarm = (
             "" if points else "no alarm: the run has no threshold, as its training or val part lacked a class"
@@ -207,12 +210,13 @@ class _Scoring:
         from pipelines.head_ct.scoring import score_study
 
         known, (stack, names) = self.known[name], self._index(name)
-        _, values, facts = score_study(stack, self.root, self.grid, self.scorer)
+        volume, values, facts = score_study(stack, self.root, self.grid, self.scorer)
         scores = dict(predict_columns(values[None]).iloc[0])
         threshold = self.networks.threshold
         alarm = None if threshold is None else int(is_positive(scores[SCORE], threshold))
         seconds = self.per_file * len(names) + facts["volume_s"] + facts["network_s"]
-        said = [known["details"], *facts["warnings"], self.networks.no_alarm]
+        odd = beyond(volume_measures(volume, stack), self.networks.ranges)
+        said = [known["details"], *facts["warnings"], self.networks.no_alarm, odd]
         return {
             "study": name, "reason": None, **scores, "alarm": alarm, "seconds": round(seconds, 4),
             "slices": len(stack.files), "series": known["series"], "compressed": stack.compressed,

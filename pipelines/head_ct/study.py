@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.head_ct import data, listen, metrics, predicting
+from pipelines.head_ct import archive, data, listen, metrics, predicting
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.shared.study import Evidence, Results, Study
+from pipelines.head_ct.measures import volume_measures
+from pipelines.head_ct.stacks import Stack
+from pipelines.shared.study import Data, Evidence, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.handover.scorer import Scorer
@@ -36,6 +38,12 @@ class HeadCt(Study[HeadCtConfig]):
     stratify = "stratum"
     prepare = staticmethod(data.prepare)
     prepare_settings = staticmethod(data.prepare_settings)
+
+    def measures(self, data: Data, position: int, config: HeadCtConfig) -> dict[str, float]:
+        """Slices, their distance, pixels, Hounsfield units of the head."""
+        index = archive.read_index(data.source.root / data.records["path"].iloc[position])
+        stack = Stack.from_json(index["stack"]) if "stack" in index else None
+        return volume_measures(data.prepared.array(position), stack)
 
     def method(self, config: HeadCtConfig) -> Method[HeadCtConfig]:
         """A 2D backbone per slice and 3D convolutions: at least 4, 8, 10 critical concepts?"""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
+from pipelines.shared.data.ranges import KEY, Ranges, are_ranges, training_ranges
 from pipelines.shared.errors import RunError
 from pipelines.shared.pretrained import notice_of
 from pipelines.shared.run_folder import RunFolder, read_json
@@ -57,6 +58,11 @@ class FinishedRun:
     def untaught(self) -> dict[str, str]:
         """Outputs that are null, as no training record taught them -> why."""
         return untaught_of(self.models.values())
+
+    @property
+    def training_ranges(self) -> Ranges:
+        """The ranges of simple measures of its training records; empty for a run of an earlier version."""
+        return training_ranges(self.models.values())
 
 
 def open_finished(study: Study[Any], path: str | Path | None) -> FinishedRun:
@@ -124,6 +130,8 @@ def read_model(folder: Path, study: str, classes: list[str] | None = None) -> di
     calibration = model.get("calibration")
     if calibration is not None and not _is_calibration(calibration, len(model["classes"])):
         raise RunError(f"{file}: its calibration is damaged.", "Copy the whole run folder again.")
+    if KEY in model and not are_ranges(model[KEY]):
+        raise RunError(f"{file}: its {KEY} are damaged.", "Copy the whole run folder again.")
     if classes is not None and model.get("classes") != classes:
         raise RunError(
             f"{folder} answers {model.get('classes')}, the study asks for {classes}.",

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.config import StudyConfig
+from pipelines.shared.data.ranges import picture_measures
 from pipelines.shared.data.records import SPLITS, Source
 from pipelines.shared.data.splits import grouped_split, subsample_groups
 from pipelines.shared.judging.published import Published
@@ -185,6 +186,13 @@ class Study(ABC, Generic[C]):
             BadFile: the file cannot be read.
             UnusableRecord: it can be read, but the protocol has no use for it.
         """
+
+    def measures(self, data: Data, position: int, config: C) -> dict[str, float]:
+        """Simple measures of a record, by name and unit, that those of new files are compared with; here of a picture.
+
+        `mode=predict` and `mode=serve` warn of what lies beyond those of the training records.
+        """
+        return picture_measures(data.prepared.array(position), data.prepared.facts.iloc[position])
 
     def labelled(self, records: pd.DataFrame) -> np.ndarray:
         """Which records carry a label of the task, bool (records,)."""

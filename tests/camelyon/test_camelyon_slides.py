@@ -16,11 +16,13 @@ from pipelines.camelyon import data, pcam, slides
 from pipelines.camelyon.annotations import EMPTY
 from pipelines.camelyon.heatmap import heatmap_file
 from pipelines.camelyon.masks import tumour_mask
+from pipelines.camelyon.measures import slide_measures
 from pipelines.camelyon.outlines import CROSSING
 from pipelines.camelyon.patches import PatchReader, annotation_of, normal_tissue, read_patch, sample_slide, with_slide
 from pipelines.camelyon.phantom.dataset import make_slide, slide_names, write_annotation, write_pyramid
 from pipelines.camelyon.slides import COARSE, NO_MPP, OTHER_MPP, Slide, fingerprint
 from pipelines.camelyon.tissue import Tissue, find_tissue, read_tissue, tissue_mask, write_tissue
+from pipelines.shared.data.ranges import beyond, ranges_of
 from pipelines.shared.errors import BadFile, ConfigError, DataError, UnusableRecord
 
 SMALL = phantom_settings("camelyon", slides=12, test=4, smallest=1536, largest=1536)
@@ -381,6 +383,21 @@ def test_a_prepared_slide_is_its_overview_and_facts(folder):
     assert facts["mpp"] in (0.243, 0.226)
     assert 0 < facts["tissue_mm2"] < 0.2
     assert len(facts["fingerprint"]) == 64
+
+
+def test_the_colour_of_its_tissue_and_its_scale_are_compared_with_the_training_set(folder):
+    slide = "training/tumor/Tumor_001.tif"
+    overview, facts = prepared(folder, slide)
+    measures = slide_measures(overview, facts["mpp"], 12)
+    assert measures["mpp"] == facts["mpp"]
+    assert measures["tissue, mean green"] < measures["tissue, mean red"], "haematoxylin and eosin"
+    ranges = ranges_of([measures])
+    assert beyond(slide_measures(overview, facts["mpp"] * 1.05, 12), ranges) is None
+    assert "mpp" in beyond(slide_measures(overview, facts["mpp"] * 2, 12), ranges)
+    odd = beyond(slide_measures(overview[..., [1, 0, 2]], facts["mpp"], 12), ranges)
+    assert "tissue, mean red" in odd
+    assert "mpp" not in odd
+    assert slide_measures(np.full((8, 8, 3), 240, np.uint8), None, 12) == {}, "glass, of a patch"
 
 
 def test_what_is_odd_about_a_slides_scale_is_told(folder):

@@ -47,6 +47,7 @@ class ToyScorer(SlideScorer):
 
     def __init__(self, folder):
         self.config, self.folder = compose("camelyon"), folder
+        self.finished = SimpleNamespace(training_ranges={})
 
 
 @pytest.fixture
@@ -69,6 +70,16 @@ def predicted(scorer, folder, files, seen=None):
 
     world = SimpleNamespace(main=True, size=1, rank=0)
     return score_in_parts(RunFolder(folder), files, score, world, size=1)
+
+
+def test_a_slide_unlike_the_training_set_has_a_warning_behind_its_own(scorer, tmp_path, monkeypatch):
+    before = predicted(scorer, tmp_path / "before", list(SLIDES))
+    scorer.finished = SimpleNamespace(training_ranges={"mpp": (0.2, 0.3)})
+    monkeypatch.setattr(SlideScorer, "measures", lambda self, slide: {"mpp": 0.25 if slide.name == "b.tif" else 0.5})
+    after = predicted(scorer, tmp_path / "after", list(SLIDES))
+    assert after["warnings"][1] is None
+    assert after["warnings"][2] == "it is odd; unlike the training set: mpp 0.5 (0.2 to 0.3 there)"
+    pd.testing.assert_frame_equal(before.drop(columns="warnings"), after.drop(columns="warnings"))
 
 
 def test_a_row_does_not_depend_on_which_other_slides_fail(scorer, monkeypatch, tmp_path):

@@ -33,6 +33,7 @@ from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.assemble import card_name
 from pipelines.shared.data.cards import load_card
+from pipelines.shared.data.ranges import KEY as RANGES
 from pipelines.shared.errors import UserError
 from pipelines.shared.job import COMMON_MODES, config_model, predict_keys, study_modes
 from pipelines.shared.run import open_finished
@@ -285,6 +286,10 @@ def test_the_card_and_the_checklist_say_what_the_run_knows(smoke_run):
     assert metrics["source"]["fingerprint"][:16] in card
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["intended_use"] in card
+    for file in (folder / "models").glob("*/model.json"):
+        ranges = json.loads(file.read_text())[RANGES]
+        assert f"by {ranges['measured']} of {ranges['records']}" in card
+        assert ranges["measures"]
     assert not {"None", "nan", "NaN"} & set(card.replace("|", " ").split())
     for point in metrics["operating_points"]:
         assert point["threshold"] is None or f"{point['threshold']:.4f}" in card

@@ -15,10 +15,15 @@ from test_head_ct_dicom import HEADER, change, head
 
 from pipelines.head_ct import data
 from pipelines.head_ct.archive import read_index
+from pipelines.head_ct.measures import volume_measures
+from pipelines.head_ct.stacks import Stack
 from pipelines.head_ct.study import STUDY
+from pipelines.head_ct.volumes import NO_DATA
 from pipelines.head_ct.writing import write_slices
 from pipelines.shared.data.assemble import UNREADABLE, UNREADABLE_PARTS, Flow, prepared_records
+from pipelines.shared.data.ranges import beyond, ranges_of
 from pipelines.shared.errors import BadFile, DataError
+from pipelines.shared.study import Data
 
 REPORTS = [
     "Large subdural hematoma with mass effect, midline shift and hydrocephalus. Sulcal effacement.",
@@ -151,6 +156,27 @@ def test_prepared_volumes_and_their_faults(tmp_path, reported):
     assert facts["warnings"] == ["slices cannot be read"]
     with pytest.raises(BadFile, match="index in the cache"):
         data.prepare({"path": "gone.json"}, source.root, settings)
+
+
+def test_geometry_and_hounsfield_units_are_compared_with_the_training_set(tmp_path, reported):
+    root, file = reported
+    config = config_of(tmp_path, "reports", f"data.root={root}", f"data.reports={file}")
+    source = data.reports(config)
+    records, prepared = prepared_records(STUDY, config, source, Flow())
+    every = Data(source, records, prepared, {})
+    measured = [STUDY.measures(every, k, config) for k in range(len(records))]
+    assert {(m["slices"], m["between slices (mm)"], m["pixel (mm)"]) for m in measured} == {(12, 10, 5)}
+    ranges = ranges_of(measured)
+    assert -100 < ranges["mean of the head (HU)"][0] < ranges["mean of the head (HU)"][1] < 1000
+    stack = Stack.from_json(read_index(source.root / records["path"].iloc[0])["stack"])
+    volume = prepared.array(0)
+    assert beyond(volume_measures(volume, stack), ranges) is None
+    unscaled = np.where(volume == NO_DATA, NO_DATA, volume + 1024)  # a rescale intercept that was lost
+    assert "mean of the head (HU)" in beyond(volume_measures(unscaled, stack), ranges)
+    thin = replace(stack, files=stack.files * 10, along=list(np.arange(120.0)))
+    assert "slices 120 (12 to 12 there)" in beyond(volume_measures(volume, thin), ranges)
+    assert set(volume_measures(volume, None)) == {"mean of the head (HU)"}
+    assert volume_measures(np.full((2, 4, 4), NO_DATA), None) == {}
 
 
 def test_what_a_source_gives_names_nobody(tmp_path, reported):

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cards import Card
+from pipelines.shared.data.ranges import KEY, SLACK, shown, training_ranges
 from pipelines.shared.data.records import PARTS
 from pipelines.shared.errors import counted
 from pipelines.shared.run_folder import write_text
@@ -111,10 +112,25 @@ def _networks(facts: CardFacts) -> str:
             ),
             "",
             f"Preprocessing: `{json.dumps(first['preprocessing'])}`.",
+            *_ranges(facts),
         ]
     model = facts.evidence.config.model
     lines += ["", f"Configured with backbone {model.backbone}, starting weights {model.weights}."]
     return "\n".join(lines)
+
+
+def _ranges(facts: CardFacts) -> list[str]:
+    """The line on what `mode=predict` and `mode=serve` warn of; none for networks of earlier versions."""
+    ranges = training_ranges(facts.evidence.networks)
+    if not ranges:
+        return []
+    about = next(network[KEY] for network in facts.evidence.networks if KEY in network)
+    named = "; ".join(f"{name} {shown(low)} to {shown(high)}" for name, (low, high) in ranges.items())
+    return [
+        "",
+        f"Its training records, by {about['measured']:,} of {about['records']:,}: {named}. Predictions of a file that "
+        f"lies beyond by more than {SLACK:.0%} carry a warning.",
+    ]
 
 
 def _data(facts: CardFacts) -> str:

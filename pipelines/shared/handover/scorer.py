@@ -18,6 +18,7 @@ from PIL import Image
 from pipelines.shared.cli.inputs import Inputs, input_files
 from pipelines.shared.data.assemble import prepare_all
 from pipelines.shared.data.cache import Prepared, prepare_in_memory
+from pipelines.shared.data.ranges import warned
 from pipelines.shared.data.records import Source
 from pipelines.shared.errors import BadFile
 from pipelines.shared.files import shown_name
@@ -137,7 +138,16 @@ class PictureScorer(Scorer[C]):
             answers = self.method.answer(self.run, self.finished, data).drop(columns="id")
             scores = pd.concat([answers, calls(answers, self.finished.operating_points)], axis=1)
             table = table.join(scores.convert_dtypes(convert_floating=False).set_index(pd.Index(good)))
+            table["warnings"] = self._warned(table["warnings"], data, good)
         return table
+
+    def _warned(self, warnings: pd.Series, data: Data, places: np.ndarray) -> pd.Series:
+        """The warnings of all files, with what lies beyond the training set; `data`: those files at `places`."""
+        ranges, study, config = self.finished.training_ranges, self.run.study, self.run.config
+        said = warnings.astype(object).tolist()
+        for position, place in enumerate(places if ranges else ()):
+            said[place] = warned(said[place], study.measures(data, position, config), ranges)
+        return pd.Series(said, dtype=object)
 
     def pictures(self, root: Path, file: str) -> list[Picture]:
         """The prepared picture, and over it what its first network looked at."""

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import pipelines
+from pipelines.shared.data.ranges import KEY, ranges_of, sampled
 from pipelines.shared.errors import ConfigError, RunError, UserError
 from pipelines.shared.learning.batch_size import sized
 from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_shares
@@ -93,6 +94,8 @@ class Ensemble(Method[C]):
             name = "network" if count == 1 else f"network_{k:02d}"
             if not (run.folder.network(name) / "model.json").exists():
                 fit_network(run, learner, data, name, seed_of(run.config.seed, "network", k))
+        if run.world.main:
+            keep_ranges(run, data, data.positions("train"))
         predict_and_choose(run, learner, data)
 
     def with_batch_size(self, run: Run[C], data: Data) -> Run[C]:
@@ -200,6 +203,17 @@ def describe(
         "trained_on": {"source": data.flow["source"], "split_fingerprint": data.flow["split_fingerprint"]},
         "operating_points": [],
     }
+
+
+def keep_ranges(run: Run[C], data: Data, positions: np.ndarray) -> None:
+    """Write into every model.json the ranges of simple measures over training records, of a sample where they are many:
+    of what lies beyond them `mode=predict` warns. What is there several times counts once.
+    """
+    positions = positions[~data.prepared.facts["fingerprint"].iloc[positions].duplicated().to_numpy()]
+    chosen = sampled(positions)
+    ranges = ranges_of(run.study.measures(data, int(position), run.config) for position in chosen)
+    for path in run.folder.networks():
+        update_facts(path, {KEY: {"records": len(positions), "measured": len(chosen), "measures": ranges}})
 
 
 def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
