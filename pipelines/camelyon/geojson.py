@@ -1,4 +1,8 @@
-"""Outlines, regions and detections as GeoJSON, for QuPath."""
+"""Outlines, regions and detections as GeoJSON (RFC 7946), as QuPath 0.4 and later reads and writes it.
+
+Its objects are features whose properties hold `objectType`, `name`, `classification` (name, and colour as three numbers
+0 to 255) and `measurements`, a map from name to number (QuPath 0.3 wrote a list of pairs).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,8 @@ from pipelines.shared.run_folder import write_atomically
 def write_geojson(
     file: Path,
     polygons: Iterable[Polygon] = (),
-    regions: Iterable[Sequence[np.ndarray]] = (),
+    regions: Sequence[Sequence[np.ndarray]] = (),
+    measured: Sequence[dict[str, float]] | None = None,
     detections: pd.DataFrame | None = None,
 ) -> None:
     """A file that QuPath opens (drag it onto the slide): annotations with names and classes.
@@ -27,6 +32,7 @@ def write_geojson(
         polygons: outlines by people.
         regions: regions of a heatmap, each its outer ring and the rings of its holes, (n, 2) level-0 pixels, as
             `lesions.outlines` gives them.
+        measured: what is measured of each region, by name.
         detections: `probability`, `x`, `y` (level-0 pixels): points with their probability as a measurement.
     """
     features = [
@@ -35,14 +41,14 @@ def write_geojson(
         if len(p.points) >= 3
     ]
     features += [
-        _feature("Polygon", [_ring(ring) for ring in rings], f"Region {i}", "Tumor", {})
-        for i, rings in enumerate(regions, start=1)
+        _feature("Polygon", [_ring(ring) for ring in rings], f"Region {i}", "Tumor", values)
+        for i, (rings, values) in enumerate(zip(regions, measured or [{}] * len(regions), strict=True), start=1)
     ]
     if detections is not None:
-        values = detections[["probability", "x", "y"]].to_numpy(float).tolist()
+        places = detections[["probability", "x", "y"]].to_numpy(float).tolist()
         features += [
             _feature("Point", [x, y], f"Detection {i}", "Detection", {"Probability": p})
-            for i, (p, x, y) in enumerate(values, start=1)
+            for i, (p, x, y) in enumerate(places, start=1)
         ]
     text = json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False)
     write_atomically(file, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -126,6 +126,16 @@ def outlines(mask: np.ndarray, origin: tuple[float, float], stride: float) -> li
     return regions
 
 
+def probabilities_of(values: np.ndarray, mask: np.ndarray) -> list[dict[str, float]]:
+    """The highest and the mean value, (rows, columns), in each region of a mask, in the order of `outlines`."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    of = np.arange(1, count + 1)
+    both = zip(ndimage.maximum(values, labels, of), ndimage.mean(values, labels, of), strict=True)
+    return [{"Highest probability": float(highest), "Mean probability": float(mean)} for highest, mean in both]
+
+
 def _area(ring: np.ndarray) -> float:
     x, y = ring.T
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
