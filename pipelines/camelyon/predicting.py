@@ -18,17 +18,18 @@ from PIL import Image
 
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.data import OVERVIEW
+from pipelines.camelyon.dicom_slides import SUFFIX, one_file_each
 from pipelines.camelyon.geojson import write_geojson
-from pipelines.camelyon.lesions import outlines, write_detections
+from pipelines.camelyon.lesions import outlines, probabilities_of, write_detections
 from pipelines.camelyon.measures import slide_measures
 from pipelines.camelyon.metrics import TASK
 from pipelines.camelyon.slides import SUFFIXES, Slide
 from pipelines.camelyon.tissue import NONE, find_tissue, write_tissue
 from pipelines.shared.cli.environment import stage, start
-from pipelines.shared.cli.inputs import input_files, score_in_parts
+from pipelines.shared.cli.inputs import Inputs, input_files, score_in_parts
 from pipelines.shared.data.cache import WARNINGS_BETWEEN
 from pipelines.shared.data.ranges import warned
-from pipelines.shared.errors import BadFile, UserError, reason_of
+from pipelines.shared.errors import BadFile, UserError, counted, reason_of
 from pipelines.shared.files import output_name, shown_name
 from pipelines.shared.handover.scorer import Picture, Scorer
 from pipelines.shared.judging.calls import calls
@@ -52,7 +53,7 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     config: Any = job.config
     finished = open_finished(study, config.run)
     final_network(finished)
-    inputs = input_files(Path(config.input), SUFFIXES)
+    inputs, parts = slides_of(Path(config.input))
     run = start(study, job)
     world, folder = run.world, run.folder
     scorer = SlideScorer(run, finished)
@@ -68,8 +69,14 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
         return
     out = folder.path / "predictions.csv"
     write_atomically(out, lambda aside: table.to_csv(aside, index=False))
-    log.info(inputs.closing(int(table["reason"].isna().sum())))
+    more = f"; {counted(parts, 'file')} read with their slides" if parts else ""
+    log.info(inputs.closing(int(table["reason"].isna().sum())) + more)
     print(out)
+
+
+def slides_of(path: Path) -> tuple[Inputs, int]:
+    """The slides of a file or folder, and how many files of DICOM slides are read with others."""
+    return one_file_each(input_files(path, (*SUFFIXES, SUFFIX)))
 
 
 class SlideScorer(Scorer[CamelyonConfig]):
@@ -90,6 +97,10 @@ class SlideScorer(Scorer[CamelyonConfig]):
         network = load_network(run, PatchLearner(run.config), finished.folder.network(final_network(finished)))
         assert isinstance(network, PatchNetwork)
         self.network = network
+
+    def inputs(self, path: Path) -> Inputs:
+        """Slides."""
+        return slides_of(path)[0]
 
     def rows(self, root: Path, files: list[str]) -> pd.DataFrame:
         """One row per slide."""
@@ -139,8 +150,10 @@ class SlideScorer(Scorer[CamelyonConfig]):
         write_heatmap(folder / "heatmaps" / f"{name}.tif", heatmap)
         found = detections_of(heatmap, config.lesions, config.lesions.method)
         write_detections(folder / "detections" / f"{name}.csv", found)
-        regions = outlines(np.nan_to_num(heatmap.values) >= config.lesions.threshold, (0.0, 0.0), heatmap.stride)
-        write_geojson(folder / "geojson" / f"{name}.geojson", regions=regions, detections=found)
+        values = np.nan_to_num(heatmap.values)
+        mask = values >= config.lesions.threshold
+        regions, measured = outlines(mask, (0.0, 0.0), heatmap.stride), probabilities_of(values, mask)
+        write_geojson(folder / "geojson" / f"{name}.geojson", (), regions, measured, found)
         mpp = max(properties.width, properties.height) * properties.mpp[0] / 1024
         shown = overlay(slide.read(0, 0, *slide.at(mpp), mpp), heatmap, (properties.width, properties.height))
         target = folder / "overlays" / f"{name}.png"

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from pipelines.camelyon.config import PLAUSIBLE_MPP
+from pipelines.camelyon.dicom_slides import why_no_slide
 from pipelines.shared.errors import BadFile
 
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
@@ -71,7 +72,7 @@ class Slide:
         try:
             self._slide: Any = openslide.OpenSlide(path)
         except openslide.OpenSlideUnsupportedFormatError:
-            raise BadFile("is no slide that OpenSlide can open") from None
+            raise BadFile(why_no_slide(path)) from None
         except (openslide.OpenSlideError, OSError) as failure:
             raise BadFile(f"cannot be opened: {_short(failure)}") from None
         try:

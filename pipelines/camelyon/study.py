@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.camelyon import data, metrics, predicting
+from pipelines.camelyon import data, dicom_slides, metrics, predicting
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.measures import slide_measures
 from pipelines.shared.study import Data, Evidence, Results, Study
@@ -39,7 +39,7 @@ class Camelyon(Study[CamelyonConfig]):
 
     # Slides stay whole: a record is a slide, its annotation an ASAP XML file. Tissue by Otsu's threshold.
     sources = data.SOURCES
-    suffixes = data.SUFFIXES
+    suffixes = (*data.SUFFIXES, dicom_slides.SUFFIX)
     labels = ("tumor",)
     stratify = "tumor"
     prepare = staticmethod(data.prepare)
