@@ -22,7 +22,12 @@ from pipelines.shared.errors import ConfigError
 pytest.importorskip("pynetdicom", reason="the extra listen is not installed")
 
 from pynetdicom import AE, association, evt
-from pynetdicom.sop_class import MRImageStorage, StorageCommitmentPushModel, Verification
+from pynetdicom.sop_class import (
+    ModalityPerformedProcedureStep,
+    MRImageStorage,
+    StorageCommitmentPushModel,
+    Verification,
+)
 
 from pipelines.head_ct.listen.node import Node
 
@@ -308,6 +313,99 @@ def test_storage_commitment_completes_a_study_only_if_all_is_there(open_node, mi
         assert due is None
     else:
         assert (kind, due) == (1, (entry.study, 1))
+
+
+def step_of(*datasets, status="COMPLETED", kind=None):
+    """What N-SET says of a step that has made these images."""
+    from pydicom.dataset import Dataset
+
+    said, series = Dataset(), Dataset()
+    said.PerformedProcedureStepStatus, said.PerformedSeriesSequence = status, [series]
+    series.SeriesInstanceUID, series.ReferencedImageSequence = "1.2.3.4", []
+    for ds in datasets:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = kind or ds.SOPClassUID, ds.SOPInstanceUID
+        series.ReferencedImageSequence.append(item)
+    return said
+
+
+def begun(node, step="1.7", study="1.2.3"):
+    """An association on which a step of a study has begun."""
+    from pydicom.dataset import Dataset
+
+    link = associate(node, CT, ModalityPerformedProcedureStep)
+    start, scheduled = Dataset(), Dataset()
+    scheduled.StudyInstanceUID = study
+    start.ScheduledStepAttributesSequence, start.PerformedProcedureStepStatus = [scheduled], "IN PROGRESS"
+    assert link.send_n_create(start, ModalityPerformedProcedureStep, step)[0].Status == 0
+    return link
+
+
+def test_a_procedure_step_that_has_ended_completes_its_study_when_all_of_it_is_here(open_node):
+    node, store, came = open_node()
+    first, second = slice_of(number=1), slice_of(number=2)
+    link = begun(node)
+
+    def due():
+        entry = store.journal.entries()[0]
+        return store.journal.due(now=entry.latest, pause=60)
+
+    def ended(said, step="1.7"):
+        return link.send_n_set(said, ModalityPerformedProcedureStep, step)[0].Status
+
+    assert link.send_c_store(first).Status == 0
+    assert ended(step_of(status="IN PROGRESS")) == 0
+    assert due() is None
+    assert ended(step_of(first, second, slice_of(number=9)), "1.8") == 0x0112, "which nobody has begun"
+    dose = slice_of(number=3)
+    said = step_of(first, second)
+    report = step_of(dose, kind="1.2.840.10008.5.1.4.1.1.88.67")  # a dose report, which is not taken here
+    said.PerformedSeriesSequence += report.PerformedSeriesSequence
+    assert ended(said) == 0
+    assert due() is None, "the second slice is on its way"
+    came.clear()
+    assert link.send_c_store(second).Status == 0
+    assert due() == (NAMES.of("ct", "1.2.3"), 2)
+    assert came.is_set()
+    assert link.send_c_store(dose).Status == 0
+    assert due() is None, "a slice that the step did not name"
+    link.release()
+
+
+def test_a_procedure_step_whose_images_came_first_completes_at_once(open_node):
+    node, store, came = open_node()
+    link = begun(node)
+    assert link.send_c_store(slice_of()).Status == 0
+    came.clear()
+    assert link.send_n_set(step_of(slice_of()), ModalityPerformedProcedureStep, "1.7")[0].Status == 0
+    entry = store.journal.entries()[0]
+    assert store.journal.due(now=entry.latest, pause=60) == (entry.study, 1)
+    assert came.is_set()
+    link.release()
+
+
+def test_procedure_steps_that_say_nothing_are_refused_and_forgotten_ones_are_no_harm(open_node, monkeypatch):
+    from pydicom.dataset import Dataset
+
+    node, store, _ = open_node()
+    monkeypatch.setattr("pipelines.head_ct.listen.procedure.KEPT", 2)
+    link = begun(node, "1.7")
+    silent = Dataset()
+    silent.PerformedProcedureStepStatus = "IN PROGRESS"
+    assert link.send_n_create(silent, ModalityPerformedProcedureStep, "1.8")[0].Status == 0x0115
+    again = Dataset()
+    again.ScheduledStepAttributesSequence = [Dataset()]
+    again.ScheduledStepAttributesSequence[0].StudyInstanceUID = "1.2.3"
+    assert link.send_n_create(again, ModalityPerformedProcedureStep, "1.7")[0].Status == 0x0111
+    for step in ("1.9", "1.10"):
+        assert link.send_n_create(again, ModalityPerformedProcedureStep, step)[0].Status == 0
+    assert link.send_n_set(step_of(slice_of()), ModalityPerformedProcedureStep, "1.7")[0].Status == 0x0112
+    odd = Dataset()
+    odd.PerformedSeriesSequence = [Dataset()]
+    odd.PerformedSeriesSequence[0].ReferencedImageSequence = [Dataset()]
+    assert link.send_n_set(odd, ModalityPerformedProcedureStep, "1.9")[0].Status == 0x0115
+    link.release()
+    assert store.journal.entries() == []
 
 
 def test_a_port_that_is_taken_is_two_lines(open_node):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import pytest
 
@@ -15,7 +16,7 @@ from fastapi.testclient import TestClient
 from pipelines.head_ct import listen
 from pipelines.head_ct.config import ListenSection
 from pipelines.head_ct.listen.journal import Journal, Outcome
-from pipelines.head_ct.listen.listening import check, owned
+from pipelines.head_ct.listen.listening import check, owned, private
 from pipelines.head_ct.listen.page import make_app
 from pipelines.head_ct.listen.store import Store
 from pipelines.head_ct.pseudonyms import Names
@@ -23,7 +24,7 @@ from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import ServeSection
 from pipelines.shared.errors import ConfigError, UserError
 from pipelines.shared.learning.method import training_keys
-from pipelines.shared.run_folder import RunFolder
+from pipelines.shared.run_folder import RunFolder, write_text
 
 ABOUT = {
     "title": "Head CT", "run": "run<1>", "model": "abc", "threshold": 0.5, "notes": ["synthetic"], "node": "HEADCT@x:1",
@@ -198,6 +199,23 @@ def test_missing_packages_are_named(monkeypatch):
 def test_two_nodes_do_not_share_a_folder(tmp_path):
     with owned(tmp_path), pytest.raises(ConfigError, match="another node works there"), owned(tmp_path):
         pass
+
+
+def test_what_a_node_writes_is_for_its_owners_eyes_also_in_a_folder_that_was_there(tmp_path):
+    folder = tmp_path / "node"
+    folder.mkdir(mode=0o755)
+    usual = os.umask(0o022)
+    try:
+        with private(), owned(folder):
+            Journal(folder / "journal.sqlite").close()
+            write_text(folder / "scratch" / "index" / "files.csv", "name,file\n")
+        write_text(tmp_path / "report", "of another")
+    finally:
+        os.umask(usual)
+    written = [f for f in folder.rglob("*") if f.is_file()]
+    assert {f.name for f in written} >= {"journal.sqlite", "files.csv"}
+    assert {f.stat().st_mode & 0o777 for f in written} == {0o600}
+    assert (tmp_path / "report").stat().st_mode & 0o777 == 0o644, "as usual again"
 
 
 def test_a_run_from_before_is_listened_with_and_keeps_what_is_its_own(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 
 import numpy as np
@@ -142,7 +143,28 @@ def test_a_study_that_ends_the_process_is_given_up(desk):
         with pytest.raises(Killed):
             desk.step()
     assert desk.step()
-    assert desk.journal.entries()[0].outcome.reason == f"scoring it ended the program {ATTEMPTS} times"
+    said = f"given up after {ATTEMPTS} attempts: scoring it ended the program"
+    assert desk.journal.entries()[0].outcome.reason == said
+
+
+def test_an_outcome_that_cannot_be_written_is_given_up_for_what_it_is(desk, monkeypatch):
+    def full(*arguments):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    desk.store.take("1.2", "1.2.1", b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.journal, "scored", full)
+        for _ in range(ATTEMPTS):
+            with pytest.raises(sqlite3.OperationalError):
+                desk.step()
+    assert desk.step()
+    assert desk.journal.entries()[0].outcome.reason == (
+        f"given up after {ATTEMPTS} attempts: what scoring it gave could not be written down: "
+        "OperationalError: database or disk is full"
+    )
+    desk.store.take("1.2", "1.2.2", b"second")
+    assert desk.step()
+    assert desk.journal.entries()[0].outcome.score is not None, "a further slice is a new beginning"
 
 
 def entry(study, arrived, score=None, scored=True):

@@ -59,6 +59,16 @@ def check(settings: ListenSection) -> None:
 
 
 @contextmanager
+def private() -> Iterator[None]:
+    """What is written is for its owner's eyes, also in a folder that others may look into."""
+    usual = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(usual)
+
+
+@contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Be the only process that works in a node's folder.
 
@@ -95,7 +105,9 @@ def listen(study: Study[HeadCtConfig], job: Job, finished: FinishedRun) -> None:
     check(settings)
     token = token_of(config.serve)
     folder = Path(settings.folder) if settings.folder else private_folder(config) / "listen"
-    with owned(folder):
+    with private(), owned(folder):
+        for file in folder.glob("journal.sqlite*"):  # of an earlier version
+            file.chmod(0o600)
         door = bound(config.serve.host, config.serve.port)
         try:
             run = start(study, job)

@@ -1,7 +1,8 @@
-"""The DICOM node: verification (C-ECHO), storage of CT (C-STORE), storage commitment (N-ACTION).
+"""The DICOM node: verification (C-ECHO), storage of CT (C-STORE), storage commitment (N-ACTION), procedure steps.
 
-What is acknowledged lies on disk and in the journal. Storage commitment is also the explicit signal that a study is
-complete: whoever asks whether all is safe has sent it all. (DICOM PS3.4, annexes A, B and J.)
+What is acknowledged lies on disk and in the journal. Two signals say that a study is complete: storage commitment, as
+whoever asks whether all is safe has sent it all, and a performed procedure step that has ended (`procedure`). (DICOM
+PS3.4, annexes A, B, F and J.)
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipelines.head_ct.elements import text_of
+from pipelines.head_ct.listen.procedure import STEP, Steps
 from pipelines.head_ct.listen.store import NoRoom, Store
 from pipelines.shared.errors import ConfigError, UserError, reason_of
 from pipelines.shared.log import log
@@ -86,6 +88,7 @@ class Node:
 
     def __init__(self, settings: ListenSection, store: Store, arrived: Callable[[], object]) -> None:
         self.settings, self.store, self.arrived = settings, store, arrived
+        self.steps = Steps(store, CT_CLASSES)
         self._server: Any = None
         self._reports: list[threading.Thread] = []
 
@@ -111,11 +114,14 @@ class Node:
         entity.require_calling_aet = list(settings.callers)
         entity.add_supported_context(VERIFICATION)
         entity.add_supported_context(STORAGE_COMMITMENT)
+        entity.add_supported_context(STEP)
         for kind in CT_CLASSES:
             entity.add_supported_context(kind, list(SYNTAXES))
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_N_ACTION, self._commit),
+            (evt.EVT_N_CREATE, self.steps.create),
+            (evt.EVT_N_SET, self._step),
             (evt.EVT_CONN_OPEN, self._opened),
             (evt.EVT_CONN_CLOSE, _closed),
             (evt.EVT_ACCEPTED, self._accepted),
@@ -192,8 +198,15 @@ class Node:
         except Exception as failure:  # the sender keeps it, and repeats it
             return _full(event, reason_of(failure))
         if new:
+            self.steps.arrived(self.store.study(study), self.store.instance(instance))
             self.arrived()
         return SUCCESS
+
+    def _step(self, event: Any) -> tuple[int, Any]:
+        """N-SET of a procedure step."""
+        answer = self.steps.set(event)
+        self.arrived()
+        return answer
 
     def _commit(self, event: Any) -> tuple[int, None]:
         """N-ACTION: answered at once; which instances are safe is reported after it."""

@@ -62,6 +62,7 @@ class Desk(threading.Thread):
         self.store, self.scorer, self.pause, self.send = store, scorer, pause, send
         self.pictures, self.scratch = pictures, scratch
         self.came, self._leave = threading.Event(), threading.Event()
+        self._unwritten: dict[str, str] = {}  # study -> why this process could not write down its outcome
 
     @property
     def journal(self) -> Journal:
@@ -91,14 +92,22 @@ class Desk(threading.Thread):
             return False
         study, revision = due
         if self.journal.attempt(study) > ATTEMPTS:
-            outcome = Outcome(reason=f"scoring it ended the program {ATTEMPTS} times")
+            why = self._unwritten.get(study)
+            said = f"what scoring it gave could not be written down: {why}" if why else "scoring it ended the program"
+            outcome = Outcome(reason=f"given up after {ATTEMPTS} attempts: {said}")
         else:
             outcome = self.outcome(study)
         kinds = self.send if outcome.reason is None else []
         if outcome.reason is None:
             with suppress(OSError):  # the key slices of an earlier revision must not go with this score
                 (self.pictures / f"{study}.png").unlink(missing_ok=True)
-        if self.journal.scored(study, revision, outcome, time.time(), kinds):
+        try:
+            new = self.journal.scored(study, revision, outcome, time.time(), kinds)
+        except Exception as failure:
+            self._unwritten[study] = f"{type(failure).__name__}: {failure}"
+            raise
+        self._unwritten.pop(study, None)
+        if new:
             said = f"no score: {outcome.reason}" if outcome.reason else f"{outcome.score:.4f}"
             log.info(f"{study} ({revision}): {said}{', alarm' if outcome.alarm else ''}")
         self._picture(study, outcome)
