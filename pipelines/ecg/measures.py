@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipelines.ecg.recording import Recording
 WINDOWS = 16  # of a long recording that are looked at, at most
 
 
-def row_measures(record: Mapping[str, Any], root: Path, settings: Mapping[str, Any]) -> dict[str, float]:
+def row_measures(record: Mapping[Hashable, Any], root: Path, settings: Mapping[str, Any]) -> dict[str, float]:
     """Of one window, a row of the record table; `settings`: of `data.prepare`."""
     header = record.get("header")
     file = root / (header if isinstance(header, str) else record["path"])

@@ -47,7 +47,8 @@ class Ecg(Study[EcgConfig]):
 
     def measures(self, data: Data, position: int, config: EcgConfig) -> dict[str, float]:
         """Of a window: sampling rate, length, amplitude."""
-        return measures.row_measures(data.records.iloc[position], data.source.root, self.prepare_settings(config))
+        record = data.records.iloc[position].to_dict()
+        return measures.row_measures(record, data.source.root, self.prepare_settings(config))
 
     def labelled(self, records: pd.DataFrame) -> np.ndarray:
         """A window with a step of a known rhythm, or of a recording with a label."""

@@ -192,7 +192,7 @@ class Study(ABC, Generic[C]):
 
         `mode=predict` and `mode=serve` warn of what lies beyond those of the training records.
         """
-        return picture_measures(data.prepared.array(position), data.prepared.facts.iloc[position])
+        return picture_measures(data.prepared.array(position), data.prepared.facts.iloc[position].to_dict())
 
     def labelled(self, records: pd.DataFrame) -> np.ndarray:
         """Which records carry a label of the task, bool (records,)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ SLACK = 0.1  # of a range, or of its end: so far beyond nothing is said, for a s
 Ranges = dict[str, tuple[float, float]]  # measure, with its unit -> the lowest and the highest
 
 
-def picture_measures(array: np.ndarray, facts: Mapping[str, Any]) -> dict[str, float]:
+def picture_measures(array: np.ndarray, facts: Mapping[Hashable, Any]) -> dict[str, float]:
     """Mean of each colour and contrast of a prepared picture, width and height of its file.
 
     Args:
