@@ -22,7 +22,7 @@ from pipelines.camelyon.challenge import outlines_in_normal, read_challenge, som
 from pipelines.camelyon.config import CamelyonConfig, TissueSection
 from pipelines.camelyon.pairing import pair, slide_key
 from pipelines.camelyon.phantom.dataset import TRIAL, ensure_phantom
-from pipelines.camelyon.slides import SUFFIXES, Slide, SlideProperties, fingerprint
+from pipelines.camelyon.slides import SUFFIXES, WSI, Slide, SlideProperties, fingerprint
 from pipelines.camelyon.tissue import require_tissue
 from pipelines.shared.data.records import Source, Target, dataset_folder, read_table
 from pipelines.shared.data.splits import folds
@@ -146,6 +146,7 @@ def camelyon16(config: CamelyonConfig) -> Source:
 
 
 def _challenge(config: CamelyonConfig, root: Path, partly: list[str], apart: dict[str, str]) -> Source:
+    WSI.require("A whole slide")
     records, problems, notes = read_challenge(root, partly, apart, config.annotation_groups)
     records, left_out = without_bad_rows(
         records, problems, config.data.on_bad_row, str(root),
@@ -206,6 +207,7 @@ def table(config: CamelyonConfig) -> Source:
     """
     data = config.data
     assert data.name == "table"
+    WSI.require("A whole slide")
     source = read_table(data, [Target("tumor", (0, 1), required=True)])
     records, notes = source.records, list(source.notes)
     problems: list[str] = []

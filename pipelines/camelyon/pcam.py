@@ -15,8 +15,10 @@ import pandas as pd
 from pipelines.shared.data.records import Source, dataset_folder
 from pipelines.shared.data.tables import RowProblem, raise_problems, read_csv, without_bad_rows
 from pipelines.shared.errors import BadFile
+from pipelines.shared.extras import Extra
 from pipelines.shared.files import find_files
 
+HDF5 = Extra("wsi", {"h5py": "h5py"})
 MPP = 0.972  # 10x: level 2 of the challenge's slides
 NAME = "camelyonpatch_level_2_split_{split}"
 PARTS = {"train": "train", "valid": "val", "test": "test"}  # the files' names of the splits -> ours
@@ -25,6 +27,7 @@ KAGGLE = {"train": "training_split.h5", "valid": "validation_split.h5", "test": 
 
 @lru_cache(maxsize=8)
 def _open(file: str) -> Any:
+    HDF5.require("data=pcam")
     import h5py
 
     try:

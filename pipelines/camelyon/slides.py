@@ -19,7 +19,18 @@ import numpy as np
 from pipelines.camelyon.config import PLAUSIBLE_MPP
 from pipelines.camelyon.dicom_slides import why_no_slide
 from pipelines.shared.errors import BadFile
+from pipelines.shared.extras import Extra
 
+WSI = Extra(
+    "wsi",
+    {
+        "openslide": "openslide-python",
+        "openslide_bin": "openslide-bin",
+        "tifffile": "tifffile",
+        "imagecodecs": "imagecodecs",
+        "skimage": "scikit-image",
+    },
+)
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 MIB = 2**20
 OPEN_SLIDES = 12  # handles that one process keeps open
@@ -61,6 +72,7 @@ class Slide:
         Raises:
             BadFile: missing, empty, no slide, or without a scale that can be; the reason, without the file's name.
         """
+        WSI.require("A whole slide")
         import openslide
 
         self.path = path

@@ -29,7 +29,7 @@ from pipelines.ecg.metrics import SCORES
 from pipelines.ecg.plots import Strip, strips
 from pipelines.ecg.recording import Recording
 from pipelines.ecg.taught import Taught, taught
-from pipelines.ecg.wfdb_files import beside, read_header
+from pipelines.ecg.wfdb_files import WFDB, beside, read_header
 from pipelines.shared.cli.environment import stage, start
 from pipelines.shared.cli.inputs import Inputs, input_files, score_in_parts
 from pipelines.shared.data.ranges import warned
@@ -145,6 +145,7 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
 
     What is known of each file is kept as soon as it is labelled: a run that was cut off goes on after it (mode=resume).
     """
+    WFDB.require("mode=predict")  # every answer is an annotation file too
     config: Any = job.config
     finished = open_finished(study, config.run)
     inputs, segments = recordings(Path(config.input))

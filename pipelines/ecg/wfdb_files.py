@@ -20,7 +20,9 @@ import numpy as np
 from pipelines.ecg.labels import RATE
 from pipelines.ecg.recording import Recording, choose, plain_name
 from pipelines.shared.errors import BadFile, reason_of
+from pipelines.shared.extras import Extra
 
+WFDB = Extra("ecg", {"wfdb": "wfdb"})
 LONGEST_LINE = 4_096  # characters; the format allows 255
 LARGEST = 4_000_000  # bytes of a header; those of records with thousands of segments have some 100,000
 GAP = "~"  # a segment, or a signal's file, that is not there
@@ -216,6 +218,7 @@ def open_record(header_file: Path, leads: Sequence[str]) -> Recording:
 
 
 def _single(header_file: Path, header: Header, channel: int) -> Recording:
+    WFDB.require("A WFDB record")
     from wfdb.io._signal import BYTES_PER_SAMPLE
 
     signal = header.signals[channel]

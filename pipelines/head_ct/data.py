@@ -35,7 +35,7 @@ from pipelines.head_ct.archive import (
     write_lookup,
 )
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.head_ct.labeller import MENTIONS, critical_counts, label_reports, silver_columns
+from pipelines.head_ct.labeller import MENTIONS, REPORTS, critical_counts, label_reports, silver_columns
 from pipelines.head_ct.phantom.dataset import ensure_phantom
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.public_sets import cq500, rsna_ich
@@ -117,6 +117,7 @@ def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFram
     known = kept_table(keeper, MENTIONS)
     if known is not None:
         return known
+    REPORTS.require("Labelling reports")
     size = 100
     parts = [reports.iloc[i : i + size] for i in range(0, len(reports), size)]
     work = partial(label_reports, lexicon=lexicon, terms=terms)

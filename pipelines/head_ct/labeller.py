@@ -28,11 +28,13 @@ from pipelines.head_ct.report_text import spelled_out
 from pipelines.head_ct.sentences import sentences
 from pipelines.shared.config import conf_folder, read_settings_file
 from pipelines.shared.errors import DataError, listed
+from pipelines.shared.extras import Extra
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc, Span
 
+REPORTS = Extra("reports", {"spacy": "spacy", "negspacy": "negspacy"})
 LONGEST = 200_000  # characters of a report; a book page has 3,000
 STATUSES = ["present", "absent", "uncertain", "historical"]
 THRESHOLDS = [4, 8, 10]  # critical concepts that make a report critical (Titano 2018)
@@ -205,6 +207,7 @@ class Pipeline:
 @lru_cache(maxsize=4)
 def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> Pipeline:
     """What labels reports by this lexicon and these terms."""
+    REPORTS.require("Labelling reports")
     import spacy
     from negspacy.negation import Negex
     from spacy.language import Language as Factory

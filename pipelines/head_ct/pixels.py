@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.head_ct.dicom import first_bytes
 from pipelines.head_ct.elements import number_of
-from pipelines.shared.data.dicom_files import read_dicom
+from pipelines.shared.data.dicom_files import decoder_missing, read_dicom
 from pipelines.shared.data.images import keep_pydicom_quiet
 from pipelines.shared.errors import BadFile
 
@@ -48,7 +48,7 @@ def read_hu(path: Path, frames: Sequence[int] | None = None) -> Iterator[tuple[i
     except (BadFile, MemoryError, GeneratorExit, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as failure:  # decoders raise almost anything on broken pixels; those in Rust no Exception
-        raise BadFile(f"its pixels cannot be decoded: {_decoder_words(failure)}") from None
+        raise BadFile(decoder_missing(failure) or f"its pixels cannot be decoded: {_decoder_words(failure)}") from None
 
 
 def _decoder_words(failure: BaseException) -> str:

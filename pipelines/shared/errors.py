@@ -43,6 +43,10 @@ class WeightsError(UserError):
     """Network weights that were asked for and cannot be had."""
 
 
+class MissingPackage(UserError):
+    """A package that is not installed. No file's fault: it ends what would otherwise find every file bad."""
+
+
 class BadFile(Exception):
     """One file that cannot be read. The message is the reason, one line, without the file's name.
 

@@ -20,6 +20,18 @@ import pipelines
 pytestmark = pytest.mark.slow
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+MODALITIES = [
+    "openslide",
+    "openslide_bin",
+    "h5py",
+    "wfdb",
+    "spacy",
+    "gdcm",
+    "pylibjpeg",
+    "imagecodecs",
+    "fastapi",
+    "onnx",
+]
 NO_NETWORK = ["--no-deps", "--no-index"]
 
 
@@ -47,7 +59,8 @@ def installed(wheel, tmp_path_factory):
     site = next(place.glob("venv/lib/python*/site-packages"))
     (site / "conf" / "skin").mkdir(parents=True)
     libraries = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (site / "libraries.pth").write_text("\n".join(libraries))  # what .pth files there say is not followed
+    hidden = f"import sys; sys.modules |= dict.fromkeys({MODALITIES})"
+    (site / "libraries.pth").write_text("\n".join([*libraries, hidden]))  # what .pth files there say is not followed
     return place / "venv" / "bin"
 
 
@@ -75,6 +88,15 @@ def test_a_study_runs_from_the_wheel_in_an_empty_folder(installed, tmp_path):
     assert environment["commit"] is None
     assert environment["version"].endswith(pipelines.__version__)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".cache", "run"]
+
+
+def test_a_study_whose_extra_is_not_installed_says_so_in_two_lines(installed, tmp_path):
+    done = run_command([str(installed / "imaging-pipelines"), "ecg", "trainer=smoke"], 400, tmp_path, ENVIRONMENT)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "The phantom needs packages that are not installed: wfdb.",
+        "Install the extra: pip install 'imaging-pipelines[ecg]'.",
+    ]
 
 
 def test_a_pretrained_run_comes_with_the_wheel(installed, tmp_path):

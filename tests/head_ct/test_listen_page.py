@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import sys
 
 import pytest
 
@@ -190,9 +190,9 @@ def test_a_node_for_other_machines_names_who_may_send():
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "highdicom" else name)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(UserError, match=r"not installed: highdicom\.") as said:
-        listen.needs_packages()
+        listen.LISTEN.require("mode=listen")
     assert "'.[listen]'" in said.value.remedy
 
 

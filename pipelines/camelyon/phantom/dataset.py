@@ -35,6 +35,7 @@ from pipelines.camelyon.phantom.histology import (
     draw_tissue,
     stained,
 )
+from pipelines.camelyon.slides import WSI
 from pipelines.shared.data.phantoms import ensure_folder, write_notice, write_table
 from pipelines.shared.screen import parallel_map
 
@@ -214,6 +215,7 @@ def ensure_phantom(cache_dir: Path, settings: PhantomSettings) -> Path:
 
 def make_phantom(root: Path, settings: PhantomSettings) -> None:
     """Fill an empty folder."""
+    WSI.require("The phantom")
     rows = parallel_map(partial(make_slide, root=root, settings=settings), range(settings.slides), "Drawing slides")
     (root / "truth").mkdir()
     write_table(root / "truth" / "slides.csv", [r["slide"] for r in rows])

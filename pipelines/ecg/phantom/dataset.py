@@ -30,7 +30,7 @@ from pipelines.ecg.config import CLASSES, PhantomSettings
 from pipelines.ecg.labels import NOTES, RATE, STEP, Episode, pack, step_labels
 from pipelines.ecg.phantom.beats import Heart, draw_heart, render
 from pipelines.ecg.rhythms import MISTAKEN, NEIGHBOURS, RHYTHMS
-from pipelines.ecg.wfdb_files import write_record
+from pipelines.ecg.wfdb_files import WFDB, write_record
 from pipelines.shared.data.phantoms import ensure_folder, write_notice
 from pipelines.shared.screen import parallel_map
 
@@ -195,6 +195,7 @@ def _make_patient(patient: int, root: Path, settings: PhantomSettings) -> list[d
 
 def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = None) -> None:
     """Fill an empty folder. Every record is a function of settings and patient alone, whatever the `workers`."""
+    WFDB.require("The phantom")
     (root / "truth").mkdir(parents=True)
     make = partial(_make_patient, root=root, settings=settings)
     made = parallel_map(make, range(settings.patients), "Drawing synthetic recordings", workers)

@@ -13,36 +13,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.shared.errors import UserError
+from pipelines.shared.extras import Extra
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
     from pipelines.shared.study import Study
 
-PACKAGES = {"pynetdicom": "pynetdicom", "highdicom": "highdicom", "fastapi": "fastapi", "uvicorn": "uvicorn"}
-
-
-def needs_packages() -> None:
-    """Refuse before any work where the packages are not there.
-
-    Raises:
-        UserError: naming those that are missing.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for module, name in PACKAGES.items() if find_spec(module) is None]
-    if missing:
-        raise UserError(
-            f"mode=listen needs packages that are not installed: {', '.join(missing)}.",
-            "Install the extra: pip install '.[listen]' (make env has it).",
-        )
+LISTEN = Extra(
+    "listen", {"pynetdicom": "pynetdicom", "highdicom": "highdicom", "fastapi": "fastapi", "uvicorn": "uvicorn"}
+)
 
 
 def listen_for_studies(study: Study[Any], job: Job) -> None:
     """Take scans, score them and order the worklist by a finished run, until SIGINT or SIGTERM."""
     from pipelines.shared.run import open_finished
 
-    needs_packages()
+    LISTEN.require("mode=listen")
     finished = open_finished(study, job.config.run)
     from pipelines.head_ct.listen.listening import listen
 

@@ -26,6 +26,7 @@ from pipelines.head_ct.config import PhantomSettings
 from pipelines.head_ct.phantom.anatomy import CRITICAL, INCIDENTAL, Finding, draw_finding, draw_head, hounsfield
 from pipelines.head_ct.phantom.dictation import Noise, dictate
 from pipelines.head_ct.writing import Header, uid_of, write_slices
+from pipelines.shared.data.dicom_files import DICOM
 from pipelines.shared.data.phantoms import ensure_folder, write_table
 from pipelines.shared.screen import parallel_map
 
@@ -197,6 +198,7 @@ def _write_others(
 
 def make_phantom(root: Path, settings: PhantomSettings, workers: int | None = None) -> None:
     """Fill the empty folder `root`."""
+    DICOM.require("The phantom")
     (root / "truth" / "masks").mkdir(parents=True)
     make = partial(make_study, root=root, settings=settings)
     made = parallel_map(make, range(settings.studies), "Drawing synthetic head CTs", workers)

@@ -21,6 +21,7 @@ from pipelines import __version__
 from pipelines.shared.cli.finished import remedy_in, with_finished_run
 from pipelines.shared.config import StudyConfig, conf_folder
 from pipelines.shared.errors import ConfigError, RunError, UserError, disk_failure, nearest
+from pipelines.shared.extras import Extra
 from pipelines.shared.job import (
     EXIT_INTERRUPTED,
     EXIT_MISTAKE,
@@ -34,6 +35,13 @@ from pipelines.shared.validation import allowed_keys, check
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+SWEEP = Extra(
+    "sweep",
+    {
+        "hydra_plugins.hydra_joblib_launcher": "hydra-joblib-launcher",
+        "hydra_plugins.hydra_submitit_launcher": "hydra-submitit-launcher",
+    },
+)
 LATER_KEYS = ("recalibrate", "calibration")  # of the root: sweeps that were begun before have folders without them
 
 
@@ -141,6 +149,10 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
     free = [k for k in keys if k.endswith(".*")]
     for override in overrides:
         key = override.get_key_element().lstrip("+~").split("@")[0]
+        if key == "hydra/launcher" and not {"joblib", "submitit_local", "submitit_slurm"}.isdisjoint(
+            _choices(override)
+        ):
+            SWEEP.require(f"{key}={override.value()}")
         if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
             continue
         if key in groups:

@@ -137,18 +137,18 @@ def predict_files(study: Study[Any], job: Job) -> None:
 
 def serve(study: Study[Any], job: Job) -> None:
     """Answer requests over HTTP by a finished run until it is stopped."""
-    from pipelines.shared.handover.serve import needs_packages, serve_run
+    from pipelines.shared.handover.serve import SERVE, serve_run
 
-    needs_packages()
+    SERVE.require("mode=serve")
     serve_run(study, job, open_finished(study, job.config.run))
 
 
 def export(study: Study[Any], job: Job) -> None:
     """Write a finished run's networks as ONNX, checked against torch on the run's own test records."""
-    from pipelines.shared.handover.exporting import export_networks, needs_packages
+    from pipelines.shared.handover.exporting import ONNX, export_networks
     from pipelines.shared.learning.cross_validation import method_of
 
-    needs_packages()
+    ONNX.require("mode=export")
     finished = open_finished(study, job.config.run)
     run = start(study, job)
     method = method_of(study, run.config)

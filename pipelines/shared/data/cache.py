@@ -29,7 +29,7 @@ from filelock import FileLock
 
 from pipelines.shared.config import CacheSection
 from pipelines.shared.data.cache_space import hold, make_room
-from pipelines.shared.errors import BadFile, UnusableRecord, reason_of
+from pipelines.shared.errors import BadFile, MissingPackage, UnusableRecord, reason_of
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log
 from pipelines.shared.run_folder import write_atomically
@@ -309,6 +309,8 @@ def _entry(row: dict[str, Any], root: Path, prepare: Prepare) -> tuple[dict[str,
         array, facts = prepare(row, root)
     except UnusableRecord as reason:
         return entry | {"unusable": str(reason), "facts": json.dumps(reason.facts)}, None
+    except MissingPackage:
+        raise
     except Exception as failure:  # a file that makes a decoder fail in its own way is a bad file
         return entry | {"bad": reason_of(failure)}, None
     hashes, thumbnail = facts.pop("hash", None), facts.pop("thumbnail", None)

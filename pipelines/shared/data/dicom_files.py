@@ -13,10 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipelines.shared.errors import BadFile
+from pipelines.shared.extras import Extra
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+# Decoders of compressed pixels; what is stored plainly, as RLE or as baseline JPEG is read without.
+DICOM = Extra(
+    "dicom",
+    {
+        "gdcm": "python-gdcm",
+        "pylibjpeg": "pylibjpeg",
+        "openjpeg": "pylibjpeg-openjpeg",
+        "rle": "pylibjpeg-rle",
+        "jpeg_ls": "pyjpegls",
+        "imagecodecs": "imagecodecs",
+    },
+)
 ASSUMED = "DICOM without file meta information, read in the standard's default encoding"
 LONGEST = 1024  # bytes that the first element of a data set may hold
 UNDEFINED = b"\xff\xff\xff\xff"  # the length of pixel data that are compressed
@@ -33,6 +46,14 @@ def looks_like_dicom(start: bytes) -> bool:
         explicit = re.fullmatch(rb"[A-Z]{2}", start[4:6])
         return bool(explicit) or 0 <= int.from_bytes(start[4:8], "little") - 1 < LONGEST
     return start[:2] in (b"\x00\x02", b"\x00\x08") and bool(re.fullmatch(rb"[A-Z]{2}", start[4:6]))  # big endian
+
+
+def decoder_missing(failure: BaseException) -> str | None:
+    """Why pydicom did not decode pixels, if that may be for want of a package; None for any other failure."""
+    of_decoders = any(words in str(failure) for words in ("missing dependencies", "all available plugins"))
+    if not of_decoders or not DICOM.missing:
+        return None
+    return f"its pixels are not decoded; decoders that are not installed: {', '.join(DICOM.missing)}. {DICOM.remedy}"
 
 
 def read_dicom(

@@ -39,7 +39,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipelines.shared.data.dicom_files import ASSUMED, looks_like_dicom, read_dicom
+from pipelines.shared.data.dicom_files import ASSUMED, decoder_missing, looks_like_dicom, read_dicom
 from pipelines.shared.errors import BadFile
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _read(file: BinaryIO, start: bytes, named_dicom: bool, min_side: int, max_pi
     except BaseException as failure:  # broken files make decoders raise almost anything; those in Rust no Exception
         kind = plugin.format if plugin else "DICOM"
         reason = " ".join(str(failure).split())[:200] or type(failure).__name__
-        raise BadFile(f"cannot be decoded as {kind}: {reason}") from failure
+        raise BadFile(decoder_missing(failure) or f"cannot be decoded as {kind}: {reason}") from failure
 
 
 def _plugin(start: bytes) -> type[ImageFile] | None:

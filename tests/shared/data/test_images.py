@@ -531,6 +531,23 @@ def test_dicom_8_bit_grey_whatever_its_name(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels, np.stack([GREY] * 3, axis=2))
 
 
+def test_dicom_whose_decoder_is_not_installed_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from pydicom import dcmread
+    from pydicom.pixels.decoders import JPEGLSLosslessDecoder
+    from pydicom.uid import JPEGLSLossless
+
+    dataset = dcmread(dicom(tmp_path / "a.dcm", GREY))
+    dataset.compress(JPEGLSLossless)
+    dataset.save_as(tmp_path / "a.dcm")
+    assert read_image(tmp_path / "a.dcm").shape == (*GREY.shape, 3)
+    monkeypatch.setattr(JPEGLSLosslessDecoder, "_available", {})
+    monkeypatch.setitem(sys.modules, "jpeg_ls", None)
+    with pytest.raises(BadFile, match=r"not installed: pyjpegls\. Install the extra: .*\[dicom\]"):
+        read_image(tmp_path / "a.dcm")
+
+
 def test_dicom_without_preamble_is_known_by_its_name(tmp_path: Path) -> None:
     content = dicom(tmp_path / "a.dcm", GREY).read_bytes()
     (tmp_path / "b.dcm").write_bytes(content[132:])

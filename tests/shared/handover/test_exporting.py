@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -105,8 +106,8 @@ def test_metadata_are_in_the_file(toy):
 
 
 def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="onnxruntime") as failure:
-        exporting.needs_packages()
+        exporting.ONNX.require("mode=export")
     assert "[onnx]" in failure.value.remedy
     assert "onnxscript" not in failure.value.problem

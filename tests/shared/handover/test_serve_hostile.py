@@ -7,6 +7,7 @@ import io
 import logging
 import random
 import socket
+import sys
 import threading
 import time
 import zipfile
@@ -279,9 +280,9 @@ def test_listening_for_others_needs_a_token(made_run, tmp_path, monkeypatch):
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
-    monkeypatch.setitem(serve.PACKAGES, "no_such_package", "no-such-package")
-    with pytest.raises(UserError, match=r"no-such-package(?s:.*)\.\[serve\]"):
-        serve.needs_packages()
+    monkeypatch.setitem(sys.modules, "python_multipart", None)
+    with pytest.raises(UserError, match=r"mode=serve needs .*: python-multipart\.(?s:.*)\.\[serve\]"):
+        serve.SERVE.require("mode=serve")
 
 
 # --- too many, too slow ---

@@ -11,35 +11,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.shared.errors import UserError
+from pipelines.shared.extras import Extra
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
     from pipelines.shared.run import FinishedRun
     from pipelines.shared.study import Study
 
-PACKAGES = {
-    "fastapi": "fastapi",
-    "uvicorn": "uvicorn",
-    "python_multipart": "python-multipart",
-    "markdown_it": "markdown-it-py",
-}
-
-
-def needs_packages(mode: str = "serve") -> None:
-    """Refuse before any work where the packages are not there.
-
-    Raises:
-        UserError: naming those that are missing.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for module, name in PACKAGES.items() if find_spec(module) is None]
-    if missing:
-        raise UserError(
-            f"mode={mode} needs packages that are not installed: {', '.join(missing)}.",
-            "Install the extra: pip install '.[serve]' (make env has it).",
-        )
+SERVE = Extra(
+    "serve",
+    {
+        "fastapi": "fastapi",
+        "uvicorn": "uvicorn",
+        "python_multipart": "python-multipart",
+        "markdown_it": "markdown-it-py",
+    },
+)
 
 
 def serve_run(study: Study[Any], job: Job, finished: FinishedRun) -> None:
