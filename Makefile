@@ -13,7 +13,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 help:  ## this list
 	@echo "Studies, each on its phantom unless ARGS says otherwise (ARGS=\"data=... data.root=...\"):"
 	@for s in $(STUDIES); do echo "  make $$s"; done
-	@echo "With a finished run (ARGS=\"mode=... run=<run folder>\"): evaluate, predict, serve, export, report, resume"
+	@echo "With a finished run: ARGS=\"mode=... run=<run folder>\"; ARGS=--help lists the modes"
 	@echo "Targets:"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
 

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from pipelines import __version__
 from pipelines.shared.errors import nearest
-from pipelines.shared.job import COMMON_MODES, EXIT_MISTAKE
+from pipelines.shared.job import EXIT_MISTAKE
+from pipelines.shared.mode import COMMON_MODES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(table)
     console.print(
         "Each runs on its phantom, a synthetic dataset, unless data=<source> data.root=<folder> say otherwise.\n"
-        f"mode=… is one of {', '.join(COMMON_MODES)}, or one of the study's own.\n"
+        f"mode=… is one of {', '.join(mode.name for mode in COMMON_MODES)}, or one of the study's own.\n"
         "--help after a study's name lists its keys. python -m pipelines.compare sets runs side by side."
     )
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -17,16 +18,27 @@ from pipelines.shared.config import (
     TableSection,
     UserPath,
 )
+from pipelines.shared.mode import PREDICT, Mode
 
-MODES = ["froc"]
+MODES = [
+    replace(
+        PREDICT,
+        help="heatmap, detections, overlay and GeoJSON of a slide, a folder, or the slides that a table names",
+        function="pipelines.camelyon.predicting:predict_slides",
+    ),
+    Mode(
+        "froc",
+        "detections=<folder> annotations=<folder> slides=<CSV>",
+        "score anybody's submission, without slides or a model",
+        "pipelines.camelyon.froc_mode:score_submission",
+        one_process=True,
+        keys=(  # another one would count for nothing, and is refused; those of the machine may be there
+            *("detections", "annotations", "slides", "data.mpp", "data.annotation_groups"),
+            *("statistics", "seed", "run_dir", "cache", "trainer.device", "trainer.workers"),
+        ),
+    ),
+]
 PREDICT_KEYS = ["data.mpp"]
-# Of modes that use few keys: another one would count for nothing, and is refused. Those of the machine may be there.
-MODE_KEYS = {
-    "froc": [
-        "detections", "annotations", "slides", "data.mpp", "data.annotation_groups", "statistics", "seed", "run_dir",
-        "cache", "trainer.device", "trainer.workers",
-    ],
-}  # fmt: skip
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

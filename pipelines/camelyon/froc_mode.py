@@ -63,8 +63,6 @@ def score_submission(study: Study[Any], job: Job) -> None:
     submission = read_submission(detections, annotations, slides, config.slide_mpp, config.annotation_groups)
     run = start(study, job)
     folder = run.folder
-    if not run.world.main:
-        return
     with stage(run, "froc"):
         scored, estimates = score(submission, folder, bootstrap_settings(config))
     report = write_report(study.name, study.title, folder, submission, scored, estimates, read_environment(folder))

@@ -20,15 +20,8 @@ from pipelines.shared.study import Data, Evidence, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.handover.scorer import Scorer
-    from pipelines.shared.job import Job
     from pipelines.shared.learning.method import Method
     from pipelines.shared.run import FinishedRun, Run
-
-
-def _score_submission(study: Study[CamelyonConfig], job: Job) -> None:
-    from pipelines.camelyon.froc_mode import score_submission
-
-    score_submission(study, job)
 
 
 class Camelyon(Study[CamelyonConfig]):
@@ -80,9 +73,6 @@ class Camelyon(Study[CamelyonConfig]):
         from pipelines.camelyon import evaluation
 
         return evaluation.evaluate(evidence)
-
-    # Any slide becomes heatmap, detections and overlay; anybody's submission is scored without slides.
-    modes = {"predict": predicting.predict_slides, "froc": _score_submission}  # noqa: RUF012
 
 
 STUDY = Camelyon()

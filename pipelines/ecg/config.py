@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.shared.config import Count, DataSection, ModelSection, Section, StudyConfig, TableSection, UserPath
+from pipelines.shared.mode import PREDICT, Mode
 
-MODES = ["readers"]
+MODES = [
+    replace(
+        PREDICT,
+        help="episodes, .rhy files and strips of recordings of any length",
+        function="pipelines.ecg.predicting:predict_recordings",
+    ),
+    Mode(
+        "readers",
+        "data=irhythm data.root=<folder>",
+        "the cardiologists' table of a source, without any model",
+        "pipelines.ecg.readers:read_by_cardiologists",
+        one_process=True,
+    ),
+]
 PREDICT_KEYS = ["data.leads", "data.sampling_rate"]
 
 # The twelve outputs, in the order of the network's units (Hannun 2019, Table 1).

@@ -267,8 +267,6 @@ def read_by_cardiologists(study: Study[Any], job: Job) -> None:
         )
     run = start(study, job)
     folder = run.folder
-    if not run.world.main:
-        return
     with stage(run, "readers"):
         records = source.records.assign(split="test")
         readings = readings_of(records, source.readers)

@@ -19,15 +19,8 @@ from pipelines.shared.study import Data, Evidence, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.handover.scorer import Scorer
-    from pipelines.shared.job import Job
     from pipelines.shared.learning.method import Method
     from pipelines.shared.run import FinishedRun, Run
-
-
-def _read_by_cardiologists(study: Study[EcgConfig], job: Job) -> None:
-    from pipelines.ecg.readers import read_by_cardiologists
-
-    read_by_cardiologists(study, job)
 
 
 class Ecg(Study[EcgConfig]):
@@ -75,9 +68,6 @@ class Ecg(Study[EcgConfig]):
         from pipelines.ecg import evaluation
 
         return evaluation.evaluate(evidence)
-
-    # Recordings of any length; the published test set's cardiologists without any model.
-    modes = {"predict": predicting.predict_recordings, "readers": _read_by_cardiologists}  # noqa: RUF012
 
 
 STUDY = Ecg()

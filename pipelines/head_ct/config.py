@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -18,11 +19,31 @@ from pipelines.shared.config import (
     UserPath,
 )
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.mode import PREDICT, Mode
 
-MODES = ["label", "listen"]
+MODES = [
+    replace(
+        PREDICT,
+        help="scores and a worklist of a folder of DICOM, or of the files that a table names",
+        function="pipelines.head_ct.predicting:predict_studies",
+    ),
+    Mode(
+        "label",
+        "input=<CSV of reports>",
+        "concepts in reports, without any picture",
+        "pipelines.head_ct.predicting:label_table",
+        one_process=True,
+    ),
+    Mode(
+        "listen",
+        "run=<folder>",
+        "a DICOM node: scans arrive, the worklist reorders",
+        "pipelines.head_ct.listen:listen_for_studies",
+        one_process=True,
+        beside_run=("listen", "serve", "cache", "trainer.device", "run_dir"),
+    ),
+]
 PASSWORD = "PIPELINES_SEND_PASSWORD"  # the environment's variable: what is configured is written into the run's folder
-# Modes of its own that work on a finished run, and what may be set beside it.
-FINISHED_RUN = {"listen": ["listen", "serve", "cache", "trainer.device", "run_dir"]}
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

@@ -303,8 +303,6 @@ def label_table(study: Study[HeadCtConfig], job: Job) -> None:
     reports = table_of_reports(Path(config.input), getattr(config.data, "text_column", "report"))
     run = start(study, job)
     folder = run.folder
-    if not run.world.main:
-        return
     with stage(run, "label"):
         lexicon, terms = (Path(f) if f else None for f in (config.labels.lexicon, config.labels.terms))
         mentions = label_reports(reports, lexicon, terms)

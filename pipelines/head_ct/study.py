@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipelines.head_ct import archive, data, listen, metrics, predicting
+from pipelines.head_ct import archive, data, metrics, predicting
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.measures import volume_measures
 from pipelines.head_ct.stacks import Stack
@@ -64,13 +64,6 @@ class HeadCt(Study[HeadCtConfig]):
         from pipelines.head_ct import evaluation
 
         return evaluation.evaluate(evidence)
-
-    # Any folder of DICOM becomes a worklist; reports alone are labelled; scans that arrive reorder the worklist.
-    modes = {  # noqa: RUF012
-        "predict": predicting.predict_studies,
-        "label": predicting.label_table,
-        "listen": listen.listen_for_studies,
-    }
 
 
 STUDY = HeadCt()

@@ -15,8 +15,6 @@ EXIT_MISTAKE = 2
 EXIT_RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: cut off on request, a checkpoint is written
 EXIT_INTERRUPTED = 130
 
-COMMON_MODES = ["train", "evaluate", "predict", "serve", "export", "verify", "resume", "report"]
-
 
 @dataclass(frozen=True)
 class Job:
@@ -39,11 +37,6 @@ def config_model(study: str) -> type[StudyConfig]:
     return model
 
 
-def study_modes(study: str) -> list[str]:
-    """The modes of a study: the common ones and its own (`MODES` of its config.py)."""
-    return COMMON_MODES + list(getattr(importlib.import_module(f"pipelines.{study}.config"), "MODES", []))
-
-
 def predict_keys(study: str) -> list[str]:
     """Keys that say what files to be scored do not say themselves (`PREDICT_KEYS` of a study's config.py).
 
@@ -51,18 +44,6 @@ def predict_keys(study: str) -> list[str]:
     Only a choice that has a default (the leads) stays the run's where it is not given.
     """
     return list(getattr(importlib.import_module(f"pipelines.{study}.config"), "PREDICT_KEYS", []))
-
-
-def finished_run_modes(study: str) -> dict[str, list[str]]:
-    """A study's own modes that work on a finished run (`FINISHED_RUN` of its config.py), and what they may set."""
-    modes: dict[str, list[str]] = getattr(importlib.import_module(f"pipelines.{study}.config"), "FINISHED_RUN", {})
-    return modes
-
-
-def mode_keys(study: str, mode: str) -> list[str]:
-    """All keys that count in a mode of the study's own (`MODE_KEYS` of its config.py); empty: it does not say."""
-    keys: dict[str, list[str]] = getattr(importlib.import_module(f"pipelines.{study}.config"), "MODE_KEYS", {})
-    return keys.get(mode, [])
 
 
 def exit_on_mistake(command: Callable[[], object]) -> None:

@@ -21,6 +21,9 @@ class Launch:
     local_size: int
 
 
+ALONE = Launch(rank=0, size=1, local_rank=0, local_size=1)
+
+
 def launch() -> Launch:
     """What the launcher announced; one process where nothing did.
 
@@ -40,7 +43,7 @@ def launch() -> Launch:
                 f"{name}={os.environ[name]}: mpirun started several processes, and each would run the study alone.",
                 "Start them with torchrun or with SLURM's srun.",
             )
-    return Launch(0, 1, 0, 1)
+    return ALONE
 
 
 def processes() -> int:

@@ -29,7 +29,6 @@ from pipelines.shared.untaught import untaught_of
 if TYPE_CHECKING:  # torch is imported by the modes that need it
     from pipelines.shared.data.cache import Prepared
     from pipelines.shared.handover.scorer import Scorer
-    from pipelines.shared.job import Job
     from pipelines.shared.learning.method import Method
     from pipelines.shared.run import FinishedRun, Run
 
@@ -160,7 +159,6 @@ class Study(ABC, Generic[C]):
         stratify: the column that the split balances.
         reads: columns of the record table, besides id and path, that `prepare` looks at.
         own_folds: whether it cross-validates in a way of its own (its `split` makes the folds, its method pools them).
-        modes: modes of the study's own, name -> function of study and job (named in its config.py as `MODES` too).
     """
 
     name: ClassVar[str]
@@ -171,7 +169,6 @@ class Study(ABC, Generic[C]):
     stratify: ClassVar[str]
     reads: ClassVar[Sequence[str]] = ()
     own_folds: ClassVar[bool] = False
-    modes: ClassVar[Mapping[str, Callable[[Any, Job], None]]] = {}
 
     @abstractmethod
     def prepare_settings(self, config: C) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def run(inputs, folder, **changes):
     """The mode as the command line calls it."""
     places = {key: str(getattr(inputs, key)) for key in ("detections", "annotations", "slides")} | changes
     config = SimpleNamespace(
+        study="camelyon",
+        mode="froc",
         run=None,
         **({"slide_mpp": None, "annotation_groups": {}} | places),
         seed=0,

@@ -14,7 +14,7 @@ from conftest import REPOSITORY, STUDIES
 
 from pipelines.shared.cli.app import _checked_arguments
 from pipelines.shared.errors import UserError
-from pipelines.shared.job import study_modes
+from pipelines.shared.mode import modes_of
 
 ROOMS = ("*.md", ".github/**/*.md", "conf/**/*.md", "data_cards/*.md", "pipelines/**/*.md", "tests/**/*.md")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -85,7 +85,7 @@ def mistake_in(name: str, arguments: str) -> str | None:
     except UserError as mistake:
         return mistake.problem
     mode = next((word.removeprefix("mode=") for word in words if word.startswith("mode=")), "train")
-    return None if mode in study_modes(name) else f"no mode {mode}"
+    return None if mode in modes_of(name) else f"no mode {mode}"
 
 
 def test_every_link_leads_to_a_file_and_a_heading():

@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 from html.parser import HTMLParser
+from pkgutil import resolve_name
 from typing import Any
 
 import cutting
@@ -35,7 +36,8 @@ from pipelines.shared.data.assemble import card_name
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.ranges import KEY as RANGES
 from pipelines.shared.errors import UserError
-from pipelines.shared.job import COMMON_MODES, config_model, predict_keys, study_modes
+from pipelines.shared.job import config_model, predict_keys
+from pipelines.shared.mode import COMMON_MODES, help_of, modes_of
 from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.validation import check
@@ -123,8 +125,12 @@ def test_cards_agree_with_adapters(study):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_modes_and_keys_exist_without_a_plus(study):
-    assert set(COMMON_MODES) <= set(study_modes(study))
+    modes = modes_of(study)
+    assert {mode.name for mode in COMMON_MODES} <= set(modes)
+    assert all(callable(resolve_name(mode.function)) for mode in modes.values())
+    assert [line.split()[0] for line in help_of(study).removeprefix("modes").splitlines()] == list(modes)
     config = compose(study)
+    assert config.mode == "train"
     assert config.run is None
     assert config.input is None
     assert config.recalibrate is None

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, STUDIES, compose
 
-from pipelines.shared.cli.finished import FREE_WITH_RUN, free_keys, is_free, remedy_in, with_finished_run
 from pipelines.shared.cli.finished import KEY as NAMED
+from pipelines.shared.cli.finished import free_keys, is_free, remedy_in, with_finished_run
 from pipelines.shared.errors import ConfigError, disk_failure
-from pipelines.shared.job import config_model, predict_keys
+from pipelines.shared.job import config_model
+from pipelines.shared.mode import COMMON_MODES, PREDICT
 from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.validation import allowed_keys
 
@@ -74,7 +75,7 @@ def test_messages_that_all_studies_share_name_keys_that_one_has_at_least():
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_what_is_said_of_a_file_helps_at_prediction_too(study):
-    taken = {*FREE_WITH_RUN["predict"], *predict_keys(study)}
+    taken = set(free_keys(study, PREDICT))
     places = [REPOSITORY / "pipelines" / study / f"{name}.py" for name in READERS.get(study, [])]
     places += [REPOSITORY / "pipelines" / "shared" / f"{name}.py" for name in SHARED_READERS]
     named = {key for file in places for key in keys_in(file)}
@@ -115,11 +116,11 @@ def text_of(node: ast.expr) -> str:
 
 
 @pytest.mark.parametrize("study", STUDIES)
-@pytest.mark.parametrize("mode", sorted(FREE_WITH_RUN))
+@pytest.mark.parametrize("mode", [mode for mode in COMMON_MODES if mode.beside_run is not None], ids=lambda m: m.name)
 def test_a_remedy_can_be_taken_or_says_that_it_takes_a_new_run(study, mode):
     free, sections, named = [*free_keys(study, mode), "run_dir"], config_model(study).model_fields, 0
     for message in [*messages_of(study), *messages_of("shared")]:
-        said = remedy_in(mode, study, message).removeprefix(message)
+        said = remedy_in(mode.name, study, message).removeprefix(message)
         for key in NAMED.findall(message):
             named += 1
             fixed = key.split(".")[0] in sections and not is_free(key, free)

@@ -29,6 +29,7 @@ from pipelines.shared.job import (
     Job,
     config_model,
 )
+from pipelines.shared.mode import help_of
 from pipelines.shared.launch import launch, processes, requeued, slurm_job
 from pipelines.shared.validation import allowed_keys, check
 
@@ -196,7 +197,9 @@ def _choices(override: Any) -> list[str]:
 
 def _compose_and_run(study: str, arguments: list[str]) -> None:
     import hydra
+    from omegaconf import OmegaConf
 
+    OmegaConf.register_new_resolver("modes", help_of, replace=True)  # of the template of --help
     search = f'hydra.searchpath=["file://{conf_folder() / "shared"}"]'
     sys.argv = [sys.argv[0], *arguments, search]
     mistakes: list[UserError] = []

@@ -20,6 +20,7 @@ from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch, slurm_job
 from pipelines.shared.log import log, log_failure, start_log
+from pipelines.shared.mode import modes_of
 from pipelines.shared.pretrained import notice_of
 from pipelines.shared.run import Run
 from pipelines.shared.run_folder import RunFolder, read_json, write_json
@@ -41,7 +42,8 @@ def start(study: Study[C], job: Job) -> Run[C]:
     from pipelines.shared.learning import distributed
 
     start_log(None, quiet=launch().rank > 0)
-    world = distributed.start(job.config.trainer.device)
+    one_process = modes_of(job.config.study)[job.config.mode].one_process
+    world = distributed.start(job.config.trainer.device, alone=one_process)
     folder = RunFolder(distributed.gather(job.run_dir, world)[0])
     if world.main:
         claim(folder)
@@ -60,7 +62,7 @@ def start(study: Study[C], job: Job) -> Run[C]:
         if world.size > 1:
             device = f"{world.size} processes, {device}"
             log.info(device)
-        elif int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and not one_process:
             log.warning(f"SLURM allots {os.environ['SLURM_NTASKS']} tasks, but only one was started: use srun.")
         write_json(folder.environment, read_environment(folder) | {"device": device})
     torch.backends.cudnn.benchmark = not job.config.trainer.deterministic

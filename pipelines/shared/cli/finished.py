@@ -8,32 +8,19 @@ from typing import Any
 
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.errors import ConfigError, RunError, nearest
-from pipelines.shared.job import config_model, finished_run_modes, mode_keys, predict_keys, study_modes
+from pipelines.shared.job import config_model, predict_keys
+from pipelines.shared.mode import Mode, modes_of
 from pipelines.shared.pretrained import is_pretrained, notice_of, pretrained_run
 from pipelines.shared.validation import allowed_keys, check
 
-# What may be set beside a finished run: everything else is part of what that run is.
-FREE_WITH_RUN = {
-    "evaluate": ["data", "recalibrate", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"],
-    "predict": ["input", "cache", "trainer.device", "trainer.workers", "run_dir"],
-    "serve": ["serve", "cache", "trainer.device", "run_dir"],
-    "export": ["cache", "trainer.device", "trainer.workers", "run_dir"],
-    "resume": ["cache", "trainer.device", "trainer.workers"],
-    "report": [],
-}
 OF_FILES = ("predict", "serve")  # modes that score files, of which `predict_keys` tell what they don't say themselves
 # A key in a message: data.mpp, or data=<source>.
 KEY = re.compile(r"(?<![\w./-])(?:[a-z_]+(?:\.[a-z_]+)+(?![\w/(-])|[a-z_]+(?==[^=]))")
 
 
-def with_run(study: str) -> dict[str, list[str]]:
-    """The modes of a study that work on a finished run, the study's own included, and what may be set beside it."""
-    return FREE_WITH_RUN | finished_run_modes(study)
-
-
-def free_keys(study: str, mode: str) -> list[str]:
+def free_keys(study: str, mode: Mode) -> list[str]:
     """The keys that may be set in a mode that works on a finished run; a section stands for all its keys."""
-    return ["mode", "run", *with_run(study)[mode], *(predict_keys(study) if mode in OF_FILES else [])]
+    return ["mode", "run", *(mode.beside_run or ()), *(predict_keys(study) if mode.name in OF_FILES else [])]
 
 
 def is_free(key: str, free: list[str]) -> bool:
@@ -46,9 +33,10 @@ def remedy_in(mode: str, study: str, remedy: str) -> str:
 
     Of `run_dir` nothing is added: another one is a new run by itself.
     """
-    if mode not in with_run(study):
+    works = modes_of(study).get(mode)
+    if works is None or works.beside_run is None:
         return remedy
-    free, sections = [*free_keys(study, mode), "run_dir"], config_model(study).model_fields
+    free, sections = [*free_keys(study, works), "run_dir"], config_model(study).model_fields
     named = dict.fromkeys(KEY.findall(remedy))
     fixed = [key for key in named if key.split(".")[0] in sections and not is_free(key, free)]
     return remedy + (
@@ -58,19 +46,20 @@ def remedy_in(mode: str, study: str, remedy: str) -> str:
 
 def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> StudyConfig:
     """Check the mode; where it works on a finished run, take everything but its free keys from that run."""
-    modes = study_modes(study)
+    modes = modes_of(study)
     if config.mode not in modes:
-        raise ConfigError(f"mode={config.mode} is no mode of this study.", nearest(config.mode, modes))
+        raise ConfigError(f"mode={config.mode} is no mode of this study.", nearest(config.mode, list(modes)))
+    mode = modes[config.mode]
     if config.recalibrate is not None and config.mode != "evaluate":
         raise ConfigError(
             f"recalibrate={config.recalibrate:g} counts for nothing in mode={config.mode}.",
             "It is for mode=evaluate, where a finished run meets a new site; leave it out here.",
         )
-    takes = mode_keys(study, config.mode)
+    takes = mode.keys or ()
     for key in keys if takes else []:
-        if not any(key == t or key.startswith(t + ".") for t in ["mode", *takes]):
+        if not is_free(key, ["mode", *takes]):
             raise ConfigError(f"'{key}' counts for nothing in mode={config.mode}.", f"It takes: {', '.join(takes)}.")
-    if config.mode not in with_run(study):
+    if mode.beside_run is None:
         return config
     if config.run is None:
         raise ConfigError(f"mode={config.mode} needs run=<run folder>.", "Give the folder that a training run left.")
@@ -92,7 +81,7 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
     own = predict_keys(study) if config.mode in OF_FILES else []
     # A published run's own data and cache lie on another machine; its export is checked on any, the phantom by default.
     elsewhere = ["cache", *(["data"] if config.mode == "export" else [])] if published else []
-    free = list(dict.fromkeys([*free_keys(study, config.mode), *elsewhere]))
+    free = list(dict.fromkeys([*free_keys(study, mode), *elsewhere]))
     for key in keys:
         if not is_free(key, free):
             raise ConfigError(
@@ -112,7 +101,7 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
             values[section][name or "enabled"] = now[section][name or "enabled"]  # of cache=off not the folder
         here = {} if values["mode"] == "predict" else {"mode": "resume", "run": config.run}
         return _checked(study, config, values | here | {"run_dir": config.run})
-    sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in with_run(study)[config.mode])]
+    sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in mode.beside_run)]
     for section in sections:
         if section in ("mode", "run", "input", "run_dir", "serve", config.mode) or any(
             k.split(".")[0] == section for k in keys

@@ -6,6 +6,7 @@ one file waits for nothing that it does not use.
 
 from __future__ import annotations
 
+import pkgutil
 import shutil
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipelines.shared.errors import RunError, listed
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
+from pipelines.shared.mode import modes_of
 from pipelines.shared.pretrained import NOTICE
 from pipelines.shared.run import Run, open_finished
 from pipelines.shared.run_folder import RunFolder, digest, plain, read_json, write_atomically, write_csv, write_json
@@ -40,19 +42,10 @@ from pipelines.shared.untaught import untaught_lines
 def run(study: Study[Any], job: Job) -> None:
     """Run one validated job in its mode."""
     preemption.install()
-    if job.config.mode in ("verify", "report", "export", "serve") and launch().rank > 0:
-        return  # work for one process
-    modes = {
-        "train": train,
-        "resume": train,
-        "evaluate": external_validation,
-        "predict": predict_files,
-        "serve": serve,
-        "export": export,
-        "verify": verify,
-        "report": report,
-    }
-    (modes | dict(study.modes))[job.config.mode](study, job)
+    mode = modes_of(study.name)[job.config.mode]
+    if mode.one_process and launch().rank > 0:
+        return
+    pkgutil.resolve_name(mode.function)(study, job)
 
 
 def train(study: Study[Any], job: Job) -> None:

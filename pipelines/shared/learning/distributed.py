@@ -16,7 +16,7 @@ from torch import nn
 
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import EXIT_MISTAKE
-from pipelines.shared.launch import Launch, launch
+from pipelines.shared.launch import ALONE, Launch, launch
 
 DEVICES = "auto, cpu, cuda, cuda:<number>, mps"
 JOIN_TIMEOUT = timedelta(minutes=5)
@@ -38,17 +38,18 @@ class World:
         return self.rank == 0
 
 
-def start(device: str) -> World:
+def start(device: str, alone: bool = False) -> World:
     """Join the processes that torchrun or srun started together, and pick this process's device.
 
     Args:
         device: `trainer.device`: auto (a GPU of CUDA, else the CPU), cpu, cuda, cuda:<n>, or mps: Apple's GPU, which
             is not chosen by itself, as nobody has tried it.
+        alone: this process does all the work, whatever was started.
 
     Raises:
         ConfigError: a device that this machine does not have, or fewer processes came than were announced.
     """
-    here = launch()
+    here = ALONE if alone else launch()
     chosen = _device(device, here.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

@@ -15,9 +15,8 @@ import yaml
 from conftest import REPOSITORY, compose, run_command
 
 from pipelines.shared.cli.app import _digest, _place, _quoted_home, main
-from pipelines.shared.cli.finished import FREE_WITH_RUN
 from pipelines.shared.errors import ConfigError
-from pipelines.shared.job import COMMON_MODES, config_model
+from pipelines.shared.job import config_model
 from pipelines.shared.validation import allowed_keys
 
 
@@ -271,17 +270,14 @@ def test_a_run_folder_that_cannot_be_made(tmp_path):
     assert "cannot be written: Not a directory" in done.stderr
 
 
-def test_every_list_of_modes_is_the_same():
-    base = (REPOSITORY / "conf" / "shared" / "base.yaml").read_text()
-    values = yaml.safe_load(base)
-    assert values["mode"] == COMMON_MODES[0] == "train"
-    comment = next(line.partition("#")[2] for line in base.splitlines() if line.startswith("mode:"))
-    assert [mode.strip() for mode in comment.split("|")] == COMMON_MODES
-    help_text = values["hydra"]["help"]["header"].partition("modes")[2].partition("sweep ")[0]
-    assert {line.split()[0] for line in help_text.splitlines() if line.strip()} == set(COMMON_MODES)
-    makefile = (REPOSITORY / "Makefile").read_text()
-    named = next(line for line in makefile.splitlines() if "With a finished run" in line).rpartition("): ")[2]
-    assert {mode.strip(' "') for mode in named.split(",")} == set(FREE_WITH_RUN)
+def test_a_mode_of_one_process_waits_for_no_others(monkeypatch):
+    from pipelines.shared.learning import distributed
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_join", lambda *_: pytest.fail("it waits"))
+    world = distributed.start("cpu", alone=True)
+    assert (world.rank, world.size, world.main) == (0, 1, True)
 
 
 def test_a_mistake_beside_a_section_that_is_called_like_its_source_is_named():
