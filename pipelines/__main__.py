@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pipelines import __version__
 from pipelines.shared.errors import nearest
-from pipelines.shared.job import EXIT_MISTAKE
+from pipelines.shared.job import EXIT_MISTAKE, end_with_reader
 from pipelines.shared.mode import COMMON_MODES
 
 
@@ -56,4 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:  # the list alone: a service must outlive whoever hangs up
+        end_with_reader()
     sys.exit(main())

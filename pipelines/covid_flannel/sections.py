@@ -14,7 +14,14 @@ from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.figures import Subgroup
 from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text, left_then_right
-from pipelines.shared.judging.sections import Metrics, OperatingPoint, operating_points_table, roc_line, roc_mark
+from pipelines.shared.judging.sections import (
+    Metrics,
+    OperatingPoint,
+    crossed_note,
+    operating_points_table,
+    roc_line,
+    roc_mark,
+)
 from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_section
 from pipelines.shared.stats.auc import roc_curve
 from pipelines.shared.stats.confusion import confusion_matrix
@@ -225,7 +232,8 @@ def _discrimination(evidence: Covid, test: pd.DataFrame, metrics: Metrics, point
             "COVID-19 against the rest at frozen thresholds: chosen in every fold on predictions of its stacking part "
             "by ensembles that had not learned from those patients."
         )
-        blocks.append(operating_points_table(points, caption, chosen_on="the stacking parts"))
+        chosen_on = "the stacking parts"
+        blocks += [operating_points_table(points, caption, chosen_on=chosen_on), *crossed_note(points, chosen_on)]
     return Section("Discrimination and operating points", blocks)
 
 

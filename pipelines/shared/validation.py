@@ -91,18 +91,31 @@ def allowed_keys(model: type[BaseModel], values: dict[str, Any], prefix: str = "
     return keys
 
 
+def source_names(model: type[BaseModel]) -> list[str]:
+    """The names of sources that a configuration knows: those of the sections that its `data` may be."""
+    return [name for section in _sections(model.model_fields["data"].annotation) for name in _names(section)]
+
+
 def _section(annotation: Any, values: Any) -> type[BaseModel] | None:
     """The section model behind an annotation; in a union of sources the one whose `name` was chosen."""
+    sections = _sections(annotation)
+    if len(sections) == 1:
+        return sections[0]
+    chosen = values.get("name") if isinstance(values, dict) else None
+    return next((section for section in sections if chosen in _names(section)), None)
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The section models that an annotation allows."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        return [annotation]
     if get_origin(annotation) is Annotated:
-        return _section(get_args(annotation)[0], values)
+        return _sections(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        sections = [s for s in (_section(a, values) for a in get_args(annotation)) if s is not None]
-        chosen = values.get("name") if isinstance(values, dict) else None
-        for section in sections:
-            field = section.model_fields.get("name")
-            if field is not None and chosen in get_args(field.annotation):
-                return section
-        return sections[0] if len(sections) == 1 else None
-    return None
+        return [section for choice in get_args(annotation) for section in _sections(choice)]
+    return []
+
+
+def _names(section: type[BaseModel]) -> tuple[str, ...]:
+    field = section.model_fields.get("name")
+    return get_args(field.annotation) if field is not None else ()

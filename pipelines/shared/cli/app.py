@@ -14,8 +14,11 @@ import os
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from pipelines import __version__
 from pipelines.shared.cli.finished import remedy_in, with_finished_run
@@ -28,10 +31,12 @@ from pipelines.shared.job import (
     EXIT_RESUME_ME,
     Job,
     config_model,
+    end_with_reader,
+    exit_on_mistake,
 )
-from pipelines.shared.mode import help_of
 from pipelines.shared.launch import launch, processes, requeued, slurm_job
-from pipelines.shared.validation import allowed_keys, check
+from pipelines.shared.mode import help_of
+from pipelines.shared.validation import allowed_keys, check, source_names
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,7 +53,14 @@ LATER_KEYS = ("recalibrate", "calibration")  # of the root: sweeps that were beg
 
 def main(study: str) -> None:
     """Run `python -m pipelines.<study>` with the arguments in `sys.argv`; exits with a status."""
+    exit_on_mistake(partial(config_model, study))
+    if _asks_for_help(sys.argv[1:]):
+        end_with_reader()
     sys.exit(_answer(study, sys.argv[1:]))
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    return any(a in ("--help", "-h", "--hydra-help", "--info", "-i") for a in arguments)
 
 
 def _answer(study: str, arguments: list[str]) -> int:
@@ -108,7 +120,7 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if any(a in ("--help", "-h", "--hydra-help", "--info", "-i") for a in arguments):
+    if _asks_for_help(arguments):
         return arguments
     sweep = "-m" in arguments or "--multirun" in arguments
     if sweep and processes() > 1:
@@ -146,6 +158,8 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
         if key in groups and isinstance(override.value(), str):
             chosen[key] = str(override.value())
     model = config_model(study)
+    if chosen["data"] in groups.get("data", []):
+        _check_source(study, model, chosen["data"])
     keys = allowed_keys(model, {group: {"name": choice} for group, choice in chosen.items()})
     free = [k for k in keys if k.endswith(".*")]
     for override in overrides:
@@ -166,6 +180,17 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
         elif key not in keys:
             raise ConfigError(f"Unknown key '{key}'.", nearest(key, [k for k in keys if k not in free]))
     return arguments
+
+
+def _check_source(study: str, model: type[StudyConfig], choice: str) -> None:
+    """Refuse `data=<choice>` whose file has a name that no section of the study's model has: its keys are unknown."""
+    file, names = conf_folder() / study / "data" / f"{choice}.yaml", source_names(model)
+    name = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("name") if file.exists() else None
+    if name is not None and names and name not in names:
+        raise ConfigError(
+            f"data={choice}: {file.name} has name: {name}, which no source in pipelines/{study}/config.py has.",
+            f"Both must be the same; there: {', '.join(names)}.",
+        )
 
 
 def _quoted_home(argument: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.shared.config import StudyConfig
+from pipelines.shared.data.assemble import few_groups
 from pipelines.shared.data.records import RECALIBRATION
 from pipelines.shared.data.splits import common_classes, grouped_split, split_fingerprint
 from pipelines.shared.errors import DataError, RunError
@@ -72,7 +73,9 @@ def set_aside(study: Study[Any], config: StudyConfig, finished: FinishedRun, dat
         "thresholds were chosen anew on them. They are in no result: frozen and recalibrated are both judged on the "
         "others."
     )
-    return replace(data, records=records, flow=data.flow | {"split_fingerprint": split_fingerprint(records)})
+    warnings = list(dict.fromkeys([*data.flow["warnings"], *few_groups(data.source, records)]))
+    changed = {"split_fingerprint": split_fingerprint(records), "warnings": warnings}
+    return replace(data, records=records, flow=data.flow | changed)
 
 
 def site_split(records: pd.DataFrame, share: float, stratify: str, seed: int) -> pd.Series:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cache import WARNINGS_BETWEEN, Prepared, prepare_records
+from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.duplicates import near_duplicates
 from pipelines.shared.data.given_splits import (
     GIVEN_FOLD,
@@ -99,7 +100,7 @@ def training_data(study: Study[Any], config: StudyConfig, flow: Flow | None = No
     flow.left_out("Training groups beyond data.train_size", list(gated["id"][~gated["id"].isin(divided["id"])]))
     if len(divided) < len(usable):
         flow.kept("Records used", len(divided))
-    warnings = _warnings(config, source, gate)
+    warnings = _warnings(config, source, gate, divided)
     data = _data(study, config, source, records, prepared, divided, flow, gate, warnings)
     undivided = usable.loc[~usable["id"].isin(divided["id"]), ["id", "group"]]
     given_by = None if given is None else {"name": given.path.name, "sha256": given.sha256}
@@ -134,7 +135,7 @@ def external_data(study: Study[Any], config: StudyConfig, trained: pd.DataFrame,
             "Evaluate on data that the run has not seen.",
         )
     flow.kept("Records scored", len(gated))
-    warnings = _warnings(config, source, gate)
+    warnings = _warnings(config, source, gate, gated)
     if known.any():
         warnings.append(f"{int(known.sum())} records were left out because the run was trained or tuned on them.")
     return _data(study, config, source, records, prepared, gated, flow, gate, warnings)
@@ -299,7 +300,13 @@ def card_name(source: str, study: str) -> str:
 
 
 def _source(study: Study[Any], config: StudyConfig) -> Source:
+    if config.data.name not in study.sources:
+        raise DataError(
+            f"data={config.data.name}: the study has no such source, though its configuration does.",
+            f"Name it in `sources` of pipelines/{study.name}/study.py; it has {', '.join(study.sources)}.",
+        )
     source = study.sources[config.data.name](config)
+    load_card(card_name(source.name, study.name))  # the report quotes it: better missed now than after training
     lacking = [c for c in ("id", "group", "split", "path") if c not in source.records]
     if lacking:  # an adapter of one's own
         raise DataError(
@@ -375,7 +382,7 @@ def _data(
     return Data(source, chosen, prepared.without_descriptions().take(positions), facts)
 
 
-def _warnings(config: StudyConfig, source: Source, gate: GateReport) -> list[str]:
+def _warnings(config: StudyConfig, source: Source, gate: GateReport, divided: pd.DataFrame) -> list[str]:
     found = []
     if config.split.by == "record":
         found.append("Split by record, not by group: one group may be on both sides, so scores come out too high.")
@@ -383,6 +390,10 @@ def _warnings(config: StudyConfig, source: Source, gate: GateReport) -> list[str
         found.append(f"The source's own split has {len(gate.leaks)} groups on several sides; they were left there.")
     if gate.alarm:
         found.append("One group is suspiciously large: probably a chain of look-alikes, see the leakage findings.")
-    if source.records["group"].nunique() < 100 and not source.synthetic:
-        found.append("Fewer than 100 groups: the intervals say how little this proves.")
-    return found
+    return found + few_groups(source, divided)
+
+
+def few_groups(source: Source, records: pd.DataFrame) -> list[str]:
+    """A warning where the part that is judged has few groups."""
+    few = records.loc[records["split"] == "test", "group"].nunique() < 100 and not source.synthetic
+    return ["Fewer than 100 groups in test: the intervals say how little this proves."] if few else []

@@ -6,13 +6,13 @@ folder or file is missing; the report quotes its group key and known confounds.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.shared.config import cards_folder
+from pipelines.shared.errors import DataError
 
 
 class Card(BaseModel):
@@ -43,11 +43,20 @@ def load_card(name: str) -> Card:
     """Read `data_cards/<name>.md`.
 
     Raises:
-        ValueError: the card has no front matter, or its keys are not a card's (a defect of the project).
+        DataError: there is none, it has no front matter, or its keys are not a card's.
     """
-    file: Path = cards_folder() / f"{name}.md"
-    text = file.read_text(encoding="utf-8")
-    parts = text.split("---\n", 2)
+    file = cards_folder() / f"{name}.md"
+    remedy = "Write it like the other cards there; pipelines/shared/README.md, Adding a study, says what it is for."
+    if not file.is_file():
+        raise DataError(f"data_cards/{file.name} does not exist: every source has a data card.", remedy)
+    parts = file.read_text(encoding="utf-8").split("---\n", 2)
     if len(parts) != 3 or parts[0]:
-        raise ValueError(f"{file.name} must begin with YAML front matter between two lines of ---.")
-    return Card(**yaml.safe_load(parts[1]), prose=parts[2].strip())
+        raise DataError(f"data_cards/{file.name} does not begin with YAML between two lines of ---.", remedy)
+    try:
+        return Card.model_validate({**yaml.safe_load(parts[1]), "prose": parts[2].strip()})
+    except ValidationError as failure:
+        first = failure.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DataError(f"data_cards/{file.name}: {key}: {first['msg'].lower()}.", remedy) from None
+    except (yaml.YAMLError, TypeError):
+        raise DataError(f"data_cards/{file.name}: its first part is no YAML of keys and values.", remedy) from None

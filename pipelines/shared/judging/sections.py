@@ -215,7 +215,7 @@ def operating_points_section(
             )
         )
     caption = "The operating points on test. PPV and NPV hold for the prevalence of the test part."
-    blocks += [operating_points_table(points, caption, tasks=tasks), *more]
+    blocks += [operating_points_table(points, caption, tasks=tasks), *crossed_note(points), *more]
     thresholds = {words(p["name"]): float(p["threshold"]) for p in points_of(points, task)}
     curve = task.roc(table) if thresholds else None
     if curve is not None:
@@ -261,6 +261,24 @@ def operating_points_table(
                 rows.append([*([titles[point["task"]]] if titles else []), name, target, _threshold(point), *both])
     columns = [*(["Task"] if titles else []), "Rate", f"Target on {chosen_on}", "Threshold"]
     return Table([*columns, "Exact binomial interval", "Groups resampled"], rows, caption)
+
+
+def crossed_note(points: Sequence[OperatingPoint], chosen_on: str = "val") -> list[Block]:
+    """Why the threshold for a sensitivity lies above that for a specificity, where it does; else nothing."""
+    thresholds: dict[str, dict[str, float]] = {}
+    for point in points:
+        for rate in point["target"]:
+            thresholds.setdefault(point["task"], {})[rate] = float(point["threshold"])
+    if not any(t.get("sensitivity", -np.inf) > t.get("specificity", np.inf) for t in thresholds.values()):
+        return []
+    return [
+        Text(
+            f"A threshold of high sensitivity lies above that of high specificity: on {chosen_on} the scores separate "
+            "the classes so well that both targets hold over a range. The first is the highest threshold that reaches "
+            "its sensitivity, the other the lowest that reaches its specificity.",
+            "note",
+        )
+    ]
 
 
 def _threshold(point: OperatingPoint) -> str:

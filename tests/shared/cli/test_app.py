@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import Literal
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY, compose, run_command
 
 from pipelines.shared.cli.app import _digest, _place, _quoted_home, main
-from pipelines.shared.errors import ConfigError
+from pipelines.shared.data.records import Source
+from pipelines.shared.errors import ConfigError, DataError
 from pipelines.shared.job import config_model
-from pipelines.shared.validation import allowed_keys
+from pipelines.shared.validation import allowed_keys, source_names
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -156,8 +160,16 @@ def test_help_and_mistakes_do_not_wait_for_torch():
     began = time.monotonic()
     text = command("--help").stdout
     print(f"--help took {time.monotonic() - began:.1f} s")
-    for word in ("evaluate run=", "phantom", "gulshan2016", "trainer:", "epochs: 8"):
+    for word in ("modes   train (default)", "evaluate run=", "phantom", "gulshan2016", "trainer:", "epochs: 8"):
         assert word in text
+
+
+def test_help_ends_quietly_when_nobody_reads_on():
+    command_line = [sys.executable, "-m", "pipelines.retinopathy", "--help"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE
 
 
 def test_a_sweeps_folders_of_earlier_versions_are_found_again():
@@ -287,9 +299,60 @@ def test_a_mistake_beside_a_section_that_is_called_like_its_source_is_named():
         compose("retinopathy", "data.phantom.size=1")
 
 
+def mistake(capsys, monkeypatch, study: str, *arguments: str) -> str:
+    monkeypatch.setattr("sys.argv", [study, *arguments])
+    with pytest.raises(SystemExit) as exited:
+        main(study)
+    assert exited.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_package_that_is_no_study_is_named(monkeypatch, capsys):
+    for name in ("compare", "moles"):
+        text = mistake(capsys, monkeypatch, name, "--help")
+        assert text.startswith(f"'{name}' is no study: there is no pipelines/{name}/config.py.\n")
+        assert len(text.splitlines()) == 2
+
+
+def test_a_source_whose_files_call_it_differently_is_named(monkeypatch, capsys):
+    from pipelines.skin.config import Ham10000Data, SkinConfig
+
+    assert source_names(SkinConfig) == ["phantom", "ham10000", "isic2018", "fitzpatrick17k", "table"]
+    monkeypatch.setattr(Ham10000Data.model_fields["name"], "annotation", Literal["ham"])
+    text = mistake(capsys, monkeypatch, "skin", "data=ham10000", "data.root=x")
+    assert text == (
+        "data=ham10000: ham10000.yaml has name: ham10000, which no source in pipelines/skin/config.py has.\n"
+        "Both must be the same; there: phantom, ham, isic2018, fitzpatrick17k, table.\n"
+    )
+
+
+def test_a_source_or_card_that_is_missing_is_named_before_any_work(monkeypatch, tmp_path):
+    from pipelines.shared.data import cards
+    from pipelines.shared.data.assemble import training_data
+    from pipelines.skin.study import STUDY
+
+    config = compose("skin")
+    records = pd.DataFrame({"id": ["a"], "group": ["a"], "split": [None], "path": ["a.png"]})
+    study = SimpleNamespace(name="skin", sources={"phantom": lambda _: Source("moles", False, tmp_path, records, "x")})
+    monkeypatch.setattr(cards, "cards_folder", lambda: tmp_path)
+    remedy = "Write it like the other cards there; pipelines/shared/README.md, Adding a study, says what it is for."
+    for content, problem in {
+        None: "moles.md does not exist: every source has a data card.",
+        "no card": "moles.md does not begin with YAML between two lines of ---.",
+        "---\na: [\n---\n": "moles.md: its first part is no YAML of keys and values.",
+        "---\nname: moles\n---\n": "moles.md: title: field required.",
+    }.items():
+        if content is not None:
+            (tmp_path / "moles.md").write_text(content)
+        with pytest.raises(DataError) as caught:
+            training_data(study, config)
+        assert (caught.value.problem, caught.value.remedy) == (f"data_cards/{problem}", remedy)
+    monkeypatch.setattr(type(STUDY), "sources", {"table": None})
+    with pytest.raises(DataError, match="data=phantom: the study has no such source"):
+        training_data(STUDY, config)
+
+
 def test_a_copied_study_that_kept_its_name_is_told_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("pipelines.skin.study.STUDY", SimpleNamespace(name="moles"))
-    monkeypatch.setattr("sys.argv", ["skin", f"run_dir={tmp_path / 'run'}"])
-    with pytest.raises(SystemExit):
-        main("skin")
-    assert "defines a study 'moles'.\nIts name must be 'skin'." in capsys.readouterr().err
+    text = mistake(capsys, monkeypatch, "skin", f"run_dir={tmp_path / 'run'}")
+    assert "defines a study 'moles'.\nIts name must be 'skin'." in text

@@ -46,7 +46,8 @@ def site(groups=60, rare=6) -> pd.DataFrame:
 
 def data_of(records: pd.DataFrame) -> Data:
     source = Source("table", False, Path(), records, "patient")
-    return Data(source, records, toy_prepared(np.zeros((len(records), 1))), {"notes": [], "split_fingerprint": "x"})
+    flow = {"notes": [], "warnings": [], "split_fingerprint": "x"}
+    return Data(source, records, toy_prepared(np.zeros((len(records), 1))), flow)
 
 
 FINISHED = FinishedRun(RunFolder(Path("run")), {"network": {}}, [{"name": "high_sensitivity"}])
@@ -81,6 +82,8 @@ def test_counts_are_said_and_the_split_has_its_own_fingerprint():
     assert data.flow["split_fingerprint"] != "x"
     most = set_aside(RETINOPATHY, config_of(0.9), FINISHED, data_of(site(100)))
     assert most.records.groupby("split")["group"].nunique().to_dict() == {RECALIBRATION: 90, "test": 10}
+    assert most.flow["warnings"] == ["Fewer than 100 groups in test: the intervals say how little this proves."]
+    assert set_aside(RETINOPATHY, config_of(0.1), FINISHED, data_of(site(120))).flow["warnings"] == []
 
 
 @pytest.mark.parametrize(("groups", "share"), [(60, 0.1), (60, 0.9), (2 * FEWEST - 1, 0.5), (1, 0.5)])

@@ -16,6 +16,7 @@ from pipelines.shared.judging.report import Picture, Table, Text
 from pipelines.shared.judging.sections import (
     auroc_table,
     calibration_section,
+    crossed_note,
     operating_points_section,
     reader_rates,
     roc_blocks,
@@ -145,6 +146,10 @@ def test_operating_points_and_calibration(evidence):
     ]
     assert section.blocks[1].rows[0][1:3] == ["sensitivity 0.9", "0.400"]
     assert kinds(operating_points_section(evidence, test, TASK, []).blocks) == [Text, Text]
+    specific = points[0] | {"name": "high_specificity", "target": {"specificity": 0.9}}
+    assert crossed_note([*points, specific | {"threshold": 0.5}]) == []
+    (note,) = crossed_note([*points, specific | {"threshold": 0.3}], "the stacking parts")
+    assert "on the stacking parts the scores separate the classes" in note.text
     metrics = TASK.metrics(test, "test", BOOTSTRAP, calibration=True)
     section = calibration_section(evidence, test, [TASK, ABSENT], metrics)
     assert kinds(section.blocks) == [Picture, Table]
