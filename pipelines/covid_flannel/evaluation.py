@@ -7,24 +7,23 @@ import pandas as pd
 from pipelines.covid_flannel import published
 from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
 from pipelines.covid_flannel.metrics import (
+    NAMES,
     auroc_metrics,
     chance_of,
     comparisons,
-    covid_auroc,
     point_metrics,
     table_metrics,
-    without_untaught,
+    task_of,
 )
 from pipelines.covid_flannel.protocol import FIXED, fold_numbers
-from pipelines.covid_flannel.sections import NAMES, answered, bound, highest, report_sections, verdict
+from pipelines.covid_flannel.sections import answered, bound, highest, report_sections, verdict
 from pipelines.shared.judging.subgroups import subgroup_estimates, subgroup_metrics
 from pipelines.shared.run_folder import read_table
-from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import auroc_difference, auroc_estimate
 from pipelines.shared.stats.bootstrap import Bootstrap
-from pipelines.shared.stats.confusion import macro_f1
 from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.study import Evidence, Results
+from pipelines.shared.untaught import undefined_classes
 
 Covid = Evidence[CovidConfig]
 
@@ -34,13 +33,14 @@ def evaluate(evidence: Covid) -> Results:
     test, bootstrap = evidence.predictions["test"], evidence.bootstrap
     metrics: dict[str, Estimate] = {}
     for split, rows in evidence.predictions.items():
-        metrics |= without_untaught(table_metrics(rows, split, bootstrap), evidence.untaught)
-    metrics |= without_untaught(auroc_metrics(test, bootstrap), evidence.untaught)
+        metrics |= undefined_classes(table_metrics(rows, split, bootstrap), evidence.untaught)
+    metrics |= undefined_classes(auroc_metrics(test, bootstrap), evidence.untaught)
     compared = comparisons(test, bootstrap)
     metrics |= {f"test.flannel.macro_f1_minus[{rival}]": c.difference for rival, c in compared.items()}
     points, rates = point_metrics(test, evidence.operating_points, bootstrap)
     metrics |= rates
-    oracle = _oracle(evidence, test, bootstrap)
+    flannel = task_of("flannel")
+    oracle = flannel.oracle(test, evidence.records, "truth", bootstrap)
     if oracle is not None:
         metrics["test.oracle.macro_f1"] = oracle
     shortcuts, leads = _shortcuts(evidence, test, bootstrap)
@@ -48,7 +48,7 @@ def evaluate(evidence: Covid) -> Results:
     metrics |= {f"test.flannel.auroc_minus_shortcut[{name}]": lead.difference for name, lead in leads.items()}
     subgroups = []
     if COVID not in evidence.untaught:
-        subgroups = subgroup_estimates(evidence, test, lambda rows: covid_auroc(rows, bootstrap))
+        subgroups = subgroup_estimates(evidence, test, lambda rows: flannel.auroc(rows, COVID, bootstrap))
     metrics |= subgroup_metrics("test.flannel.auroc", subgroups)
     return Results(
         metrics=metrics,
@@ -63,15 +63,6 @@ def evaluate(evidence: Covid) -> Results:
         sections=report_sections(evidence, metrics, points, compared, shortcuts, leads, subgroups),
         warnings=_warnings(evidence, test, shortcuts, leads, compared),
     )
-
-
-def _oracle(evidence: Covid, test: pd.DataFrame, bootstrap: Bootstrap) -> Estimate | None:
-    """Macro-F1 of a phantom's drawn diseases against the record."""
-    if "truth" not in evidence.records:
-        return None
-    drawn = test["id"].map(evidence.records.set_index("id")["truth"]).to_numpy()
-    truth, group = test["label"].to_numpy(), test["group"].to_numpy()
-    return confusion_estimates({"macro_f1": macro_f1}, truth, drawn, CLASSES, group, bootstrap=bootstrap)["macro_f1"]
 
 
 def _shortcuts(

@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike
 
 from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.stats.agreement import Measure, confusion_estimates
-from pipelines.shared.stats.auc import auroc_estimate, bootstrap_p_value
+from pipelines.shared.judging.tasks import MulticlassTask
+from pipelines.shared.stats.agreement import confusion_estimates
+from pipelines.shared.stats.auc import bootstrap_p_value
 from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate
 from pipelines.shared.stats.confusion import (
+    Measure,
     accuracy,
     class_f1,
     class_precision,
@@ -22,12 +24,14 @@ from pipelines.shared.stats.confusion import (
     confusion_cells,
     confusion_matrix,
     macro_f1,
+    of_class,
 )
 from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.stats.operating_points import choose_threshold, is_positive, pooled_points, threshold_of
 from pipelines.shared.stats.proportions import both_estimates
-from pipelines.shared.untaught import most_probable, undefined
+from pipelines.shared.untaught import most_probable
 
+NAMES = {"covid19": "COVID-19", "viral": "other viral", "bacterial": "bacterial", "normal": "normal"}
 COMBINED = {"average": "Averaging", "voting": "Voting", "constant": "Constant weights", "flannel": "FLANNEL"}
 
 
@@ -50,10 +54,9 @@ def methods_of(predictions: pd.DataFrame) -> list[str]:
     return [*learners, *COMBINED]
 
 
-def scores_of(predictions: pd.DataFrame, method: str) -> np.ndarray:
-    """The probabilities of a method, (n, classes)."""
-    prefix = "p_" if method == "flannel" else f"{method}."
-    return predictions[[f"{prefix}{c}" for c in CLASSES]].to_numpy()
+def task_of(method: str) -> MulticlassTask:
+    """What a method answers: which of the four classes?"""
+    return MulticlassTask(method, "label", CLASSES, "p_" if method == "flannel" else f"{method}.", NAMES)
 
 
 def answers_of(predictions: pd.DataFrame, method: str) -> np.ndarray:
@@ -61,32 +64,17 @@ def answers_of(predictions: pd.DataFrame, method: str) -> np.ndarray:
     if method == "best_base":
         parts = {name: answers_of(predictions, name) for name in predictions["best_base"].unique()}
         return np.array([parts[name][i] for i, name in enumerate(predictions["best_base"])], dtype=object)
-    return np.array(CLASSES, dtype=object)[most_probable(scores_of(predictions, method))]
-
-
-def without_untaught(metrics: Mapping[str, Estimate], untaught: Mapping[str, str]) -> dict[str, Estimate]:
-    """The metrics, those of single classes (`…[<class>]…`) null with the reason where training lacks the class.
-
-    Averages over the classes keep their value: pictures of such a class are missed, and count as such.
-    """
-    masked = dict(metrics)
-    for name, why in untaught.items():
-        masked |= undefined({key: e for key, e in metrics.items() if f"[{name}]" in key}, why)
-    return masked
+    return task_of(method).answers(predictions)
 
 
 # --- table 6.3 ---
 
 
-def _of_class(measure: Measure, name: str) -> Measure:
-    return lambda matrix: measure(matrix)[..., CLASSES.index(name)]
-
-
 MEASURES: dict[str, Measure] = {
-    **{f"f1[{name}]": _of_class(class_f1, name) for name in CLASSES},
+    **{f"f1[{name}]": of_class(class_f1, position) for position, name in enumerate(CLASSES)},
     "macro_f1": macro_f1,
-    f"precision[{COVID}]": _of_class(class_precision, COVID),
-    f"recall[{COVID}]": _of_class(class_sensitivity, COVID),
+    f"precision[{COVID}]": of_class(class_precision, CLASSES.index(COVID)),
+    f"recall[{COVID}]": of_class(class_sensitivity, CLASSES.index(COVID)),
     "accuracy": accuracy,
 }
 
@@ -124,22 +112,10 @@ def _why(value: float) -> str | None:
 
 def auroc_metrics(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """`test.<method>.auroc[<class>]`, each class against the rest."""
-    metrics = {}
+    metrics: dict[str, Estimate] = {}
     for method in methods_of(predictions):
-        p = scores_of(predictions, method)
-        for i, name in enumerate(CLASSES):
-            truth = (predictions["label"] == name).to_numpy()
-            estimate = auroc_estimate(truth, p[:, i], predictions["group"].to_numpy(), bootstrap=bootstrap)
-            metrics[f"test.{method}.auroc[{name}]"] = estimate
+        metrics |= task_of(method).aurocs(predictions, "test", bootstrap)
     return metrics
-
-
-def covid_auroc(predictions: pd.DataFrame, bootstrap: Bootstrap) -> Estimate:
-    """FLANNEL's AUROC of COVID-19 against the rest."""
-    truth = (predictions["label"] == COVID).to_numpy()
-    return auroc_estimate(
-        truth, predictions[f"p_{COVID}"].to_numpy(), predictions["group"].to_numpy(), bootstrap=bootstrap
-    )
 
 
 def comparisons(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Comparison]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
-from pipelines.covid_flannel.metrics import COMBINED, answers_of, methods_of, scores_of
+from pipelines.covid_flannel.metrics import COMBINED, NAMES, methods_of, task_of
 from pipelines.covid_flannel.plots import fold_table
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.shared.judging import figures
@@ -17,18 +17,15 @@ from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table
 from pipelines.shared.judging.sections import (
     Metrics,
     OperatingPoint,
+    class_curves,
     crossed_note,
     operating_points_table,
-    roc_line,
     roc_mark,
 )
 from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_section
-from pipelines.shared.stats.auc import roc_curve
-from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Comparison, Estimate
 from pipelines.shared.study import Evidence
 
-NAMES = {"covid19": "COVID-19", "viral": "other viral", "bacterial": "bacterial", "normal": "normal"}
 SHORTCUTS = {
     "border": "Disease from the border alone",
     "blurred": "Disease from the blurred picture",
@@ -79,7 +76,7 @@ def shown(method: str) -> str:
 
 def highest(test: pd.DataFrame) -> float:
     """FLANNEL's highest probability."""
-    return float(np.nanmax(scores_of(test, "flannel")))
+    return float(np.nanmax(task_of("flannel").scores(test)))
 
 
 def bound(classes: int) -> float:
@@ -89,7 +86,7 @@ def bound(classes: int) -> float:
 
 def answered(test: pd.DataFrame) -> int:
     """How many classes have a probability: those that training taught."""
-    return int(np.isfinite(scores_of(test, "flannel")).any(axis=0).sum())
+    return int(np.isfinite(task_of("flannel").scores(test)).any(axis=0).sum())
 
 
 def _cohort(evidence: Covid) -> Section:
@@ -206,12 +203,7 @@ def verdict(difference: Estimate) -> str:
 
 def _discrimination(evidence: Covid, test: pd.DataFrame, metrics: Metrics, points: Sequence[OperatingPoint]) -> Section:
     """ROC curves of FLANNEL, each class against the rest; AUROC of all methods; the operating points of COVID-19."""
-    curves = {}
-    for i, name in enumerate(CLASSES):
-        auroc = metrics[f"test.flannel.auroc[{name}]"]
-        if auroc.value is not None:
-            curve = roc_curve((test["label"] == name).to_numpy(), scores_of(test, "flannel")[:, i])
-            curves[name] = roc_line(f"{NAMES[name]}, AUROC {auroc.format()}", curve)
+    curves = class_curves(test, task_of("flannel"), metrics)
     folder = evidence.folder.figures
     figures.roc(folder / "roc_classes.png", list(curves.values()), note=evidence.note)
     blocks: list[Block] = [Picture("figures/roc_classes.png", "FLANNEL, each class against the rest.", "ROC curves.")]
@@ -239,10 +231,9 @@ def _discrimination(evidence: Covid, test: pd.DataFrame, metrics: Metrics, point
 
 def _confusion(evidence: Covid, test: pd.DataFrame) -> Section:
     """FLANNEL's confusion matrix."""
-    matrix = confusion_matrix(test["label"].to_numpy(), answers_of(test, "flannel"), CLASSES)
     path = evidence.folder.figures / "confusion.png"
-    labels = [NAMES[c] for c in CLASSES]
-    figures.confusion(path, matrix, labels, column_label="FLANNEL", note=evidence.note)
+    matrix, names = task_of("flannel").confusion(test), [NAMES[c] for c in CLASSES]
+    figures.confusion(path, matrix, names, column_label="FLANNEL", note=evidence.note)
     return Section("Confusion", [Picture("figures/confusion.png", "FLANNEL, test parts pooled.", "Confusion matrix.")])
 
 

@@ -64,6 +64,17 @@ def undefined(estimates: Mapping[str, Estimate], why: str | None) -> dict[str, E
     return {key: replace(e, value=None, low=None, high=None, method=None, reason=why) for key, e in estimates.items()}
 
 
+def undefined_classes(estimates: Mapping[str, Estimate], untaught: Mapping[str, str]) -> dict[str, Estimate]:
+    """The estimates, those of single classes (`…[<class>]…`) null with the reason where training lacks the class.
+
+    Averages over the classes keep their value: records of such a class are missed, and count as such.
+    """
+    masked = dict(estimates)
+    for name, why in untaught.items():
+        masked |= undefined({key: e for key, e in estimates.items() if f"[{name}]" in key}, why)
+    return masked
+
+
 def most_probable(p: np.ndarray) -> np.ndarray:
     """The most probable class (...,) of probabilities (..., classes); never one that is NaN, as nothing taught it."""
     return np.nan_to_num(p, nan=-1.0).argmax(axis=-1)

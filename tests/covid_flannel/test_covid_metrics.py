@@ -19,13 +19,12 @@ from pipelines.covid_flannel.metrics import (
     point_metrics,
     prediction_columns,
     table_metrics,
-    without_untaught,
 )
 from pipelines.covid_flannel.published import NUMBERS
 from pipelines.covid_flannel.sections import answered, highest, verdict
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.confusion import macro_f1
-from pipelines.shared.untaught import NO_RECORD
+from pipelines.shared.untaught import NO_RECORD, undefined_classes
 
 BOOT = Bootstrap(200, 0, 0.95)
 
@@ -123,7 +122,7 @@ def test_a_class_that_training_lacks_is_null_never_the_answer_and_missed():
         table[column] = np.nan
     assert COVID not in answers_of(table, "flannel")
     why = {COVID: NO_RECORD}
-    found = without_untaught(table_metrics(table, "test", BOOT), why) | without_untaught(
+    found = undefined_classes(table_metrics(table, "test", BOOT), why) | undefined_classes(
         auroc_metrics(table, BOOT), why
     )
     for key, estimate in found.items():

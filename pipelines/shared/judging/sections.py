@@ -15,8 +15,8 @@ import pandas as pd
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.figures import Curve, Point
 from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text, words
-from pipelines.shared.judging.tasks import BinaryTask
-from pipelines.shared.stats.auc import RocCurve, precision_recall_curve
+from pipelines.shared.judging.tasks import BY_CLASS, BinaryTask, MulticlassTask
+from pipelines.shared.stats.auc import RocCurve, precision_recall_curve, roc_curve
 from pipelines.shared.stats.calibration import reliability_curve
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.readers import Reader, reader_estimates, readers_below_curve
@@ -133,6 +133,57 @@ def auroc_table(tasks: Sequence[BinaryTask], metrics: Metrics, records: str = "I
             rows.append([task.title, test, test.n, test.positives, val])
     caption = "Discrimination; intervals from resampling groups (clustered bootstrap)."
     return Table(["Target", "AUROC, test", records, "Positive", "AUROC, val"], rows, caption)
+
+
+# --- one of several classes ---
+
+
+def class_curves(table: pd.DataFrame, task: MulticlassTask, metrics: Metrics) -> dict[str, Curve]:
+    """The ROC curve of each class against the rest, where its AUROC (`test.<task>.auroc[<class>]`) is defined."""
+    curves = {}
+    for name in task.classes:
+        auroc = metrics[f"test.{task.name}.auroc[{name}]"]
+        if auroc.value is not None:
+            curve = roc_curve(*task.one_vs_rest(table, name)[:2])
+            curves[name] = roc_line(f"{task.title(name)}, AUROC {auroc.format()}", curve)
+    return curves
+
+
+def multiclass_section(
+    evidence: Evidence[Any], table: pd.DataFrame, task: MulticlassTask, metrics: Metrics, records: str = "Images"
+) -> Section:
+    """How well the classes are told apart: ROC curves of each against the rest, confusion matrix, rates by class.
+
+    Args:
+        evidence: of the run.
+        table: test predictions.
+        task: the question.
+        metrics: with `task.metrics` of test.
+        records: what a row of the table is, for the column of their number.
+    """
+    rows = task.known(table)
+    if rows.empty:
+        return Section("Classes", [Text("No test record has a label.", "note")])
+    curves = list(class_curves(rows, task, metrics).values())
+    blocks: list[Block] = []
+    if curves:
+        figures.roc(evidence.folder.figures / "roc_classes.png", curves, note=evidence.note)
+        blocks.append(Picture("figures/roc_classes.png", "Each class against the rest, test.", "ROC curves."))
+    names = [task.title(name) for name in task.classes]
+    figures.confusion(evidence.folder.figures / "confusion.png", task.confusion(rows), names, note=evidence.note)
+    blocks.append(Picture("figures/confusion.png", "Answers by class, test.", "Confusion matrix."))
+    rates = [*BY_CLASS, "auroc"]
+    lines: list[list[Cell]] = [
+        [
+            task.title(name),
+            int((rows[task.target] == name).sum()),
+            *(metrics[f"test.{task.name}.{rate}[{name}]"] for rate in rates),
+        ]
+        for name in task.classes
+    ]
+    columns = ["Class", records, "Sensitivity", "Precision", "F1", "AUROC against the rest"]
+    blocks.append(Table(columns, lines, "Each class, test; intervals from resampling groups."))
+    return Section("Classes", blocks)
 
 
 # --- readers ---

@@ -1,18 +1,32 @@
-"""Binary tasks: yes-or-no questions that a prediction table answers, and how well it answers them. No torch."""
+"""Tasks: the questions that a prediction table answers, yes or no or which of several classes, and how well. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import RocCurve, auroc_estimate, average_precision_estimate, roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.calibration import calibration_estimates
+from pipelines.shared.stats.confusion import (
+    Measure,
+    accuracy,
+    balanced_accuracy,
+    class_f1,
+    class_precision,
+    class_sensitivity,
+    confusion_matrix,
+    macro_f1,
+    of_class,
+)
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.untaught import undefined
+from pipelines.shared.untaught import most_probable, undefined, undefined_classes
+
+BY_CLASS: Mapping[str, Measure] = {"sensitivity": class_sensitivity, "precision": class_precision, "f1": class_f1}
 
 
 def known(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -112,3 +126,98 @@ class BinaryTask:
         y, _, group = self.arrays(table)
         latent = records.set_index("id")[column].reindex(self.known(table)["id"]).to_numpy()
         return auroc_estimate(y, latent, group, bootstrap=bootstrap)
+
+
+@dataclass(frozen=True)
+class MulticlassTask:
+    """Which of several classes?
+
+    Attributes:
+        name: in the keys of metrics, `<split>.<name>.macro_f1`.
+        target: column of the reference: a class, or null where unknown.
+        classes: all of them, in the order of tables and figures.
+        prefix: the column of a class's score is `<prefix><class>`; all null where training lacks the class.
+        titles: class -> for people.
+    """
+
+    name: str
+    target: str
+    classes: Sequence[str]
+    prefix: str = "p_"
+    titles: Mapping[str, str] = field(default_factory=dict)
+
+    def title(self, name: str) -> str:
+        """A class, for people."""
+        return self.titles.get(name, name)
+
+    def known(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows whose reference is known."""
+        return known(table, self.target)
+
+    def scores(self, table: pd.DataFrame) -> np.ndarray:
+        """The scores of all rows, (rows, classes)."""
+        return table[[f"{self.prefix}{name}" for name in self.classes]].to_numpy()
+
+    def answers(self, table: pd.DataFrame) -> np.ndarray:
+        """The most probable class of every row, (rows,) names; never one that training lacks."""
+        return np.array(self.classes, dtype=object)[most_probable(self.scores(table))]
+
+    def confusion(self, table: pd.DataFrame) -> np.ndarray:
+        """The confusion matrix (k, k) of the known rows, in the order of `classes`."""
+        rows = self.known(table)
+        return confusion_matrix(rows[self.target].to_numpy(), self.answers(rows), self.classes)
+
+    def one_vs_rest(self, table: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Whether a known row is of a class, its score for it, and its group, (n,) each."""
+        rows = self.known(table)
+        return (rows[self.target] == name).to_numpy(), rows[f"{self.prefix}{name}"].to_numpy(), rows["group"].to_numpy()
+
+    def auroc(self, table: pd.DataFrame, name: str, bootstrap: Bootstrap) -> Estimate:
+        """Area under the ROC curve of a class against the rest; groups are resampled."""
+        return auroc_estimate(*self.one_vs_rest(table, name), bootstrap=bootstrap)
+
+    def aurocs(self, table: pd.DataFrame, split: str, bootstrap: Bootstrap) -> dict[str, Estimate]:
+        """`<split>.<name>.auroc[<class>]`, each class against the rest."""
+        return {f"{split}.{self.name}.auroc[{name}]": self.auroc(table, name, bootstrap) for name in self.classes}
+
+    def metrics(
+        self, table: pd.DataFrame, split: str, bootstrap: Bootstrap, *, untaught: Mapping[str, str] | None = None
+    ) -> dict[str, Estimate]:
+        """`<split>.<name>.<metric>`: accuracy, balanced accuracy, macro-F1, and of each class (`sensitivity[<class>]`)
+        sensitivity, precision, F1 and AUROC against the rest; null for a class that training lacks (`untaught`: why).
+        """
+        rows = self.known(table)
+        measures: dict[str, Measure] = {
+            "accuracy": accuracy,
+            "balanced_accuracy": balanced_accuracy,
+            "macro_f1": macro_f1,
+            **{
+                f"{what}[{name}]": of_class(measure, position)
+                for what, measure in BY_CLASS.items()
+                for position, name in enumerate(self.classes)
+            },
+        }
+        estimates = self._of_answers(rows, self.answers(rows), measures, bootstrap)
+        named = {f"{split}.{self.name}.{metric}": e for metric, e in estimates.items()}
+        return undefined_classes(named | self.aurocs(table, split, bootstrap), untaught or {})
+
+    def oracle(self, table: pd.DataFrame, records: pd.DataFrame, column: str, bootstrap: Bootstrap) -> Estimate | None:
+        """Macro-F1 of a phantom's latent truth, judged by the same imperfect reference as the model.
+
+        Args:
+            table: predictions.
+            records: record table.
+            column: the true class in it; data of people have none.
+            bootstrap: resamples, seed and level.
+        """
+        if column not in records:
+            return None
+        rows = self.known(table)
+        latent = records.set_index("id")[column].reindex(rows["id"]).to_numpy()
+        return self._of_answers(rows, latent, {"macro_f1": macro_f1}, bootstrap)["macro_f1"]
+
+    def _of_answers(
+        self, rows: pd.DataFrame, answers: np.ndarray, measures: Mapping[str, Measure], bootstrap: Bootstrap
+    ) -> dict[str, Estimate]:
+        truth, group = rows[self.target].to_numpy(), rows["group"].to_numpy()
+        return confusion_estimates(measures, truth, answers, self.classes, group, bootstrap=bootstrap)

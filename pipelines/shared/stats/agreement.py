@@ -5,7 +5,7 @@ Fleiss, Psychol Bull 76:378 (1971); Cohen, Psychol Bull 70:213 (1968).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.bootstrap import STANDARD, Bootstrap, bootstrap_estimates
 from pipelines.shared.stats.confusion import (
+    Measure,
     Weights,
     accuracy,
     balanced_accuracy,
@@ -25,7 +26,6 @@ from pipelines.shared.stats.confusion import (
 from pipelines.shared.stats.estimate import Estimate
 
 Name = TypeVar("Name", bound=Hashable)
-Measure = Callable[[np.ndarray], np.ndarray]  # confusion matrices (..., k, k) -> (...)
 
 
 def confusion_estimates(

@@ -6,7 +6,7 @@ computes all its resamples at once. Weighted kappa: Cohen, Psychol Bull 70:213 (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipelines.shared.errors import StatisticsError
 from pipelines.shared.stats.bootstrap import divide
 from pipelines.shared.stats.checks import same_length
 
+Measure = Callable[[np.ndarray], np.ndarray]  # of confusion matrices (..., k, k)
 Weights = Literal["quadratic", "linear", "none"]
 
 
@@ -71,6 +72,11 @@ def class_f1(confusion: np.ndarray) -> np.ndarray:
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
     """Mean F1 of the classes that occur in truth or prediction."""
     return _mean_of_defined(class_f1(confusion))
+
+
+def of_class(measure: Measure, position: int) -> Measure:
+    """One class's value of a measure that has one for each, such as `class_f1`."""
+    return lambda confusion: measure(confusion)[..., position]
 
 
 def cohen_kappa(confusion: np.ndarray, weights: Weights = "quadratic") -> np.ndarray:

@@ -9,6 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from pipelines.shared.judging.cohort import Cohort
 from pipelines.shared.judging.published import Published, published_table
@@ -17,6 +25,7 @@ from pipelines.shared.judging.sections import (
     auroc_table,
     calibration_section,
     crossed_note,
+    multiclass_section,
     operating_points_section,
     reader_rates,
     roc_blocks,
@@ -28,7 +37,7 @@ from pipelines.shared.judging.subgroups import (
     subgroup_metrics,
     subgroup_section,
 )
-from pipelines.shared.judging.tasks import BinaryTask
+from pipelines.shared.judging.tasks import BinaryTask, MulticlassTask
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import point_estimates
@@ -155,6 +164,43 @@ def test_operating_points_and_calibration(evidence):
     assert kinds(section.blocks) == [Picture, Table]
     table = section.blocks[1]
     assert (table.columns, len(table.rows)) == (["Measure", "Test"], 6)
+
+
+def test_one_of_several_classes(evidence):
+    """A table of three classes, of which nothing taught the third; one record has no label."""
+    task = MulticlassTask("tissue", "tissue", ["fat", "skin", "bone"], titles={"fat": "Fat"})
+    rng = np.random.default_rng(1)
+    truth = np.array(["fat", "skin", "skin", "bone"] * 10, dtype=object)
+    scores = rng.random((40, 2)) + 0.8 * np.stack([truth == "fat", truth == "skin"], axis=1)
+    table = evidence.records[["id", "group"]].assign(
+        tissue=truth, p_fat=scores[:, 0], p_skin=scores[:, 1], p_bone=np.nan
+    )
+    table.loc[0, "tissue"] = None
+    answers = np.where(scores[:, 0] >= scores[:, 1], "fat", "skin")
+    assert task.answers(table).tolist() == answers.tolist()
+    metrics = task.metrics(table, "test", BOOTSTRAP, untaught={"bone": "no training record has it"})
+    known, said = truth[1:].astype(str), answers[1:]
+    for name, value in {
+        "accuracy": accuracy_score(known, said),
+        "balanced_accuracy": balanced_accuracy_score(known, said),
+        "macro_f1": f1_score(known, said, average="macro", zero_division=0),
+        "sensitivity[skin]": recall_score(known, said, labels=["skin"], average="macro"),
+        "precision[skin]": precision_score(known, said, labels=["skin"], average="macro"),
+        "f1[fat]": f1_score(known, said, labels=["fat"], average="macro"),
+        "auroc[fat]": roc_auc_score(known == "fat", scores[1:, 0]),
+    }.items():
+        estimate = metrics[f"test.tissue.{name}"]
+        assert (estimate.value, estimate.n) == (pytest.approx(value), 39), name
+        assert estimate.low <= estimate.value <= estimate.high
+    for rate in ("sensitivity", "precision", "f1", "auroc"):
+        assert metrics[f"test.tissue.{rate}[bone]"].reason == "no training record has it"
+    latent = evidence.records.assign(truth_tissue=truth)
+    assert task.oracle(table, latent, "truth_tissue", BOOTSTRAP).value == 1
+    assert task.oracle(table, latent, "truth_other", BOOTSTRAP) is None
+    section = multiclass_section(evidence, table, task, metrics)
+    assert kinds(section.blocks) == [Picture, Picture, Table]
+    assert [row[:2] for row in section.blocks[2].rows] == [["Fat", 9], ["skin", 20], ["bone", 10]]
+    assert kinds(multiclass_section(evidence, table.assign(tissue=None), task, metrics).blocks) == [Text]
 
 
 def test_subgroups_are_text_counted_by_record(evidence):
