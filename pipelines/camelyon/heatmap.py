@@ -238,7 +238,7 @@ def overlay(picture: np.ndarray, heatmap: Heatmap, size: tuple[int, int]) -> np.
 def heat_colours(values: np.ndarray) -> np.ndarray:
     """0 to 1 as colours from yellow to dark red: (…, 3) float32."""
     stops = np.array([[255, 245, 160], [253, 174, 70], [227, 74, 40], [140, 10, 30]], np.float32)
-    at = np.clip(values, 0, 1) * (len(stops) - 1)
-    low = np.minimum(at.astype(int), len(stops) - 2)
-    share = (at - low)[..., None]
+    position = np.clip(values, 0, 1) * (len(stops) - 1)
+    low = np.minimum(position.astype(int), len(stops) - 2)
+    share = (position - low)[..., None]
     return stops[low] * (1 - share) + stops[low + 1] * share

@@ -53,8 +53,8 @@ def windings(
         crossing = np.arange(begin, min(begin + CROSSINGS, int(total[-1])))
         side = np.searchsorted(total, crossing, side="right")
         row = crossing - (total[side] - count[side]) + first[side]
-        at = x[side] + (row - y[side]) * (x_next[side] - x[side]) / (y_next[side] - y[side])
-        column = np.clip(np.ceil(at), 0, columns).astype(np.int64)
+        x_crossed = x[side] + (row - y[side]) * (x_next[side] - x[side]) / (y_next[side] - y[side])
+        column = np.clip(np.ceil(x_crossed), 0, columns).astype(np.int64)
         np.add.at(change, row * (columns + 1) + column, np.where(y_next[side] > y[side], 1, -1).astype(np.int32))
     numbers = change.reshape(rows, columns + 1)
     np.cumsum(numbers, axis=1, out=numbers)

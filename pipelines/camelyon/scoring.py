@@ -217,9 +217,9 @@ def chance(
     for _ in range(CHANCE):
         tables = []
         for name in names:
-            at = places[name][rng.integers(len(places[name]), size=RANDOM_PER_SLIDE)]
+            centres = places[name][rng.integers(len(places[name]), size=RANDOM_PER_SLIDE)]
             p = rng.random(RANDOM_PER_SLIDE)
-            tables.append(pd.DataFrame({"probability": p, "x": at[:, 0], "y": at[:, 1], "slide": name}))
+            tables.append(pd.DataFrame({"probability": p, "x": centres[:, 0], "y": centres[:, 1], "slide": name}))
         values.append(froc_score(score_detections(names, pd.concat(tables, ignore_index=True), maps)[0]))
     return float(np.mean(values))
 

@@ -232,10 +232,11 @@ def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.Dat
     answered = np.zeros(len(rows))
     place = finished.folder.network
     for fold in chosen:
-        at = np.flatnonzero(np.isnan(own) | (own == fold))
-        if len(at) == 0:
+        positions = np.flatnonzero(np.isnan(own) | (own == fold))
+        if len(positions) == 0:
             continue
-        part = PreparedDataset(data.prepared.take(at), rows["id"].iloc[at].tolist(), np.zeros((len(at), 1)))
+        prepared, ids = data.prepared.take(positions), rows["id"].iloc[positions].tolist()
+        part = PreparedDataset(prepared, ids, np.zeros((len(positions), 1)))
         learner = BaseLearner.from_model(config, finished.models[name_of(fold, learners[0])])
         loaded = [load_network(run, learner, place(name_of(fold, name))) for name in learners]
         outputs = [network_outputs(run, network, part, f"Predicting, fold {fold}") for network in loaded]
@@ -247,10 +248,10 @@ def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.Dat
             network = load_network(run, learner, place(name_of(fold, kind))).cpu().eval()
             methods[kind] = combined(network, p)
             if kind == "flannel":
-                weights[at] += weights_of(network, p)
+                weights[positions] += weights_of(network, p)
         for name in names:
-            totals[name][at] += with_untaught(methods[name], taught)
-        answered[at] += 1
+            totals[name][positions] += with_untaught(methods[name], taught)
+        answered[positions] += 1
     mean = {name: total / answered[:, None] for name, total in totals.items()}
     columns = prediction_columns(mean, weights / answered[:, None], learners)
     return columns.assign(fold=pd.array([None if np.isnan(k) else int(k) for k in own], dtype="Int64"))

@@ -187,8 +187,8 @@ def _kcx_files(root: Path) -> tuple[Path, list[Path], list[str]]:
     copies: dict[Path, list[Path]] = {}
     besides: list[Path] = []
     for file in find_files(root, SUFFIXES):
-        at = [i for i, part in enumerate(file.parts[:-1]) if part.lower() in PARTS]
-        base = Path(*file.parts[: at[-1]]) if at else None
+        named = [i for i, part in enumerate(file.parts[:-1]) if part.lower() in PARTS]
+        base = Path(*file.parts[: named[-1]]) if named else None
         if base is None:
             besides.append(file)
         else:

@@ -199,26 +199,26 @@ def _annotations(content: bytes) -> list[tuple[int, int, str]]:
         raise BadFile("cut off: its last word is half")
     words = np.frombuffer(content, "<u2").tolist()
     annotations: list[tuple[int, int, str]] = []
-    time = at = 0
+    time = word = 0
     try:
-        while words[at]:
-            kind, value = words[at] >> 10, words[at] & 0x3FF
-            at += 1
+        while words[word]:
+            kind, value = words[word] >> 10, words[word] & 0x3FF
+            word += 1
             if kind == SKIP:  # the time passed is too long for 10 bits: 32 follow, the high ones first
-                passed = words[at] << 16 | words[at + 1]
+                passed = words[word] << 16 | words[word + 1]
                 time += passed - (1 << 32) * (passed >> 31)
-                at += 2
+                word += 2
             elif kind == AUX:
                 length = value & 0xFF
-                text = content[2 * at : 2 * at + length].decode("latin-1")
-                at += (length + 1) // 2
+                text = content[2 * word : 2 * word + length].decode("latin-1")
+                word += (length + 1) // 2
                 annotations[-1] = (*annotations[-1][:2], text.partition("\0")[0].strip())
             elif kind not in (NUMBER, SUBTYPE, CHANNEL):
                 time += value
                 annotations.append((time, kind, ""))
     except IndexError:
         raise BadFile("cut off or damaged: its end mark is missing") from None
-    if any(words[at:]):
+    if any(words[word:]):
         raise BadFile("damaged: more follows after its end mark")
     return [annotation for annotation in annotations if annotation[1]]  # kind 0 is no annotation
 

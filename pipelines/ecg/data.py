@@ -103,8 +103,8 @@ def scaled(values: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
         raise BadFile(f"values of up to {np.nanmax(np.abs(values)):.3g} are no signal")
     if deviation <= 1e-9 * max(1.0, float(np.abs(values[known]).max())):
         raise UnusableRecord("flat line: the signal does not change")
-    at = np.arange(len(values))
-    values = np.interp(at, at[known], values[known])
+    samples = np.arange(len(values))
+    values = np.interp(samples, samples[known], values[known])
     values = np.concatenate([values, np.full(settings["steps"] * STEP - len(values), level)])
     if settings["scale"] == "window":
         values = (values - level) / deviation

@@ -95,18 +95,18 @@ def known_codes(records: pd.DataFrame) -> np.ndarray:
     table = step_codes(list(records["rhythms"]), int(records["steps"].max()))
     for row, lost in zip(table, records.get("lost_steps", [None] * len(records)), strict=True):
         if isinstance(lost, str):
-            at = [int(step) for step in lost.split()]
-            row[at] = np.where(row[at] == CODES[ABSENT], CODES[ABSENT], CODES[MASKED])
+            steps = [int(step) for step in lost.split()]
+            row[steps] = np.where(row[steps] == CODES[ABSENT], CODES[ABSENT], CODES[MASKED])
     return table
 
 
 def episodes(labels: Sequence[str]) -> list[Episode]:
     """Runs of equal labels as episodes."""
-    rows, at = [], 0
+    rows, first = [], 0
     for name, run in groupby(labels):
         length = len(list(run))
-        rows.append(Episode(at * STEP, (at + length) * STEP, name))
-        at += length
+        rows.append(Episode(first * STEP, (first + length) * STEP, name))
+        first += length
     return rows
 
 

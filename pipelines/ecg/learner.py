@@ -183,8 +183,8 @@ def repeats(records: pd.DataFrame, most: int) -> np.ndarray:
 
 def oversampled(data: Data, most: int) -> Data:
     """The data with training windows repeated. A repeat has an id of its own, so it is augmented in its own way."""
-    at = data.positions("train")
-    again = np.repeat(at, repeats(data.records.iloc[at], most) - 1)
+    train = data.positions("train")
+    again = np.repeat(train, repeats(data.records.iloc[train], most) - 1)
     if len(again) == 0:
         return data
     extra = data.records.iloc[again].copy()

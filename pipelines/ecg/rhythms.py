@@ -20,11 +20,11 @@ Rhythm = Callable[[Generator, Heart, float, float, float], list[Wave]]
 def _cycles(rng: Generator, begin: float, end: float, cycle: float, breathing: float, jitter: float) -> list[float]:
     """Times of beats with respiratory arrhythmia: `breathing` and `jitter` are relative to the mean `cycle` (s)."""
     rate, phase = rng.uniform(0.18, 0.32), rng.uniform(0, 2 * np.pi)
-    times, at = [], begin + rng.uniform(0.1, 0.9) * cycle
-    while at < end:
-        times.append(float(at))
-        change = breathing * np.sin(2 * np.pi * rate * at + phase) + jitter * rng.standard_normal()
-        at += cycle * max(0.5, 1 + change)
+    times, peak = [], begin + rng.uniform(0.1, 0.9) * cycle
+    while peak < end:
+        times.append(float(peak))
+        change = breathing * np.sin(2 * np.pi * rate * peak + phase) + jitter * rng.standard_normal()
+        peak += cycle * max(0.5, 1 + change)
     return times
 
 
@@ -34,13 +34,13 @@ def sinus(rng: Generator, heart: Heart, begin: float, end: float, subtlety: floa
     premature = 0.08 if rng.random() < 0.25 else 0.0
     waves: list[Wave] = []
     skip = False
-    for at in _cycles(rng, begin, end, cycle, rng.uniform(0.02, 0.07), 0.012):
+    for peak in _cycles(rng, begin, end, cycle, rng.uniform(0.02, 0.07), 0.012):
         if skip:  # the compensatory pause: the sinus beat that the premature one forestalled
             skip = False
             continue
-        waves += p_wave(heart, at - heart.pr) + narrow_beat(heart, at, cycle)
+        waves += p_wave(heart, peak - heart.pr) + narrow_beat(heart, peak, cycle)
         if rng.random() < premature:
-            waves += wide_beat(heart, at + rng.uniform(0.52, 0.62) * cycle, cycle)
+            waves += wide_beat(heart, peak + rng.uniform(0.52, 0.62) * cycle, cycle)
             skip = True
     return waves
 
@@ -49,8 +49,8 @@ def ectopic_atrial(rng: Generator, heart: Heart, begin: float, end: float, subtl
     """As regular as sinus rhythm, but the P wave starts elsewhere: inverted or low, with a shorter PR."""
     cycle = rng.uniform(0.62, 1.05)
     waves: list[Wave] = []
-    for at in _cycles(rng, begin, end, cycle, rng.uniform(0.01, 0.04), 0.01):
-        waves += p_wave(heart, at - heart.ectopic_pr * heart.pr, heart.ectopic) + narrow_beat(heart, at, cycle)
+    for peak in _cycles(rng, begin, end, cycle, rng.uniform(0.01, 0.04), 0.01):
+        waves += p_wave(heart, peak - heart.ectopic_pr * heart.pr, heart.ectopic) + narrow_beat(heart, peak, cycle)
     return waves
 
 
@@ -64,17 +64,17 @@ def _fibrillation(rng: Generator, heart: Heart, begin: float, end: float, subtle
     cycle = rng.uniform(0.34, 0.45) if fast else rng.uniform(0.45, 0.95)
     spread = rng.uniform(0.07, 0.13) if fast else rng.uniform(0.16, 0.28)
     waves: list[Wave] = []
-    at = begin + rng.uniform(0, cycle)
-    while at < end:
+    peak = begin + rng.uniform(0, cycle)
+    while peak < end:
         gap = max(0.27, cycle * float(np.exp(spread * rng.standard_normal())))
-        waves += narrow_beat(heart, at, gap)
-        at += gap
+        waves += narrow_beat(heart, peak, gap)
+        peak += gap
     period, height = rng.uniform(0.12, 0.2), rng.uniform(0.02, 0.1)
-    at = begin
-    while at < end:
-        swell = 0.6 + 0.4 * np.sin(2 * np.pi * 0.25 * at)
-        waves.append((at, float(height * swell * rng.uniform(0.5, 1.5)), 0.28 * period))
-        at += period * float(np.exp(0.2 * rng.standard_normal()))
+    peak = begin
+    while peak < end:
+        swell = 0.6 + 0.4 * np.sin(2 * np.pi * 0.25 * peak)
+        waves.append((peak, float(height * swell * rng.uniform(0.5, 1.5)), 0.28 * period))
+        peak += period * float(np.exp(0.2 * rng.standard_normal()))
     return waves
 
 
@@ -82,14 +82,14 @@ def _flutter(rng: Generator, heart: Heart, begin: float, end: float, subtlety: f
     period, height = rng.uniform(0.18, 0.24), -rng.uniform(0.08, 0.2)
     fixed = int(rng.choice([2, 3, 4])) if rng.random() < 0.6 else None
     waves: list[Wave] = []
-    at, left = begin + rng.uniform(0, period), 0
-    while at < end:
-        waves += [(at, height, 0.22 * period), (at + 0.4 * period, -0.5 * height, 0.2 * period)]  # a saw's teeth
+    peak, left = begin + rng.uniform(0, period), 0
+    while peak < end:
+        waves += [(peak, height, 0.22 * period), (peak + 0.4 * period, -0.5 * height, 0.2 * period)]  # a saw's teeth
         if left == 0:
             left = fixed or int(rng.choice([2, 3, 4], p=[0.45, 0.2, 0.35]))
-            waves += narrow_beat(heart, at + 0.1, left * period)
+            waves += narrow_beat(heart, peak + 0.1, left * period)
         left -= 1
-        at += period * (1 + 0.01 * rng.standard_normal())
+        peak += period * (1 + 0.01 * rng.standard_normal())
     return waves
 
 
@@ -99,10 +99,10 @@ def supraventricular_tachycardia(rng: Generator, heart: Heart, begin: float, end
     jitter = rng.uniform(0.02, 0.06) if rng.random() < subtlety else rng.uniform(0.003, 0.015)
     behind = rng.random() < 0.4
     waves: list[Wave] = []
-    for at in _cycles(rng, begin, end, cycle, 0.01, jitter):
-        waves += narrow_beat(heart, at, cycle)
+    for peak in _cycles(rng, begin, end, cycle, 0.01, jitter):
+        waves += narrow_beat(heart, peak, cycle)
         if behind:
-            waves += p_wave(heart, at + 0.09, heart.retrograde)
+            waves += p_wave(heart, peak + 0.09, heart.retrograde)
     return waves
 
 
@@ -111,10 +111,10 @@ def junctional(rng: Generator, heart: Heart, begin: float, end: float, subtlety:
     cycle = rng.uniform(0.65, 0.9) if rng.random() < 0.3 else rng.uniform(0.95, 1.5)
     where = rng.choice([-0.08, np.nan, 0.13])
     waves: list[Wave] = []
-    for at in _cycles(rng, begin, end, cycle, 0.005, 0.008):
-        waves += narrow_beat(heart, at, cycle)
+    for peak in _cycles(rng, begin, end, cycle, 0.005, 0.008):
+        waves += narrow_beat(heart, peak, cycle)
         if not np.isnan(where):
-            waves += p_wave(heart, at + float(where), heart.retrograde)
+            waves += p_wave(heart, peak + float(where), heart.retrograde)
     return waves
 
 
@@ -133,11 +133,11 @@ def _ventricular(
     rng: Generator, heart: Heart, begin: float, end: float, cycle: float, jitter: float, dissociated: bool
 ) -> list[Wave]:
     waves: list[Wave] = []
-    for at in _cycles(rng, begin, end, cycle, 0.005, jitter):
-        waves += wide_beat(heart, at, cycle)
+    for peak in _cycles(rng, begin, end, cycle, 0.005, jitter):
+        waves += wide_beat(heart, peak, cycle)
     if dissociated:
-        for at in _cycles(rng, begin, end, rng.uniform(0.65, 0.95), 0.02, 0.01):
-            waves += p_wave(heart, at)
+        for peak in _cycles(rng, begin, end, rng.uniform(0.65, 0.95), 0.02, 0.01):
+            waves += p_wave(heart, peak)
     return waves
 
 
@@ -147,21 +147,21 @@ def av_block(rng: Generator, heart: Heart, begin: float, end: float, subtlety: f
     kind = str(rng.choice(["mobitz", "two_to_one", "high_grade", "complete"], p=[0.35, 0.3, 0.15, 0.2]))
     if kind == "complete":
         waves: list[Wave] = []
-        for at in _cycles(rng, begin, end, cycle, 0.02, 0.01):
-            waves += p_wave(heart, at)
+        for peak in _cycles(rng, begin, end, cycle, 0.02, 0.01):
+            waves += p_wave(heart, peak)
         escape, wide = rng.uniform(1.25, 1.9), rng.random() < 0.4
-        for at in _cycles(rng, begin, end, escape, 0.004, 0.01):
-            waves += (wide_beat if wide else narrow_beat)(heart, at, escape)
+        for peak in _cycles(rng, begin, end, escape, 0.004, 0.01):
+            waves += (wide_beat if wide else narrow_beat)(heart, peak, escape)
         return waves
     waves = []
     conducted = dropped = 0
-    for at in _cycles(rng, begin, end, cycle, 0.02, 0.01):
+    for peak in _cycles(rng, begin, end, cycle, 0.02, 0.01):
         if conducted == 0 and dropped == 0:
             conducted = int(rng.integers(2, 5)) if kind == "mobitz" else 1
             dropped = int(rng.integers(2, 4)) if kind == "high_grade" else 1
-        waves += p_wave(heart, at - heart.pr)
+        waves += p_wave(heart, peak - heart.pr)
         if conducted:
-            waves += narrow_beat(heart, at, cycle)
+            waves += narrow_beat(heart, peak, cycle)
             conducted -= 1
         else:
             dropped -= 1
@@ -174,11 +174,11 @@ def wenckebach(rng: Generator, heart: Heart, begin: float, end: float, subtlety:
     gain = rng.uniform(0.06, 0.13)
     waves: list[Wave] = []
     length, place = int(rng.integers(3, 7)), 0
-    for at in _cycles(rng, begin, end, cycle, 0.015, 0.008):
-        waves += p_wave(heart, at)
+    for peak in _cycles(rng, begin, end, cycle, 0.015, 0.008):
+        waves += p_wave(heart, peak)
         if place < length - 1:
             delay = heart.pr + gain * sum(0.6**k for k in range(place))
-            waves += narrow_beat(heart, at + delay, cycle)
+            waves += narrow_beat(heart, peak + delay, cycle)
             place += 1
         else:
             length, place = int(rng.integers(3, 7)), 0
@@ -200,11 +200,11 @@ def _geminy(rng: Generator, heart: Heart, begin: float, end: float, normal: int)
     cycle, coupling = rng.uniform(0.62, 1.0), rng.uniform(0.5, 0.64)
     waves: list[Wave] = []
     place = 0
-    for at in _cycles(rng, begin, end, cycle, 0.02, 0.01):
+    for peak in _cycles(rng, begin, end, cycle, 0.02, 0.01):
         if place < normal:
-            waves += p_wave(heart, at - heart.pr) + narrow_beat(heart, at, cycle)
+            waves += p_wave(heart, peak - heart.pr) + narrow_beat(heart, peak, cycle)
             if place == normal - 1:
-                waves += wide_beat(heart, at + (coupling + 0.01 * rng.standard_normal()) * cycle, cycle)
+                waves += wide_beat(heart, peak + (coupling + 0.01 * rng.standard_normal()) * cycle, cycle)
         place = (place + 1) % (normal + 1)
     return waves
 

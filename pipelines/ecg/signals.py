@@ -66,8 +66,8 @@ def open_recording(path: Path, leads: Sequence[str], sampling_rate: float | None
         values = recording.read(first, last)
         infinite = np.flatnonzero(np.isinf(values))
         if len(infinite):
-            at = (first + infinite[0]) / recording.rate
-            raise BadFile(f"{len(infinite):,} of {len(values):,} samples are infinite, the first at {at:.2f} s")
+            seconds_in = (first + infinite[0]) / recording.rate
+            raise BadFile(f"{len(infinite):,} of {len(values):,} samples are infinite, the first at {seconds_in:.2f} s")
         return values
 
     return replace(recording, read=read)
@@ -141,8 +141,8 @@ def bridged(values: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
         return values, missing
     if missing.all():
         return np.zeros_like(values), missing
-    at = np.arange(len(values))
-    filled = np.interp(at, at[~missing], values[~missing])
+    samples = np.arange(len(values))
+    filled = np.interp(samples, samples[~missing], values[~missing])
     lost = missing.copy()
     for begin, end in _runs(missing):
         lost[begin:end] = end - begin > max(1, round(BRIDGED * rate))

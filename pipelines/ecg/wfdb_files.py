@@ -247,9 +247,9 @@ def _single(header_file: Path, header: Header, channel: int) -> Recording:
     return Recording(rate, frames * signal.per_frame, signal.name, signal.unit, file, read, header.rate)
 
 
-def _reader(folder: Path, together: Sequence[Signal], at: int, frames: int) -> Callable[[int, int], np.ndarray]:
+def _reader(folder: Path, together: Sequence[Signal], number: int, frames: int) -> Callable[[int, int], np.ndarray]:
     """Reads one of the signals that share a file; first and last count its own samples."""
-    signal, where = together[at], str(folder.absolute())
+    signal, where = together[number], str(folder.absolute())
 
     def read(first: int, last: int) -> np.ndarray:
         from wfdb.io import _signal
@@ -271,7 +271,7 @@ def _reader(folder: Path, together: Sequence[Signal], at: int, frames: int) -> C
                 init_value=[s.first_value for s in together],
                 sampfrom=begin,
                 sampto=end,
-                channels=[at],
+                channels=[number],
                 ignore_skew=False,
             )
         except Exception as failure:  # numpy's and soundfile's errors, for damaged files

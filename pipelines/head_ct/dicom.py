@@ -119,8 +119,8 @@ def _check_inflated(path: Path, size: int) -> None:
 
     with path.open("rb") as file:
         data = file.read()
-    at = data.find(DEFLATED.encode())
-    for begin in range(at, min(at + 2048, size)):  # the data set follows the meta information, wherever that ends
+    marker = data.find(DEFLATED.encode())
+    for begin in range(marker, min(marker + 2048, size)):  # the data set follows the meta information
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             out = inflate.decompress(data[begin:], MAX_INFLATED + 1)

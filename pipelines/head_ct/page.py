@@ -75,14 +75,14 @@ def concepts_page(file: Path, reports: pd.DataFrame, mentions: pd.DataFrame, syn
 
 
 def _marked(text: str, mentions: pd.DataFrame) -> Markup:
-    out, at = Markup(""), 0
+    out, end = Markup(""), 0
     for m in mentions.to_dict("records"):
-        out += escape(text[at : m["start"]])
+        out += escape(text[end : m["start"]])
         out += Markup('<mark class="{}">{}<small>{}{}</small></mark>').format(
             m["status"], text[m["start"] : m["end"]], m["concept"].replace("_", " "), "!" if m["critical"] else ""
         )
-        at = int(m["end"])
-    return out + escape(text[at:])
+        end = int(m["end"])
+    return out + escape(text[end:])
 
 
 def worklist_page(

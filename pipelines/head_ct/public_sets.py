@@ -92,20 +92,21 @@ def cq500(config: HeadCtConfig) -> Source:
     studies, notes = archive.studies.copy(), notes_of(archive)
     keys_of = [_scan_of(read_index(archive.folder / p)["stack"]["files"][0]) for p in studies["path"]]
     place = {k: i for i, k in enumerate(keys)}
-    at = np.array([place.get(k, -1) for k in keys_of], int)
-    missing = int((at < 0).sum())
+    rows = np.array([place.get(k, -1) for k in keys_of], int)
+    missing = int((matched < 0).sum())
     if missing:
         notes.append(f"{missing} scans are not in {file.name} and are left out.")
     if len(set(keys) - set(keys_of)):
         notes.append(f"{len(set(keys) - set(keys_of))} scans of {file.name} are not in the folder.")
-    studies, at = studies[at >= 0].reset_index(drop=True), at[at >= 0]
+    studies, matched = studies[matched >= 0].reset_index(drop=True), matched[matched >= 0]
     if studies.empty:
         raise DataError(f"No scan's folder is named in {file.name}.", "Folders begin with CQ500CT<number>.")
-    studies["critical"] = np.column_stack(list(votes.values())).astype(float).max(axis=1)[at]
+    studies["critical"] = np.column_stack(list(votes.values())).astype(float).max(axis=1)[matched]
     for finding, vote in votes.items():
-        studies[finding] = vote.to_numpy(float)[at]
+        studies[finding] = vote.to_numpy(float)[matched]
     rows = [
-        pd.DataFrame({"id": studies["id"], "reader": f"R{r}", "critical": called[r].to_numpy()[at]}) for r in (1, 2, 3)
+        pd.DataFrame({"id": studies["id"], "reader": f"R{r}", "critical": called[r].to_numpy()[matched]})
+        for r in (1, 2, 3)
     ]
     if len(tables) > 1:
         notes.append(f"{len(tables)} files are called reads.csv; {file.relative_to(root)} is used.")

@@ -33,21 +33,21 @@ class Tracked:
         """As `re.sub`; what is put in stands where the replaced text began."""
         parts: list[str] = []
         places: list[int] = []
-        at = 0
+        copied = 0
         for match in pattern.finditer(self.text):
             put = new(match) if callable(new) else match.expand(new) if "\\" in new else new
             start, end = match.span()
             if put == match.group():
                 continue
-            parts += [self.text[at:start], put]
-            places += self.places[at:start]
+            parts += [self.text[copied:start], put]
+            places += self.places[copied:start]
             if put:
                 here = self.places[start] if start < len(self.places) else (self.places or [0])[-1]
                 places += [here] * len(put)
-            at = end
-        if at == 0 and not parts:
+            copied = end
+        if copied == 0 and not parts:
             return self
-        return Tracked("".join([*parts, self.text[at:]]), places + self.places[at:])
+        return Tracked("".join([*parts, self.text[copied:]]), places + self.places[copied:])
 
 
 # --- characters ---

@@ -141,10 +141,10 @@ def _sentences_of(part: Tracked, words: Words) -> list[Tracked]:
     part = part.sub(_POINTS, _ends).sub(_MEASURED, f"{END} ")
     part = part.sub(_RUN_ON, lambda m: _runs_on(m, style, words))
     pieces: list[tuple[str, Tracked]] = []
-    at, kind = 0, END
+    begin, kind = 0, END
     for match in re.finditer(f"[{END}{ITEM}]|$", part.text):
-        pieces.append((kind, part[at : match.start()]))
-        at, kind = match.end(), match.group()
+        pieces.append((kind, part[begin : match.start()]))
+        begin, kind = match.end(), match.group()
     texts: list[Tracked] = []
     lead = before = None
     for kind, piece in pieces:

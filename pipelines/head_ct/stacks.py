@@ -177,13 +177,13 @@ def _stack(rows: list[dict[str, Any]], places: np.ndarray, orientation: list[flo
     taken: list[float] = []
     faults = []
     for i in order:
-        at = int(np.searchsorted(taken, along[i]))
-        near = [taken[k] for k in (at - 1, at) if 0 <= k < len(taken)]
+        rank = int(np.searchsorted(taken, along[i]))
+        near = [taken[k] for k in (rank - 1, rank) if 0 <= k < len(taken)]
         if any(abs(along[i] - a) < SAME_PLACE for a in near):
             faults.append(Fault(rows[i]["file"], "is a second slice at the same place", False))
             continue
         kept.append(i)
-        taken.insert(at, float(along[i]))
+        taken.insert(rank, float(along[i]))
     kept.sort(key=lambda i: along[i])
     warnings = []
     if faults:

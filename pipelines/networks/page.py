@@ -171,9 +171,9 @@ def draw(path: Path, table: pd.DataFrame, note: str = "") -> Path:
         if pd.notna(published):
             axes.plot(x, published, "o", markerfacecolor="none", markeredgecolor=COLOURS[1], markersize=9)
         side = 1 if number % 2 else -1  # neighbours are labelled on either side
-        at = (x, one if pd.notna(one) else published)
+        point = (x, one if pd.notna(one) else published)
         look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK, "fontsize": 11}
-        axes.annotate(str(number), at, xytext=(7 * side, 0), ha="left" if side > 0 else "right", **look)
+        axes.annotate(str(number), point, xytext=(7 * side, 0), ha="left" if side > 0 else "right", **look)
         handles.append(Line2D([], [], linestyle="none", label=f"{number}  {row['label']}"))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

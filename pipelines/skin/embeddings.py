@@ -30,8 +30,8 @@ class _Features(nn.Module):
 
 def write_embeddings(network: ImageNetwork, data: Data, run: Run[Any]) -> None:
     """Write predictions/embeddings.npy: float32 (test records, features), in the order of predictions/test.parquet."""
-    at = data.positions("test")
-    dataset = PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], np.zeros(len(at)))
+    test = data.part("test")
+    dataset = PreparedDataset(test.prepared, test.records["id"].tolist(), np.zeros(len(test.records)))
     alone = World(0, 1, run.world.device)
     embeddings = predict(
         _Features(network), dataset, alone, run.config.trainer.batch_size, description="Embedding test"

@@ -76,22 +76,22 @@ class _Reader:
             self.children[name] = ()
             return
         self.children[name] = tuple(child for child, _, _ in inside)
-        for child, at, value in inside:
+        for child, line, value in inside:
             path = (*above, name)
             if child in path:
-                self.problems.append(f"line {at}: a cycle, '{child}' lies below itself ({' > '.join(path)})")
+                self.problems.append(f"line {line}: a cycle, '{child}' lies below itself ({' > '.join(path)})")
                 continue
             if child in self.lines:
                 kind = "leaf" if value is None else "node"
                 first = self.lines[child]
-                self.problems.append(f"line {at}: the {kind} '{child}' occurs twice (first in line {first})")
+                self.problems.append(f"line {line}: the {kind} '{child}' occurs twice (first in line {first})")
                 continue
-            self.lines[child] = at
+            self.lines[child] = line
             if not child or "/" in child:
-                self.problems.append(f"line {at}: '{child}' is no name; it must not be empty or hold a '/'")
+                self.problems.append(f"line {line}: '{child}' is no name; it must not be empty or hold a '/'")
             if value is not None:
                 self.node(child, value, path)
                 continue
             self.children[child] = ()
             if len(path) < SHALLOWEST:
-                self.problems.append(f"line {at}: the label '{child}' lies too near to the root ({' > '.join(path)})")
+                self.problems.append(f"line {line}: the label '{child}' lies too near to the root ({' > '.join(path)})")

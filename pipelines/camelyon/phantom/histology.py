@@ -142,9 +142,10 @@ def _ellipses(
     ratio = rng.uniform(narrow, 1.0, len(places))
     axes = np.round(np.stack([radius / np.sqrt(ratio), radius * np.sqrt(ratio)], axis=1) * 16).astype(int)
     angles = rng.uniform(0, 180, len(places))
-    at = np.round(places * 16).astype(int)
+    centres = np.round(places * 16).astype(int)
     values = np.clip(amount, 0, 255).astype(int)
-    for (x, y), (a, b), angle, value in zip(at.tolist(), axes.tolist(), angles.tolist(), values.tolist(), strict=True):
+    ellipses = zip(centres.tolist(), axes.tolist(), angles.tolist(), values.tolist(), strict=True)
+    for (x, y), (a, b), angle, value in ellipses:
         cv2.ellipse(canvas, (x, y), (a, b), angle, 0, 360, value, -1, cv2.LINE_8, 4)
 
 

@@ -80,45 +80,45 @@ def draw_heart(rng: Generator, subtlety: float) -> Heart:
     )
 
 
-def p_wave(heart: Heart, at: float, height: float = 1.0) -> list[Wave]:
-    """A P wave with its peak at `at`; `height` is relative to the sinus P wave's."""
-    return [(at, heart.p * height, heart.p_width)]
+def p_wave(heart: Heart, peak: float, height: float = 1.0) -> list[Wave]:
+    """A P wave with its `peak`, s; `height` is relative to the sinus P wave's."""
+    return [(peak, heart.p * height, heart.p_width)]
 
 
-def narrow_beat(heart: Heart, at: float, cycle: float) -> list[Wave]:
-    """QRS and T of a beat that came through the atrioventricular node; R at `at`, the cycle before it in s."""
+def narrow_beat(heart: Heart, peak: float, cycle: float) -> list[Wave]:
+    """QRS and T of a beat that came through the atrioventricular node; R at `peak`, the cycle before it in s."""
     w = heart.qrs_width
     return [
-        (at - 2.4 * w, -heart.q, 0.8 * w),
-        (at, heart.r, w),
-        (at + 2.4 * w, -heart.s, w),
-        *_t_wave(heart, at, cycle, heart.t),
+        (peak - 2.4 * w, -heart.q, 0.8 * w),
+        (peak, heart.r, w),
+        (peak + 2.4 * w, -heart.s, w),
+        *_t_wave(heart, peak, cycle, heart.t),
     ]
 
 
-def wide_beat(heart: Heart, at: float, cycle: float) -> list[Wave]:
+def wide_beat(heart: Heart, peak: float, cycle: float) -> list[Wave]:
     """A beat of ventricular origin: wide, without P, its T wave to the other side."""
     w = heart.wide_width
     return [
-        (at, heart.wide, w),
-        (at + 1.9 * w, -0.45 * heart.wide, 0.9 * w),
-        *_t_wave(replace(heart, t_width=1.3 * heart.t_width, qt=1.15 * heart.qt), at, cycle, -0.4 * heart.wide),
+        (peak, heart.wide, w),
+        (peak + 1.9 * w, -0.45 * heart.wide, 0.9 * w),
+        *_t_wave(replace(heart, t_width=1.3 * heart.t_width, qt=1.15 * heart.qt), peak, cycle, -0.4 * heart.wide),
     ]
 
 
-def _t_wave(heart: Heart, at: float, cycle: float, height: float) -> list[Wave]:
+def _t_wave(heart: Heart, r_peak: float, cycle: float, height: float) -> list[Wave]:
     """T follows the square root of the cycle (Bazett); a second, smaller Gaussian gives it its slow rise."""
     stretch = float(np.sqrt(np.clip(cycle, 0.3, 1.4)))
-    peak, width = at + heart.qt * stretch, heart.t_width * stretch
+    peak, width = r_peak + heart.qt * stretch, heart.t_width * stretch
     return [(peak, height, width), (peak - 1.3 * width, 0.35 * height, 1.2 * width)]
 
 
 def render(waves: Iterable[Wave], samples: int) -> np.ndarray:
     """The sum of all waves, float64 (samples,) in mV at 200 Hz."""
     signal = np.zeros(samples)
-    for at, height, width in waves:
-        first, last = max(0, int((at - 4 * width) * RATE)), min(samples, int((at + 4 * width) * RATE) + 2)
+    for peak, height, width in waves:
+        first, last = max(0, int((peak - 4 * width) * RATE)), min(samples, int((peak + 4 * width) * RATE) + 2)
         if first < last:
             time = np.arange(first, last) / RATE
-            signal[first:last] += height * np.exp(-0.5 * ((time - at) / width) ** 2)
+            signal[first:last] += height * np.exp(-0.5 * ((time - peak) / width) ** 2)
     return signal

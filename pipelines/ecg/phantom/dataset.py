@@ -108,8 +108,8 @@ def _disturbance(rng: Generator) -> np.ndarray:
     muscle = float(np.exp(rng.uniform(np.log(0.008), np.log(0.07)))) * _band(rng, SAMPLES, 5, 80)
     bumps = np.zeros(SAMPLES)
     for _ in range(int(rng.poisson(0.8))):
-        at, width = rng.uniform(0, SECONDS), rng.uniform(0.1, 0.5)
-        bumps += rng.normal(0, 0.4) * np.exp(-0.5 * ((time_ - at) / width) ** 2)
+        peak, width = rng.uniform(0, SECONDS), rng.uniform(0.1, 0.5)
+        bumps += rng.normal(0, 0.4) * np.exp(-0.5 * ((time_ - peak) / width) ** 2)
     return wander + hum + muscle + bumps
 
 

@@ -90,7 +90,7 @@ class Results:
     def _common(self, entry: Entry, evidence: list[Dataset], kind: str) -> dict[str, Any]:
         """What both kinds of object say of themselves."""
         study = str(evidence[0].StudyInstanceUID)
-        at = datetime.datetime.fromtimestamp(entry.at or 0)
+        scored_at = datetime.datetime.fromtimestamp(entry.at or 0)
         return {
             "series_instance_uid": uid_for(self.model, study, kind),
             "series_number": SERIES_NUMBERS[kind],
@@ -99,8 +99,8 @@ class Results:
             "manufacturer": MAKER,
             "manufacturer_model_name": MODEL_NAME,
             "series_description": f"Head CT triage, {NOT_FOR_DIAGNOSIS}",
-            "content_date": at.date(),
-            "content_time": at.time(),
+            "content_date": scored_at.date(),
+            "content_time": scored_at.time(),
         }
 
     def report(self, entry: Entry, evidence: list[Dataset]) -> Dataset:

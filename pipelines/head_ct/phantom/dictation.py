@@ -220,13 +220,13 @@ def dictate(
 def _mistyped(rng: Generator, phrase: str) -> str:
     """Two neighbouring letters of the longest word swapped, or one letter lost, behind its first two."""
     words = phrase.split(" ")
-    at = max(range(len(words)), key=lambda i: len(words[i]))
-    word = words[at]
+    longest = max(range(len(words)), key=lambda i: len(words[i]))
+    word = words[longest]
     if len(word) < 8:
         return phrase
     i = int(rng.integers(2, len(word) - 2))
     if rng.random() < 0.5:
-        words[at] = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+        words[longest] = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
     else:
-        words[at] = word[:i] + word[i + 1 :]
+        words[longest] = word[:i] + word[i + 1 :]
     return " ".join(words)

@@ -100,10 +100,10 @@ class _Bounded:
     """An open file that reserves no memory for more than it holds: a damaged element may claim to have 4 GB."""
 
     def __init__(self, file: BinaryIO) -> None:
-        at = file.tell()
+        begin = file.tell()
         self.file, self.size = file, file.seek(0, 2)
         self.seek, self.tell = file.seek, file.tell
-        file.seek(at)
+        file.seek(begin)
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self.size - self.file.tell())

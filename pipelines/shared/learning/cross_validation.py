@@ -130,9 +130,9 @@ class CrossValidation(Method[C]):
         own = own_folds(finished, run.config.data.name, data.records)
         tables = []
         for fold in sorted({-1 if np.isnan(k) else int(k) for k in own}):
-            at = np.flatnonzero(np.isnan(own) if fold < 0 else own == fold)
+            positions = np.flatnonzero(np.isnan(own) if fold < 0 else own == fold)
             which = finished if fold < 0 else _of_fold(finished, fold)
-            table = self.method.answer(run, which, data.take(at))
+            table = self.method.answer(run, which, data.take(positions))
             tables.append(table.assign(fold=pd.array([None if fold < 0 else fold] * len(table), dtype="Int64")))
         place = {name: i for i, name in enumerate(data.records["id"])}
         return pd.concat(tables).sort_values("id", key=lambda ids: ids.map(place), kind="stable", ignore_index=True)

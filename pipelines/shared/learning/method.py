@@ -242,8 +242,9 @@ def freeze_points(run: Run[C], points: list[dict[str, Any]]) -> None:
 
 def dataset_of(data: Data, targets: np.ndarray, split: str, augment: Any = None, seed: int = 0) -> PreparedDataset:
     """The records of a split with their targets (one row for each record of `data`)."""
-    at = data.positions(split)
-    return PreparedDataset(data.prepared.take(at), data.records["id"].to_numpy()[at], targets[at], augment, seed)
+    positions = data.positions(split)
+    prepared, ids = data.prepared.take(positions), data.records["id"].to_numpy()[positions]
+    return PreparedDataset(prepared, ids, targets[positions], augment, seed)
 
 
 def network_outputs(run: Run[C], model: nn.Module, dataset: PreparedDataset | Loader, what: str) -> np.ndarray:

@@ -79,8 +79,10 @@ def fit(
     keep_freed_memory(world)
     run = _Training(model.to(world.device), loss, data, config, name, seed, world, file, must_match)
     run.resume()
-    at = run.progress
-    while at.epoch < config.epochs and not (config.patience and at.epoch - 1 - at.best_epoch >= config.patience):
+    progress = run.progress
+    while progress.epoch < config.epochs and not (
+        config.patience and progress.epoch - 1 - progress.best_epoch >= config.patience
+    ):
         with preemption.deferred(), batch_in_memory(config, world):
             run.train_epoch()
             distributed.copy_from_main(run.scored, world)
@@ -89,12 +91,12 @@ def fit(
         with preemption.deferred():
             run.close_epoch(measured)
             run.save()
-    if at.best_weights is None:
+    if progress.best_weights is None:
         raise UserError(
             f"{name}: {config.monitor} was never a number, so there is no best epoch.",
             "Check that the validation records hold every class; run.log has the epochs.",
         )
-    model.load_state_dict(at.best_weights)
+    model.load_state_dict(progress.best_weights)
     return run.history
 
 
@@ -156,25 +158,26 @@ class _Training:
 
     def train_epoch(self) -> None:
         """The epoch's remaining batches."""
-        at, config = self.progress, self.config
-        order = self._order(at.epoch, at.batch)
+        progress, config = self.progress, self.config
+        order = self._order(progress.epoch, progress.batch)
         self.start_epoch()
         began = last_save = time.monotonic()
         with progress_bar() as bar:
-            shown = bar.add_task(f"{self.name} epoch {at.epoch + 1}", total=self.batches, completed=at.batch, note="")
+            title = f"{self.name} epoch {progress.epoch + 1}"
+            shown = bar.add_task(title, total=self.batches, completed=progress.batch, note="")
             for arrays, targets, positions in self.loader(order):
                 value = self._step(arrays, targets, positions)
                 bar.update(shown, advance=1, note=f"loss {value:.3f}")
                 now = time.monotonic()
                 due = self.stop or now - last_save > config.checkpoint_seconds
-                if due and at.batch % config.accumulate == 0:  # gradients in the making are not saved
-                    at.seconds, began, last_save = at.seconds + now - began, now, now
+                if due and progress.batch % config.accumulate == 0:  # gradients in the making are not saved
+                    progress.seconds, began, last_save = progress.seconds + now - began, now, now
                     self.save()
                     if self.stop:
                         distributed.barrier(self.world)
                         raise SystemExit(EXIT_RESUME_ME)
         self._take_into_average()
-        at.seconds += time.monotonic() - began
+        progress.seconds += time.monotonic() - began
 
     def _order(self, epoch: int, start: int = 0) -> EpochBatches:
         n, world, shares = len(self.data), self.world, self.data.shares
@@ -184,43 +187,43 @@ class _Training:
 
     def _take_into_average(self) -> None:
         """The weights after this epoch, if it is one of the last; at the end what BatchNorm needs."""
-        at, config = self.progress, self.config
+        progress, config = self.progress, self.config
         if self.average is None:
             return
-        self.average.take(self.ema.module if self.ema else self.model, at.epoch)
-        if at.epoch == config.epochs - 1:
+        self.average.take(self.ema.module if self.ema else self.model, progress.epoch)
+        if progress.epoch == config.epochs - 1:
             torch.manual_seed(seed_of(self.seed, "statistics", self.world.rank))
             batches = self.loader(self._order(config.epochs))
             with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
                 self.average.renew_statistics(self.model, (a.to(self.world.device) for a, _, _ in batches))
 
     def _step(self, arrays: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor) -> float:
-        at, config = self.progress, self.config
-        torch.manual_seed(seed_of(self.seed, "step", at.epoch, at.batch, self.world.rank))
+        progress, config = self.progress, self.config
+        torch.manual_seed(seed_of(self.seed, "step", progress.epoch, progress.batch, self.world.rank))
         arrays, targets = arrays.to(self.world.device), targets.to(self.world.device)  # a GPU's are there already
-        arrays, own = mixed(resized(arrays, at.epoch, config), config)
+        arrays, own = mixed(resized(arrays, progress.epoch, config), config)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
             value = mixed_loss(self.loss, self.wrapped(arrays), targets, own)
         agreement = distributed.agreement(value, preemption.requested(), self.world)
-        first = at.batch - at.batch % config.accumulate  # the last group of an epoch may be smaller
+        first = progress.batch - progress.batch % config.accumulate  # the last group of an epoch may be smaller
         (value / min(config.accumulate, self.batches - first)).backward()
         here, number, self.stop = agreement()  # a GPU is in the backward pass meanwhile: nothing waits for it
         if not math.isfinite(number):
             ids = [str(self.data.ids[int(p)]) for p in positions] if not math.isfinite(here) else []
             records = [name for part in distributed.gather(ids, self.world) for name in part]
             raise UserError(
-                f"{self.name}: the loss is {number} at epoch {at.epoch + 1}, batch {at.batch + 1}; stopped before the "
-                f"optimiser's step. Its records:\n{listed(records, 64)}",
+                f"{self.name}: the loss is {number} at epoch {progress.epoch + 1}, batch {progress.batch + 1}; stopped "
+                f"before the optimiser's step. Its records:\n{listed(records, 64)}",
                 "Look at these records; if they are sound, lower trainer.learning_rate or set trainer.clip_norm=1.",
             )
-        at.batch += 1
-        at.loss_sum += number
-        if at.batch % config.accumulate == 0 or at.batch == self.batches:
+        progress.batch += 1
+        progress.loss_sum += number
+        if progress.batch % config.accumulate == 0 or progress.batch == self.batches:
             if config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            done = at.epoch * self.updates + math.ceil(at.batch / config.accumulate)
+            done = progress.epoch * self.updates + math.ceil(progress.batch / config.accumulate)
             if isinstance(self.schedule, Scheduler):
                 self.schedule.step_update(done)
             if self.ema:
@@ -229,25 +232,27 @@ class _Training:
 
     def close_epoch(self, measured: dict[str, float]) -> None:
         """Write the epoch into the history, keep it if it is the best, move the schedule on."""
-        at, monitor = self.progress, self.config.monitor
+        progress, monitor = self.progress, self.config.monitor
         if monitor not in measured:
             raise ConfigError(f"trainer.monitor={monitor} is not measured.", nearest(monitor, measured))
         value = measured[monitor]
-        best = better(value, at.best_value, monitor)
+        best = better(value, progress.best_value, monitor)
         if best:
-            at.best_value, at.best_epoch = value, at.epoch
-            at.best_weights = copy.deepcopy(self.scored.state_dict())
-        train_loss, rate = at.loss_sum / self.batches, max(float(group["lr"]) for group in self.optimizer.param_groups)
-        row = {"network": self.name, "epoch": at.epoch + 1, "train_loss": train_loss} | measured
-        self.history.append(row | {"learning_rate": rate, "seconds": at.seconds, "best": best})
+            progress.best_value, progress.best_epoch = value, progress.epoch
+            progress.best_weights = copy.deepcopy(self.scored.state_dict())
+        train_loss = progress.loss_sum / self.batches
+        rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
+        row = {"network": self.name, "epoch": progress.epoch + 1, "train_loss": train_loss} | measured
+        self.history.append(row | {"learning_rate": rate, "seconds": progress.seconds, "best": best})
         figures = "  ".join(f"{key} {number:.4f}" for key, number in ({"train_loss": train_loss} | measured).items())
         mark = "  best so far" if best else ""
-        log.info(f"{self.name}  epoch {at.epoch + 1}/{self.config.epochs}  {figures}  {at.seconds:.0f} s{mark}")
-        at.epoch, at.batch, at.loss_sum, at.seconds = at.epoch + 1, 0, 0.0, 0.0
+        title = f"{self.name}  epoch {progress.epoch + 1}/{self.config.epochs}"
+        log.info(f"{title}  {figures}  {progress.seconds:.0f} s{mark}")
+        progress.epoch, progress.batch, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step(value)
         elif self.schedule:
-            self.schedule.step(at.epoch)
+            self.schedule.step(progress.epoch)
 
     def save(self) -> None:
         """Write the checkpoint."""

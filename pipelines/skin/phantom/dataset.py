@@ -139,7 +139,7 @@ def oracle_columns(diseases: list[str], label_noise: float, tree: Taxonomy) -> p
     nodes = infer(table, [tree.paths[leaf] for leaf in tree.leaves])
     columns: dict[str, Any] = {"truth_label": diseases}
     for name, depth in (("three_way", THREE_WAY), ("nine_way", NINE_WAY)):
-        at = [node for node in nodes if len(tree.paths[node]) == depth]
-        best = np.stack([nodes[node] for node in at]).argmax(axis=0)
-        columns[f"truth_{name}"] = [at[i] for i in best]
+        names = [node for node in nodes if len(tree.paths[node]) == depth]
+        best = np.stack([nodes[node] for node in names]).argmax(axis=0)
+        columns[f"truth_{name}"] = [names[i] for i in best]
     return pd.DataFrame(columns | {f"truth_{task}": score for task, score in binary_scores(nodes).items()})
