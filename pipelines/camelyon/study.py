@@ -47,7 +47,7 @@ class Camelyon(Study[CamelyonConfig]):
 
     def measures(self, data: Data, position: int, config: CamelyonConfig) -> dict[str, float]:
         """Microns per pixel, and the colour of the tissue."""
-        mpp = data.prepared.facts["mpp"].iloc[position] if "mpp" in data.prepared.facts else None
+        mpp = data.prepared.metadata["mpp"].iloc[position] if "mpp" in data.prepared.metadata else None
         return slide_measures(data.prepared.array(position), mpp, config.tissue.min_saturation)
 
     def method(self, config: CamelyonConfig) -> Method[CamelyonConfig]:

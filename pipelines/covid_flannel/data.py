@@ -22,7 +22,7 @@ from pipelines.shared.data.records import Source, Target, dataset_folder, read_t
 from pipelines.shared.errors import DataError
 from pipelines.shared.seeds import seed_of
 
-PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or metadata
 PA_NOISE = 8.0  # grey levels, standard deviation
 
 
@@ -35,7 +35,7 @@ def prepare_settings(config: CovidConfig) -> dict[str, Any]:
 
 
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """A picture as grey values, scaled to a square: uint8 (size, size, 1), and its facts.
+    """A picture as grey values, scaled to a square: uint8 (size, size, 1), and its metadata.
 
     With `pa_to_ap` a PA view is mirrored and given random noise, a function of the record's id.
 

@@ -22,7 +22,7 @@ from pipelines.shared.learning.cross_validation import own_folds
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import barrier
 from pipelines.shared.learning.method import Method, describe, keep_ranges, load_network, network_outputs
-from pipelines.shared.learning.model_files import save_network, update_facts
+from pipelines.shared.learning.model_files import save_network, update_model
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.run_folder import plain, write_json
@@ -75,7 +75,7 @@ class FlannelMethod(Method[CovidConfig]):
                 validated, tested = _stage2(run, data, fold, base[fold])
                 own_points = choose_fold_points(validated, config, fold)
                 for path in [p for p in folder.networks() if p.name.startswith(f"fold_{fold}-")]:
-                    update_facts(path, {"operating_points": own_points})
+                    update_model(path, {"operating_points": own_points})
                 points += own_points
                 tables["val"].append(validated)
                 tables["test"].append(tested)

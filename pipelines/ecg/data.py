@@ -53,7 +53,7 @@ def prepare_settings(config: EcgConfig) -> dict[str, Any]:
 
 
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """One window: float32 (steps * 256,) at 200 Hz, and its facts.
+    """One window: float32 (steps * 256,) at 200 Hz, and its metadata.
 
     Raises:
         BadFile: the file cannot be read, or holds infinite samples.
@@ -73,7 +73,7 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
     values = signals.read_stretch(recording, start, stop)
     array = scaled(values, settings)
     lost = np.flatnonzero(signals.lost_steps(values))
-    facts = {
+    metadata = {
         "fingerprint": quality.fingerprint,
         "clipped": quality.clipped,
         "lead": recording.lead,
@@ -81,8 +81,8 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
         "lost_steps": " ".join(map(str, lost)) or None,
     }
     if quality.missing:
-        facts["warnings"] = [signals.MISSING]
-    return array, facts
+        metadata["warnings"] = [signals.MISSING]
+    return array, metadata
 
 
 def scaled(values: np.ndarray, settings: dict[str, Any]) -> np.ndarray:

@@ -76,7 +76,7 @@ def grid_of(settings: Mapping[str, Any]) -> volumes.Grid:
 
 
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """One study: int16 HU (slices, size, size) on the grid, `volumes.NO_DATA` where nothing is known, and its facts.
+    """One study: int16 HU (slices, size, size) on the grid, `volumes.NO_DATA` where nothing is known, and its metadata.
 
     Slices that cannot be read are missing in it and named as `bad_files`.
 
@@ -89,13 +89,13 @@ def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> 
         raise BadFile(index["bad"])
     if "picture" in index:
         grey = read_image(Path(index["picture"]))[..., 1]
-        volume, facts = volumes.picture_onto_grid(grey, tuple(index["window"]), index["field"], grid)
+        volume, metadata = volumes.picture_onto_grid(grey, tuple(index["window"]), index["field"], grid)
     else:
-        volume, facts = volumes.onto_grid(Stack.from_json(index["stack"]), Path(index["root"]), grid)
+        volume, metadata = volumes.onto_grid(Stack.from_json(index["stack"]), Path(index["root"]), grid)
     names = {file: name for file, name, *_ in index.get("files", [])}
-    facts["bad_files"] = sorted({f"{names[f.file]}: {f.reason}" for f in facts.pop("faults")})
-    facts["warnings"] = [kind_of(warning) for warning in facts["warnings"]]
-    return volume, facts | {"unreadable_slices": len(facts["bad_files"])}
+    metadata["bad_files"] = sorted({f"{names[f.file]}: {f.reason}" for f in metadata.pop("faults")})
+    metadata["warnings"] = [kind_of(warning) for warning in metadata["warnings"]]
+    return volume, metadata | {"unreadable_slices": len(metadata["bad_files"])}
 
 
 # --- reports ---
@@ -298,14 +298,14 @@ def table(config: HeadCtConfig) -> Source:
             real[file_name(names, whole)] = whole
             return file_name(names, whole)
 
-        index, facts, faults = _row(source.root / path, config, names)
+        index, metadata, faults = _row(source.root / path, config, names)
         for entry in index.get("files", []):
             entry[1] = hashed(entry[0])
         write_if_changed(folder / f"{name}.json", json.dumps(index, indent=1))
         bad_files += [f"{name}, {hashed(fault.file)}: {fault.reason}" for fault in faults]
         own = {str(k): v for k, v in record.items()} | {"id": name, "group": names.of("pt", record["group"])}
-        of_the_series = {k: facts.pop(k) for k in ("warnings", "details") if k in facts}
-        rows.append(facts | own | of_the_series | {"path": f"{name}.json"})
+        of_the_series = {k: metadata.pop(k) for k in ("warnings", "details") if k in metadata}
+        rows.append(metadata | own | of_the_series | {"path": f"{name}.json"})
     write_lookup(folder / "files.csv", real)
     records = finish(pd.DataFrame(rows))
     return replace(source, root=folder, records=records, bad_files=bad_files, lookup=folder / "files.csv")
@@ -323,9 +323,9 @@ def _row(path: Path, config: HeadCtConfig, names: Names) -> tuple[dict[str, Any]
         why = [f"it holds {len(archive.studies)} studies with a usable series, not one"]
         why += sorted({str(study.reason) for study in archive.without})
         return {"bad": "; ".join(why)}, {}, archive.faulty()
-    facts = archive.studies.iloc[0].to_dict()
-    index = read_index(archive.folder / facts["path"])
-    return index, {k: facts[k] for k in COLUMNS if k not in ("accession", "path")}, archive.faulty()
+    metadata = archive.studies.iloc[0].to_dict()
+    index = read_index(archive.folder / metadata["path"])
+    return index, {k: metadata[k] for k in COLUMNS if k not in ("accession", "path")}, archive.faulty()
 
 
 def _picture_index(path: Path, config: HeadCtConfig) -> dict[str, Any]:

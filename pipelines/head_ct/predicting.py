@@ -210,18 +210,18 @@ class _Scoring:
         from pipelines.head_ct.scoring import score_study
 
         known, (stack, names) = self.known[name], self._index(name)
-        volume, values, facts = score_study(stack, self.root, self.grid, self.scorer)
+        volume, values, metadata = score_study(stack, self.root, self.grid, self.scorer)
         scores = dict(predict_columns(values[None]).iloc[0])
         threshold = self.networks.threshold
         alarm = None if threshold is None else int(is_positive(scores[SCORE], threshold))
-        seconds = self.per_file * len(names) + facts["volume_s"] + facts["network_s"]
+        seconds = self.per_file * len(names) + metadata["volume_s"] + metadata["network_s"]
         odd = beyond(volume_measures(volume, stack), self.networks.ranges)
-        said = [known["details"], *facts["warnings"], self.networks.no_alarm, odd]
+        said = [known["details"], *metadata["warnings"], self.networks.no_alarm, odd]
         return {
             "study": name, "reason": None, **scores, "alarm": alarm, "seconds": round(seconds, 4),
             "slices": len(stack.files), "series": known["series"], "compressed": stack.compressed,
             "warnings": "; ".join(w for w in said if w) or None,
-            "unread": json.dumps([[names[f.file], f.reason] for f in facts["faults"]]),
+            "unread": json.dumps([[names[f.file], f.reason] for f in metadata["faults"]]),
         }  # fmt: skip
 
     def pictures(self, name: str, folder: RunFolder) -> list[np.ndarray]:

@@ -92,7 +92,7 @@ def cq500(config: HeadCtConfig) -> Source:
     studies, notes = archive.studies.copy(), notes_of(archive)
     keys_of = [_scan_of(read_index(archive.folder / p)["stack"]["files"][0]) for p in studies["path"]]
     place = {k: i for i, k in enumerate(keys)}
-    rows = np.array([place.get(k, -1) for k in keys_of], int)
+    matched = np.array([place.get(k, -1) for k in keys_of], int)
     missing = int((matched < 0).sum())
     if missing:
         notes.append(f"{missing} scans are not in {file.name} and are left out.")

@@ -75,17 +75,17 @@ class Scorer:
 
 
 def score_study(stack: Stack, root: Path, grid: Grid, scorer: Scorer) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """A study's volume, its probabilities (3,), and facts with `volume_s` and `network_s`.
+    """A study's volume, its probabilities (3,), and metadata with `volume_s` and `network_s`.
 
     Raises:
         BadFile: the volume cannot be made.
     """
     began = time.perf_counter()
-    volume, facts = onto_grid(stack, root, grid)
+    volume, metadata = onto_grid(stack, root, grid)
     middle = time.perf_counter()
     values = scorer.score(volume)
     end = time.perf_counter()
-    return volume, values, facts | {"volume_s": middle - began, "network_s": end - middle}
+    return volume, values, metadata | {"volume_s": middle - began, "network_s": end - middle}
 
 
 def key_slices(stack: Stack, root: Path, grid: Grid, importance: np.ndarray) -> list[np.ndarray]:

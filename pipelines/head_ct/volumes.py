@@ -111,7 +111,7 @@ def onto_grid(stack: Stack, root: Path, grid: Grid) -> tuple[np.ndarray, dict[st
     One slice at a time is at full resolution, so 2,000 slices need no more memory than twenty.
 
     Returns:
-        The volume, and facts: `fingerprint` (of the HU read), `faults`, `warnings`, `coverage` (share of the grid's
+        The volume, and metadata: `fingerprint` (of the HU read), `faults`, `warnings`, `coverage` (share of the grid's
         slices that hold data), `lowest` (HU, 1st percentile).
 
     Raises:
@@ -139,7 +139,7 @@ def onto_grid(stack: Stack, root: Path, grid: Grid) -> tuple[np.ndarray, dict[st
     lower, upper = _extents(stack)
     volume = _stack_planes(planes, lower, upper, upper[top], grid)
     known = volume != NO_DATA
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "fingerprint": mark.hexdigest(),
         "faults": faults,
         "coverage": float(known.any(axis=(1, 2)).mean()),
@@ -151,7 +151,7 @@ def onto_grid(stack: Stack, root: Path, grid: Grid) -> tuple[np.ndarray, dict[st
     lowest = float(np.percentile(volume[known], 1)) if known.any() else 0.0
     if known.any() and lowest > -500 and grid.field > 180:
         warnings.append(f"no air around the head, is the rescale intercept right?: lowest values at {lowest:.0f} HU")
-    return volume, facts | {"warnings": warnings, "lowest": lowest}
+    return volume, metadata | {"warnings": warnings, "lowest": lowest}
 
 
 @dataclass(frozen=True)
@@ -297,5 +297,5 @@ def picture_onto_grid(
     plane = _resample(reduced, reduced.body[0], reduced.body[1], grid)
     lower, upper = _extents(stack)
     volume = _stack_planes([plane], lower, upper, upper[0], grid)
-    facts: dict[str, Any] = {"fingerprint": hashlib.sha256(grey.tobytes()).hexdigest(), "faults": [], "warnings": []}
-    return volume, facts | {"coverage": 1 / grid.slices, "lowest": float(hu.min())}
+    metadata: dict[str, Any] = {"fingerprint": hashlib.sha256(grey.tobytes()).hexdigest(), "faults": [], "warnings": []}
+    return volume, metadata | {"coverage": 1 / grid.slices, "lowest": float(hu.min())}

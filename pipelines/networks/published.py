@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """One network's published facts.
+    """What is published of one network.
 
     Attributes:
         label: its name for people.

@@ -37,7 +37,7 @@ from pipelines.shared.study import Study
 LARGEST = 10_000_000  # bytes of a published run's weights
 SMALL = 1024  # elements of a tensor that stays as it is: norms, biases, combinations of networks
 TOLERANCE = 0.01  # of a probability, between the run's networks and the published ones
-RECORDS = ["id", "group", "source_group", "split", "fingerprint", "fold"]  # no paths, targets or facts about people
+RECORDS = ["id", "group", "source_group", "split", "fingerprint", "fold"]  # no paths, no targets, nothing about people
 FLOW = ["source", "card", "synthetic", "group_key", "fingerprint", "split_fingerprint", "split_file", "split_given"]
 PATH = re.compile(r"""(?<==)["']?(?:/|~)[^\s"'`]*""")  # the value of a key in a command that is a path of a machine
 

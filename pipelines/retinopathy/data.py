@@ -23,7 +23,7 @@ from pipelines.shared.errors import DataError, UnusableRecord
 from pipelines.shared.files import find_files
 
 TARGETS = [Target("grade", range(5)), Target("dme", (0, 1)), Target("gradable", (0, 1))]
-PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or metadata
 
 
 # --- one file ---
@@ -44,7 +44,7 @@ def prepare_settings(config: RetinopathyConfig) -> dict[str, Any]:
 
 
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """One photograph, cropped to its fundus circle: uint8 (size, size, 3), and its facts.
+    """One photograph, cropped to its fundus circle: uint8 (size, size, 3), and its metadata.
 
     Raises:
         BadFile: the file cannot be read.

@@ -60,12 +60,12 @@ class BadFile(Exception):
 class UnusableRecord(BadFile):
     """A record that can be read but that the study's protocol has no use for, such as a photograph without a fundus.
 
-    Never stops a run: it is counted, listed and left out. `facts` is what is known of it all the same.
+    Never stops a run: it is counted, listed and left out. `metadata` is what is known of it all the same.
     """
 
-    def __init__(self, reason: str, facts: dict[str, object] | None = None) -> None:
+    def __init__(self, reason: str, metadata: dict[str, object] | None = None) -> None:
         super().__init__(reason)
-        self.facts = facts or {}
+        self.metadata = metadata or {}
 
 
 def reason_of(failure: BaseException) -> str:

@@ -177,7 +177,7 @@ class Study(ABC, Generic[C]):
     @staticmethod
     @abstractmethod
     def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        """One record as the array that the network takes, and facts about it; see `cache.Prepare`.
+        """One record as the array that the network takes, and metadata; see `cache.Prepare`.
 
         Raises:
             BadFile: the file cannot be read.
@@ -189,7 +189,7 @@ class Study(ABC, Generic[C]):
 
         `mode=predict` and `mode=serve` warn of what lies beyond those of the training records.
         """
-        return picture_measures(data.prepared.array(position), data.prepared.facts.iloc[position].to_dict())
+        return picture_measures(data.prepared.array(position), data.prepared.metadata.iloc[position].to_dict())
 
     def labelled(self, records: pd.DataFrame) -> np.ndarray:
         """Which records carry a label of the task, bool (records,)."""

@@ -21,7 +21,7 @@ from pipelines.skin.labels import add_levels
 from pipelines.skin.phantom.dataset import ensure_phantom, oracle_columns
 from pipelines.skin.trees import read_tree
 
-PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or facts
+PREPARE_VERSION = 2  # raise it whenever `prepare` gives other arrays or metadata
 
 
 # --- one file ---
@@ -33,7 +33,7 @@ def prepare_settings(config: SkinConfig) -> dict[str, Any]:
 
 
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """The largest square around a picture's centre, where the lesion is: uint8 (size, size, 3), and its facts.
+    """The largest square around a picture's centre, where the lesion is: uint8 (size, size, 3), and its metadata.
 
     Raises:
         BadFile: the file cannot be read.

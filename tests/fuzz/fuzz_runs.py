@@ -268,8 +268,8 @@ def _prepared(folder: Path) -> None:
     found = prepare_records(records, folder / "data", prepare, {"version": 1}, section)
     for i in range(6):
         assert np.array_equal(found.array(i), np.full((i + 1, 3), i)), "another array than was prepared"
-        assert found.facts["fingerprint"][i] == f"f{i}"
-        assert found.facts["bad"][i] is None
+        assert found.metadata["fingerprint"][i] == f"f{i}"
+        assert found.metadata["bad"][i] is None
         assert (found.hashes[i] == i).all()
 
 

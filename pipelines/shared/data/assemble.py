@@ -150,20 +150,20 @@ def prepared_records(
         DataError: files that cannot be read, all of them listed (`data.on_bad_file=error`), or none is usable.
     """
     prepared = prepare_all(study, config, source.records, source.root)
-    facts, ids = prepared.facts, source.records["id"]
+    metadata, ids = prepared.metadata, source.records["id"]
     gone = {**source.excluded, "Rows that cannot be understood": source.left_out}
     if any(gone.values()):
         flow.kept(f"Rows of {source.name}", len(ids) + sum(map(len, gone.values())))
         for reason, rows in gone.items():
             flow.left_out(reason, rows)
     flow.kept(f"Records of {source.name}", len(ids))
-    bad, unusable = facts["bad"].notna().to_numpy(), facts["unusable"].notna().to_numpy()
-    lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], facts["bad"][bad], strict=True)]
+    bad, unusable = metadata["bad"].notna().to_numpy(), metadata["unusable"].notna().to_numpy()
+    lines = [f"{p}: {r}" for p, r in zip(source.records["path"][bad], metadata["bad"][bad], strict=True)]
     parts = list(source.bad_files)
-    for found in facts.get("bad_files", []):
+    for found in metadata.get("bad_files", []):
         parts += found if isinstance(found, list) else []
     if (lines or parts) and config.data.on_bad_file == "error":
-        number = f"{len(lines)} of {len(facts)} files" if not parts else counted(len(lines) + len(parts), "file")
+        number = f"{len(lines)} of {len(metadata)} files" if not parts else counted(len(lines) + len(parts), "file")
         names = f"{source.lookup} says which file is which (it may name people). " if source.lookup else ""
         raise DataError(
             f"{number} of {source.name} in {source.root} cannot be used:\n"
@@ -174,15 +174,16 @@ def prepared_records(
     if parts:
         flow.lists[UNREADABLE_PARTS] = parts
         log.info(f"{UNREADABLE_PARTS[:1].lower()}{UNREADABLE_PARTS[1:]}: {len(parts)}")
-    for reason in sorted(set(facts["unusable"][unusable])):
-        flow.left_out(reason[:1].upper() + reason[1:], list(ids[(facts["unusable"] == reason).to_numpy()]))
+    for reason in sorted(set(metadata["unusable"][unusable])):
+        flow.left_out(reason[:1].upper() + reason[1:], list(ids[(metadata["unusable"] == reason).to_numpy()]))
     keep = np.flatnonzero(~bad & ~unusable)
     if len(keep) == 0:
-        reasons = sorted({str(r) for r in facts["bad"].fillna(facts["unusable"])})
-        raise DataError(f"None of the {len(facts)} records of {source.name} can be used.", "; ".join(reasons[:3]) + ".")
+        reasons = sorted({str(r) for r in metadata["bad"].fillna(metadata["unusable"])})
+        none = f"None of the {len(metadata)} records of {source.name} can be used."
+        raise DataError(none, "; ".join(reasons[:3]) + ".")
     prepared = prepared.take(keep)
     records = source.records.iloc[keep].reset_index(drop=True)
-    own = prepared.facts.drop(columns=["bad", "unusable", "bad_files"], errors="ignore")
+    own = prepared.metadata.drop(columns=["bad", "unusable", "bad_files"], errors="ignore")
     if "warnings" in records:  # of the adapter, such as how a series was chosen
         both = zip(records["warnings"], own["warnings"], strict=True)
         joined = [WARNINGS_BETWEEN.join(w for w in pair if isinstance(w, str) and w) or None for pair in both]
@@ -288,7 +289,7 @@ def check_labels(study: Study[Any], data: Data, splits: Sequence[str] = ("train"
 
 
 def prepare_all(study: Study[Any], config: StudyConfig, records: pd.DataFrame, root: Path) -> Prepared:
-    """The prepared form of all records, as the configuration wants it; bad files are reasons in its facts."""
+    """The prepared form of all records, as the configuration wants it; bad files are reasons in its metadata."""
     settings = study.prepare_settings(config)
     prepare = partial(study.prepare, settings=settings)
     return prepare_records(records, root, prepare, settings, config.cache, reads=study.reads)
@@ -364,7 +365,7 @@ def _data(
         part = chosen[chosen["split"] == split]
         if len(part):
             log.info(f"{split}: {len(part):,} records, {part['group'].nunique():,} groups")
-    facts = {
+    flow_json = {
         "source": source.name,
         "card": card_name(source.name, study.name),
         "synthetic": source.synthetic,
@@ -379,7 +380,7 @@ def _data(
         "warnings": warnings,
     }
     positions = place.loc[chosen["id"]].to_numpy()
-    return Data(source, chosen, prepared.without_descriptions().take(positions), facts)
+    return Data(source, chosen, prepared.without_descriptions().take(positions), flow_json)
 
 
 def _warnings(config: StudyConfig, source: Source, gate: GateReport, divided: pd.DataFrame) -> list[str]:

@@ -37,10 +37,11 @@ from pipelines.shared.screen import cpu_count, parallel_map
 
 SHARD_RECORDS = 64
 WARNINGS_BETWEEN = "; "
+# Columns of a shard's index file; `facts`: the metadata as JSON.
 INDEX = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "crc32", "hash", "thumbnail"]
 
-# One record (a row of the record table as a dict) and the source's root -> its array, and facts about it.
-# The fact `fingerprint` (str) is required; `hash` (uint64 (4,)) and `thumbnail` (uint8 (64, 64)) let
+# One record (a row of the record table as a dict) and the source's root -> its array, and metadata.
+# Of these `fingerprint` (str) is required; `hash` (uint64 (4,)) and `thumbnail` (uint8 (64, 64)) let
 # near-duplicates be found; `warnings` (a list of sentences, the same words for the same kind) are counted in verify,
 # flow and report; `bad_files` (a list of "name: reason") are those of a record's files that cannot be read and without
 # which it can be used; anything else becomes a column of the record table.
@@ -109,13 +110,13 @@ class Prepared:
     """The prepared form of a record table, in its order.
 
     Attributes:
-        facts: one row per record: `bad` and `unusable` (reasons or None), `fingerprint`, `warnings` (joined by "; ", or
-            None), and the study's own facts.
+        metadata: one row per record: `bad` and `unusable` (reasons or None), `fingerprint`, `warnings` (joined by "; ",
+            or None), and the study's own columns.
         hashes: perceptual hashes, uint64 (n, 4), zero where there is none.
         thumbnails: uint8 (n, 64, 64).
     """
 
-    facts: pd.DataFrame
+    metadata: pd.DataFrame
     hashes: np.ndarray
     thumbnails: np.ndarray
     _places: Places | None
@@ -123,7 +124,7 @@ class Prepared:
     _open: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.facts)
+        return len(self.metadata)
 
     def array(self, index: int) -> np.ndarray:
         """The prepared array of one record: a read-only view of the cache, or freshly read with `cache=off`."""
@@ -131,7 +132,7 @@ class Prepared:
             return self._stream(index)
         place = None if self._places is None else self._places.at(index)
         if place is None:
-            raise BadFile(self.facts["bad"].iloc[index] or self.facts["unusable"].iloc[index] or "not prepared")
+            raise BadFile(self.metadata["bad"].iloc[index] or self.metadata["unusable"].iloc[index] or "not prepared")
         file, dtype, offset, shape = place
         if file not in self._open:
             self._open[file] = _mapped(Path(file))
@@ -144,14 +145,14 @@ class Prepared:
             return self
         stream = None if self._stream is None else partial(_stream_subset, self._stream, positions)
         places = None if self._places is None else self._places.take(positions)
-        facts = self.facts.iloc[positions].reset_index(drop=True)
-        return Prepared(facts, self.hashes[positions], self.thumbnails[positions], places, stream)
+        metadata = self.metadata.iloc[positions].reset_index(drop=True)
+        return Prepared(metadata, self.hashes[positions], self.thumbnails[positions], places, stream)
 
     def without_descriptions(self) -> Prepared:
         """The same without what near-duplicates are found by: 4 KB a record that nothing after the gate looks at."""
         n = len(self)
         return Prepared(
-            self.facts, np.zeros((n, 0), np.uint64), np.zeros((n, 0, 0), np.uint8), self._places, self._stream
+            self.metadata, np.zeros((n, 0), np.uint64), np.zeros((n, 0, 0), np.uint8), self._places, self._stream
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def prepare_records(
             of no use to the study.
         settings: everything else that the arrays depend on, JSON-serialisable; its change is a new cache entry.
         reads: columns, besides id and path, that `prepare` looks at; a change there is a new cache entry too.
-        cache: folder and bound. With `enabled=False` arrays are read anew each time; only facts are kept.
+        cache: folder and bound. With `enabled=False` arrays are read anew each time; only metadata are kept.
 
     Raises:
         ConfigError: the arrays will not fit into `cache.max_gb`.
@@ -306,15 +307,15 @@ def _entry(row: dict[str, Any], root: Path, prepare: Prepare) -> tuple[dict[str,
     """What an index says of one record, and its array; None where it is bad or unusable."""
     entry: dict[str, Any] = {"id": row["id"], "bad": None, "unusable": None, "facts": "{}"}
     try:
-        array, facts = prepare(row, root)
+        array, metadata = prepare(row, root)
     except UnusableRecord as reason:
-        return entry | {"unusable": str(reason), "facts": json.dumps(reason.facts)}, None
+        return entry | {"unusable": str(reason), "facts": json.dumps(reason.metadata)}, None
     except MissingPackage:
         raise
     except Exception as failure:  # a file that makes a decoder fail in its own way is a bad file
         return entry | {"bad": reason_of(failure)}, None
-    hashes, thumbnail = facts.pop("hash", None), facts.pop("thumbnail", None)
-    entry |= {"dtype": array.dtype.str, "shape": list(array.shape), "facts": json.dumps(facts)}
+    hashes, thumbnail = metadata.pop("hash", None), metadata.pop("thumbnail", None)
+    entry |= {"dtype": array.dtype.str, "shape": list(array.shape), "facts": json.dumps(metadata)}
     entry["hash"] = None if hashes is None else np.asarray(hashes, np.uint64).tobytes()
     entry["thumbnail"] = None if thumbnail is None else thumbnail.tobytes()
     return entry, array
@@ -339,13 +340,13 @@ def _collect(
 ) -> Prepared:
     hashes = np.zeros((n, 4), np.uint64)
     thumbnails = np.zeros((n, 64, 64), np.uint8)
-    facts: list[dict[str, Any]] = [{}] * n
+    metadata: list[dict[str, Any]] = [{}] * n
     places: list[tuple[str, str, int, tuple[int, ...]] | None] = [None] * n
     for index, key, positions in zip(indices, keys, shards, strict=True):
         for position, entry in zip(positions, index, strict=True):
             known = {"fingerprint": None} | entry["facts"]
             known["warnings"] = WARNINGS_BETWEEN.join(known.get("warnings") or []) or None
-            facts[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | known
+            metadata[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | known
             if isinstance(entry["hash"], bytes):
                 hashes[position] = np.frombuffer(entry["hash"], np.uint64)
             if isinstance(entry["thumbnail"], bytes):
@@ -353,7 +354,7 @@ def _collect(
             if entry["dtype"] is not None and entry["offset"] is not None:  # one that is read as it is needed has none
                 shape = tuple(int(s) for s in entry["shape"])
                 places[position] = (str(folder / f"{key}.bin"), entry["dtype"], int(entry["offset"]), shape)
-    table = pd.DataFrame(facts)
+    table = pd.DataFrame(metadata)
     for column in ("bad", "unusable", "fingerprint", "warnings"):  # pandas would make NaN of None
         table[column] = table[column].astype(object).where(table[column].notna(), None)
     return Prepared(table, hashes, thumbnails, Places.of(places), stream)

@@ -86,7 +86,7 @@ def perceptual_hash(image: Bytes) -> Hashes:
 
 
 def describe(image: Bytes, content: Bytes) -> dict[str, Any]:
-    """The facts by which `cache.Prepare` lets a picture be found again.
+    """The metadata by which `cache.Prepare` lets a picture be found again.
 
     Args:
         image: as decoded; its pixels are the fingerprint, so identical pictures are found whatever the preparation.

@@ -23,12 +23,12 @@ SLACK = 0.1  # of a range, or of its end: so far beyond nothing is said, for a s
 Ranges = dict[str, tuple[float, float]]  # measure, with its unit -> the lowest and the highest
 
 
-def picture_measures(array: np.ndarray, facts: Mapping[Hashable, Any]) -> dict[str, float]:
+def picture_measures(array: np.ndarray, metadata: Mapping[Hashable, Any]) -> dict[str, float]:
     """Mean of each colour and contrast of a prepared picture, width and height of its file.
 
     Args:
         array: uint8 (height, width, 1 or 3); of anything else nothing is measured.
-        facts: of `prepare`, of which `width` and `height` are pixels, where they are known.
+        metadata: of `prepare`, of which `width` and `height` are pixels, where they are known.
     """
     import cv2  # ten times as fast as numpy here; a report need not load it
 
@@ -38,7 +38,7 @@ def picture_measures(array: np.ndarray, facts: Mapping[Hashable, Any]) -> dict[s
     colours = ("grey",) if len(mean) == 1 else ("red", "green", "blue")
     found = {f"mean {colour}": float(value) for colour, value in zip(colours, mean, strict=True)}
     found["contrast (standard deviation)"] = float(deviation.mean())
-    return found | {f"{side} (px)": float(facts[side]) for side in ("width", "height") if side in facts}
+    return found | {f"{side} (px)": float(metadata[side]) for side in ("width", "height") if side in metadata}
 
 
 def sampled(positions: np.ndarray) -> np.ndarray:

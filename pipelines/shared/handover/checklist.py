@@ -12,31 +12,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.shared.data.records import PARTS, RECALIBRATION, SPLITS
-from pipelines.shared.handover.model_card import CardFacts, limits
+from pipelines.shared.handover.model_card import JudgedRun, limits
 from pipelines.shared.run_folder import read_table, write_text
 
 MISSING = "not reported"
-Answer = Callable[[CardFacts], str | None]
+Answer = Callable[[JudgedRun], str | None]
 
 
-def _data(facts: CardFacts) -> str:
-    flow = facts.evidence.flow
-    return f"{facts.card.title} (data={flow['source']}), {'synthetic' if flow['synthetic'] else 'real'}; its data card"
+def _data(judged: JudgedRun) -> str:
+    flow = judged.evidence.flow
+    return f"{judged.card.title} (data={flow['source']}), {'synthetic' if flow['synthetic'] else 'real'}; its data card"
 
 
-def _quality(facts: CardFacts) -> str:
-    left = [f"{s['label']}: {s['count']:,}" for s in facts.evidence.flow["steps"] if s["kind"] == "left out"]
-    networks = facts.evidence.networks
+def _quality(judged: JudgedRun) -> str:
+    left = [f"{s['label']}: {s['count']:,}" for s in judged.evidence.flow["steps"] if s["kind"] == "left out"]
+    networks = judged.evidence.networks
     settings = json.dumps(networks[0]["preprocessing"]) if networks else "unknown"
     return f"preprocessing {settings}; left out: {'; '.join(left) or 'nothing'}"
 
 
-def _outcome(facts: CardFacts) -> str | None:
-    return "; ".join(f"{k}: {v}" for k, v in facts.card.targets.items()) or None
+def _outcome(judged: JudgedRun) -> str | None:
+    return "; ".join(f"{k}: {v}" for k, v in judged.card.targets.items()) or None
 
 
-def _readers(facts: CardFacts) -> str | None:
-    readers = facts.evidence.readers
+def _readers(judged: JudgedRun) -> str | None:
+    readers = judged.evidence.readers
     if readers is None:
         return None
     return (
@@ -44,66 +44,66 @@ def _readers(facts: CardFacts) -> str | None:
     )
 
 
-def _size(facts: CardFacts) -> str | None:
-    size = getattr(facts.evidence.config.data, "train_size", None)
+def _size(judged: JudgedRun) -> str | None:
+    size = getattr(judged.evidence.config.data, "train_size", None)
     return None if size is None else f"training limited to {size:,} groups (data.train_size); no justification"
 
 
-def _missing(facts: CardFacts) -> str:
-    test = facts.evidence.records[facts.evidence.records["split"] == "test"]
-    main = facts.main
-    unknown = sum(int(test[c].isna().sum()) for c in facts.study.labels if c in test)
+def _missing(judged: JudgedRun) -> str:
+    test = judged.evidence.records[judged.evidence.records["split"] == "test"]
+    main = judged.main
+    unknown = sum(int(test[c].isna().sum()) for c in judged.study.labels if c in test)
     return (
-        f"unknown labels are left out of loss and metrics: {unknown:,} in test over {', '.join(facts.study.labels)}; "
+        f"unknown labels are left out of loss and metrics: {unknown:,} in test over {', '.join(judged.study.labels)}; "
         f"the headline rests on {main.n or 0:,} rows"
     )
 
 
-def _partition(facts: CardFacts) -> str:
-    split, records = facts.evidence.config.split, facts.evidence.records
+def _partition(judged: JudgedRun) -> str:
+    split, records = judged.evidence.config.split, judged.evidence.records
     if "fold" in records:
         return f"cross-validation in {records['fold'].nunique()} folds by group"
     used = [s for s in PARTS if s in SPLITS or (records["split"] == s).any()]
-    parts = ", ".join(f"{s} {facts.counts(s)}" for s in used)
+    parts = ", ".join(f"{s} {judged.counts(s)}" for s in used)
     return f"by {split.by}: {parts}"
 
 
-def _level(facts: CardFacts) -> str:
-    by = facts.evidence.config.split.by
-    unit = facts.evidence.flow["group_key"] if by == "group" else "record: one group may be on several sides"
-    return f"{unit}; {' '.join(facts.evidence.flow['gate'])}"
+def _level(judged: JudgedRun) -> str:
+    by = judged.evidence.config.split.by
+    unit = judged.evidence.flow["group_key"] if by == "group" else "record: one group may be on several sides"
+    return f"{unit}; {' '.join(judged.evidence.flow['gate'])}"
 
 
-def _model(facts: CardFacts) -> str | None:
-    networks = facts.evidence.networks
+def _model(judged: JudgedRun) -> str | None:
+    networks = judged.evidence.networks
     return f"{len(networks)} in models/: model.json says how to build each" if networks else None
 
 
-def _training(facts: CardFacts) -> str:
-    t = facts.evidence.config.trainer
+def _training(judged: JudgedRun) -> str:
+    t = judged.evidence.config.trainer
     return (
         f"{t.epochs} epochs at most, batches of {t.batch_size}, {t.optimizer} at {t.learning_rate:g}, schedule "
         f"{t.schedule}, weight decay {t.weight_decay:g}; all keys in config.yaml"
     )
 
 
-def _selection(facts: CardFacts) -> str | None:
-    if facts.evidence.history is None:
+def _selection(judged: JudgedRun) -> str | None:
+    if judged.evidence.history is None:
         return None
-    return f"the epoch with the best {facts.evidence.config.trainer.monitor} on val; history.csv has all"
+    return f"the epoch with the best {judged.evidence.config.trainer.monitor} on val; history.csv has all"
 
 
-def _start(facts: CardFacts) -> str:
-    return f"model.weights={facts.evidence.config.model.weights}, seed {facts.evidence.config.seed}"
+def _start(judged: JudgedRun) -> str:
+    return f"model.weights={judged.evidence.config.model.weights}, seed {judged.evidence.config.seed}"
 
 
-def _ensemble(facts: CardFacts) -> str | None:
-    count = len(facts.evidence.networks)
+def _ensemble(judged: JudgedRun) -> str | None:
+    count = len(judged.evidence.networks)
     return f"{count} networks, combined as the study says" if count > 1 else "one network" if count else None
 
 
-def _thresholds(facts: CardFacts) -> str | None:
-    points = facts.results.operating_points
+def _thresholds(judged: JudgedRun) -> str | None:
+    points = judged.results.operating_points
     if not points:
         return None
     return "; ".join(
@@ -112,99 +112,99 @@ def _thresholds(facts: CardFacts) -> str | None:
     ) or None  # fmt: skip
 
 
-def _performance(facts: CardFacts) -> str:
-    groups = sorted({k.split("[")[1].split("=")[0] for k in facts.subgroups if "[" in k})
-    return f"{facts.results.headline} {facts.main}; by subgroup: {', '.join(groups) or 'none'}; metrics.json"
+def _performance(judged: JudgedRun) -> str:
+    groups = sorted({k.split("[")[1].split("=")[0] for k in judged.subgroups if "[" in k})
+    return f"{judged.results.headline} {judged.main}; by subgroup: {', '.join(groups) or 'none'}; metrics.json"
 
 
-def _uncertainty(facts: CardFacts) -> str | None:
-    return facts.main.method
+def _uncertainty(judged: JudgedRun) -> str | None:
+    return judged.main.method
 
 
-def _calibration(facts: CardFacts) -> str:
-    names = {k.rsplit(".", 1)[1].split("[")[0].split("@")[0] for k in facts.results.metrics if k.startswith("test.")}
+def _calibration(judged: JudgedRun) -> str:
+    names = {k.rsplit(".", 1)[1].split("[")[0].split("@")[0] for k in judged.results.metrics if k.startswith("test.")}
     return f"{', '.join(sorted(names))}; figures in report.html"
 
 
-def _updating(facts: CardFacts) -> str | None:
+def _updating(judged: JudgedRun) -> str | None:
     said = []
-    if any(network.get("calibration") for network in facts.evidence.networks):
+    if any(network.get("calibration") for network in judged.evidence.networks):
         said.append("temperature and correction for the classes' frequencies, chosen on val, in model.json")
-    if (facts.evidence.records["split"] == RECALIBRATION).any():
+    if (judged.evidence.records["split"] == RECALIBRATION).any():
         said.append(
-            f"thresholds chosen anew on {facts.counts(RECALIBRATION)}, judged on the others; recalibration.json"
+            f"thresholds chosen anew on {judged.counts(RECALIBRATION)}, judged on the others; recalibration.json"
         )
     return "; ".join(said) or None
 
 
-def _flow(facts: CardFacts) -> str:
-    steps = [f"{s['label']} {s['count']:,}" for s in facts.evidence.flow["steps"]]
+def _flow(judged: JudgedRun) -> str:
+    steps = [f"{s['label']} {s['count']:,}" for s in judged.evidence.flow["steps"]]
     return f"{'; '.join(steps)}; flow diagram in report.html"
 
 
-def _who(facts: CardFacts) -> str | None:
+def _who(judged: JudgedRun) -> str | None:
     known = {"age", "sex", "ethnicity", "skin_type", "camera", "site", "scanner", "view"}
-    columns = [c for c in facts.evidence.records if str(c) in known]
+    columns = [c for c in judged.evidence.records if str(c) in known]
     return f"{', '.join(map(str, columns))} are in records.parquet, by part" if columns else None
 
 
-def _events(facts: CardFacts) -> str:
-    main = facts.main
+def _events(judged: JudgedRun) -> str:
+    main = judged.main
     positives = "" if main.positives is None else f", {main.positives:,} positive"
     return f"headline: {main.n or 0:,} rows of {main.groups or 0:,} groups{positives}; each metric has its own counts"
 
 
-def _gallery(facts: CardFacts) -> int:
+def _gallery(judged: JudgedRun) -> int:
     """Pictures of the error gallery."""
-    file = facts.evidence.folder.path / "saliency" / "gallery.csv"
+    file = judged.evidence.folder.path / "saliency" / "gallery.csv"
     return len(read_table(file)) if file.exists() else 0
 
 
-def _explained(facts: CardFacts) -> str | None:
-    shown = _gallery(facts)
+def _explained(judged: JudgedRun) -> str | None:
+    shown = _gallery(judged)
     return f"saliency maps of {shown} errors in saliency/ and report.html" if shown else None
 
 
-def _errors(facts: CardFacts) -> str | None:
-    shown = _gallery(facts)
+def _errors(judged: JudgedRun) -> str | None:
+    shown = _gallery(judged)
     return f"the {shown} most confident errors, in report.html" if shown else None
 
 
-def _external(facts: CardFacts) -> str | None:
-    return f"this run: {facts.evidence.flow['source']}" if facts.external else None
+def _external(judged: JudgedRun) -> str | None:
+    return f"this run: {judged.evidence.flow['source']}" if judged.external else None
 
 
-def _limits(facts: CardFacts) -> str | None:
-    found = limits(facts)
+def _limits(judged: JudgedRun) -> str | None:
+    found = limits(judged)
     return f"{len(found)} in model_card.md" if found else None
 
 
-def _use(facts: CardFacts) -> str | None:
-    return facts.evidence.config.intended_use
+def _use(judged: JudgedRun) -> str | None:
+    return judged.evidence.config.intended_use
 
 
-def _code(facts: CardFacts) -> str:
-    return f"{facts.environment['version']}, commit {facts.environment['commit'] or 'unknown'}"
+def _code(judged: JudgedRun) -> str:
+    return f"{judged.environment['version']}, commit {judged.environment['commit'] or 'unknown'}"
 
 
-def _libraries(facts: CardFacts) -> str:
-    return ", ".join(f"{k} {v}" for k, v in facts.environment["packages"].items())
+def _libraries(judged: JudgedRun) -> str:
+    return ", ".join(f"{k} {v}" for k, v in judged.environment["packages"].items())
 
 
-def _access(facts: CardFacts) -> str:
-    return f"{facts.card.access} Licence: {facts.card.licence}"
+def _access(judged: JudgedRun) -> str:
+    return f"{judged.card.access} Licence: {judged.card.licence}"
 
 
-def _title(facts: CardFacts) -> str:
-    return facts.study.title
+def _title(judged: JudgedRun) -> str:
+    return judged.study.title
 
 
-def _source_differences(facts: CardFacts) -> str | None:
-    return "see Data and split of both runs' cards" if facts.external else None
+def _source_differences(judged: JudgedRun) -> str | None:
+    return "see Data and split of both runs' cards" if judged.external else None
 
 
-def _departures(facts: CardFacts) -> str | None:
-    count = len(facts.results.departures)
+def _departures(judged: JudgedRun) -> str | None:
+    count = len(judged.results.departures)
     return f"{count} departures from the paper's protocol are listed in report.html" if count else None
 
 
@@ -308,11 +308,11 @@ CLAIM: list[tuple[str, str, Answer | None]] = [
 ]
 
 
-def write_checklist(facts: CardFacts, folder: Path) -> Path:
+def write_checklist(judged: JudgedRun, folder: Path) -> Path:
     """Write reporting_checklist.md into a run folder."""
-    lines = [f"# Reporting checklist: {facts.study.title}", "", f"Run `{facts.evidence.folder.path.name}`."]
+    lines = [f"# Reporting checklist: {judged.study.title}", "", f"Run `{judged.evidence.folder.path.name}`."]
     for name, items in (("TRIPOD+AI (2024)", TRIPOD_AI), ("CLAIM (2020)", CLAIM)):
-        answers = [(number, asks, answer(facts) if answer else None) for number, asks, answer in items]
+        answers = [(number, asks, answer(judged) if answer else None) for number, asks, answer in items]
         answered = sum(a is not None for _, _, a in answers)
         lines += ["", f"## {name}: the run answers {answered} of {len(items)} items", "", "| item | asks for | here |",
                   "|---|---|---|"]  # fmt: skip

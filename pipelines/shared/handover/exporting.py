@@ -71,7 +71,7 @@ def run_records(run: Run[Any], finished: FinishedRun) -> PreparedDataset:
     table = table[table["split"] == "test"].set_index("id")
     rows = source.records[source.records["id"].isin(table.index)].reset_index(drop=True)
     prepared = prepare_all(run.study, run.config, rows, source.root)
-    same = prepared.facts["fingerprint"].to_numpy() == table.loc[rows["id"], "fingerprint"].to_numpy()
+    same = prepared.metadata["fingerprint"].to_numpy() == table.loc[rows["id"], "fingerprint"].to_numpy()
     if len(rows) < len(table) or not same.all():
         raise RunError(
             f"{source.name} in {source.root} is no longer what {finished.folder.path} was tested on: "
@@ -89,7 +89,7 @@ def _some_records(run: Run[Any], source: Source) -> PreparedDataset:
     """
     rows = source.records.iloc[:: -(-len(source.records) // CHECKED)].reset_index(drop=True)
     prepared = prepare_all(run.study, run.config, rows, source.root)
-    good = np.flatnonzero((prepared.facts["bad"].isna() & prepared.facts["unusable"].isna()).to_numpy())
+    good = np.flatnonzero((prepared.metadata["bad"].isna() & prepared.metadata["unusable"].isna()).to_numpy())
     if len(good) == 0:
         raise RunError(f"None of {len(rows)} records of {source.name} can be used.", "Give other data=<source>.")
     log.info(f"the run came without its records: checked on {len(good)} of {source.name}")

@@ -1,4 +1,4 @@
-"""The model card of a run: `model_card.md`, filled from the facts of the run's folder and nothing else.
+"""The model card of a run: `model_card.md`, filled from the run's folder and nothing else.
 
 After Mitchell et al., Model Cards for Model Reporting, FAT* 2019. A sentence stands here only if another run could have
 made it false; what the run does not know is said to be unknown.
@@ -25,7 +25,7 @@ SHOWN = 24  # metrics
 
 
 @dataclass(frozen=True)
-class CardFacts:
+class JudgedRun:
     """All that a card and a checklist are made from."""
 
     study: Study[Any]
@@ -55,18 +55,18 @@ class CardFacts:
         return self.evidence.config.mode == "evaluate"
 
 
-def write_card(facts: CardFacts, folder: Path) -> Path:
+def write_card(judged: JudgedRun, folder: Path) -> Path:
     """Write model_card.md into a run folder."""
-    parts = [_head(facts), _use(facts), _networks(facts), _data(facts), _metrics(facts), _subgroups(facts),
-             _confounds(facts), _limits(facts)]  # fmt: skip
+    parts = [_head(judged), _use(judged), _networks(judged), _data(judged), _metrics(judged), _subgroups(judged),
+             _confounds(judged), _limits(judged)]  # fmt: skip
     file = folder / "model_card.md"
     write_text(file, "\n\n".join(p for p in parts if p) + "\n")
     return file
 
 
-def _head(facts: CardFacts) -> str:
-    evidence, environment = facts.evidence, facts.environment
-    lines = [f"# Model card: {facts.study.title}", ""]
+def _head(judged: JudgedRun) -> str:
+    evidence, environment = judged.evidence, judged.environment
+    lines = [f"# Model card: {judged.study.title}", ""]
     if evidence.flow["synthetic"]:
         lines += ["**Made from synthetic data. It must not be used on people.**", ""]
     lines += [
@@ -76,15 +76,15 @@ def _head(facts: CardFacts) -> str:
     return "\n".join(lines)
 
 
-def _use(facts: CardFacts) -> str:
-    stated = facts.evidence.config.intended_use
+def _use(judged: JudgedRun) -> str:
+    stated = judged.evidence.config.intended_use
     text = stated or "Not stated: whoever made this run left the key `intended_use` empty."
     return f"## Intended use\n\n{text}"
 
 
-def _networks(facts: CardFacts) -> str:
+def _networks(judged: JudgedRun) -> str:
     lines = ["## Networks", ""]
-    for network in facts.evidence.networks:
+    for network in judged.evidence.networks:
         architecture = ", ".join(
             f"{k} {v}" for k, v in network["architecture"].items() if v is not None and not isinstance(v, list)
         )
@@ -101,30 +101,30 @@ def _networks(facts: CardFacts) -> str:
         if "learners" in network:
             about.append(f"combines {', '.join(network['learners'])}")
         lines.append(f"- {'; '.join(about)}.")
-    if facts.evidence.networks:
-        first = facts.evidence.networks[0]
+    if judged.evidence.networks:
+        first = judged.evidence.networks[0]
         classes = first["classes"]
         shown = ", ".join(classes[:12]) + (f" and {len(classes) - 12} more" if len(classes) > 12 else "")
         lines += [
             "",
             " ".join(
-                [f"Answers {counted(len(classes), 'output')}: {shown}.", *untaught_lines(facts.evidence.untaught)]
+                [f"Answers {counted(len(classes), 'output')}: {shown}.", *untaught_lines(judged.evidence.untaught)]
             ),
             "",
             f"Preprocessing: `{json.dumps(first['preprocessing'])}`.",
-            *_ranges(facts),
+            *_ranges(judged),
         ]
-    model = facts.evidence.config.model
+    model = judged.evidence.config.model
     lines += ["", f"Configured with backbone {model.backbone}, starting weights {model.weights}."]
     return "\n".join(lines)
 
 
-def _ranges(facts: CardFacts) -> list[str]:
+def _ranges(judged: JudgedRun) -> list[str]:
     """The line on what `mode=predict` and `mode=serve` warn of; none for networks of earlier versions."""
-    ranges = training_ranges(facts.evidence.networks)
+    ranges = training_ranges(judged.evidence.networks)
     if not ranges:
         return []
-    about = next(network[KEY] for network in facts.evidence.networks if KEY in network)
+    about = next(network[KEY] for network in judged.evidence.networks if KEY in network)
     named = "; ".join(f"{name} {shown(low)} to {shown(high)}" for name, (low, high) in ranges.items())
     return [
         "",
@@ -133,8 +133,8 @@ def _ranges(facts: CardFacts) -> list[str]:
     ]
 
 
-def _data(facts: CardFacts) -> str:
-    flow, records, card = facts.evidence.flow, facts.evidence.records, facts.card
+def _data(judged: JudgedRun) -> str:
+    flow, records, card = judged.evidence.flow, judged.evidence.records, judged.card
     lines = [
         "## Data and split",
         "",
@@ -156,8 +156,8 @@ def _data(facts: CardFacts) -> str:
     return "\n".join(lines)
 
 
-def _metrics(facts: CardFacts) -> str:
-    results, main = facts.results, facts.main
+def _metrics(judged: JudgedRun) -> str:
+    results, main = judged.results, judged.main
     rows = {k: e for k, e in results.metrics.items()
             if k.startswith("test.") and not set("[@") & set(k) and e.value is not None}  # fmt: skip
     chosen = list(rows)[:SHOWN]
@@ -201,12 +201,12 @@ def _rate(fields: dict[str, Any] | None) -> str:
     return "–" if not fields else str(Estimate.from_dict(fields))
 
 
-def _subgroups(facts: CardFacts) -> str:
-    found = {k: e for k, e in facts.subgroups.items() if e.value is not None}
+def _subgroups(judged: JudgedRun) -> str:
+    found = {k: e for k, e in judged.subgroups.items() if e.value is not None}
     lines = ["## Subgroups of test", ""]
     if not found:
         return "\n".join([*lines, "No subgroup was scored: the source has no column that the study looks for."])
-    undefined = len(facts.subgroups) - len(found)
+    undefined = len(judged.subgroups) - len(found)
     lines += ["| subgroup | value (interval) | rows |", "|---|---|---|"]
     lines += [f"| {key.removeprefix('test.')} | {e} | {_count(e.n)} |" for key, e in list(found.items())[:40]]
     if len(found) > 40:
@@ -216,20 +216,20 @@ def _subgroups(facts: CardFacts) -> str:
     return "\n".join(lines)
 
 
-def _confounds(facts: CardFacts) -> str:
-    if not facts.card.confounds:
+def _confounds(judged: JudgedRun) -> str:
+    if not judged.card.confounds:
         return ""
-    return "\n".join(["## Known confounds of the data (its card)", "", *[f"- {c}" for c in facts.card.confounds]])
+    return "\n".join(["## Known confounds of the data (its card)", "", *[f"- {c}" for c in judged.card.confounds]])
 
 
-def _limits(facts: CardFacts) -> str:
-    found = limits(facts)
+def _limits(judged: JudgedRun) -> str:
+    found = limits(judged)
     return "\n".join(["## Limits that this run shows", "", *[f"- {line}" for line in found]]) if found else ""
 
 
-def limits(facts: CardFacts) -> list[str]:
+def limits(judged: JudgedRun) -> list[str]:
     """What the run's own numbers say against it; nothing that every run would have to say."""
-    evidence, results, main = facts.evidence, facts.results, facts.main
+    evidence, results, main = judged.evidence, judged.results, judged.main
     found = [*evidence.flow["warnings"], *results.warnings]
     if main.value is None:
         found.append(f"The headline metric is undefined: {main.reason}.")
@@ -240,7 +240,7 @@ def limits(facts: CardFacts) -> list[str]:
             found.append(f"The headline's interval is wide: {main.high - main.low:.2f}, from {main.groups} groups.")
         if main.low <= results.chance <= main.high:
             found.append(f"The headline's interval includes chance ({results.chance:.3f}: {results.chance_note}).")
-        found += _worse(facts, main)
+        found += _worse(judged, main)
     for key, estimate in results.metrics.items():
         if key.startswith("test.") and key.endswith(".slope") and None not in (estimate.low, estimate.high):
             if estimate.high < 1:  # type: ignore[operator]
@@ -264,9 +264,9 @@ def limits(facts: CardFacts) -> list[str]:
     test = evidence.records[evidence.records["split"] == "test"]
     if test["group"].nunique() < 100:
         found.append(f"Test has {test['group'].nunique()} groups.")
-    if not facts.external and evidence.config.model.weights == "none":
+    if not judged.external and evidence.config.model.weights == "none":
         found.append("The network started from random weights.")
-    if facts.external:
+    if judged.external:
         found.append(f"This folder judges another run's networks on {evidence.flow['source']}.")
     else:
         found.append(
@@ -275,9 +275,9 @@ def limits(facts: CardFacts) -> list[str]:
     return found
 
 
-def _worse(facts: CardFacts, main: Estimate) -> list[str]:
+def _worse(judged: JudgedRun, main: Estimate) -> list[str]:
     """Subgroups of the headline metric whose interval lies below the overall value."""
-    prefix = facts.results.headline + "["
-    by_group = {k.removeprefix(prefix).rstrip("]"): e for k, e in facts.subgroups.items() if k.startswith(prefix)}
+    prefix = judged.results.headline + "["
+    by_group = {k.removeprefix(prefix).rstrip("]"): e for k, e in judged.subgroups.items() if k.startswith(prefix)}
     below = [f"{k} {e}" for k, e in by_group.items() if None not in (e.high, main.value) and e.high < main.value]  # type: ignore[operator]
     return [f"Worse than overall ({main.value:.3f}), by the whole interval: {', '.join(below)}."] if below else []

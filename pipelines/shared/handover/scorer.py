@@ -115,7 +115,7 @@ class PictureScorer(Scorer[C]):
         self.method = run.study.method(run.config)
 
     def prepared(self, records: pd.DataFrame, root: Path) -> Prepared:
-        """The files as the networks take them; those that cannot be read have their reason in its facts."""
+        """The files as the networks take them; those that cannot be read have their reason in its metadata."""
         from pipelines.shared.learning.distributed import main_first
 
         study, config = self.run.study, self.run.config
@@ -129,9 +129,9 @@ class PictureScorer(Scorer[C]):
         names = [shown_name(file) for file in files]
         records = pd.DataFrame({"id": names, "path": files})
         prepared = self.prepared(records, root)
-        reason = prepared.facts["bad"].fillna(prepared.facts["unusable"])
+        reason = prepared.metadata["bad"].fillna(prepared.metadata["unusable"])
         good = np.flatnonzero(reason.isna().to_numpy())
-        table = pd.DataFrame({"file": names, "reason": reason, "warnings": prepared.facts["warnings"]})
+        table = pd.DataFrame({"file": names, "reason": reason, "warnings": prepared.metadata["warnings"]})
         if len(good):
             source = Source("files", False, root, records, group_key="none")
             data = Data(source, records, prepared, {}).take(good)

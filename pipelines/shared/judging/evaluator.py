@@ -13,7 +13,7 @@ from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.records import PARTS, SPLITS
 from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.handover.checklist import write_checklist
-from pipelines.shared.handover.model_card import CardFacts, write_card
+from pipelines.shared.handover.model_card import JudgedRun, write_card
 from pipelines.shared.job import config_model
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.published import published_table
@@ -65,7 +65,7 @@ def write_results(study: Study[Any], evidence: Evidence[StudyConfig], results: R
     folder = evidence.folder
     environment = read_json(folder.environment, ["seconds", "packages", "command", "machine", "version", "commit"])
     write_json(folder.metrics, plain(metrics_file(study, evidence, results, environment)))
-    card = CardFacts(study, evidence, results, environment, load_card(evidence.flow["card"]))
+    card = JudgedRun(study, evidence, results, environment, load_card(evidence.flow["card"]))
     write_card(card, folder.path)
     write_checklist(card, folder.path)
     return render(_report(study, evidence, results, environment), folder.path)

@@ -1,4 +1,4 @@
-"""Tasks: the questions that a prediction table answers, yes or no or which of several classes, and how well. No torch."""
+"""Tasks: questions that a prediction table answers (yes or no, which of several classes), and how well. No torch."""
 
 from __future__ import annotations
 

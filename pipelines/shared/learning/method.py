@@ -21,7 +21,7 @@ from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_
 from pipelines.shared.learning.distributed import barrier
 from pipelines.shared.learning.hardware import batch_in_memory, loader_workers, uses_bf16
 from pipelines.shared.learning.learner import Learner
-from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
+from pipelines.shared.learning.model_files import load_weights, save_network, update_model
 from pipelines.shared.learning.predictor import predict
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, read_model
@@ -157,10 +157,10 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
             file=run.folder.checkpoint(name),
             must_match={"split": data.flow["split_fingerprint"]} | training_keys(run.config),
         )
-    facts = describe(run, learner, network, data, name, seed)
+    description = describe(run, learner, network, data, name, seed)
 
     def answers() -> np.ndarray:
-        answering = learner.finished(network, facts).to(run.world.device)
+        answering = learner.finished(network, description).to(run.world.device)
         return network_outputs(run, answering, validating, "Calibrating on val")
 
     chosen = learner.calibrate(validation.targets, answers, measure)
@@ -172,7 +172,7 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
         best = history[history["best"].astype(bool) & (history["network"] == name)].iloc[-1]
         extra = {"best_epoch": int(best["epoch"]), "monitor": {monitor: float(best[monitor])}}
         calibration = {"calibration": chosen} if chosen else {}
-        save_network(run.folder.network(name), network, facts | extra | calibration)
+        save_network(run.folder.network(name), network, description | extra | calibration)
     barrier(run.world)
 
 
@@ -209,11 +209,11 @@ def keep_ranges(run: Run[C], data: Data, positions: np.ndarray) -> None:
     """Write into every model.json the ranges of simple measures over training records, of a sample where they are many:
     of what lies beyond them `mode=predict` warns. What is there several times counts once.
     """
-    positions = positions[~data.prepared.facts["fingerprint"].iloc[positions].duplicated().to_numpy()]
+    positions = positions[~data.prepared.metadata["fingerprint"].iloc[positions].duplicated().to_numpy()]
     chosen = sampled(positions)
     ranges = ranges_of(run.study.measures(data, int(position), run.config) for position in chosen)
     for path in run.folder.networks():
-        update_facts(path, {KEY: {"records": len(positions), "measured": len(chosen), "measures": ranges}})
+        update_model(path, {KEY: {"records": len(positions), "measured": len(chosen), "measures": ranges}})
 
 
 def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
@@ -225,7 +225,7 @@ def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
         return
     chosen = learner.choose(data.part("val").records, answers["val"])
     for path in run.folder.networks():
-        update_facts(path, {"chosen_on_val": chosen})
+        update_model(path, {"chosen_on_val": chosen})
     learner = learner.from_model(run.config, read_model(run.folder.networks()[0], run.study.name))
     for split, probabilities in answers.items():
         run.folder.write_table(run.folder.predictions(split), learner.table(data.part(split).records, probabilities))
@@ -237,7 +237,7 @@ def freeze_points(run: Run[C], points: list[dict[str, Any]]) -> None:
     points = [{**point, "chosen_on": "val"} for point in points]
     write_json(run.folder.operating_points, plain(points))
     for path in run.folder.networks():
-        update_facts(path, {"operating_points": points})
+        update_model(path, {"operating_points": points})
 
 
 def dataset_of(data: Data, targets: np.ndarray, split: str, augment: Any = None, seed: int = 0) -> PreparedDataset:

@@ -13,12 +13,12 @@ from pipelines.shared.run import MODEL_SCHEMA
 from pipelines.shared.run_folder import digest, plain, read_json, write_atomically, write_json
 
 
-def save_network(folder: Path, network: nn.Module, facts: dict[str, Any]) -> None:
-    """Write a network. `facts` becomes model.json: study, classes, preprocessing, architecture …, and the checksum."""
+def save_network(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
+    """Write a network. `description` becomes model.json (study, classes, architecture …), with a checksum."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     file = folder / "weights.safetensors"
     write_atomically(file, lambda aside: safetensors.torch.save_file(state, aside))
-    write_json(folder / "model.json", plain({"schema": MODEL_SCHEMA} | facts | {"sha256": digest(file)}))
+    write_json(folder / "model.json", plain({"schema": MODEL_SCHEMA} | description | {"sha256": digest(file)}))
 
 
 def load_weights(folder: Path, network: nn.Module) -> nn.Module:
@@ -42,6 +42,6 @@ def load_weights(folder: Path, network: nn.Module) -> nn.Module:
     return network
 
 
-def update_facts(folder: Path, changes: dict[str, Any]) -> None:
+def update_model(folder: Path, changes: dict[str, Any]) -> None:
     """Change keys of model.json, such as the operating points once they are chosen."""
     write_json(folder / "model.json", plain(read_json(folder / "model.json") | changes))

@@ -65,17 +65,17 @@ def test_arrays_facts_and_reasons(tmp_path, source):
         assert prepared.array(i).dtype == np.int16
         assert prepared.hashes[i, 0] == i
         assert prepared.thumbnails[i, 5, 5] == i
-    assert prepared.facts["bad"][7] == "it says so"
-    assert prepared.facts["unusable"][8] == "nothing in it"
-    assert prepared.facts["fingerprint"][8] == "f-useless"
-    assert prepared.facts["bad"].isna().sum() == 199
+    assert prepared.metadata["bad"][7] == "it says so"
+    assert prepared.metadata["unusable"][8] == "nothing in it"
+    assert prepared.metadata["fingerprint"][8] == "f-useless"
+    assert prepared.metadata["bad"].isna().sum() == 199
     with pytest.raises(BadFile, match="it says so"):
         prepared.array(7)
     with pytest.raises(ValueError, match="read-only"):
         prepared.array(0)[0] = 1
     part = prepared.take(np.array([5, 2]))
     assert part.array(0)[0, 0] == 5
-    assert part.facts["fingerprint"].tolist() == ["f5", "f2"]
+    assert part.metadata["fingerprint"].tolist() == ["f5", "f2"]
     assert pickle.loads(pickle.dumps(part)).array(1)[0, 0] == 2
     light = prepared.without_descriptions()
     assert light.thumbnails.nbytes == light.hashes.nbytes == 0
@@ -184,7 +184,7 @@ def test_a_missing_file_is_a_record_with_a_reason(tmp_path, source):
 
     (root / "5.txt").unlink()
     prepared = prepare_records(records, root, strict, SETTINGS, section(tmp_path), workers=1)
-    assert prepared.facts["bad"][5] == "does not exist"
+    assert prepared.metadata["bad"][5] == "does not exist"
 
 
 @pytest.mark.parametrize("text", ["bad", "useless"])
@@ -194,7 +194,7 @@ def test_a_shard_in_which_nothing_is_good(tmp_path, text):
     (root / "0.txt").write_text(text)
     records = pd.DataFrame({"id": ["r0"], "path": ["0.txt"]})
     prepared = prepare_records(records, root, prepare, SETTINGS, section(tmp_path), workers=1)
-    reason = prepared.facts["bad"][0] or prepared.facts["unusable"][0]
+    reason = prepared.metadata["bad"][0] or prepared.metadata["unusable"][0]
     assert reason in ("it says so", "nothing in it")
     with pytest.raises(BadFile, match=reason):
         prepared.array(0)

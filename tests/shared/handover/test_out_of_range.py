@@ -17,7 +17,7 @@ from pipelines.shared.data.ranges import KEY
 from pipelines.shared.data.records import Source
 from pipelines.shared.errors import RunError
 from pipelines.shared.learning.method import keep_ranges
-from pipelines.shared.learning.model_files import update_facts
+from pipelines.shared.learning.model_files import update_model
 from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import read_json
 from pipelines.shared.study import Data
@@ -107,6 +107,6 @@ def test_the_service_says_it(taught, tmp_path, inputs):
 
 def test_damage_is_named(taught, tmp_path):
     folder = shutil.copytree(taught, tmp_path / "run")
-    update_facts(folder / "models" / "network", {KEY: {"measures": {"mean red": [1]}}})
+    update_model(folder / "models" / "network", {KEY: {"measures": {"mean red": [1]}}})
     with pytest.raises(RunError, match=f"its {KEY} are damaged"):
         open_finished(STUDY, folder)

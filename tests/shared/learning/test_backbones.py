@@ -20,7 +20,7 @@ from pipelines.shared.learning.backbones import (
     build_image_network,
     weights_from,
 )
-from pipelines.shared.learning.model_files import load_weights, save_network, update_facts
+from pipelines.shared.learning.model_files import load_weights, save_network, update_model
 from pipelines.shared.run import read_model
 
 
@@ -158,7 +158,7 @@ def test_saved_networks_load_again_or_say_why_not(tmp_path):
     picture = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.equal(network(picture), again(picture))
-    update_facts(tmp_path, {"operating_points": [1]})
+    update_model(tmp_path, {"operating_points": [1]})
     assert read_model(tmp_path, "retinopathy", ["a", "b"])["operating_points"] == [1]
     with pytest.raises(RunError, match="study 'retinopathy'"):
         read_model(tmp_path, "skin", ["a", "b"])

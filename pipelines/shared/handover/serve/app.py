@@ -60,7 +60,7 @@ def make_app(service: Service, token: str | None = None) -> App:
         token: that every request but /healthz must bring; None: none.
     """
     counts = Counts()
-    model = page.model_facts(service)
+    model = page.model_description(service)
     app = FastAPI(
         title=service.study.title,
         version=pipelines.__version__,

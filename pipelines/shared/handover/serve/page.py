@@ -40,7 +40,7 @@ def static_file(name: str) -> tuple[bytes, str] | None:
     return (files[name].read_bytes(), KINDS[files[name].suffix]) if name in files else None
 
 
-def model_facts(service: Service) -> Json:
+def model_description(service: Service) -> Json:
     """What is known of the run that answers: `GET /model`, as JSON."""
     finished, folder = service.finished, service.finished.folder
     first = next(iter(finished.models.values()))

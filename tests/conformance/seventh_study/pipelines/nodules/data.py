@@ -20,7 +20,7 @@ from pipelines.shared.errors import DataError
 from pipelines.shared.files import find_files
 
 CLASSES = {"clear": 0.0, "nodule": 1.0}  # folder -> target
-PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays or facts
+PREPARE_VERSION = 1  # raise it whenever `prepare` gives other arrays or metadata
 
 
 def prepare_settings(config: NodulesConfig) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def prepare_settings(config: NodulesConfig) -> dict[str, Any]:
 
 
 def prepare(record: Mapping[str, Any], root: Path, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """The picture as a square, uint8 (size, size, 3), and its facts.
+    """The picture as a square, uint8 (size, size, 3), and its metadata.
 
     Raises:
         BadFile: the file cannot be read.
