@@ -122,7 +122,7 @@ def portable(config: StudyConfig) -> dict[str, Any]:
         RunError: a key whose value is a file of this machine that answers need.
     """
     values = config.model_dump()
-    values |= {"mode": "train", "run": None, "run_dir": ".", "input": None}
+    values |= {"mode": "train", "run": None, "run_dir": ".", "input": None, "track": None}
     values["data"] |= {"root": None} | ({"table": None} if "table" in values["data"] else {})
     values["cache"] |= {"dir": ".cache"}
     values["split"] |= {"file": None}

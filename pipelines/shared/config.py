@@ -220,6 +220,7 @@ class StudyConfig(Section):
     """The root. A study's own configuration extends it.
 
     `recalibrate`: with mode=evaluate, the share of the new site's groups on which thresholds are chosen anew.
+    `track`: what the user follows runs in, see `handover.tracking`.
     `intended_use`: what the network is meant for, in the words of whoever makes the run; it goes into the model card.
     `subgroups`: columns of the record table, for each value of which the report gives the results apart.
     """
@@ -230,6 +231,7 @@ class StudyConfig(Section):
     input: UserPath | None
     run_dir: UserPath
     recalibrate: Fraction | None = None  # as with intended_use: older runs lack it
+    track: Literal["tensorboard", "mlflow", "wandb"] | None = None
     intended_use: str | None = None
     seed: Annotated[int, Field(ge=0)]
     data: DataSection

@@ -25,11 +25,13 @@ class Job:
         config: the study's configuration.
         run_dir: the run folder.
         command: what was typed, for the report.
+        sweep: the name of the sweep that it is a part of.
     """
 
     config: StudyConfig
     run_dir: Path
     command: str
+    sweep: str | None = None
 
 
 def config_model(study: str) -> type[StudyConfig]:

@@ -41,7 +41,7 @@ EVALUATE = Mode(
     "run=<folder> data=<source>",
     "apply a finished run to another dataset, thresholds frozen (with recalibrate=<share> new ones too)",
     f"{HERE}:external_validation",
-    beside_run=("data", "recalibrate", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir"),
+    beside_run=("data", "recalibrate", "cache", "statistics", "trainer.device", "trainer.workers", "run_dir", "track"),
 )
 PREDICT = Mode(
     "predict",
@@ -78,7 +78,7 @@ RESUME = Mode(
     "run=<folder>",
     "go on with a run that was cut off",
     f"{HERE}:train",
-    beside_run=("cache", "trainer.device", "trainer.workers"),
+    beside_run=("cache", "trainer.device", "trainer.workers", "track"),
 )
 REPORT = Mode(
     "report",

@@ -17,6 +17,7 @@ from pipelines.shared.untaught import untaught_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipelines.shared.handover.tracking import Tracker
     from pipelines.shared.learning.distributed import World
 
 MODEL_SCHEMA = 1
@@ -27,6 +28,7 @@ class Run(Generic[C]):
     """What every function of a run needs: the study, its configuration, the run's folder, the processes.
 
     `resident`: networks of a finished run that stay loaded, by their folder; None: each is read when it is needed.
+    `tracker`: what the user follows the run in, see `tracking`; None on all but the main process.
     """
 
     study: Study[C]
@@ -34,6 +36,7 @@ class Run(Generic[C]):
     folder: RunFolder
     world: World
     resident: dict[Path, nn.Module] | None = None
+    tracker: Tracker | None = None
 
 
 @dataclass(frozen=True)

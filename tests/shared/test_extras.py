@@ -26,6 +26,7 @@ from pipelines.shared.data.dicom_files import DICOM, decoder_missing
 from pipelines.shared.errors import MissingPackage
 from pipelines.shared.handover.exporting import ONNX
 from pipelines.shared.handover.serve import SERVE
+from pipelines.shared.handover.tracking import EXTRAS as TRACKERS
 from pipelines.shared.learning.backbones import BACKBONES
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -43,17 +44,18 @@ def packages(extra: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "extra", [WSI, HDF5, WFDB, labeller.REPORTS, DICOM, ONNX, SERVE, LISTEN, BACKBONES, SWEEP],
+    "extra", [WSI, HDF5, WFDB, labeller.REPORTS, DICOM, ONNX, SERVE, LISTEN, BACKBONES, SWEEP, *TRACKERS.values()],
     ids=lambda extra: extra.name,
 )  # fmt: skip
 def test_what_the_code_asks_for_is_in_the_extra_and_installed_here(extra):
     assert set(extra.packages.values()) <= packages(extra.name)
-    assert extra.missing == []
-    extra.require("This")
+    if extra.in_all:
+        assert extra.missing == []
+        extra.require("This")
 
 
-def test_all_is_every_extra_but_the_tools_of_developers():
-    assert packages("all") == set().union(*(packages(extra) for extra in OPTIONAL if extra != "dev"))
+def test_all_is_every_extra_but_wandb_and_the_tools_of_developers():
+    assert packages("all") == set().union(*(packages(extra) for extra in OPTIONAL if extra not in ("wandb", "dev")))
     assert packages("all") < packages("dev")
 
 

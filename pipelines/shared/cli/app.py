@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -276,7 +277,9 @@ def _run_job(study: str, composed: DictConfig) -> None:
         job = _place(config, parent, HydraConfig.get().job.num if parent else None, "run_dir" in keys, command)
     if job is None:
         return
-    if parent is not None:  # joblib's processes would hand on a way of starting processes that only joblib knows
+    if parent is not None:
+        job = replace(job, sweep=parent.name)
+        # joblib's processes would hand on a way of starting processes that only joblib knows
         multiprocessing.set_start_method(None, force=True)
     from pipelines.shared.cli import modes
 
@@ -328,11 +331,11 @@ def _place(config: StudyConfig, parent: Path | None, number: int | None, chosen:
 
 
 def _digest(config: StudyConfig) -> str:
-    """Of all that a sweep's job depends on, and so not on how its run may be served.
+    """Of all that a sweep's job depends on, and so not on how its run may be followed or served.
 
     Keys that came later are left out at their defaults: folders that earlier versions made are found again.
     """
-    values = config.model_dump(exclude={"run_dir", "serve", "listen"})
+    values = config.model_dump(exclude={"run_dir", "track", "serve", "listen"})
     given = config.model_dump(exclude_defaults=True)
     values = {key: value for key, value in values.items() if key in given or key not in LATER_KEYS}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

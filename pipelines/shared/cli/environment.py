@@ -36,9 +36,11 @@ def start(study: Study[C], job: Job) -> Run[C]:
 
     Raises:
         RunError: another run is writing there.
+        ConfigError: its tracker cannot begin.
     """
     import torch
 
+    from pipelines.shared.handover.tracking import open_tracker
     from pipelines.shared.learning import distributed
 
     start_log(None, quiet=launch().rank > 0)
@@ -72,7 +74,8 @@ def start(study: Study[C], job: Job) -> Run[C]:
         torch.set_deterministic_debug_mode("warn" if job.config.trainer.deterministic else "default")
     # Deterministic kernels need no memory filled before they write it; that costs a sixth of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
-    return Run(study, cast(C, job.config), folder, world)
+    tracker = open_tracker(job.config, folder, job.sweep) if world.main else None
+    return Run(study, cast(C, job.config), folder, world, tracker=tracker)
 
 
 _claims: list[FileLock] = []  # the lock of the folder that this process writes, held until the next job or the end

@@ -98,12 +98,15 @@ def with_finished_run(study: str, config: StudyConfig, keys: list[str]) -> Study
     if config.mode == "resume":  # what is not given stays as it was, above all the device
         for key in (k for k in keys if k not in ("mode", "run")):
             section, _, name = key.partition(".")
+            if section == "track":
+                values[section] = now[section]
+                continue
             values[section][name or "enabled"] = now[section][name or "enabled"]  # of cache=off not the folder
         here = {} if values["mode"] == "predict" else {"mode": "resume", "run": config.run}
         return _checked(study, config, values | here | {"run_dir": config.run})
     sections = [f for f in free if "." not in f and (f in ("mode", "run") or f in mode.beside_run)]
     for section in sections:
-        if section in ("mode", "run", "input", "run_dir", "serve", config.mode) or any(
+        if section in ("mode", "run", "input", "run_dir", "track", "serve", config.mode) or any(
             k.split(".")[0] == section for k in keys
         ):
             values[section] = now[section]

@@ -28,6 +28,7 @@ from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.given_splits import split_table
 from pipelines.shared.data.records import RECALIBRATION
 from pipelines.shared.errors import RunError, listed
+from pipelines.shared.handover.tracking import EXTRAS, TRACKED
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
@@ -45,6 +46,8 @@ def run(study: Study[Any], job: Job) -> None:
     mode = modes_of(study.name)[job.config.mode]
     if mode.one_process and launch().rank > 0:
         return
+    if job.config.track is not None and mode.name in TRACKED:
+        EXTRAS[job.config.track].require(f"track={job.config.track}")
     pkgutil.resolve_name(mode.function)(study, job)
 
 
@@ -238,4 +241,7 @@ def _finish(run: Run[Any]) -> None:
     with stage(run, "evaluate"):
         evidence, results = evaluate(run.study, run.folder)
     log.info(f"{results.headline}  {results.metrics[results.headline]}")
-    print(write_results(run.study, evidence, results), flush=True)
+    page = write_results(run.study, evidence, results)
+    if run.tracker is not None:
+        run.tracker.finish(run.folder)
+    print(page, flush=True)

@@ -142,8 +142,14 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
         value = loss(torch.from_numpy(outputs), torch.from_numpy(validation.targets))
         return {"val_loss": float(value), **learner.measure(validation.targets, outputs)}
 
+    def track(row: dict[str, Any]) -> None:
+        if run.tracker is not None:
+            run.tracker.epoch(run.folder.network(name).name, row)
+
     if run.config.model.head_only:
         rows = fit_head(network, _features(run, training, validation), training.targets, loss, measure, monitor, name)
+        for row in rows:
+            track(row)
     else:
         rows = fit(
             network,
@@ -156,6 +162,7 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
             world=run.world,
             file=run.folder.checkpoint(name),
             must_match={"split": data.flow["split_fingerprint"]} | training_keys(run.config),
+            on_epoch=track,
         )
     description = describe(run, learner, network, data, name, seed)
 
@@ -312,7 +319,9 @@ def training_keys(config: C) -> dict[str, Any]:
 
     A key with a default in the configuration's model is one that earlier versions lack: at its default it is left out.
     """
-    elsewhere = {"mode", "run", "run_dir", "input", "intended_use", "cache", "statistics", "serve", "listen"}
+    elsewhere = {
+        "mode", "run", "run_dir", "input", "intended_use", "track", "cache", "statistics", "serve", "listen"
+    }  # fmt: skip
     values = config.model_dump(exclude=elsewhere, exclude_defaults=True)
     for key in ("device", "workers", "checkpoint_seconds"):
         values["trainer"].pop(key)

@@ -52,6 +52,7 @@ def fit(
     world: World,
     file: Path,
     must_match: dict[str, Any],
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> History:
     """Train `model` in place; it ends with the weights of its best epoch (their moving average with EMA).
 
@@ -66,6 +67,7 @@ def fit(
         world: this process among all; each takes its part of every batch.
         file: the checkpoint; if it exists, training goes on from there.
         must_match: what a checkpoint must match to be resumed (split, configuration …).
+        on_epoch: called with each row of the history as it is made; again if the run is cut off before it is saved.
 
     Returns:
         One dict per epoch: network, epoch, train_loss, what `validate` returned, learning_rate, seconds, best.
@@ -90,6 +92,7 @@ def fit(
         measured = distributed.gather({k: float(v) for k, v in validate(run.scored).items()}, world)[0]
         with preemption.deferred():
             run.close_epoch(measured)
+            on_epoch(run.history[-1])
             run.save()
     if progress.best_weights is None:
         raise UserError(

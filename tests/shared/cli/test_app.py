@@ -174,8 +174,9 @@ def test_help_ends_quietly_when_nobody_reads_on():
 
 def test_a_sweeps_folders_of_earlier_versions_are_found_again():
     config = compose("skin")
-    earlier = config.model_dump(exclude={"run_dir", "serve", "listen", "recalibrate", "calibration"})
+    earlier = config.model_dump(exclude={"run_dir", "track", "serve", "listen", "recalibrate", "calibration"})
     assert _digest(config) == hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()[:8]
+    assert _digest(compose("skin", "track=mlflow")) == _digest(config)
     names = {_digest(compose("skin", *keys)) for keys in ([], ["recalibrate=0.5"], ["calibration.prior=true"])}
     assert len(names) == 3
 
