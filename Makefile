@@ -7,7 +7,7 @@ STUDIES := $(filter-out shared,$(sort $(patsubst pipelines/%/study.py,%,$(wildca
 # Without this albumentations asks a server for updates when it is imported.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help env networks compare publish test quick smoke fuzz bench lint clean $(STUDIES)
+.PHONY: help env networks compare publish croissant test quick smoke fuzz bench lint clean $(STUDIES)
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -37,6 +37,9 @@ compare: env  ## finished runs or sweeps side by side (ARGS="outputs/ecg/a outpu
 
 publish: env  ## a finished run as others may use it (ARGS="outputs/skin/a --name ham10000")
 	@$(PY) -m pipelines.publish $(ARGS)
+
+croissant: env  ## data cards as Croissant JSON-LD, beside them
+	@$(PY) -m pipelines.publish.croissant
 
 test: env  ## ruff, mypy and the whole test suite
 	$(PY) -m ruff check .

@@ -17,12 +17,12 @@ class Extra:
     Attributes:
         name: in pyproject.toml.
         packages: each module that is imported -> what pip calls its package.
-        in_all: whether `all` has it, and so `make env`.
+        in_env: whether `make env` installs it.
     """
 
     name: str
     packages: Mapping[str, str]
-    in_all: bool = True
+    in_env: bool = True
 
     @property
     def missing(self) -> list[str]:
@@ -33,7 +33,7 @@ class Extra:
     def remedy(self) -> str:
         """How it is installed."""
         if in_checkout():
-            return f"Install the extra: pip install '.[{self.name}]'{' (make env has it)' if self.in_all else ''}."
+            return f"Install the extra: pip install '.[{self.name}]'{' (make env has it)' if self.in_env else ''}."
         return f"Install the extra: pip install 'imaging-pipelines[{self.name}]'."
 
     def require(self, what: str) -> None:

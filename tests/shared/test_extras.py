@@ -19,6 +19,7 @@ from pipelines.ecg.wfdb_files import WFDB, open_record
 from pipelines.head_ct import labeller
 from pipelines.head_ct.listen import LISTEN
 from pipelines.head_ct.phantom import dataset as head_ct
+from pipelines.publish.croissant import CROISSANT
 from pipelines.shared import extras
 from pipelines.shared.cli.app import SWEEP, _checked_arguments
 from pipelines.shared.data.cache import prepare_in_memory
@@ -44,18 +45,22 @@ def packages(extra: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "extra", [WSI, HDF5, WFDB, labeller.REPORTS, DICOM, ONNX, SERVE, LISTEN, BACKBONES, SWEEP, *TRACKERS.values()],
+    "extra",
+    [
+        WSI, HDF5, WFDB, labeller.REPORTS, DICOM, ONNX, SERVE, LISTEN, BACKBONES, SWEEP, *TRACKERS.values(), CROISSANT,
+    ],
     ids=lambda extra: extra.name,
 )  # fmt: skip
 def test_what_the_code_asks_for_is_in_the_extra_and_installed_here(extra):
     assert set(extra.packages.values()) <= packages(extra.name)
-    if extra.in_all:
+    if extra.in_env:
         assert extra.missing == []
         extra.require("This")
 
 
 def test_all_is_every_extra_but_wandb_and_the_tools_of_developers():
-    assert packages("all") == set().union(*(packages(extra) for extra in OPTIONAL if extra not in ("wandb", "dev")))
+    others = [extra for extra in OPTIONAL if extra not in ("wandb", "croissant", "dev")]
+    assert packages("all") == set().union(*map(packages, others))
     assert packages("all") < packages("dev")
 
 

@@ -26,7 +26,7 @@ from pipelines.shared.run_folder import RunFolder, read_json, read_picture, read
 EXTRAS = {
     "tensorboard": Extra("tensorboard", {"tensorboard": "tensorboard"}),
     "mlflow": Extra("mlflow", {"mlflow": "mlflow-skinny", "sqlalchemy": "sqlalchemy", "alembic": "alembic"}),
-    "wandb": Extra("wandb", {"wandb": "wandb"}, in_all=False),
+    "wandb": Extra("wandb", {"wandb": "wandb"}, in_env=False),
 }
 TRACKED = ("train", "resume", "evaluate")  # modes that end with metrics
 KEEPER = (
