@@ -29,9 +29,7 @@ EXTRAS = {
     "wandb": Extra("wandb", {"wandb": "wandb"}, in_env=False),
 }
 TRACKED = ("train", "resume", "evaluate")  # modes that end with metrics
-KEEPER = (
-    "tracking.json"  # in the run folder: under which name the tracker knows it, so that a resumed run goes on there
-)
+KEEPER = "tracking.json"  # of the run folder: by which name trackers know it, so that a resumed run goes on there
 
 
 class Tracker(ABC):
