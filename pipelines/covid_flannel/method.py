@@ -18,6 +18,13 @@ from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.covid_flannel.stage1 import base_predictions, earlier_runs, name_of
 from pipelines.shared.data.splits import folds
 from pipelines.shared.errors import ConfigError
+from pipelines.shared.judging.prediction_sets import (
+    FrozenSets,
+    choose_sets,
+    freeze_sets,
+    pooled_sets,
+    with_set_columns,
+)
 from pipelines.shared.learning.cross_validation import own_folds
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import barrier
@@ -69,7 +76,7 @@ class FlannelMethod(Method[CovidConfig]):
         }
         if run.world.main:
             tables: dict[str, list[pd.DataFrame]] = {"val": [], "test": []}
-            points = []
+            points, sets = [], dict[int, FrozenSets]()
             for fold in chosen:
                 log.info(f"fold {fold}: stage 2 on the predictions of {', '.join(config.chosen_learners)}")
                 validated, tested = _stage2(run, data, fold, base[fold])
@@ -77,11 +84,13 @@ class FlannelMethod(Method[CovidConfig]):
                 for path in [p for p in folder.networks() if p.name.startswith(f"fold_{fold}-")]:
                     update_model(path, {"operating_points": own_points})
                 points += own_points
+                sets[fold] = choose_sets(run.study.class_tasks(CLASSES), validated, config.conformal.level)
                 tables["val"].append(validated)
-                tables["test"].append(tested)
+                tables["test"].append(with_set_columns(tested, sets[fold]))
             for split, parts in tables.items():
                 folder.write_table(folder.predictions(split), pd.concat(parts, ignore_index=True))
             keep_ranges(run, data, np.arange(len(data.records)))  # nearly every fold learns from each
+            freeze_sets(folder, pooled_sets(sets))
             write_json(folder.operating_points, plain(pooled_points(points)))
             shortcuts.write_shortcuts(config, data, folder)
         barrier(run.world)

@@ -8,7 +8,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ import pandas as pd
 from pipelines.covid_flannel import data, metrics, protocol
 from pipelines.covid_flannel.config import CovidConfig
 from pipelines.shared.data.images import SUFFIXES
+from pipelines.shared.judging.prediction_sets import ClassTask
 from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class CovidFlannel(Study[CovidConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: CovidConfig) -> list[dict[str, Any]]:
         """Thresholds of P(COVID-19), chosen on the stacking part of every fold and frozen."""
         return metrics.choose_points(predictions, config)
+
+    def class_tasks(self, classes: Sequence[str]) -> list[ClassTask]:
+        """Which of the four classes FLANNEL cannot rule out."""
+        return [metrics.CLASS_TASK]
 
     def recalibrate(
         self, part: pd.DataFrame, rest: pd.DataFrame, config: CovidConfig, models: Mapping[str, dict[str, Any]]

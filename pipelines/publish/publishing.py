@@ -17,6 +17,7 @@ from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.errors import RunError
 from pipelines.shared.handover.exporting import largest_difference
+from pipelines.shared.judging.prediction_sets import freeze_sets
 from pipelines.shared.learning.cross_validation import method_of
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.method import Method, load_network, network_outputs
@@ -91,6 +92,7 @@ def publish_run(
                 "Publish a run with a smaller backbone or fewer networks.",
             )
         write_json(aside.operating_points, finished.operating_points)
+        freeze_sets(aside, finished.prediction_sets)
         aside.write_config(values)
         write_json(aside.flow, plain({key: flow.get(key) for key in FLOW}))
         records = folder.read_table(folder.records)

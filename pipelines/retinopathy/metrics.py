@@ -11,6 +11,7 @@ import pandas as pd
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.labels import GRADE_TARGETS, GRADES
 from pipelines.shared.errors import StatisticsError
+from pipelines.shared.judging.prediction_sets import ClassTask
 from pipelines.shared.judging.tasks import BinaryTask, known
 from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.bootstrap import Bootstrap
@@ -31,6 +32,12 @@ TASKS = BinaryTask.by_name(
         "dme": "Referable macular oedema",
         "gradable": "Gradable",
     }
+)
+GRADE = ClassTask(
+    "grade",
+    "Grade",
+    {name: f"p_grade_{grade}" for grade, name in enumerate(GRADES)},
+    lambda table: table["grade"].map(dict(enumerate(GRADES))),
 )
 HEADLINES = [TASKS["referable"], TASKS["moderate_or_worse"]]  # the second where a source has no DME labels
 

@@ -8,7 +8,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from pipelines.retinopathy import data, metrics
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.errors import StatisticsError
+from pipelines.shared.judging.prediction_sets import ClassTask
 from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class Retinopathy(Study[RetinopathyConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: RetinopathyConfig) -> list[dict[str, Any]]:
         """Two operating points, high specificity and high sensitivity, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
+
+    def class_tasks(self, classes: Sequence[str]) -> list[ClassTask]:
+        """Which of the five grades it may be."""
+        return [metrics.GRADE]
 
     def recalibrate(
         self, part: pd.DataFrame, rest: pd.DataFrame, config: RetinopathyConfig, models: Mapping[str, dict[str, Any]]

@@ -196,6 +196,15 @@ class StatisticsSection(Section):
     level: Annotated[float, Field(ge=0.5, lt=1)]
 
 
+class ConformalSection(Section):
+    """Prediction sets of studies with several classes, see `stats.conformal`.
+
+    `level`: share of each class whose sets hold it; thresholds are chosen on `val` and frozen. null: no sets.
+    """
+
+    level: Annotated[float, Field(ge=0.5, lt=1)] | None = 0.9
+
+
 class ServeSection(Section):
     """`mode=serve`: where it listens and what it takes. The token that it asks for is no key, see `serve.TOKEN`.
 
@@ -240,6 +249,7 @@ class StudyConfig(Section):
     model: ModelSection
     trainer: TrainerSection
     statistics: StatisticsSection
+    conformal: ConformalSection = Field(default_factory=ConformalSection)  # as with `serve`: older runs lack it
     subgroups: list[str] = Field(default_factory=list)
     serve: ServeSection = Field(default_factory=ServeSection)  # runs that were made before this section existed lack it
 

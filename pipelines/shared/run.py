@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from pipelines.shared.data.ranges import KEY, Ranges, are_ranges, training_ranges
 from pipelines.shared.errors import RunError
+from pipelines.shared.judging.prediction_sets import frozen_sets
 from pipelines.shared.pretrained import notice_of
 from pipelines.shared.run_folder import RunFolder, read_json
 from pipelines.shared.study import C, Study
@@ -41,11 +42,15 @@ class Run(Generic[C]):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose networks can answer: its folder, its networks' model.json by name, its frozen thresholds."""
+    """A run whose networks can answer: its folder, its networks' model.json by name, its frozen thresholds.
+
+    `prediction_sets`: as `judging.prediction_sets.choose_sets` gives them; runs made before there were any have none.
+    """
 
     folder: RunFolder
     models: dict[str, dict[str, Any]]
     operating_points: list[dict[str, Any]]
+    prediction_sets: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def networks(self) -> list[Path]:
@@ -82,7 +87,8 @@ def open_finished(study: Study[Any], path: str | Path | None) -> FinishedRun:
     first = next(iter(models.values()))
     for place in networks[1:]:
         read_model(place, study.name, first["classes"])
-    return FinishedRun(folder, models, checked_points(read_json(folder.operating_points), folder.operating_points))
+    points = checked_points(read_json(folder.operating_points), folder.operating_points)
+    return FinishedRun(folder, models, points, frozen_sets(folder))
 
 
 def checked_points(points: Any, file: Path) -> list[dict[str, Any]]:

@@ -281,6 +281,11 @@ class RunFolder:
         return self.path / "operating_points.json"
 
     @property
+    def prediction_sets(self) -> Path:
+        """prediction_sets.json: the thresholds of prediction sets, where the study has several classes."""
+        return self.path / "prediction_sets.json"
+
+    @property
     def history(self) -> Path:
         """history.csv: one row per network and epoch."""
         return self.path / "history.csv"

@@ -19,6 +19,7 @@ from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.ranges import picture_measures
 from pipelines.shared.data.records import SPLITS, Source
 from pipelines.shared.data.splits import grouped_split, subsample_groups
+from pipelines.shared.judging.prediction_sets import ClassTask
 from pipelines.shared.judging.published import Published
 from pipelines.shared.judging.report import Section
 from pipelines.shared.run_folder import RunFolder
@@ -79,6 +80,7 @@ class Evidence(Generic[C_co]):
     history: pd.DataFrame | None
     networks: list[dict[str, Any]]
     operating_points: list[dict[str, Any]]
+    prediction_sets: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def bootstrap(self) -> Bootstrap:
@@ -222,6 +224,14 @@ class Study(ABC, Generic[C]):
     @abstractmethod
     def choose_points(self, predictions: pd.DataFrame, config: C) -> list[dict[str, Any]]:
         """Operating points, chosen on a prediction table (that of val)."""
+
+    def class_tasks(self, classes: Sequence[str]) -> list[ClassTask]:
+        """The questions with several answers that get prediction sets; here none.
+
+        Args:
+            classes: of the run's networks.
+        """
+        return []
 
     def recalibrate(
         self, part: pd.DataFrame, rest: pd.DataFrame, config: C, models: Mapping[str, dict[str, Any]]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.judging.prediction_sets import ClassTask
 from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.auc import auroc_estimate
@@ -19,6 +20,7 @@ from pipelines.shared.stats.temperature import tempered
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import BINARY, LEVELS, binary_scores
 from pipelines.skin.taxonomy import NINE_WAY, THREE_WAY, answers, infer
+from pipelines.skin.training_classes import class_numbers
 
 OTHER = "other"  # predicted: a class that does not occur in the dataset
 DEPTHS = {"three_way": THREE_WAY, "nine_way": NINE_WAY, "label": None}
@@ -56,6 +58,19 @@ def predict_columns(probabilities: np.ndarray, classes: Sequence[str]) -> pd.Dat
 def class_columns(classes: Sequence[str]) -> list[str]:
     """The columns of the training classes' own probabilities in a prediction table, in the order of `classes`."""
     return [f"p_{name.split('/')[-1]}" for name in classes]
+
+
+def class_tasks(classes: Sequence[str]) -> list[ClassTask]:
+    """The question for one of the training classes, each named by its last node."""
+    columns = class_columns(classes)
+    names = [column.removeprefix("p_") for column in columns]
+
+    def truth(predictions: pd.DataFrame) -> pd.Series:
+        numbers = class_numbers(predictions["lineage"], classes)
+        known = [None if np.isnan(number) else names[int(number)] for number in numbers]
+        return pd.Series(known, index=predictions.index, dtype=object)
+
+    return [ClassTask("class", "Disease", dict(zip(names, columns, strict=True)), truth)]
 
 
 def tempered_table(predictions: pd.DataFrame, classes: Sequence[str], temperature: float) -> pd.DataFrame:

@@ -7,7 +7,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.errors import StatisticsError
+from pipelines.shared.judging.prediction_sets import ClassTask
 from pipelines.shared.stats.temperature import LEAST, best_temperature
 from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 from pipelines.skin import data, metrics
@@ -57,6 +58,10 @@ class Skin(Study[SkinConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: SkinConfig) -> list[dict[str, Any]]:
         """Two operating points of each binary task, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
+
+    def class_tasks(self, classes: Sequence[str]) -> list[ClassTask]:
+        """Which of the training classes it may be."""
+        return metrics.class_tasks(classes)
 
     def recalibrate(
         self, part: pd.DataFrame, rest: pd.DataFrame, config: SkinConfig, models: Mapping[str, dict[str, Any]]

@@ -71,6 +71,7 @@ def test_every_choice_of_configuration_composes(study):
 YOUNGER = {
     "data.on_bad_row", "data.images", "data.columns", "data.annotation_groups", "data.sampling_rate",
     "split.file", "split.by_time", "split.folds", "split.fold", "trainer.compile",
+    "conformal.level",
 }  # fmt: skip
 
 

@@ -89,7 +89,8 @@ def test_a_published_run_holds_what_others_need_and_nothing_else(run, published,
     held = sorted(str(f.relative_to(published)) for f in published.rglob("*") if f.is_file())
     assert held == [
         "LICENCE.txt", "config.yaml", "flow.json", "metrics.json", "model_card.md", "models/network/model.json",
-        "models/network/weights.safetensors", "operating_points.json", "records.parquet", "split.csv",
+        "models/network/weights.safetensors", "operating_points.json", "prediction_sets.json",
+        "records.parquet", "split.csv",
     ]  # fmt: skip
     assert set(pd.read_parquet(published / "records.parquet")) == {
         "id",

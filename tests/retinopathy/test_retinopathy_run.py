@@ -77,6 +77,7 @@ def test_predicting_files(finished, tmp_path):
     for point in points:
         called = good[f"{point['task']}@{point['name']}"]
         assert called == float(predictions.loc[test["id"], point["score"]] >= point["threshold"])
+    assert good["grade@set_90"] == predictions.loc[test["id"], "grade@set_90"]
     assert pd.isna(good["reason"])
     assert "no fundus circle" in table.loc["blank.png", "reason"]
     assert isinstance(table.loc["broken.png", "reason"], str)

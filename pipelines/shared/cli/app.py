@@ -49,7 +49,8 @@ SWEEP = Extra(
         "hydra_plugins.hydra_submitit_launcher": "hydra-submitit-launcher",
     },
 )
-LATER_KEYS = ("recalibrate", "calibration")  # of the root: sweeps that were begun before have folders without them
+# Of the root: sweeps that were begun before have folders without them.
+LATER_KEYS = ("recalibrate", "calibration", "conformal")
 
 
 def main(study: str) -> None:

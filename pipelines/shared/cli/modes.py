@@ -83,6 +83,7 @@ def external_validation(study: Study[Any], job: Job) -> None:
     With `recalibrate`, thresholds chosen anew on a part of the dataset are judged beside the frozen ones on the rest.
     """
     from pipelines.shared.cli.recalibration import recalibrate, set_aside
+    from pipelines.shared.judging.prediction_sets import freeze_sets, with_set_columns
     from pipelines.shared.learning.cross_validation import method_of
     from pipelines.shared.learning.distributed import main_first
 
@@ -108,7 +109,9 @@ def external_validation(study: Study[Any], job: Job) -> None:
     if run.world.main:
         if run.config.recalibrate is not None:
             predictions = recalibrate(study, run.config, run.folder, finished, data, predictions)
+        predictions = with_set_columns(predictions, finished.prediction_sets)
         run.folder.write_table(run.folder.predictions("test"), predictions)
+        freeze_sets(run.folder, finished.prediction_sets)
         write_json(run.folder.operating_points, finished.operating_points)
         _finish(run)
 

@@ -20,6 +20,7 @@ from pipelines.shared.data.assemble import few_groups
 from pipelines.shared.data.records import RECALIBRATION
 from pipelines.shared.data.splits import common_classes, grouped_split, split_fingerprint
 from pipelines.shared.errors import DataError, RunError
+from pipelines.shared.judging.prediction_sets import choose_sets, with_set_columns
 from pipelines.shared.judging.recalibration import FILE, RECALIBRATED
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun
@@ -116,8 +117,9 @@ def recalibrate(
             "class.",
             BOTH,
         )
+    sets = _sets(study, config, finished, part)
     folder.write_table(folder.predictions(RECALIBRATION), part)
-    folder.write_table(folder.predictions(RECALIBRATED), made.predictions)
+    folder.write_table(folder.predictions(RECALIBRATED), with_set_columns(made.predictions, sets))
     content = {
         "share": config.recalibrate,
         "seed": config.seed,
@@ -126,6 +128,17 @@ def recalibrate(
         "chosen": made.chosen,
         "operating_points": points,
         "not_chosen": lacking,
+        **({"prediction_sets": sets} if sets else {}),
     }
     write_json(folder.path / FILE, plain(content))
     return rest
+
+
+def _sets(study: Study[Any], config: StudyConfig, finished: FinishedRun, part: pd.DataFrame) -> list[dict[str, Any]]:
+    """Prediction sets for the site, at the run's own level, chosen on the part as it is answered now."""
+    if not finished.prediction_sets:
+        return []
+    tasks = study.class_tasks(next(iter(finished.models.values()))["classes"])
+    own = study.recalibrate(part, part, config, finished.models).predictions
+    sets = choose_sets(tasks, own, finished.prediction_sets[0]["level"])
+    return [{**s, "chosen_on": RECALIBRATION} for s in sets]

@@ -211,6 +211,7 @@ def describe(
         "output": output,
         **({"calibration": model["calibration"]} if "calibration" in model else {}),  # is inside the file
         "operating_points": points,
+        **({"prediction_sets": finished.prediction_sets} if finished.prediction_sets else {}),
         "chosen_on_val": model.get("chosen_on_val", {}),
         "trained_on": model.get("trained_on"),
         "synthetic": flow["synthetic"],

@@ -23,6 +23,7 @@ from pipelines.shared.data.records import Source
 from pipelines.shared.errors import BadFile
 from pipelines.shared.files import shown_name
 from pipelines.shared.judging.calls import calls
+from pipelines.shared.judging.prediction_sets import with_set_columns
 from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import C, Data
 
@@ -137,6 +138,7 @@ class PictureScorer(Scorer[C]):
             data = Data(source, records, prepared, {}).take(good)
             answers = self.method.answer(self.run, self.finished, data).drop(columns="id")
             scores = pd.concat([answers, calls(answers, self.finished.operating_points)], axis=1)
+            scores = with_set_columns(scores, self.finished.prediction_sets)
             table = table.join(scores.convert_dtypes(convert_floating=False).set_index(pd.Index(good)))
             table["warnings"] = self._warned(table["warnings"], data, good)
         return table

@@ -16,6 +16,7 @@ from pipelines.shared.handover.checklist import write_checklist
 from pipelines.shared.handover.model_card import JudgedRun, write_card
 from pipelines.shared.job import config_model
 from pipelines.shared.judging import figures
+from pipelines.shared.judging.prediction_sets import frozen_sets, with_prediction_sets
 from pipelines.shared.judging.published import published_table
 from pipelines.shared.judging.recalibration import beside, recalibrated_results
 from pipelines.shared.judging.report import (
@@ -50,7 +51,7 @@ def evaluate(study: Study[Any], folder: RunFolder) -> tuple[Evidence[Any], Resul
     """
     evidence = read_evidence(study, folder)
     recalibrated = recalibrated_results(study, evidence)
-    results = study.evaluate(evidence)
+    results = with_prediction_sets(study, evidence, study.evaluate(evidence))
     if recalibrated is not None:
         results = beside(results, recalibrated, evidence)
     return evidence, replace(results, warnings=[*untaught_lines(evidence.untaught), *results.warnings])
@@ -96,6 +97,7 @@ def read_evidence(study: Study[Any], folder: RunFolder) -> Evidence[Any]:
         # An external validation holds no networks, but what is known of those that it applied.
         networks=[read_json(n / "model.json", MODEL) for n in folder.networks()] or flow.get("networks", []),
         operating_points=points,
+        prediction_sets=frozen_sets(folder),
     )
 
 

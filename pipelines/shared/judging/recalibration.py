@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from pipelines.shared.judging.prediction_sets import checked_sets, with_prediction_sets
 from pipelines.shared.judging.report import Cell, Section, Table, Text
 from pipelines.shared.run import checked_points
 from pipelines.shared.run_folder import read_json, read_table
@@ -25,9 +26,12 @@ def recalibrated_results(study: Study[Any], evidence: Evidence[Any]) -> Results 
     file = evidence.folder.path / FILE
     if not file.exists():
         return None
-    points = checked_points(read_json(file, ["operating_points"])["operating_points"], file)
+    made = read_json(file, ["operating_points"])
+    points = checked_points(made["operating_points"], file)
+    sets = checked_sets(made.get("prediction_sets", []), file)
     table = read_table(evidence.folder.predictions(RECALIBRATED), ["id", "group"])
-    return study.evaluate(replace(evidence, predictions={"test": table}, operating_points=points))
+    evidence = replace(evidence, predictions={"test": table}, operating_points=points, prediction_sets=sets)
+    return with_prediction_sets(study, evidence, study.evaluate(evidence))
 
 
 def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> Results:

@@ -6,6 +6,7 @@ Each fold is a run of its own below the run folder, with its own train, val and 
     models/fold_<k>-<name>/          its networks
     predictions/{test,val}.parquet   of all folds, with `fold`; every record is once in each
     operating_points.json            `thresholds` by fold, and their median as `threshold`
+    prediction_sets.json             likewise, where the study has several classes
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pandas as pd
 
 from pipelines.shared.data.assemble import check_labels
 from pipelines.shared.data.splits import fold_roles
+from pipelines.shared.judging.prediction_sets import freeze_sets, frozen_sets, pooled_sets
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import barrier
 from pipelines.shared.learning.method import Method
@@ -161,5 +163,6 @@ def _pool(whole: RunFolder, count: int) -> None:
     for split in ("val", "test"):
         tables = [whole.read_table(f.predictions(split)).assign(fold=f.fold) for f in folds]
         whole.write_table(whole.predictions(split), pd.concat(tables, ignore_index=True))
+    freeze_sets(whole, pooled_sets({f.fold: frozen_sets(f) for f in folds}))
     points: list[dict[str, Any]] = [{**point, "fold": f.fold} for f in folds for point in read_json(f.operating_points)]
     write_json(whole.operating_points, plain(pooled_points(points)))

@@ -16,6 +16,7 @@ from torch import nn
 import pipelines
 from pipelines.shared.data.ranges import KEY, ranges_of, sampled
 from pipelines.shared.errors import ConfigError, RunError, UserError
+from pipelines.shared.judging.prediction_sets import choose_sets, freeze_sets, with_set_columns
 from pipelines.shared.learning.batch_size import sized
 from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
@@ -224,7 +225,9 @@ def keep_ranges(run: Run[C], data: Data, positions: np.ndarray) -> None:
 
 
 def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
-    """Predict val and test by all networks of the run, choose thresholds on val and freeze them."""
+    """Predict val and test by all networks of the run, choose thresholds on val and freeze them, those of prediction
+    sets too.
+    """
     targets = learner.targets(data.records)
     parts = {split: dataset_of(data, targets, split) for split in ("val", "test")}
     answers = mean_probabilities(run, learner, run.folder.networks(), parts)
@@ -234,9 +237,13 @@ def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
     for path in run.folder.networks():
         update_model(path, {"chosen_on_val": chosen})
     learner = learner.from_model(run.config, read_model(run.folder.networks()[0], run.study.name))
-    for split, probabilities in answers.items():
-        run.folder.write_table(run.folder.predictions(split), learner.table(data.part(split).records, probabilities))
-    freeze_points(run, run.study.choose_points(run.folder.read_table(run.folder.predictions("val")), run.config))
+    tables = {split: learner.table(data.part(split).records, p) for split, p in answers.items()}
+    run.folder.write_table(run.folder.predictions("val"), tables["val"])
+    val = run.folder.read_table(run.folder.predictions("val"))
+    sets = choose_sets(run.study.class_tasks(learner.classes), val, run.config.conformal.level)
+    run.folder.write_table(run.folder.predictions("test"), with_set_columns(tables["test"], sets))
+    freeze_sets(run.folder, sets)
+    freeze_points(run, run.study.choose_points(val, run.config))
 
 
 def freeze_points(run: Run[C], points: list[dict[str, Any]]) -> None:

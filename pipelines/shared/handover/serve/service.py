@@ -57,6 +57,8 @@ def fingerprint(finished: FinishedRun) -> str:
         for file in (folder / "weights.safetensors", folder / "model.json"):
             whole.update(f"{folder.name}/{file.name} {digest(file)}\n".encode())
     whole.update(json.dumps(finished.operating_points, sort_keys=True).encode())
+    if finished.prediction_sets:
+        whole.update(json.dumps(finished.prediction_sets, sort_keys=True).encode())
     return whole.hexdigest()
 
 
