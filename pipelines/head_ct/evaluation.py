@@ -23,6 +23,7 @@ from pipelines.head_ct.metrics import (
 )
 from pipelines.head_ct.sections import report_sections
 from pipelines.head_ct.triage import triage_section
+from pipelines.shared.judging.readers import against_readers
 from pipelines.shared.judging.subgroups import subgroup_estimates, subgroup_metrics
 from pipelines.shared.run_folder import read_table
 from pipelines.shared.stats.estimate import Estimate
@@ -52,6 +53,8 @@ def evaluate(evidence: Evidence[HeadCtConfig]) -> Results:
         evidence, task.known(test), partial(task.auroc, bootstrap=bootstrap), most=MOST_MAKERS
     )
     metrics |= waiting | subgroup_metrics(headline, subgroups)
+    compared = against_readers(evidence, test, CRITICAL, points, CRITICAL.target)
+    metrics |= compared.metrics if compared is not None else {}
     return Results(
         metrics=metrics,
         headline=headline,
@@ -61,7 +64,7 @@ def evaluate(evidence: Evidence[HeadCtConfig]) -> Results:
         operating_points=points,
         paper=published.NUMBERS,
         departures=_departures(evidence),
-        sections=report_sections(evidence, task, metrics, points, subgroups, triage, speed, statements),
+        sections=report_sections(evidence, task, metrics, points, subgroups, triage, speed, statements, compared),
         warnings=_warnings(evidence, task.name, points),
     )
 

@@ -12,6 +12,7 @@ from pipelines.head_ct.labeller import STATUSES, THRESHOLDS
 from pipelines.head_ct.metrics import CRITICAL, SILVER_4, TASKS
 from pipelines.head_ct.published import SECONDS_TO_ALARM
 from pipelines.shared.judging.cohort import Cohort
+from pipelines.shared.judging.readers import AgainstReaders, against_readers_section
 from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text, words
 from pipelines.shared.judging.sections import (
     RATES,
@@ -40,6 +41,7 @@ def report_sections(
     triage: Sequence[Section],
     speed: pd.DataFrame | None,
     statements: pd.DataFrame | None,
+    compared: AgainstReaders | None,
 ) -> list[Section]:
     """The sections of the report; `task` is the headline's."""
     test = evidence.predictions["test"]
@@ -50,6 +52,7 @@ def report_sections(
         _discrimination(evidence, test, both, metrics, points),
         *_gap(metrics),
         operating_points_section(evidence, test, task, points, more=_by_reports(test, task, points, metrics)),
+        *against_readers_section(compared, "physicians"),
         calibration_section(
             evidence,
             test,

@@ -7,8 +7,9 @@ from functools import partial
 from pipelines.retinopathy import published
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.metrics import headline_task, split_metrics, untaught_tasks
-from pipelines.retinopathy.sections import report_sections
+from pipelines.retinopathy.sections import graders_readings, report_sections
 from pipelines.shared.judging.error_gallery import saliency_estimate
+from pipelines.shared.judging.readers import against_readers
 from pipelines.shared.judging.subgroups import subgroup_estimates, subgroup_metrics
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import point_estimates
@@ -27,6 +28,8 @@ def evaluate(evidence: Evidence[RetinopathyConfig]) -> Results:
     points, rates = point_estimates(test, evidence.operating_points, bootstrap)
     subgroups = subgroup_estimates(evidence, task.known(test), partial(task.auroc, bootstrap=bootstrap))
     metrics |= rates | subgroup_metrics(headline, subgroups)
+    compared = against_readers(evidence, test, task, points, task.name, graders_readings(evidence, task))
+    metrics |= compared.metrics if compared is not None else {}
     saliency = saliency_estimate(evidence, bootstrap)
     if saliency is not None:
         metrics["test.saliency.lesion_auroc"] = saliency
@@ -45,7 +48,7 @@ def evaluate(evidence: Evidence[RetinopathyConfig]) -> Results:
         operating_points=points,
         paper=published.NUMBERS,
         departures=_departures(evidence),
-        sections=report_sections(evidence, task, metrics, points, subgroups, saliency),
+        sections=report_sections(evidence, task, metrics, points, subgroups, saliency, compared),
         warnings=warnings,
     )
 

@@ -12,6 +12,7 @@ from pipelines.retinopathy.metrics import TASKS, graded
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.cohort import Cohort
 from pipelines.shared.judging.error_gallery import error_sections
+from pipelines.shared.judging.readers import AgainstReaders, against_readers_section
 from pipelines.shared.judging.report import Picture, Section, Table, Text
 from pipelines.shared.judging.sections import (
     Metrics,
@@ -28,9 +29,9 @@ from pipelines.shared.judging.subgroups import SubgroupEstimate, subgroup_sectio
 from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.confusion import confusion_matrix
 from pipelines.shared.stats.estimate import Estimate
-from pipelines.shared.stats.readers import Reader
 from pipelines.shared.study import Evidence
 
+FLATTERED = "Each grader is part of the majority that is the reference, which flatters the graders."
 Retinopathy = Evidence[RetinopathyConfig]
 
 
@@ -41,6 +42,7 @@ def report_sections(
     points: Sequence[OperatingPoint],
     subgroups: Sequence[SubgroupEstimate],
     saliency: Estimate | None,
+    compared: AgainstReaders | None,
 ) -> list[Section]:
     """The sections of the report; `task` is the headline's."""
     test = evidence.predictions["test"]
@@ -52,9 +54,9 @@ def report_sections(
         metrics,
         f"{task.title}, test. Crosses: exact binomial intervals at the frozen thresholds.",
         points=points,
-        readers=_graders(evidence, test, task),
+        readers=reader_rates(evidence, test, task, task.name, graders_readings(evidence, task)),
         who="graders",
-        about_readers="Each grader is part of the majority that is the reference, which flatters the graders.",
+        about_readers=FLATTERED,
     )
     curves = [*roc, *precision_recall_blocks(evidence, test, task), auroc_table(list(TASKS.values()), metrics)]
     overall = metrics[f"test.{task.name}.auroc"]
@@ -62,6 +64,7 @@ def report_sections(
         _cohort(evidence),
         Section("Discrimination", curves),
         operating_points_section(evidence, test, task, points),
+        *against_readers_section(compared, "graders", FLATTERED),
         _grades(evidence, test, metrics),
         calibration_section(evidence, test, [task], metrics),
         *subgroup_section(evidence, subgroups, overall, n=len(task.known(test)), about=task.inline),
@@ -91,13 +94,13 @@ def _range(readings: pd.DataFrame) -> str | None:
     return f"{counts.min()} to {counts.max()}" if len(counts) else None
 
 
-def _graders(evidence: Retinopathy, test: pd.DataFrame, task: BinaryTask) -> list[Reader]:
-    """Each grader against the majority, on the test images that the grader decided on."""
+def graders_readings(evidence: Retinopathy, task: BinaryTask) -> pd.DataFrame | None:
+    """What the graders decided, with a column of the task's name; to be judged by the majority."""
     readings = evidence.readers
     if readings is not None and task.name == "moderate_or_worse":
         grade = readings["grade"]
         readings = readings.assign(moderate_or_worse=(grade >= 2).where(grade.notna()))
-    return reader_rates(evidence, test, task, task.name, readings)
+    return readings
 
 
 def _rule(evidence: Retinopathy) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 
 from pipelines.shared.errors import RunError
 from pipelines.shared.judging.error_gallery import saliency_estimate
+from pipelines.shared.judging.readers import against_readers
 from pipelines.shared.judging.subgroups import subgroup_estimates, subgroup_metrics
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.stats.operating_points import point_estimates
@@ -58,6 +59,8 @@ def evaluate(evidence: Evidence[SkinConfig]) -> Results:
     gaps = largest_gaps(evidence, test, subgroups)
     metrics |= rates | subgroup_metrics("test.malignant.auroc", subgroups)
     metrics |= {f"test.malignant.auroc_gap[{gap.column}]": gap.estimate for gap in gaps}
+    compared = against_readers(evidence, test, MALIGNANT, points, "biopsy")
+    metrics |= compared.metrics if compared is not None else {}
     saliency = saliency_estimate(evidence, bootstrap)
     if saliency is not None:
         metrics["test.saliency.lesion_auroc"] = saliency
@@ -81,7 +84,7 @@ def evaluate(evidence: Evidence[SkinConfig]) -> Results:
         operating_points=points,
         paper=published.NUMBERS,
         departures=_departures(evidence),
-        sections=report_sections(evidence, metrics, points, predicted, paths, subgroups, gaps, saliency),
+        sections=report_sections(evidence, metrics, points, predicted, paths, subgroups, gaps, saliency, compared),
         warnings=warnings,
     )
 

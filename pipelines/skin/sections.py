@@ -12,6 +12,7 @@ from pipelines.shared.errors import RunError
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.cohort import Cohort, share
 from pipelines.shared.judging.error_gallery import error_sections
+from pipelines.shared.judging.readers import AgainstReaders, against_readers_section
 from pipelines.shared.judging.report import Block, Cell, Picture, Section, Table, Text, words
 from pipelines.shared.judging.sections import (
     Metrics,
@@ -32,6 +33,7 @@ from pipelines.skin.metrics import MALIGNANT, OTHER, TASKS, TITLES
 from pipelines.skin.subgroups import Gap
 from pipelines.skin.tsne import tsne
 
+BIOPSY = "A diagnosis under malignant, which means to biopsy or treat, counts as a yes."
 MOST_CLASSES = 24  # that a confusion matrix can show
 Skin = Evidence[SkinConfig]
 Predicted = Mapping[str, Sequence[str]]  # the predicted nodes of test, by level
@@ -47,6 +49,7 @@ def report_sections(
     subgroups: Sequence[SubgroupEstimate],
     gaps: Sequence[Gap],
     saliency: Estimate | None,
+    compared: AgainstReaders | None,
 ) -> list[Section]:
     """The sections of the report."""
     test, tasks = evidence.predictions["test"], list(TASKS.values())
@@ -58,6 +61,7 @@ def report_sections(
         operating_points_section(evidence, test, MALIGNANT, points, tasks=tasks),
         _confusions(evidence, test, predicted, paths, metrics),
         *_beside_readers(evidence, test, predicted),
+        *against_readers_section(compared, "readers", BIOPSY),
         _calibration(evidence, test, metrics),
         *subgroup_section(
             evidence, subgroups, metrics["test.malignant.auroc"], n=len(test), about=MALIGNANT.inline, more=_gaps(gaps)

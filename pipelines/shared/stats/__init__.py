@@ -15,6 +15,8 @@ Which interval is used when:
   one only.
 - Two models on the same cases: DeLong's test where every group has one row, else its clustered form by Obuchowski
   (`delong.compare_aurocs` chooses), or the paired clustered bootstrap (`auc.auroc_difference`).
+- A model and several readers, who are a sample too: Obuchowski and Rockette's, with a t distribution (`mrmc`).
+- Which classes a probability cannot rule out: no interval but a set, by conformal prediction (`conformal`).
 
 Low-level functions raise `StatisticsError` on input for which the statistic is undefined (one class, NaN, no rows).
 Functions named `…_estimate` or `…_estimates` return an `Estimate` whose value, or only interval, is then None with the
