@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.errors import RunError
-from pipelines.shared.judging.report import Block, Cell, Section, Table, Text, words
+from pipelines.shared.judging.report import Block, Cell, Section, Table, Text, left_then_right, words
 from pipelines.shared.run_folder import AGAIN, RunFolder, plain, read_json, write_json
 from pipelines.shared.stats.conformal import class_thresholds, group_weights, groups_needed, prediction_sets
 from pipelines.shared.stats.estimate import Estimate
@@ -265,19 +265,22 @@ def _blocks(task: ClassTask, frozen: Mapping[str, Any], estimates: Mapping[str, 
         f"**{task.title}.** In place of one answer, the classes that the network cannot rule out (column "
         f"`{frozen['task']}@{frozen['name']}` of the predictions). A class belongs to the set where its probability "
         f"reaches the class's threshold, and the most probable class always does. The thresholds were chosen on "
-        f"{chosen_on}, so that of the new groups (patients, lesions) that have a class, the sets of {level} hold it, "
+        f"{chosen_on}, so that {level} of the new groups (patients, lesions) with a class have it in their set, "
         "whether or not the probabilities are calibrated: split conformal prediction, class by class, each group "
         "counted once however many records it has."
     )
     rows: list[list[Cell]] = []
     for name, threshold, groups in zip(frozen["classes"], frozen["thresholds"], frozen["groups"], strict=True):
         estimate = estimates[f"coverage[{name}]"]
-        shown = f"{threshold:.3g}" if threshold > 0 else "none: always in the set"
+        shown = f"{threshold:.3g}" if threshold > 0 else "always in"
         rows.append([words(name), groups, shown, estimate.groups, estimate.n, estimate])
     whole = estimates["coverage"]
     rows.append(["All classes", None, None, whole.groups, whole.n, whole])
     columns = ["Class", f"Groups in {chosen_on}", "Threshold", "Groups in test", "Records", "Coverage on test"]
-    caption = f"How often the set holds the true class; {level} were asked for. Intervals from resampling groups."
+    caption = (
+        f"How often the set holds the true class; {level} were asked for. Always in: the class has no threshold, and "
+        "belongs to every set. Intervals from resampling groups."
+    )
     besides = "" if _telling(frozen).all() else ", besides those in every set"
     sizes: list[list[Cell]] = [
         ["Classes in a set, mean", estimates["set_size"]],
@@ -286,7 +289,7 @@ def _blocks(task: ClassTask, frozen: Mapping[str, Any], estimates: Mapping[str, 
     ]
     blocks: list[Block] = [
         Text(text),
-        Table(columns, rows, caption),
+        Table(columns, rows, caption, left_then_right(columns)),
         Table(["How much the sets say", "Test"], sizes, "The smaller the sets, the more they say."),
     ]
     return [*blocks, *(Text(note, "note") for note in _notes(frozen, estimates, unknown, needed, level, chosen_on))]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.judging.report import Block, Cell, Section, Table, Text, words
+from pipelines.shared.judging.report import Block, Cell, Section, Table, Text, left_then_right, words
 from pipelines.shared.judging.sections import OperatingPoint, points_of
 from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.estimate import Estimate
@@ -110,7 +110,7 @@ def against_readers_section(compared: AgainstReaders | None, who: str = "readers
         rows.append([f"Mean of {len(kept)}", None, *means])
     blocks: list[Block] = [Text(text)]
     if rows:
-        columns = [who.capitalize(), "Cases read", "Balanced accuracy", *(f"Model, {label}" for label in labels)]
+        columns = ["Reader", "Cases read", "Balanced accuracy", *(f"Model, {label}" for label in labels)]
         blocks.append(Table(columns, rows, f"Each of the {who}, and the model on the same cases."))
     tests: list[list[Cell]] = []
     for name, beside in compared.by_point.items():
@@ -118,7 +118,8 @@ def against_readers_section(compared: AgainstReaders | None, who: str = "readers
         df = "–" if found.df is None else "∞" if np.isinf(found.df) else f"{found.df:.1f}"
         tests.append([f"Model, {words(name)}", found.estimate, df, p_text(found.p_value)])
     caption = f"Balanced accuracy of the model minus the {who}' mean."
-    blocks.append(Table(["Operating point", "Difference", "Degrees of freedom", "p"], tests, caption))
+    columns = ["Operating point", "Difference", "Degrees of freedom", "p"]
+    blocks.append(Table(columns, tests, caption, left_then_right(columns)))
     blocks += [Text(_sentence(words(name), beside, len(kept), who)) for name, beside in compared.by_point.items()]
     out = [compared.names[i] for i in first.left_out]
     if out:
@@ -146,4 +147,5 @@ def _sentence(point: str, beside: BesideReaders, readers: int, who: str) -> str:
             "proof that they are alike: the interval says what differences remain possible."
         )
     side = "higher" if estimate.value > 0 else "lower"
-    return f"At {point} the model is {abs(estimate.value):.3f} {side} than the {readers} {who} on average {range_}."
+    size = f"{abs(estimate.value):.3f} {side}"
+    return f"At {point} the model's balanced accuracy is {size} than that of the {readers} {who} on average {range_}."

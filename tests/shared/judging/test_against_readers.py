@@ -66,7 +66,7 @@ def test_each_reader_meets_the_model_on_the_cases_that_both_answered():
 
 @pytest.mark.parametrize(
     ("right", "said"),
-    [(0.5, "higher than the 4 readers"), (1.0, "lower than the 4"), (0.8, "no difference from the 4")],
+    [(0.5, "higher than that of the 4 readers"), (1.0, "lower than that of the 4"), (0.8, "no difference from the 4")],
 )
 def test_the_sentence_says_what_the_interval_says(right, said):
     table = case_table(skill=0.15)

@@ -79,7 +79,7 @@ def test_from_val_to_the_column_and_the_metrics():
     texts = " ".join(block.text for block in section.blocks if isinstance(block, Text))
     assert "Too few groups in val for a threshold at 90 %, which takes 9: plum (3)." in texts
     rows = {row[0]: row for block in section.blocks if isinstance(block, Table) for row in block.rows}
-    assert rows["plum"][2] == "none: always in the set"
+    assert rows["plum"][2] == "always in"
     assert "Sets of one class, besides those in every set" in rows
 
 
