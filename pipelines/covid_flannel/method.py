@@ -84,7 +84,7 @@ class FlannelMethod(Method[CovidConfig]):
                 for path in [p for p in folder.networks() if p.name.startswith(f"fold_{fold}-")]:
                     update_model(path, {"operating_points": own_points})
                 points += own_points
-                sets[fold] = choose_sets(run.study.class_tasks(CLASSES), validated, config.conformal.level)
+                sets[fold] = choose_sets(run.study.set_tasks(CLASSES), validated, config.conformal.level)
                 tables["val"].append(validated)
                 tables["test"].append(with_set_columns(tested, sets[fold]))
             for split, parts in tables.items():

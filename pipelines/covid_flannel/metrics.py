@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from pipelines.covid_flannel.config import CLASSES, COVID, CovidConfig
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.judging.prediction_sets import ClassTask
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.judging.tasks import MulticlassTask
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import bootstrap_p_value
@@ -33,7 +33,7 @@ from pipelines.shared.stats.proportions import both_estimates
 from pipelines.shared.untaught import most_probable
 
 NAMES = {"covid19": "COVID-19", "viral": "other viral", "bacterial": "bacterial", "normal": "normal"}
-CLASS_TASK = ClassTask("class", "Class", {name: f"p_{name}" for name in CLASSES}, lambda table: table["label"])
+SET_TASK = SetTask("class", "Class", {name: f"p_{name}" for name in CLASSES}, lambda table: table["label"])
 COMBINED = {"average": "Averaging", "voting": "Voting", "constant": "Constant weights", "flannel": "FLANNEL"}
 
 

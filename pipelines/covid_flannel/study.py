@@ -16,7 +16,7 @@ import pandas as pd
 from pipelines.covid_flannel import data, metrics, protocol
 from pipelines.covid_flannel.config import CovidConfig
 from pipelines.shared.data.images import SUFFIXES
-from pipelines.shared.judging.prediction_sets import ClassTask
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ class CovidFlannel(Study[CovidConfig]):
         """Thresholds of P(COVID-19), chosen on the stacking part of every fold and frozen."""
         return metrics.choose_points(predictions, config)
 
-    def class_tasks(self, classes: Sequence[str]) -> list[ClassTask]:
+    def set_tasks(self, classes: Sequence[str]) -> list[SetTask]:
         """Which of the four classes FLANNEL cannot rule out."""
-        return [metrics.CLASS_TASK]
+        return [metrics.SET_TASK]
 
     def recalibrate(
         self, part: pd.DataFrame, rest: pd.DataFrame, config: CovidConfig, models: Mapping[str, dict[str, Any]]

@@ -11,7 +11,7 @@ import pandas as pd
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.retinopathy.labels import GRADE_TARGETS, GRADES
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.judging.prediction_sets import ClassTask
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.judging.tasks import BinaryTask, known
 from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.bootstrap import Bootstrap
@@ -33,7 +33,7 @@ TASKS = BinaryTask.by_name(
         "gradable": "Gradable",
     }
 )
-GRADE = ClassTask(
+GRADE = SetTask(
     "grade",
     "Grade",
     {name: f"p_grade_{grade}" for grade, name in enumerate(GRADES)},

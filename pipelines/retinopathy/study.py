@@ -18,7 +18,7 @@ from pipelines.retinopathy import data, metrics
 from pipelines.retinopathy.config import RetinopathyConfig
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.judging.prediction_sets import ClassTask
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Retinopathy(Study[RetinopathyConfig]):
         """Two operating points, high specificity and high sensitivity, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
 
-    def class_tasks(self, classes: Sequence[str]) -> list[ClassTask]:
+    def set_tasks(self, classes: Sequence[str]) -> list[SetTask]:
         """Which of the five grades it may be."""
         return [metrics.GRADE]
 

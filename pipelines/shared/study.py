@@ -19,7 +19,7 @@ from pipelines.shared.config import StudyConfig
 from pipelines.shared.data.ranges import picture_measures
 from pipelines.shared.data.records import SPLITS, Source
 from pipelines.shared.data.splits import grouped_split, subsample_groups
-from pipelines.shared.judging.prediction_sets import ClassTask
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.judging.published import Published
 from pipelines.shared.judging.report import Section
 from pipelines.shared.run_folder import RunFolder
@@ -225,7 +225,7 @@ class Study(ABC, Generic[C]):
     def choose_points(self, predictions: pd.DataFrame, config: C) -> list[dict[str, Any]]:
         """Operating points, chosen on a prediction table (that of val)."""
 
-    def class_tasks(self, classes: Sequence[str]) -> list[ClassTask]:
+    def set_tasks(self, classes: Sequence[str]) -> list[SetTask]:
         """The questions with several answers that get prediction sets; here none.
 
         Args:

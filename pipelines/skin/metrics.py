@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.judging.prediction_sets import ClassTask
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.judging.tasks import BinaryTask
 from pipelines.shared.stats.agreement import agreement_estimates
 from pipelines.shared.stats.auc import auroc_estimate
@@ -60,7 +60,7 @@ def class_columns(classes: Sequence[str]) -> list[str]:
     return [f"p_{name.split('/')[-1]}" for name in classes]
 
 
-def class_tasks(classes: Sequence[str]) -> list[ClassTask]:
+def set_tasks(classes: Sequence[str]) -> list[SetTask]:
     """The question for one of the training classes, each named by its last node."""
     columns = class_columns(classes)
     names = [column.removeprefix("p_") for column in columns]
@@ -70,7 +70,7 @@ def class_tasks(classes: Sequence[str]) -> list[ClassTask]:
         known = [None if np.isnan(number) else names[int(number)] for number in numbers]
         return pd.Series(known, index=predictions.index, dtype=object)
 
-    return [ClassTask("class", "Disease", dict(zip(names, columns, strict=True)), truth)]
+    return [SetTask("class", "Disease", dict(zip(names, columns, strict=True)), truth)]
 
 
 def tempered_table(predictions: pd.DataFrame, classes: Sequence[str], temperature: float) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.errors import StatisticsError
-from pipelines.shared.judging.prediction_sets import ClassTask
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.stats.temperature import LEAST, best_temperature
 from pipelines.shared.study import Evidence, Recalibrated, Results, Study
 from pipelines.skin import data, metrics
@@ -59,9 +59,9 @@ class Skin(Study[SkinConfig]):
         """Two operating points of each binary task, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
 
-    def class_tasks(self, classes: Sequence[str]) -> list[ClassTask]:
+    def set_tasks(self, classes: Sequence[str]) -> list[SetTask]:
         """Which of the training classes it may be."""
-        return metrics.class_tasks(classes)
+        return metrics.set_tasks(classes)
 
     def recalibrate(
         self, part: pd.DataFrame, rest: pd.DataFrame, config: SkinConfig, models: Mapping[str, dict[str, Any]]

@@ -28,8 +28,8 @@ FrozenSets = list[dict[str, Any]]  # the content of prediction_sets.json, see `c
 
 
 @dataclass(frozen=True)
-class ClassTask:
-    """A question with several answers, of which one is right.
+class SetTask:
+    """A question with several answers, of which one is right, and which gets prediction sets.
 
     Attributes:
         name: in columns and in the keys of metrics, `<split>.<name>.<metric>`.
@@ -47,7 +47,7 @@ class ClassTask:
 # --- chosen and frozen ---
 
 
-def choose_sets(tasks: Sequence[ClassTask], predictions: pd.DataFrame, level: float | None) -> FrozenSets:
+def choose_sets(tasks: Sequence[SetTask], predictions: pd.DataFrame, level: float | None) -> FrozenSets:
     """Thresholds of each class, chosen on these predictions (those of `val`).
 
     Args:
@@ -194,7 +194,7 @@ def with_prediction_sets(study: Study[Any], evidence: Evidence[Any], results: Re
     counts once for each of its classes.
     """
     classes = evidence.networks[0]["classes"] if evidence.networks else []
-    tasks = {task.name: task for task in study.class_tasks(classes)}
+    tasks = {task.name: task for task in study.set_tasks(classes)}
     metrics: dict[str, Estimate] = {}
     blocks: list[Block] = []
     for frozen in evidence.prediction_sets:
@@ -221,7 +221,7 @@ LIMITS = (
 )
 
 
-def _estimates(evidence: Evidence[Any], task: ClassTask, frozen: Mapping[str, Any]) -> tuple[dict[str, Estimate], int]:
+def _estimates(evidence: Evidence[Any], task: SetTask, frozen: Mapping[str, Any]) -> tuple[dict[str, Estimate], int]:
     """The metrics by name, and how many test records with an answer have no true class among the set's."""
     test, bootstrap = evidence.predictions["test"], evidence.bootstrap
     test = test[test[frozen["scores"]].notna().any(axis=1)]
@@ -258,7 +258,7 @@ def _telling(frozen: Mapping[str, Any]) -> np.ndarray:
     return np.asarray((np.array(own, float) > 0).any(axis=0))
 
 
-def _blocks(task: ClassTask, frozen: Mapping[str, Any], estimates: Mapping[str, Estimate], unknown: int) -> list[Block]:
+def _blocks(task: SetTask, frozen: Mapping[str, Any], estimates: Mapping[str, Estimate], unknown: int) -> list[Block]:
     level, chosen_on = f"{100 * frozen['level']:g} %", frozen.get("chosen_on", "val")
     needed = groups_needed(frozen["level"])
     text = (

@@ -240,7 +240,7 @@ def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
     tables = {split: learner.table(data.part(split).records, p) for split, p in answers.items()}
     run.folder.write_table(run.folder.predictions("val"), tables["val"])
     val = run.folder.read_table(run.folder.predictions("val"))
-    sets = choose_sets(run.study.class_tasks(learner.classes), val, run.config.conformal.level)
+    sets = choose_sets(run.study.set_tasks(learner.classes), val, run.config.conformal.level)
     run.folder.write_table(run.folder.predictions("test"), with_set_columns(tables["test"], sets))
     freeze_sets(run.folder, sets)
     freeze_points(run, run.study.choose_points(val, run.config))

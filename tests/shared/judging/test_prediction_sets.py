@@ -15,7 +15,7 @@ from pipelines.retinopathy.metrics import GRADE
 from pipelines.retinopathy.metrics import predict_columns as grade_columns
 from pipelines.shared.errors import RunError
 from pipelines.shared.judging.prediction_sets import (
-    ClassTask,
+    SetTask,
     choose_sets,
     freeze_sets,
     frozen_sets,
@@ -29,10 +29,10 @@ from pipelines.shared.run_folder import RunFolder
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.conformal import class_thresholds
 from pipelines.shared.study import Results
-from pipelines.skin.metrics import class_tasks, predict_columns
+from pipelines.skin.metrics import predict_columns, set_tasks
 
 NAMES = ["apple", "pear", "plum"]
-TASK = ClassTask("fruit", "Fruit", {name: f"p_{name}" for name in NAMES}, lambda table: table["label"])
+TASK = SetTask("fruit", "Fruit", {name: f"p_{name}" for name in NAMES}, lambda table: table["label"])
 
 
 def fruits(seed, groups=60, each=2, rare=0):
@@ -52,7 +52,7 @@ def judged(test, sets, task=TASK):
         predictions={"test": test}, bootstrap=Bootstrap(200), networks=[{"classes": NAMES}], prediction_sets=sets
     )
     bare = Results({}, "test.x", "", 0.0, None, [], [], [], [])
-    return with_prediction_sets(SimpleNamespace(class_tasks=lambda classes: [task]), evidence, bare)
+    return with_prediction_sets(SimpleNamespace(set_tasks=lambda classes: [task]), evidence, bare)
 
 
 def test_from_val_to_the_column_and_the_metrics():
@@ -169,7 +169,7 @@ def test_a_score_that_is_not_there_is_named():
 
 def test_skin_answers_its_training_classes_by_their_last_node():
     classes = ["benign/naevus/blue", "malignant/melanoma"]
-    (task,) = class_tasks(classes)
+    (task,) = set_tasks(classes)
     table = predict_columns(np.array([[0.7, 0.3]] * 3), classes).assign(
         lineage=["benign/naevus/blue", "malignant/melanoma/lentigo", "benign/other"]
     )
@@ -182,7 +182,7 @@ def test_retinopathy_and_covid_name_their_classes():
     table = grade_columns(np.full((3, 6), 0.5)).assign(grade=[0.0, 4.0, np.nan])
     assert set(GRADE.scores.values()) <= set(table)
     assert [None if pd.isna(name) else name for name in GRADE.truth(table)] == ["none", "proliferative", None]
-    (task,) = COVID.class_tasks([])
+    (task,) = COVID.set_tasks([])
     assert list(task.scores) == ["covid19", "viral", "bacterial", "normal"]
 
 
