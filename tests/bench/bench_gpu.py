@@ -21,6 +21,9 @@ import pandas as pd
 import torch
 from conftest import compose
 from measure import REPOSITORY, Row, seconds
+from PIL import Image
+from timm import create_model
+from timm.data import create_dataset, create_loader
 from torch import nn
 
 from pipelines.camelyon.heatmap import grid, score_slide
@@ -37,6 +40,7 @@ from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork, expected_scale
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import World, wrap
+from pipelines.shared.learning.hardware import loader_workers
 from pipelines.shared.learning.losses import Loss
 from pipelines.shared.learning.optimization import make_optimizer
 from pipelines.shared.learning.trainer import _Training
@@ -52,7 +56,7 @@ def rows(tiny: bool = False) -> list[Row]:
         return []
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     found = [_pictures("resnet10t", 32, 4, device, 0.95, tiny=True)] if tiny else _picture_rows(device)
-    found += [_ecg(device, tiny), _volumes(device, tiny), _slide(device, tiny)]
+    found += [_timm_folder(device, tiny), _ecg(device, tiny), _volumes(device, tiny), _slide(device, tiny)]
     return found if tiny else [*found, _whole_run()]
 
 
@@ -112,39 +116,57 @@ def _training(
         dataset: as many whole batches as a round has.
         inputs: one batch, resident, as `forward` takes it.
     """
-    world, batch = World(0, 1, device), section.batch_size
-    torch.use_deterministic_algorithms(section.deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not section.deterministic
-    file = Path(tempfile.mkdtemp()) / "never.pt"
-    run = _Training(build().to(device), loss, dataset, section, "bench", 0, world, file, {})
+    batch, (ours, steps) = section.batch_size, _trainer(build, loss, dataset, section, device)
     answers = torch.from_numpy(dataset.targets[:batch]).to(device)
     inputs = inputs.to(device)
     network = build().to(device).train()
-    called, optimizer = wrap(network, world, section.compile), make_optimizer(network, section)
-    done = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    called, optimizer = wrap(network, World(0, 1, device), section.compile), make_optimizer(network, section)
 
     def bare() -> None:
-        for _ in range(run.batches):
+        for _ in range(steps):
             with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
                 value = loss(forward(called, inputs), answers)
             value.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        done()
+        _wait(device)
 
-    def ours() -> None:
+    return _in_turn(what, bare, ours, steps * batch, "bare loop", target)
+
+
+def _trainer(
+    build: Callable[[], nn.Module], loss: Loss, dataset: PreparedDataset, section: TrainerSection, device: torch.device
+) -> tuple[Callable[[], None], int]:
+    """An epoch of the trainer, to be called, and how many steps it has."""
+    torch.use_deterministic_algorithms(section.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not section.deterministic
+    file = Path(tempfile.mkdtemp()) / "never.pt"
+    run = _Training(build().to(device), loss, dataset, section, "bench", 0, World(0, 1, device), file, {})
+
+    def epoch() -> None:
         run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
         run.train_epoch()
-        done()
+        _wait(device)
 
-    bare(), ours()
-    pairs = [(seconds(bare), seconds(ours)) for _ in range(ROUNDS)]
-    records = run.batches * batch
+    return epoch, run.batches
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _in_turn(
+    what: str, theirs: Callable[[], None], ours: Callable[[], None], records: int, name: str, target: float
+) -> Row:
+    """Both once unmeasured, then `ROUNDS` times in turn."""
+    theirs(), ours()
+    pairs = [(seconds(theirs), seconds(ours)) for _ in range(ROUNDS)]
     return {
         "what": what,
-        "ratio": statistics.median(b / o for b, o in pairs),
+        "ratio": statistics.median(t / o for t, o in pairs),
         "ours": f"{records / statistics.median(o for _, o in pairs):.0f} records/s",
-        "reference": f"bare loop {records / statistics.median(b for b, _ in pairs):.0f} records/s, to reach {target:g}",
+        "reference": f"{name} {records / statistics.median(t for t, _ in pairs):.0f} records/s, to reach {target:g}",
     }
 
 
@@ -161,9 +183,60 @@ def _pictures(
     what = f"{backbone} {size} px, batch {batch}{', compiled' if compiled else ''}, training"
     section = _section(device, batch, compiled, workers=0 if tiny else None)
     return _training(
-        what, lambda: ImageNetwork(architecture), lambda out, y: nn.functional.cross_entropy(out.float(), y.long()),
-        dataset, section, pictures, device, target,
+        what, lambda: ImageNetwork(architecture), _cross_entropy, dataset, section, pictures, device, target
+    )
+
+
+def _timm_folder(device: torch.device, tiny: bool) -> Row:
+    """The trainer on prepared pictures over timm's loader, with its default augmentation, on the files in a folder.
+
+    timm's training script is not in its package; this is its inner loop. Preparing the pictures, once, is not counted.
+    """
+    size, batch, steps = (32, 2, 2) if tiny else (192, 128, 40)
+    folder = Path(tempfile.mkdtemp())
+    _write_pictures(folder, steps * batch, 64 if tiny else 600)
+    section = _section(device, batch, workers=0 if tiny else None)
+    workers, on_gpu = loader_workers(section, World(0, 1, device)), device.type == "cuda"
+    loader = create_loader(
+        create_dataset("", folder), (3, size, size), batch, is_training=True, use_prefetcher=on_gpu, mean=(0.5,) * 3,
+        std=(0.5,) * 3, num_workers=workers, persistent_workers=workers > 0, pin_memory=on_gpu, device=device,
     )  # fmt: skip
+    lite, count = "resnet10t" if tiny else "tf_efficientnet_lite0", OUTPUTS
+    network = create_model(lite, num_classes=count).to(device, memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(network, section)
+
+    def theirs() -> None:
+        for pictures, labels in loader:
+            with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
+                logits = network(pictures.to(device, memory_format=torch.channels_last))
+            nn.functional.cross_entropy(logits.float(), labels.to(device)).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        _wait(device)
+
+    targets = np.random.default_rng(1).integers(0, count, steps * batch).astype(np.float32)
+    dataset = _dataset((size, size, 3), np.uint8, targets, image_augment(compose("skin").augment, inscribed=True))
+    architecture = Architecture(lite, count, 0.0, *expected_scale(lite))
+    ours, _ = _trainer(lambda: ImageNetwork(architecture), _cross_entropy, dataset, section, device)
+    what = f"{lite} {size} px, batch {batch}, training on {steps * batch} pictures in a folder"
+    return _in_turn(what, theirs, ours, steps * batch, "timm's loader", 1.6)
+
+
+def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs.float(), targets.long())
+
+
+def _write_pictures(folder: Path, count: int, side: int) -> None:
+    """JPEG files of two classes, `side` pixels wide and three quarters of it high; 256 different ones at most."""
+    rng = np.random.default_rng(4)
+    for number in range(count):
+        file = folder / str(number % 2) / f"{number}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        if number < 256:
+            small = Image.fromarray(rng.integers(0, 255, (18, 24, 3), np.uint8))
+            small.resize((side, side * 3 // 4), Image.Resampling.BICUBIC).save(file, quality=90)
+        else:
+            file.hardlink_to(folder / str(number % 2) / f"{number % 256}.jpg")
 
 
 def _ecg(device: torch.device, tiny: bool) -> Row:
