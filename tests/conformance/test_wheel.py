@@ -91,7 +91,7 @@ def test_a_study_runs_from_the_wheel_in_an_empty_folder(installed, tmp_path):
 
 
 def test_a_study_whose_extra_is_not_installed_says_so_in_two_lines(installed, tmp_path):
-    done = run_command([str(installed / "imaging-pipelines"), "ecg", "trainer=smoke"], 400, tmp_path, ENVIRONMENT)
+    done = run_command([str(installed / "imaging-pipelines"), "ecg", "mode=verify"], 400, tmp_path, ENVIRONMENT)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "The phantom needs packages that are not installed: wfdb.",
