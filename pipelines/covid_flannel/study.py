@@ -15,9 +15,10 @@ import pandas as pd
 
 from pipelines.covid_flannel import data, metrics, protocol
 from pipelines.covid_flannel.config import CovidConfig
+from pipelines.covid_flannel.measures import spine_against_all
 from pipelines.shared.data.images import SUFFIXES
 from pipelines.shared.judging.prediction_sets import SetTask
-from pipelines.shared.study import Evidence, Recalibrated, Results, Study
+from pipelines.shared.study import Data, Evidence, Recalibrated, Results, Study
 
 if TYPE_CHECKING:
     from pipelines.shared.learning.method import Method
@@ -42,6 +43,11 @@ class CovidFlannel(Study[CovidConfig]):
     def split(self, records: pd.DataFrame, config: CovidConfig) -> pd.DataFrame:
         """Every patient is tested once, in one of five folds."""
         return protocol.divide(records, config)
+
+    def measures(self, data: Data, position: int, config: CovidConfig) -> dict[str, float]:
+        """Those of a picture, and how bright the spine is, which tells a negative."""
+        spine = spine_against_all(data.prepared.array(position))
+        return super().measures(data, position, config) | {"spine against the whole (grey levels)": spine}
 
     def method(self, config: CovidConfig) -> Method[CovidConfig]:
         """Stage 1: five base learners in every fold. Stage 2: FLANNEL learns from their predictions for patients whom

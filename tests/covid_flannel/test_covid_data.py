@@ -12,9 +12,11 @@ from conftest import compose, run_study
 from PIL import Image
 
 from pipelines.covid_flannel import data
+from pipelines.covid_flannel.measures import spine_against_all
 from pipelines.covid_flannel.public_sets import read_ccx, read_kcx
 from pipelines.covid_flannel.rules import file_name, finding, read_rules
 from pipelines.shared.data.copies import Copy
+from pipelines.shared.data.ranges import beyond, ranges_of
 from pipelines.shared.data.records import Source
 from pipelines.shared.data.tables import OnBadRow
 from pipelines.shared.errors import BadFile, DataError
@@ -434,3 +436,19 @@ def test_the_real_samples_run_with_five_folds_and_one_alone_with_four(real_sampl
     done = run_study("covid_flannel", *quick, "data=ccx", f"data.root={ccx}", f"run_dir={tmp_path / 'one'}")
     assert done.returncode == 0, done.stderr
     assert "4 folds instead of 5" in (tmp_path / "one" / "report.html").read_text()
+
+
+def test_a_negative_is_told_by_its_spine(real_sample):
+    pictures = sorted(real_sample("chest_xray").rglob("*.j*g"))[:60]
+    assert len(pictures) == 60
+    settings = data.prepare_settings(compose("covid_flannel"))
+    arrays = [data.prepare({"id": f.stem, "path": f.name}, f.parent, settings)[0] for f in pictures]
+    ranges = ranges_of({"spine": spine_against_all(array)} for array in arrays[:40])
+    assert not any(beyond({"spine": spine_against_all(array)}, ranges) for array in arrays[40:])
+    assert all(beyond({"spine": spine_against_all(255 - array)}, ranges) for array in arrays[40:])
+
+
+def test_the_spine_is_the_middle_sixth():
+    array = np.full((24, 24, 1), 100, np.uint8)
+    array[:, 10:14] = 220
+    assert spine_against_all(array) == pytest.approx(120 * 5 / 6)
