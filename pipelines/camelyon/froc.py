@@ -124,7 +124,8 @@ class Curve:
 
     def at(self, rates: Sequence[float] = RATES) -> np.ndarray:
         """Linearly interpolated sensitivity at some false positives per slide; where the curve is upright, its top."""
-        return np.interp(rates, self.false_positives[::-1], self.sensitivity[::-1])
+        sensitivity: np.ndarray = np.interp(rates, self.false_positives[::-1], self.sensitivity[::-1])
+        return sensitivity
 
 
 def froc_curve(scored: Scored, lesions: np.ndarray | None = None) -> Curve:
@@ -276,7 +277,8 @@ def _interpolate(x: np.ndarray, y: np.ndarray, targets: np.ndarray) -> np.ndarra
     row = np.arange(len(x))
     step = (x[row, right] - x[row, left]).astype(np.float64)
     share = np.divide(targets - x[row, left], step, out=np.zeros(len(x)), where=step > 0)
-    return y[row, left] + share * (y[row, right] - y[row, left])
+    between: np.ndarray = y[row, left] + share * (y[row, right] - y[row, left])
+    return between
 
 
 def by_size(scored: Scored) -> pd.DataFrame:

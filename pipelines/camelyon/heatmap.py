@@ -49,7 +49,8 @@ class Heatmap:
     @property
     def tissue(self) -> np.ndarray:
         """Which cells were scored."""
-        return ~np.isnan(self.values)
+        tissue: np.ndarray = ~np.isnan(self.values)
+        return tissue
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,8 @@ def overlay(picture: np.ndarray, heatmap: Heatmap, size: tuple[int, int]) -> np.
     large = np.pad(large, [(0, rows - large.shape[0]), (0, columns - large.shape[1])])
     grey = picture.astype(np.float32).mean(axis=2, keepdims=True) * 0.5 + 120
     weight = (0.75 * large)[..., None]
-    return (grey * (1 - weight) + heat_colours(large) * weight).clip(0, 255).astype(np.uint8)
+    blended: np.ndarray = (grey * (1 - weight) + heat_colours(large) * weight).clip(0, 255).astype(np.uint8)
+    return blended
 
 
 def heat_colours(values: np.ndarray) -> np.ndarray:
@@ -241,4 +243,5 @@ def heat_colours(values: np.ndarray) -> np.ndarray:
     position = np.clip(values, 0, 1) * (len(stops) - 1)
     low = np.minimum(position.astype(int), len(stops) - 2)
     share = (position - low)[..., None]
-    return stops[low] * (1 - share) + stops[low + 1] * share
+    colours: np.ndarray = stops[low] * (1 - share) + stops[low + 1] * share
+    return colours

@@ -195,7 +195,8 @@ def _filled(mask: np.ndarray) -> np.ndarray:
     """A uint8 mask without its holes: what cannot be reached from outside by steps to the four sides."""
     outside = np.pad(mask, 1)
     cv2.floodFill(outside, None, (0, 0), 2, flags=4)
-    return (outside[1:-1, 1:-1] != 2).astype(np.uint8)
+    filled: np.ndarray = (outside[1:-1, 1:-1] != 2).astype(np.uint8)
+    return filled
 
 
 def _components(mask: np.ndarray, mpp: float, corner: tuple[int, int]) -> tuple[np.ndarray, pd.DataFrame]:

@@ -80,15 +80,18 @@ class PatchNetwork(nn.Module):
 
     def _backbone_maps(self, pictures: torch.Tensor) -> torch.Tensor:
         if self.plan.level is None:
-            return self.backbone.forward_features(pictures)
-        return self.backbone.forward_intermediates(
-            pictures, indices=[self.plan.level], stop_early=True, intermediates_only=True
-        )[0]
+            maps: torch.Tensor = self.backbone.forward_features(pictures)
+        else:
+            maps = self.backbone.forward_intermediates(
+                pictures, indices=[self.plan.level], stop_early=True, intermediates_only=True
+            )[0]
+        return maps
 
     def maps(self, pictures: torch.Tensor) -> torch.Tensor:
         """uint8 (batch, height, width, 3) to maps (batch, channels, h, w)."""
         pictures = pictures.permute(0, 3, 1, 2)  # a view: the memory stays channels-last, the faster order
-        return self.reduce(self._backbone_maps((pictures.float() - self.mean) / self.std))
+        reduced: torch.Tensor = self.reduce(self._backbone_maps((pictures.float() - self.mean) / self.std))
+        return reduced
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits (batch, 1) of the middle `crop` pixels of each picture."""
@@ -96,7 +99,8 @@ class PatchNetwork(nn.Module):
         crop = self.plan.crop
         top, left = max(0, (height - crop) // 2), max(0, (width - crop) // 2)
         maps = self.maps(pictures[:, top : top + crop, left : left + crop])
-        return self.head(self.dropout(maps.mean(dim=(2, 3))))
+        logits: torch.Tensor = self.head(self.dropout(maps.mean(dim=(2, 3))))
+        return logits
 
     def dense(self, pictures: torch.Tensor, stride: int, halo: int) -> torch.Tensor:
         """Logits (batch, rows, columns) of all patches of a region at a stride.
@@ -148,4 +152,5 @@ class GoogLeNetMaps(nn.Sequential):
 
     def forward_features(self, pictures: torch.Tensor) -> torch.Tensor:
         """(batch, 3, h, w) to maps (batch, 1024, h / 32, w / 32)."""
-        return self(pictures)
+        features: torch.Tensor = self(pictures)
+        return features

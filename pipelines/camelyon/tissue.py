@@ -38,7 +38,8 @@ class Tissue:
         row = np.floor(np.asarray(y) / self.cell[1]).astype(int)
         rows, columns = self.mask.shape
         inside = (row >= 0) & (row < rows) & ((column >= 0) & (column < columns))
-        return inside & self.mask[row.clip(0, rows - 1), column.clip(0, columns - 1)]
+        tissue: np.ndarray = inside & self.mask[row.clip(0, rows - 1), column.clip(0, columns - 1)]
+        return tissue
 
 
 def find_tissue(slide: Slide, settings: TissueSection) -> Tissue:

@@ -234,7 +234,8 @@ def resampled_means(single: np.ndarray, drawn: np.ndarray, seed: int) -> np.ndar
     if seeds > 1:
         between *= np.sqrt(seeds / (seeds - 1))
     within = np.mean(drawn - single.T[:, None], axis=0)  # of the test groups, every seed once
-    return single.mean(axis=1) + between + within
+    variance: np.ndarray = single.mean(axis=1) + between + within
+    return variance
 
 
 def gain_estimate(law: Law, laws: Law, last: float, level: float) -> Estimate:

@@ -84,7 +84,8 @@ def _binary(test: pd.DataFrame, task: str, name: str) -> Iterator[Reading]:
 def _weighted_f1(confusion: np.ndarray) -> np.ndarray:
     """Mean F1 weighted by support, (..., k, k) -> (...); one that is undefined counts as 0."""
     support = confusion.sum(axis=-1)
-    return (np.nan_to_num(class_f1(confusion)) * support).sum(axis=-1) / support.sum(axis=-1)
+    mean: np.ndarray = (np.nan_to_num(class_f1(confusion)) * support).sum(axis=-1) / support.sum(axis=-1)
+    return mean
 
 
 def _measure(task: str, name: str) -> Measure | None:

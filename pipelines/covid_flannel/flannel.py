@@ -30,7 +30,8 @@ class Flannel(nn.Module):
         """How much each learner counts for each picture, (batch, learners)."""
         f = p.flatten(1)
         raw = self.linear((f[:, :, None] * f[:, None, :]).flatten(1))
-        return raw.tanh() if self.kind == "tanh" else raw.softmax(dim=1)
+        weights: torch.Tensor = raw.tanh() if self.kind == "tanh" else raw.softmax(dim=1)
+        return weights
 
     def forward(self, p: torch.Tensor) -> torch.Tensor:
         """Logits, (batch, classes)."""
@@ -105,7 +106,8 @@ def fit_combination(
 def combine(combination: nn.Module, p: np.ndarray) -> np.ndarray:
     """Probabilities (pictures, classes) of a trained combination for p (pictures, learners, classes)."""
     with torch.inference_mode():
-        return combination.double()(torch.from_numpy(p.astype(np.float64))).softmax(dim=1).numpy()
+        combined: np.ndarray = combination.double()(torch.from_numpy(p.astype(np.float64))).softmax(dim=1).numpy()
+        return combined
 
 
 def vote(p: np.ndarray) -> np.ndarray:
@@ -114,4 +116,5 @@ def vote(p: np.ndarray) -> np.ndarray:
     Ties go to the class with the higher mean probability: a thousandth of it is mixed in.
     """
     votes = np.eye(p.shape[2])[p.argmax(axis=2)].mean(axis=1)
-    return 0.999 * votes + 0.001 * p.mean(axis=1)
+    shares: np.ndarray = 0.999 * votes + 0.001 * p.mean(axis=1)
+    return shares

@@ -46,7 +46,8 @@ class CroppedNetwork(nn.Module):
                 pictures = scaled.permute(0, 2, 3, 1)
             first = (pictures.shape[1] - self.crop) // 2
             pictures = pictures[:, first : first + self.crop, first : first + self.crop]
-        return self.network(pictures)
+        logits: torch.Tensor = self.network(pictures)
+        return logits
 
 
 class BaseLearner(Learner[CovidConfig]):

@@ -35,7 +35,9 @@ def stretched(window: np.ndarray, speed: float, shift: float) -> np.ndarray:
     """The window around its middle, `speed` times as fast, moved by `shift` samples; beyond its ends mirrored."""
     middle, last = (len(window) - 1) / 2, len(window) - 1
     places = np.abs(middle + (np.arange(len(window)) - middle) * speed + shift)
-    return np.interp(np.where(places > last, 2 * last - places, places), np.arange(len(window)), window)
+    places = np.where(places > last, 2 * last - places, places)
+    resampled: np.ndarray = np.interp(places, np.arange(len(window)), window)
+    return resampled
 
 
 def filtered(window: np.ndarray, lowest: float, highest: float) -> np.ndarray:
@@ -48,4 +50,5 @@ def filtered(window: np.ndarray, lowest: float, highest: float) -> np.ndarray:
     high_pass = frequency / np.hypot(frequency, lowest)
     low_pass = 1 / np.sqrt(1 + (frequency / highest) ** 4)
     level = window.mean()  # what device it came from does not change where its baseline lies
-    return level + np.fft.irfft(np.fft.rfft(window - level) * high_pass * low_pass, len(window))
+    passed: np.ndarray = level + np.fft.irfft(np.fft.rfft(window - level) * high_pass * low_pass, len(window))
+    return passed

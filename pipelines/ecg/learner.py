@@ -178,7 +178,8 @@ def repeats(records: pd.DataFrame, most: int) -> np.ndarray:
         return np.ones(len(records), int)
     usual = float(counts.median())
     wanted = [max((np.sqrt(usual / counts[name]) for name in labels), default=1.0) for labels in names]
-    return np.clip(np.round(wanted), 1, most).astype(int)
+    times: np.ndarray = np.clip(np.round(wanted), 1, most).astype(int)
+    return times
 
 
 def oversampled(data: Data, most: int) -> Data:

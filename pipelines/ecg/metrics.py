@@ -106,7 +106,8 @@ class Cells:
     @property
     def support(self) -> np.ndarray:
         """How often each class occurs in the reference, (12,)."""
-        return (self.counts[:, :, 0] + self.counts[:, :, 2]).sum(axis=0)
+        support: np.ndarray = (self.counts[:, :, 0] + self.counts[:, :, 2]).sum(axis=0)
+        return support
 
 
 def cells(truth: np.ndarray, answer: np.ndarray, window: np.ndarray, group: np.ndarray, level: str) -> Cells:

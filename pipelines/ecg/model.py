@@ -49,7 +49,8 @@ class Block(nn.Module):
         if self.more:
             shortcut = functional.pad(shortcut, (0, 0, 0, self.more))
         x = self.first(_same(self.before(x), self.stride))
-        return self.second(_same(self.between(x), 1)) + shortcut
+        out: torch.Tensor = self.second(_same(self.between(x), 1)) + shortcut
+        return out
 
 
 class EcgNetwork(nn.Module):
@@ -95,4 +96,5 @@ class EcgNetwork(nn.Module):
             raise ValueError(f"{signal.shape[-1]} samples are no multiple of {STEP}: cut or pad them, and say so")
         x = ((signal.float() - self.mean) / self.std)[:, None]
         x = self.blocks(self.stem_norm(self.stem(_same(x, 1))))
-        return self.head(self.last_norm(x).transpose(1, 2)) + self.unseen
+        logits: torch.Tensor = self.head(self.last_norm(x).transpose(1, 2)) + self.unseen
+        return logits

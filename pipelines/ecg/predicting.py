@@ -280,7 +280,8 @@ def _answer(run: Run[EcgConfig], finished: FinishedRun) -> Answer:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             batch = torch.from_numpy(windows).to(device)
             parts = [learner.probabilities(network(batch).float().cpu().numpy()) for network in networks]
-        return np.mean(parts, axis=0)
+        mean: np.ndarray = np.mean(parts, axis=0)
+        return mean
 
     return answer
 

@@ -94,6 +94,7 @@ def read_stretch(recording: Recording, start: int, stop: int) -> np.ndarray:
     end = min(recording.length, math.ceil((stop + MARGIN) * scale))
     values, lost = bridged(recording.read(begin, end), recording.rate)
     places = np.arange(start, stop) * float(scale) - begin  # in samples of the file
+    out: np.ndarray
     if exact:
         first = begin // down * up
         out = resample_poly(values, up, down, window=_low_pass(up, down), padtype="edge")[start - first : stop - first]
@@ -126,7 +127,8 @@ def _low_pass(up: int, down: int, slower: float = 1.0) -> np.ndarray:
     half = math.ceil(10 * width)
     taps = firwin(2 * half + 1, 1 / width, window=("kaiser", 5.0))
     phase = np.arange(len(taps)) % up
-    return taps / np.bincount(phase, taps)[phase] / up
+    filters: np.ndarray = taps / np.bincount(phase, taps)[phase] / up
+    return filters
 
 
 def bridged(values: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
@@ -157,13 +159,15 @@ def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
 
 def lost_steps(values: np.ndarray) -> np.ndarray:
     """Which whole steps of a stretch at 200 Hz have a gap, bool (steps,)."""
-    return np.isnan(values[: len(values) // STEP * STEP]).reshape(-1, STEP).any(axis=1)
+    gaps: np.ndarray = np.isnan(values[: len(values) // STEP * STEP]).reshape(-1, STEP).any(axis=1)
+    return gaps
 
 
 def flat_steps(values: np.ndarray) -> np.ndarray:
     """Which whole steps of a stretch at 200 Hz do not change at all, bool (steps,)."""
     steps = values[: len(values) // STEP * STEP].reshape(-1, STEP)
-    return np.ptp(steps, axis=1) <= 1e-9 * np.maximum(1.0, np.abs(steps).max(axis=1))
+    flat: np.ndarray = np.ptp(steps, axis=1) <= 1e-9 * np.maximum(1.0, np.abs(steps).max(axis=1))
+    return flat
 
 
 def flat_lines(flat: np.ndarray) -> np.ndarray:

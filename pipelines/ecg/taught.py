@@ -30,7 +30,8 @@ class Taught:
 
     def answers(self, p: np.ndarray) -> np.ndarray:
         """Probabilities of the names (..., names) from those of the classes (..., 12); NaN stays NaN."""
-        return np.asarray(p) @ self.members.T
+        answers: np.ndarray = np.asarray(p) @ self.members.T
+        return answers
 
     def sentence(self) -> str | None:
         """The missing classes by their reasons; None if nothing is missing."""

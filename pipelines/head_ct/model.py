@@ -109,7 +109,8 @@ class SliceNetwork(nn.Module):
         maps = self.backbone.forward_intermediates(
             pictures, indices=[self.plan.level], stop_early=True, intermediates_only=True
         )[0]
-        return self.reduce(maps)
+        reduced: torch.Tensor = self.reduce(maps)
+        return reduced
 
     def judge(self, maps: torch.Tensor, known: torch.Tensor, batch: int, slices: int) -> torch.Tensor:
         """Logits from the maps of all known slices."""
@@ -125,7 +126,8 @@ class SliceNetwork(nn.Module):
             stack = (stack + convolution(stack)) * mask
         highest = stack.amax(dim=(2, 3, 4))  # maps are not negative, so a missing slice's zero never wins
         mean = stack.sum(dim=(2, 3, 4)) / (mask.sum(dim=(2, 3, 4)) * stack.shape[3] * stack.shape[4])
-        return self.head(self.dropout(torch.cat([highest, mean], dim=1)))
+        logits: torch.Tensor = self.head(self.dropout(torch.cat([highest, mean], dim=1)))
+        return logits
 
 
 class AllSlices(nn.Module):
@@ -175,7 +177,8 @@ class VolumeNetwork(nn.Module):
         batch, slices, height, width = volumes.shape
         channels = self.windows(volumes.flatten(0, 1)).view(batch, slices, 3, height, width).transpose(1, 2)
         maps = self.backbone.forward_features(channels)
-        return self.head(self.dropout(maps.mean(dim=(2, 3, 4))))
+        logits: torch.Tensor = self.head(self.dropout(maps.mean(dim=(2, 3, 4))))
+        return logits
 
 
 def inflate(module: nn.Module) -> nn.Module:

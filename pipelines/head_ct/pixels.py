@@ -118,7 +118,7 @@ def _used_bits(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
     shift = int(number_of(dataset, "HighBit") or bits - 1) - bits + 1
     if bits == allocated or dataset.file_meta.TransferSyntaxUID.is_compressed:
         return stored
-    wide = (stored.astype(np.int64) >> shift) & (2**bits - 1)
+    wide: np.ndarray = (stored.astype(np.int64) >> shift) & (2**bits - 1)
     if int(dataset.PixelRepresentation) == 1:
         wide = np.where(wide >= 2 ** (bits - 1), wide - 2**bits, wide)
     return wide

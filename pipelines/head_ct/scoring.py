@@ -35,11 +35,13 @@ class Scorer:
     def logits(self, network: nn.Module, volumes: np.ndarray) -> np.ndarray:
         """(n, slices, size, size) int16 -> (n, 3)."""
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return network(torch.from_numpy(volumes).to(self.device)).float().cpu().numpy()
+            logits: np.ndarray = network(torch.from_numpy(volumes).to(self.device)).float().cpu().numpy()
+            return logits
 
     def score(self, volume: np.ndarray) -> np.ndarray:
         """Probabilities (3,), averaged over the networks; NaN for what no training record taught."""
-        return np.mean([self.probabilities(self.logits(n, volume[None]))[0] for n in self.networks], axis=0)
+        mean: np.ndarray = np.mean([self.probabilities(self.logits(n, volume[None]))[0] for n in self.networks], axis=0)
+        return mean
 
     def importance(self, volume: np.ndarray) -> np.ndarray:
         """(slices,): by how much the first network's logit falls without each slice; -inf for slices without data."""

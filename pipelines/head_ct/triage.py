@@ -162,7 +162,9 @@ def _queue_metrics(order: QueueOrder, y: np.ndarray, group: np.ndarray, bootstra
 
             def mean(counts: np.ndarray, columns: np.ndarray = columns) -> np.ndarray:
                 sums = counts @ columns
-                return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+                means: np.ndarray = np.full(len(sums), np.nan)
+                np.divide(sums[:, 0], sums[:, 1], out=means, where=sums[:, 1] > 0)
+                return means
 
             value = float(position[y == kind].mean())
             metrics[f"triage.queue.{name}_{what}"] = bootstrap_estimate(

@@ -89,7 +89,8 @@ def stored_values(header: Header, hu: np.ndarray) -> np.ndarray:
     values = np.clip(values, info.min, info.max)
     if header.padding is not None:
         values = np.where(np.isnan(hu), header.padding, values)
-    return values.astype(kind)
+    stored: np.ndarray = values.astype(kind)
+    return stored
 
 
 def write_slices(

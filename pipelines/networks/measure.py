@@ -77,7 +77,8 @@ def multiply_adds(network: nn.Module, pictures: torch.Tensor) -> int:
     network.eval()
     with torch.inference_mode(False), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(pictures)
-    return counter.get_total_flops() // 2
+    counted: int = counter.get_total_flops() // 2
+    return counted
 
 
 def _rate(work: Any, seconds: float, device: torch.device) -> float:

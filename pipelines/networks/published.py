@@ -56,4 +56,5 @@ def one_protocol_error(name: str) -> float | None:
     if name not in list_models():
         return None
     weights = next(iter(get_model_weights(name)))
-    return round(100 - weights.meta["_metrics"]["ImageNet-1K"]["acc@5"], 2)
+    error: float | None = round(100 - weights.meta["_metrics"]["ImageNet-1K"]["acc@5"], 2)
+    return error

@@ -49,7 +49,8 @@ def _fundus(picture: np.ndarray) -> np.ndarray:
     """Where a prepared picture shows the fundus: inside its circle, and not cut off by the camera's frame."""
     axis = np.linspace(-1, 1, picture.shape[0])
     inside = axis[:, None] ** 2 + axis[None, :] ** 2 < 0.95**2
-    return binary_erosion(inside & (picture.max(axis=2) > 12), np.ones((3, 3)))
+    fundus: np.ndarray = binary_erosion(inside & (picture.max(axis=2) > 12), np.ones((3, 3)))
+    return fundus
 
 
 def _score(task: str) -> Any:

@@ -249,7 +249,8 @@ def _largest_part(mask: Bools) -> Bools:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(clean, connectivity=4)
     if count < 2:
         return np.zeros(mask.shape, bool)
-    return labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    largest: Bools = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    return largest
 
 
 def _outline(foreground: Bools) -> Floats:
@@ -264,7 +265,8 @@ def _outline(foreground: Bools) -> Floats:
             points.append(np.stack([lines, ends] if swap else [ends, lines], axis=1))
     outline = np.concatenate(points).astype(np.float64)
     x, y = outline.T
-    return outline[(x > 2) & (x < width - 3) & (y > 2) & (y < height - 3)]
+    inner: Floats = outline[(x > 2) & (x < width - 3) & (y > 2) & (y < height - 3)]
+    return inner
 
 
 def _fit(points: Floats, free_aspect: bool) -> Circle | None:
@@ -309,13 +311,15 @@ def _solve(points: Floats, free_aspect: bool) -> Floats:
     squared = centre_x**2 + k * centre_y**2 - solution[:, 2]
     valid = squared > 0.05
     circles = np.stack([centre_x, centre_y, np.sqrt(np.maximum(squared, 0)), np.sqrt(k)], axis=1)[valid]
-    return circles * [unit, unit, unit, 1] + [*origin, 0, 0]
+    scaled: Floats = circles * [unit, unit, unit, 1] + [*origin, 0, 0]
+    return scaled
 
 
 def _residuals(circles: Floats, points: Floats) -> Floats:
     """(K, N) distance of the points from each circle, as a fraction of its radius."""
     x, y, radius, aspect = (column[:, None] for column in circles.T)
-    return np.abs(np.sqrt((points[:, 0] - x) ** 2 + ((points[:, 1] - y) * aspect) ** 2) / radius - 1)
+    residuals: Floats = np.abs(np.sqrt((points[:, 0] - x) ** 2 + ((points[:, 1] - y) * aspect) ** 2) / radius - 1)
+    return residuals
 
 
 def _rim(circle: Circle, fractions: Floats) -> tuple[Floats, Floats]:

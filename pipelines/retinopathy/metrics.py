@@ -75,7 +75,8 @@ def ordered_heads(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def expected_grade(taught: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     """The mean (n,) of the grades by their probabilities, from what `ordered_heads` found: at least one head."""
-    return taught[0] + ordered.sum(axis=1)
+    grade: np.ndarray = taught[0] + ordered.sum(axis=1)
+    return grade
 
 
 def choose_cut_points(grade: np.ndarray, probabilities: np.ndarray) -> list[float | None]:

@@ -199,7 +199,8 @@ def _whole_parquet(file: Path, options: dict[str, Any]) -> pd.DataFrame:
 def _whole_csv(file: Path, options: dict[str, Any]) -> pd.DataFrame:
     if not file.read_bytes().endswith(b"\n"):
         raise ValueError("its last line is cut off" if file.stat().st_size else "it is empty")
-    return pd.read_csv(file, **options)
+    table: pd.DataFrame = pd.read_csv(file, **options)
+    return table
 
 
 def read_file(file: Path, read: Callable[[], T]) -> T:

@@ -77,4 +77,5 @@ def undefined_classes(estimates: Mapping[str, Estimate], untaught: Mapping[str, 
 
 def most_probable(p: np.ndarray) -> np.ndarray:
     """The most probable class (...,) of probabilities (..., classes); never one that is NaN, as nothing taught it."""
-    return np.nan_to_num(p, nan=-1.0).argmax(axis=-1)
+    classes: np.ndarray = np.nan_to_num(p, nan=-1.0).argmax(axis=-1)
+    return classes

@@ -59,7 +59,8 @@ def _is_malignant(name: str) -> bool:
 
 def _bright(picture: np.ndarray) -> np.ndarray:
     """Where a prepared picture shows skin, not the dark frame of a dermatoscope."""
-    return picture.max(axis=2) > 12
+    bright: np.ndarray = picture.max(axis=2) > 12
+    return bright
 
 
 def _score(classes: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -19,4 +19,5 @@ def tsne(embeddings: ArrayLike, seed: int, perplexity: float = 30.0) -> np.ndarr
         return np.zeros((len(values), 2))
     reduced = PCA(min(50, *values.shape), random_state=seed).fit_transform(values)
     neighbours = min(perplexity, (len(values) - 1) / 3)
-    return TSNE(2, perplexity=neighbours, init="pca", random_state=seed).fit_transform(reduced)
+    places: np.ndarray = TSNE(2, perplexity=neighbours, init="pca", random_state=seed).fit_transform(reduced)
+    return places

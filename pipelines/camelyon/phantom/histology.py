@@ -133,7 +133,8 @@ def _grid(rng: Generator, where: np.ndarray, spacing: float, share: float) -> np
     cx, cy = (places / COARSE).astype(int).T
     inside = (cx >= 0) & (cy >= 0) & (cy < where.shape[0]) & (cx < where.shape[1])
     places, cx, cy = places[inside], cx[inside], cy[inside]
-    return places[where[cy, cx] & (rng.random(len(places)) < share)]
+    chosen: np.ndarray = places[where[cy, cx] & (rng.random(len(places)) < share)]
+    return chosen
 
 
 def _ellipses(
@@ -181,7 +182,8 @@ def draw_tissue(
 
 
 def _between(low: Sequence[float], high: Sequence[float], share: float) -> np.ndarray:
-    return np.asarray(low, float) + share * (np.asarray(high, float) - np.asarray(low, float))
+    between: np.ndarray = np.asarray(low, float) + share * (np.asarray(high, float) - np.asarray(low, float))
+    return between
 
 
 def _nucleoli(rng: Generator, canvas: np.ndarray, places: np.ndarray, sizes: np.ndarray, share: float) -> None:

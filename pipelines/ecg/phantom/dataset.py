@@ -97,7 +97,8 @@ def _band(rng: Generator, samples: int, low: float, high: float) -> np.ndarray:
 
     spare = 2 * RATE  # the filter needs time to settle
     filtered = sosfilt(butter(2, [low, high], "band", fs=RATE, output="sos"), rng.standard_normal(samples + spare))
-    return filtered[spare:] / filtered[spare:].std()
+    unit: np.ndarray = filtered[spare:] / filtered[spare:].std()
+    return unit
 
 
 def _disturbance(rng: Generator) -> np.ndarray:
@@ -110,7 +111,8 @@ def _disturbance(rng: Generator) -> np.ndarray:
     for _ in range(int(rng.poisson(0.8))):
         peak, width = rng.uniform(0, SECONDS), rng.uniform(0.1, 0.5)
         bumps += rng.normal(0, 0.4) * np.exp(-0.5 * ((time_ - peak) / width) ** 2)
-    return wander + hum + muscle + bumps
+    noise: np.ndarray = wander + hum + muscle + bumps
+    return noise
 
 
 def _loose_electrode(rng: Generator, samples: int) -> np.ndarray:
@@ -122,7 +124,8 @@ def _loose_electrode(rng: Generator, samples: int) -> np.ndarray:
     steps = np.zeros(samples)
     for _ in range(int(rng.poisson(samples / RATE / 6))):
         steps[int(rng.integers(samples)) :] += rng.normal(0, 0.7)
-    return motion + muscle + sosfilt(butter(1, 0.3, "high", fs=RATE, output="sos"), steps)
+    loose: np.ndarray = motion + muscle + sosfilt(butter(1, 0.3, "high", fs=RATE, output="sos"), steps)
+    return loose
 
 
 def read_course(rng: Generator, course: Sequence[Episode], error: float, jitter: float) -> list[Episode]:

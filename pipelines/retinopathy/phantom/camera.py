@@ -138,4 +138,5 @@ def _frame(view: View, camera: Camera) -> Image:
     inside = np.clip((1 - distance) / edge + 0.5, 0, 1) * np.clip((view.cut - np.abs(row)) / edge + 0.5, 0, 1)
     if camera.notch:
         inside = np.maximum(inside, (np.abs(distance - 1.0) < 0.045) & (np.hypot(column - 0.72, row + 0.70) < 0.07))
-    return inside.astype(np.float32)
+    frame: Image = inside.astype(np.float32)
+    return frame

@@ -40,7 +40,9 @@ class View:
     def pixels(self, points: Floats) -> Floats:
         """(..., 2) retinal positions -> (..., 2) x, y in px of the picture."""
         flip = np.array([-1.0 if self.mirrored else 1.0, 1.0])
-        return rotated(points - np.array(self.gaze), self.turn) * flip * self.radius + np.array([self.x, self.y])
+        turned = rotated(points - np.array(self.gaze), self.turn)
+        pixels: Floats = turned * flip * self.radius + np.array([self.x, self.y])
+        return pixels
 
     def field(self) -> tuple[Image, Image]:
         """Columns (width,) and rows (height, 1) of the picture in radii of the fundus disc, from its centre."""
@@ -130,7 +132,8 @@ class Layer:
 def rotated(points: Floats, angle: float) -> Floats:
     """Points (..., 2) turned about the origin."""
     cosine, sine = np.cos(angle), np.sin(angle)
-    return points @ np.array([[cosine, sine], [-sine, cosine]])
+    turned: Floats = points @ np.array([[cosine, sine], [-sine, cosine]])
+    return turned
 
 
 def unit(angle: Floats | float) -> Floats:

@@ -241,7 +241,8 @@ def _bands(height: int, width: int) -> list[slice]:
 
 def _grey(unit: Floats, inverted: bool) -> Bytes:
     """Grey values in 0..1 -> 0..255, rounded; what lies beyond 1 is white."""
-    return np.rint(np.minimum(1 - unit if inverted else unit, 1) * 255).clip(0).astype(np.uint8)
+    grey: Bytes = np.rint(np.minimum(1 - unit if inverted else unit, 1) * 255).clip(0).astype(np.uint8)
+    return grey
 
 
 def _rgb_of(grey: Bytes, notes: list[str]) -> Bytes:
@@ -306,7 +307,8 @@ def _read_dicom(file: BinaryIO, min_side: int, max_pixels: int, notes: list[str]
         colours = apply_color_lut(stored, dataset)
         return np.rint(colours / np.iinfo(colours.dtype).max * 255).astype(np.uint8)
     if photometric == "RGB" or photometric.startswith("YBR"):  # pydicom has made RGB of the latter
-        return np.rint(stored / (2 ** int(dataset.BitsStored) - 1) * 255).astype(np.uint8)
+        eight_bit: Bytes = np.rint(stored / (2 ** int(dataset.BitsStored) - 1) * 255).astype(np.uint8)
+        return eight_bit
     raise BadFile(f"has the photometric interpretation {photometric}, which is not supported")
 
 
@@ -317,7 +319,8 @@ def _displayed(stored: NDArray[Any], dataset: Dataset) -> Floats:
     values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return apply_voi(values, dataset) / (2**bits - 1)
+        shown: Floats = apply_voi(values, dataset) / (2**bits - 1)
+        return shown
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
         return _window(values, _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)

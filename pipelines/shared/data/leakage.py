@@ -118,7 +118,8 @@ def components(count: int, edges: ArrayLike) -> Integers:
     i, j = np.asarray(edges, np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(count, count))
     _, label = connected_components(graph, directed=False)
-    return pd.factorize(label)[0].astype(np.int64)
+    numbers: Integers = pd.factorize(label)[0].astype(np.int64)
+    return numbers
 
 
 def leakage_gate(

@@ -94,7 +94,8 @@ def _csv(file: Path, separators: str) -> pd.DataFrame:
 def _parquet(file: Path) -> pd.DataFrame:
     """All columns as text; read without what pandas may have written into the file besides the table."""
     table = pq.read_table(file).replace_schema_metadata(None).to_pandas()
-    return table.map(_as_text).astype(object)
+    words: pd.DataFrame = table.map(_as_text).astype(object)
+    return words
 
 
 def _other_separator(header: list[str]) -> str | None:

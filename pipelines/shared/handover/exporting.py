@@ -53,9 +53,10 @@ class Answering(nn.Module):
     def forward(self, records: torch.Tensor) -> torch.Tensor:
         """Prepared records to probabilities, as `Learner.probabilities` makes them."""
         outputs = self.network(records)
-        if not self.some:
-            return self.activation(outputs)
-        return self.activation(outputs.masked_fill(self.never, -torch.inf)).masked_fill(self.never, torch.nan)
+        if self.some:
+            outputs = outputs.masked_fill(self.never, -torch.inf)
+        answers: torch.Tensor = self.activation(outputs)
+        return answers.masked_fill(self.never, torch.nan) if self.some else answers
 
 
 def run_records(run: Run[Any], finished: FinishedRun) -> PreparedDataset:

@@ -160,7 +160,8 @@ class MulticlassTask:
 
     def answers(self, table: pd.DataFrame) -> np.ndarray:
         """The most probable class of every row, (rows,) names; never one that training lacks."""
-        return np.array(self.classes, dtype=object)[most_probable(self.scores(table))]
+        answers: np.ndarray = np.array(self.classes, dtype=object)[most_probable(self.scores(table))]
+        return answers
 
     def confusion(self, table: pd.DataFrame) -> np.ndarray:
         """The confusion matrix (k, k) of the known rows, in the order of `classes`."""

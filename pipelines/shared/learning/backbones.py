@@ -67,11 +67,13 @@ class ImageNetwork(nn.Module):
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """The backbone's pooled features, (batch, head_hidden_size)."""
-        return self.backbone(self.scale(pictures))
+        features: torch.Tensor = self.backbone(self.scale(pictures))
+        return features
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits, (batch, outputs)."""
-        return self.head(self.dropout(self.features(pictures)))
+        logits: torch.Tensor = self.head(self.dropout(self.features(pictures)))
+        return logits
 
 
 def is_backbone(name: str) -> bool:

@@ -96,7 +96,8 @@ def _by_estimate(
         _step(config, network, loss, data, world, PROBE)
     each = 2 * max(1, sum(kept.values())) / PROBE
     room = SHARE * available_memory() - 4 * sum(weights.values())  # gradients, and what optimisers keep
-    return max(1, min(largest, 2 ** int(math.log2(max(1.0, room / each)))))
+    size: int = max(1, min(largest, 2 ** int(math.log2(max(1.0, room / each)))))
+    return size
 
 
 def available_memory() -> int:

@@ -50,7 +50,8 @@ class Calibrated(nn.Module):
 
     def forward(self, records: torch.Tensor) -> torch.Tensor:
         """Calibrated outputs, (batch, classes)."""
-        return self.network(records).float() / self.temperature - self.shift
+        tempered: torch.Tensor = self.network(records).float() / self.temperature - self.shift
+        return tempered
 
 
 def calibrated(network: nn.Module, model: dict[str, Any]) -> nn.Module:

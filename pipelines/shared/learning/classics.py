@@ -49,7 +49,8 @@ class LeNet(nn.Module):
             pictures = functional.adaptive_avg_pool2d(pictures, 32)
         maps = functional.avg_pool2d(self.conv1(pictures).tanh(), 2)
         maps = functional.avg_pool2d(self.conv2(maps).tanh(), 2)
-        return self.fc2(self.fc1(maps.flatten(1)).tanh()).tanh()
+        features: torch.Tensor = self.fc2(self.fc1(maps.flatten(1)).tanh()).tanh()
+        return features
 
 
 def _alexnet() -> nn.Module:
@@ -68,8 +69,9 @@ def _googlenet() -> nn.Module:
     return _with_width(network, 1024)
 
 
-def _with_width(network: Any, width: int) -> nn.Module:
-    network.head_hidden_size = network.num_features = width
+def _with_width(network: nn.Module, width: int) -> nn.Module:
+    for name in ("head_hidden_size", "num_features"):
+        setattr(network, name, width)
     return network
 
 
@@ -82,4 +84,5 @@ def torchvision_weights(name: str) -> dict[str, torch.Tensor]:
     from torchvision.models import get_model_weights
 
     weights: Any = get_model_weights(name)
-    return weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    state: dict[str, torch.Tensor] = weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    return state

@@ -76,7 +76,8 @@ def balanced_shares(strata: np.ndarray, power: float) -> np.ndarray:
     """
     _, members, counts = np.unique(strata, return_inverse=True, return_counts=True)
     shares = counts[members].astype(float) ** -power
-    return shares * len(shares) / shares.sum()
+    scaled: np.ndarray = shares * len(shares) / shares.sum()
+    return scaled
 
 
 def epoch_order(n: int, seed: int, epoch: int, shares: np.ndarray | None = None) -> list[Key]:

@@ -18,6 +18,8 @@ def backbone_of(model: nn.Module, key: str) -> nn.Module:
     Raises:
         ConfigError: it has none, so `key` of the configuration means nothing.
     """
+    name: str
+    module: nn.Module
     for name, module in model.named_modules():
         if name.rpartition(".")[2] == "backbone":
             return module

@@ -48,7 +48,7 @@ def layers(model: nn.Module, layer_decay: float, weight_decay: float) -> list[di
         ConfigError: it has no backbone, or the backbone says nothing of its layers.
     """
     backbone = backbone_of(model, f"trainer.layer_decay={layer_decay:g}")
-    groups = param_groups_layer_decay(backbone, weight_decay, layer_decay=layer_decay)
+    groups: list[dict[str, Any]] = param_groups_layer_decay(backbone, weight_decay, layer_decay=layer_decay)
     if len({group["lr_scale"] for group in groups}) < 2:
         raise ConfigError(
             f"trainer.layer_decay={layer_decay:g}: this backbone does not say what its layers are.",
@@ -80,7 +80,7 @@ def make_schedule(
     if config.schedule == "plateau":  # torch's own: timm's loses its count of bad epochs when it is resumed
         mode: Literal["min", "max"] = "min" if config.monitor.endswith("loss") else "max"
         return ReduceLROnPlateau(optimizer, mode, factor=config.decay_rate, patience=config.decay_epochs)
-    schedule, _ = create_scheduler_v2(
+    schedule: Scheduler = create_scheduler_v2(
         optimizer,
         sched=config.schedule,
         num_epochs=config.epochs,
@@ -89,5 +89,5 @@ def make_schedule(
         decay_rate=config.decay_rate,
         step_on_epochs=config.schedule == "step",
         updates_per_epoch=updates,
-    )
+    )[0]
     return schedule

@@ -75,7 +75,8 @@ def auroc_statistic(y: ArrayLike, score: ArrayLike) -> Statistic:
 
         def pairs(below: np.ndarray) -> np.ndarray:
             """Weighted number of pairs of a positive and one of its `below` lowest negatives."""
-            return np.einsum("rp,rp->r", positive_weight, cumulative.take(below, axis=1))
+            counted: np.ndarray = np.einsum("rp,rp->r", positive_weight, cumulative.take(below, axis=1))
+            return counted
 
         won = pairs(lower)
         won_or_tied = pairs(not_higher) if tied else won

@@ -216,6 +216,7 @@ def ratio_statistic(numerator: np.ndarray, denominator: np.ndarray) -> Statistic
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Element-wise quotient as floats; NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
-    return np.divide(
+    quotient: np.ndarray = np.divide(
         numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0, dtype=np.float64
     )
+    return quotient

@@ -151,7 +151,8 @@ def ece_estimate(
     value = np.abs(mean_gap).sum()
 
     def error_of_resamples(counts: np.ndarray) -> np.ndarray:
-        return np.abs(counts @ gaps / counts.sum(axis=1, keepdims=True) - mean_gap).sum(axis=1)
+        errors: np.ndarray = np.abs(counts @ gaps / counts.sum(axis=1, keepdims=True) - mean_gap).sum(axis=1)
+        return errors
 
     try:
         codes, groups = group_codes(group)

@@ -36,7 +36,8 @@ def as_binary(values: ArrayLike, name: str = "y") -> np.ndarray:
     odd = array[(array != 0) & (array != 1)]
     if odd.size:
         raise StatisticsError(f"{name}: values are 0 or 1, found {odd[0]:g}")
-    return array == 1
+    ones: np.ndarray = array == 1
+    return ones
 
 
 def as_probabilities(values: ArrayLike, name: str = "p") -> np.ndarray:

@@ -42,7 +42,8 @@ def group_weights(group: ArrayLike, truth: ArrayLike) -> np.ndarray:
     classes = np.unique(np.asarray(truth), return_inverse=True)[1]
     same_length(group=codes, truth=classes)
     pairs = codes * (classes.max() + 1) + classes
-    return 1 / np.bincount(pairs)[pairs]
+    weights: np.ndarray = 1 / np.bincount(pairs)[pairs]
+    return weights
 
 
 def class_thresholds(

@@ -99,7 +99,8 @@ def confusion_cells(truth: ArrayLike, predicted: ArrayLike, classes: Sequence[An
     rows = class_positions(truth, classes, "truth")
     columns = class_positions(predicted, classes, "predicted")
     same_length(truth=rows, predicted=columns)
-    return rows * len(classes) + columns
+    cells: np.ndarray = rows * len(classes) + columns
+    return cells
 
 
 def _diagonal(confusion: np.ndarray) -> np.ndarray:

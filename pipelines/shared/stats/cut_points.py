@@ -54,7 +54,8 @@ def best_cut_points(score: ArrayLike, truth: ArrayLike, grades: Sequence[int]) -
     edges = np.concatenate([ends[:1], values, ends[1:]])
     below, above = edges[first], edges[first + 1]
     middle = (below + above) / 2
-    return np.where(middle > below, middle, above)  # of neighbouring numbers the middle is one of them
+    cuts: np.ndarray = np.where(middle > below, middle, above)  # of neighbouring numbers the middle is one of them
+    return cuts
 
 
 def _best_grading(cost: np.ndarray) -> np.ndarray:

@@ -58,7 +58,8 @@ def balanced_accuracies(truth: np.ndarray, answers: np.ndarray, weights: np.ndar
     positive, negative = weights * truth, weights * ~truth
     sensitivity = divide(positive @ called.T, positive @ answered.T)
     specificity = divide(negative @ (answered - called).T, negative @ answered.T)
-    return (sensitivity + specificity) / 2
+    mean: np.ndarray = (sensitivity + specificity) / 2
+    return mean
 
 
 def jackknife_covariance(statistic: Statistic, group: ArrayLike) -> np.ndarray:
@@ -84,7 +85,8 @@ def jackknife_covariance(statistic: Statistic, group: ArrayLike) -> np.ndarray:
     if np.isnan(without).any():
         raise StatisticsError("all positives, or all negatives, lie in one group")
     off = without - without.mean(axis=0)
-    return (groups - 1) / groups * (off.T @ off)
+    covariance: np.ndarray = (groups - 1) / groups * (off.T @ off)
+    return covariance
 
 
 def mean_over_readers(values: ArrayLike, covariance: np.ndarray, level: float = 0.95) -> OverReaders:
@@ -178,7 +180,9 @@ def model_beside_readers(
     values = [balanced_accuracies(positive, rows, np.ones((1, len(positive))))[0] for rows in (read, its)]
 
     def differences(weights: np.ndarray) -> np.ndarray:
-        return balanced_accuracies(positive, its, weights) - balanced_accuracies(positive, read, weights)
+        its_mean, read_mean = (balanced_accuracies(positive, answers, weights) for answers in (its, read))
+        difference: np.ndarray = its_mean - read_mean
+        return difference
 
     n, groups = len(codes), len(np.unique(codes))
     try:

@@ -14,4 +14,5 @@ def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Logits (..., classes) to probabilities that sum to 1 over the last axis."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    p: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return p

@@ -162,4 +162,5 @@ def _newton_step(gradient: np.ndarray, hessian: np.ndarray, fixed_slope: bool) -
         fallback, determinant = gradient, h00 * h11 - h01**2
         singular = determinant <= 1e-14 * h00 * h11
         solved = np.stack([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0], axis=1)
-    return np.divide(solved, determinant[:, None], out=fallback.copy(), where=~singular[:, None])
+    step: np.ndarray = np.divide(solved, determinant[:, None], out=fallback.copy(), where=~singular[:, None])
+    return step
