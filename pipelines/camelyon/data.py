@@ -98,9 +98,12 @@ def _check_outlines(
     if not isinstance(name, str):
         return []
     annotation, problems = check_annotation(
-        root / name, (properties.width, properties.height), settings["strict_outlines"], properties.mpp[0],
+        root / name,
+        (properties.width, properties.height),
+        settings["strict_outlines"],
+        properties.mpp[0],
         settings["annotation_groups"],
-    )  # fmt: skip
+    )
     if annotation is not None and not problems and not annotation.tumour:
         groups = ", ".join(sorted({p.group for p in annotation.polygons})) or "none"
         problems.append(
@@ -149,13 +152,17 @@ def _challenge(config: CamelyonConfig, root: Path, partly: list[str], apart: dic
     WSI.require("A whole slide")
     records, problems, notes = read_challenge(root, partly, apart, config.annotation_groups)
     records, left_out = without_bad_rows(
-        records, problems, config.data.on_bad_row, str(root),
+        records,
+        problems,
+        config.data.on_bad_row,
+        str(root),
         "Complete the folder (data_cards/camelyon16.md says what belongs there), or leave these slides out with "
         "data.on_bad_row=skip.",
-    )  # fmt: skip
+    )
     records = stamped(records.reset_index(drop=True), root)
-    return Source("camelyon16", False, root, records, "slide (the set has one slide per patient)", notes=notes,
-                  left_out=left_out)  # fmt: skip
+    return Source(
+        "camelyon16", False, root, records, "slide (the set has one slide per patient)", notes=notes, left_out=left_out
+    )
 
 
 def stamped(records: pd.DataFrame, root: Path) -> pd.DataFrame:
@@ -231,10 +238,13 @@ def table(config: CamelyonConfig) -> Source:
     for row in without.difference(list(ambiguous)):
         problems.append(RowProblem(f"{records['id'][row]}: a tumour slide without an annotation", row))
     records, left_out = without_bad_rows(
-        records, problems, data.on_bad_row, str(data.table),
+        records,
+        problems,
+        data.on_bad_row,
+        str(data.table),
         "Give an XML file for each tumour slide, in folders like those of the slides where names recur; or leave these "
         "slides out with data.on_bad_row=skip.",
-    )  # fmt: skip
+    )
     records = stamped(records.reset_index(drop=True), source.root)
     return replace(source, records=records, notes=notes, left_out=[*source.left_out, *left_out])
 

@@ -191,9 +191,8 @@ def froc_estimates(scored: Scored, *, bootstrap: Bootstrap = STANDARD) -> dict[s
         estimates = [Estimate(v, groups=n, reason=reason) for v in values]
     else:
         estimates = bootstrap_estimates(
-            values, _Resampling(scored), np.arange(n), n=n, bootstrap=bootstrap,
-            undefined="without a lesion",
-        )  # fmt: skip
+            values, _Resampling(scored), np.arange(n), n=n, bootstrap=bootstrap, undefined="without a lesion"
+        )
     # Slides are resampled, but a sensitivity rests on lesions.
     return {
         name: replace(estimate, n=lesions, reason=". ".join(filter(None, (estimate.reason, why))) or None)

@@ -62,8 +62,10 @@ def _part(root: Path, there: Mapping[str, list[Path]], split: str, problems: lis
     name = NAME.format(split=split)
     files: dict[str, Path] = {}
     for kind, names in {
-        "x": [f"{name}_x.h5", KAGGLE[split]], "y": [f"{name}_y.h5"], "meta": [f"{name}_meta.csv"]
-    }.items():  # fmt: skip
+        "x": [f"{name}_x.h5", KAGGLE[split]],
+        "y": [f"{name}_y.h5"],
+        "meta": [f"{name}_meta.csv"],
+    }.items():
         matching = [file for n in names for file in there.get(n, [])]
         if len(matching) == 1:
             files[kind] = matching[0]
@@ -87,8 +89,10 @@ def _part(root: Path, there: Mapping[str, list[Path]], split: str, problems: lis
     elif not len(labels) == shape[0] == len(meta):
         problems.append(f"{name}: {shape[0]} patches, {len(labels)} labels and {len(meta)} rows of meta.csv")
     ids = np.array([f"{split}_{i}" for i in range(len(labels))], dtype=object)
-    for bad, what in ((~np.isin(labels, (0, 1)), f"{files['y']}: labels other than 0 and 1"),
-                      (meta["wsi"].isna().to_numpy(), f"{files['meta']}: rows without wsi, the slide")):  # fmt: skip
+    for bad, what in (
+        (~np.isin(labels, (0, 1)), f"{files['y']}: labels other than 0 and 1"),
+        (meta["wsi"].isna().to_numpy(), f"{files['meta']}: rows without wsi, the slide"),
+    ):
         if len(bad) == len(ids) and bad.any():
             problems.append(RowProblem(f"{what}, {bad.sum()} (first: {ids[bad][0]})", *ids[bad]))
     if len(meta) != len(ids):

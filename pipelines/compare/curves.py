@@ -187,9 +187,7 @@ def _curve(family: Sequence[Run], key: str, resamples: int, seed: int, level: fl
                 return f"the runs of seed {k} do not share their test records"
     single = np.array([[by_place[s, k].result.value for k in seeds] for s in sizes], float)
     try:
-        drawn = np.stack(
-            [np.stack([_values(readings[s, k], resamples, seed) for s in sizes], axis=1) for k in seeds]
-        )  # fmt: skip
+        drawn = np.stack([np.stack([_values(readings[s, k], resamples, seed) for s in sizes], axis=1) for k in seeds])
     except StatisticsError as failure:
         return str(failure)
     return curve_from(family[0], key, np.array(sizes), single, drawn, seeds, seed, level)

@@ -42,9 +42,12 @@ def write(
     write_csv(out / "differences.csv", pairs_table(pairs, refusals))
     seeds = seeds_table(runs)
     write_csv(out / "seeds.csv", seeds)
-    keys = pd.DataFrame({"key": list(differing_keys(runs)), **{
-        run.name: [values[i] for values in differing_keys(runs).values()] for i, run in enumerate(runs)
-    }})  # fmt: skip
+    keys = pd.DataFrame(
+        {
+            "key": list(differing_keys(runs)),
+            **{run.name: [values[i] for values in differing_keys(runs).values()] for i, run in enumerate(runs)},
+        }
+    )
     write_csv(out / "keys.csv", keys)
     synthetic = all(run.synthetic for run in runs)
     some = any(run.synthetic for run in runs)
@@ -197,9 +200,10 @@ def _runs_section(out: Path, runs: Sequence[Run]) -> Section:
     columns = ["Run", "Test", "Differs in", "Metric", "Study, data", "Training groups", "Chance", "Oracle"]
     align: list[Alignment] = ["left", "right", "left", "left", "left", "right", "right", "right"]
     picture = Picture(
-        "figures/runs.png", "The same; n counts the rows that each metric rests on. Studies have metrics of their own.",
+        "figures/runs.png",
+        "The same; n counts the rows that each metric rests on. Studies have metrics of their own.",
         "Forest plot of runs.",
-    )  # fmt: skip
+    )
     caption = "Each run's own headline metric and interval."
     return Section("Headline metrics", [Table(columns, rows, caption, align), picture])
 
@@ -289,12 +293,15 @@ def _curve_section(out: Path, curve: Curve, number: int) -> Section:
         f"Learning curve: {curve.study}, {curve.key}",
         [
             Text(f"**{curve.sentence()}**"),
-            Picture(f"figures/{path.name}", f"{curve.metric} against {curve.unit}. Band: 95 % of the refitted laws; "
-                    "dashed: beyond the data.", "Learning curve with its power law."),
+            Picture(
+                f"figures/{path.name}",
+                f"{curve.metric} against {curve.unit}. Band: 95 % of the refitted laws; dashed: beyond the data.",
+                "Learning curve with its power law.",
+            ),
             Table(columns, rows, f"{curve.metric} by {curve.unit}.", ["right"] * len(columns)),
             Text(text, "note"),
         ],
-    )  # fmt: skip
+    )
 
 
 def _keys_section(runs: Sequence[Run]) -> Section:
@@ -311,8 +318,10 @@ def _keys_section(runs: Sequence[Run]) -> Section:
             rows: list[list[Any]] = [[key, *[_shown(v) for v in values]] for key, values in differing.items()]
             blocks.append(Table(["Key", *[r.name for r in group]], rows, f"Keys in which the runs of {study} differ."))
         else:
-            rows = [[key, ", ".join(f"{v} ({n})" for v, n in Counter(map(_shown, values)).items())]
-                    for key, values in differing.items()]  # fmt: skip
+            rows = [
+                [key, ", ".join(f"{v} ({n})" for v, n in Counter(map(_shown, values)).items())]
+                for key, values in differing.items()
+            ]
             caption = (
                 f"Keys in which the runs of {study} differ, with how many runs have each value (keys.csv: each run's)."
             )

@@ -99,9 +99,7 @@ def paired_differences(
         if reason is not None and a.study == b.study:
             refusals.append(Refusal(a, b, reason))
     adjusted = holm([p.comparison.p_value for p in pairs])
-    return [
-        Pair(p.first, p.second, p.metric, p.comparison, q) for p, q in zip(pairs, adjusted, strict=True)
-    ], refusals  # fmt: skip
+    return [Pair(p.first, p.second, p.metric, p.comparison, q) for p, q in zip(pairs, adjusted, strict=True)], refusals
 
 
 def _drawn(reading: Reading, resamples: int, seed: int) -> np.ndarray:

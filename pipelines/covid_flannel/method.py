@@ -121,8 +121,10 @@ def _stage2(
     config = run.config
     parts = roles(data.records, fold, config)
     positions = {split: np.flatnonzero(parts[role]) for split, role in (("val", "stack"), ("test", "test"))}
-    p = {split: stacked(base, data.records["id"].to_numpy()[rows], role)
-         for (split, rows), role in zip(positions.items(), ("stack", "test"), strict=True)}  # fmt: skip
+    p = {
+        split: stacked(base, data.records["id"].to_numpy()[rows], role)
+        for (split, rows), role in zip(positions.items(), ("stack", "test"), strict=True)
+    }
     answers = answers_of(data.records)[positions["val"]].astype(int)
     best = best_learner(p["val"], answers, config.chosen_learners)
     taught = taught_classes(p["val"])

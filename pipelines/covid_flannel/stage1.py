@@ -98,8 +98,11 @@ def stored(folder: RunFolder, name: str, key: dict[str, Any]) -> pd.DataFrame | 
     there = read_json(place / "key.json", ["version"])
     wanted = json.loads(json.dumps(plain(key)))
     if there != wanted:
-        differ = [f"{k}: {_brief(there.get(k))}, here {_brief(wanted.get(k))}"
-                  for k in sorted({*there, *wanted}) if there.get(k) != wanted.get(k)]  # fmt: skip
+        differ = [
+            f"{k}: {_brief(there.get(k))}, here {_brief(wanted.get(k))}"
+            for k in sorted({*there, *wanted})
+            if there.get(k) != wanted.get(k)
+        ]
         raise RunError(
             f"The base predictions in {place} belong to another run:\n{listed(differ)}",
             "Use the configuration and data that made them, or leave stage1 out to train anew.",

@@ -84,10 +84,13 @@ def wfdb_database(
                 readings.append({"id": row["id"], "reader": extension, "rhythms": texts})
     masks = ", ".join(f"{note} {target or 'masked'}" for note, target in classes.items())
     rows, left_out = good_rows(
-        rows, problems, config, str(root),
+        rows,
+        problems,
+        config,
+        str(root),
         "Correct the files, or say what the rhythm is, as in 'labels.wfdb={\\(XYZ: SVT}' (null: masked). "
         f"Known: {masks}.",
-    )  # fmt: skip
+    )
     records = finish(rows, config)
     labels_of = {record: labels for record, labels in labels_of.items() if record in set(records["record"])}
     about_labels = label_notes(labels_of)

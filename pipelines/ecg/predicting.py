@@ -157,8 +157,11 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
     known = scorer.known
     with stage(run, "predict"):
         table = score_in_parts(folder, inputs.files, partial(scorer.courses, inputs.root), run.world, size=1)
-        labelled = [(str(file), np.reshape(np.stack(p), (-1, len(CLASSES))))
-                    for file, p in zip(table["file"], table.pop("steps_p"), strict=True) if p is not None]  # fmt: skip
+        labelled = [
+            (str(file), np.reshape(np.stack(p), (-1, len(CLASSES))))
+            for file, p in zip(table["file"], table.pop("steps_p"), strict=True)
+            if p is not None
+        ]
         _write_steps(folder, labelled, known)
         file = folder.path / "predictions.csv"
         _write(file, table)

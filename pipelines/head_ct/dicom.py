@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 READER_VERSION = 3  # raise it whenever the same file gives another row
-CT, ENHANCED_CT, LEGACY_CT = (
-    "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2",
-)  # fmt: skip
+CT, ENHANCED_CT, LEGACY_CT = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 DEFLATED = "1.2.840.10008.1.2.1.99"
 # pydicom's warnings quote values too.
 warnings.filterwarnings("ignore", module=r"pydicom\.")

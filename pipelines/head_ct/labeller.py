@@ -45,9 +45,12 @@ BRITISH = [
     ("oedematous", "edematous"), ("anaemi", "anemi"), ("leucoaraiosis", "leukoaraiosis"), ("colour", "color"),
 ]  # fmt: skip
 PLURALS = [
-    ("metastases", "metastasis"), ("abscesses", "abscess"), ("masses", "mass"), ("hemorrhages", "hemorrhage"),
+    ("metastases", "metastasis"),
+    ("abscesses", "abscess"),
+    ("masses", "mass"),
+    ("hemorrhages", "hemorrhage"),
     ("ies", "y"),
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,8 @@ def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> Pipeline
     for status in STATUSES[1:]:
         own = sets[status]
         nlp.add_pipe(
-            "negex", name=f"negex_{status}",
+            "negex",
+            name=f"negex_{status}",
             config={
                 "extension_name": status,
                 "neg_termset": {
@@ -259,7 +263,7 @@ def pipeline(lexicon: Path | None = None, terms: Path | None = None) -> Pipeline
                     "termination": sets["termination"],
                 },
             },
-        )  # fmt: skip
+        )
     return Pipeline(nlp, concepts, sets["sections"], words)
 
 

@@ -139,7 +139,7 @@ SHORT_FORMS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<=[a-z])\((?:s|es)\)", "s"),
     (r"\(\s*\?+\s*\)", " ?"),
     (r"\?{2,}", "?"),
-]  # fmt: skip
+]
 STORED_PATTERNS = [(re.compile(p), n) for p, n in STORED]
 SHORT_PATTERNS = [(re.compile(p, re.IGNORECASE), n) for p, n in SHORT_FORMS]
 _DIVIDED = re.compile(r"(?<=[A-Za-z])(?:-[ \n]?|[ \n])(?=[A-Za-z])")

@@ -30,7 +30,7 @@ from pipelines.head_ct.english import (
     last_word,
     leads_on,
     style_of,
-)  # fmt: skip
+)
 from pipelines.head_ct.report_text import Tracked, readable
 
 LONGEST = 250  # words; negation reaches no further, also where nobody ended the sentence (NegEx's own reach was five)

@@ -61,7 +61,7 @@ class Published:
 
 def publish_run(
     study: Study[Any], config: StudyConfig, folder: RunFolder, target: Path, name: str, licence: str | None
-) -> Published:  # fmt: skip
+) -> Published:
     """Write a published run to `target`, whole or not at all.
 
     Args:

@@ -29,8 +29,11 @@ from pipelines.shared.screen import parallel_map
 PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
 CCX, KCX = "covid-chestxray-dataset", "chest_xray"
 # share of the patients, and their diseases in the order of CLASSES
-MIX = {"kcx": (0.64, (0.03, 0.27, 0.40, 0.30)), "north": (0.20, (0.62, 0.12, 0.14, 0.12)),
-       "south": (0.16, (0.44, 0.20, 0.20, 0.16))}  # fmt: skip
+MIX = {
+    "kcx": (0.64, (0.03, 0.27, 0.40, 0.30)),
+    "north": (0.20, (0.62, 0.12, 0.14, 0.12)),
+    "south": (0.16, (0.44, 0.20, 0.20, 0.16)),
+}
 LOOKS = {
     "kcx": Hospital("kcx", 0.0, "R", (0.04, 0.11), 1.05, 0.02),
     "north": Hospital("north", 0.045, "L", (0.86, 0.16), 0.90, 0.05),

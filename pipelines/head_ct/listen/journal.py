@@ -236,8 +236,10 @@ class Journal:
             "SELECT study, revision FROM studies AS s WHERE NOT EXISTS "
             "(SELECT 1 FROM scores WHERE study = s.study AND revision = s.revision) "
             "AND (complete = revision OR latest + ? <= ? OR latest > ?) ORDER BY latest, study LIMIT 1",
-            pause, now, now + pause,
-        )  # fmt: skip
+            pause,
+            now,
+            now + pause,
+        )
         return (str(rows[0]["study"]), int(rows[0]["revision"])) if rows else None
 
     def attempt(self, study: str) -> int:

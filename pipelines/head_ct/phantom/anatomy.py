@@ -45,9 +45,7 @@ class Head:
     @property
     def shift(self) -> float:
         """Midline shift in mm, positive to the left side."""
-        return -sum(
-            f.side * SHIFTS.get(f.kind, 0.0) * max(0.0, f.severity - 0.35) / 0.65 for f in self.findings
-        )  # fmt: skip
+        return -sum(f.side * SHIFTS.get(f.kind, 0.0) * max(0.0, f.severity - 0.35) / 0.65 for f in self.findings)
 
 
 def draw_head(rng: Generator, findings: list[Finding]) -> Head:

@@ -85,7 +85,7 @@ def _positions(rng: Generator, settings: PhantomSettings) -> tuple[np.ndarray, l
 
 def _draw_slices(
     head: Any, first: np.ndarray, orientation: list[float], settings: PhantomSettings, rng: Generator, sharp: bool
-) -> tuple[list[np.ndarray], np.ndarray]:  # fmt: skip
+) -> tuple[list[np.ndarray], np.ndarray]:
     """HU of each slice as the scanner would give them, and the mask of critical findings."""
     from scipy.ndimage import gaussian_filter
 

@@ -72,8 +72,11 @@ def _listed_files(table: Path) -> list[str]:
     """The paths that a table names; all mistakes at once. A file that is not there has its reason later."""
     paths = read_csv(table, ["path"])["path"]
     problems = check_ids(paths, table)
-    problems += [RowProblem(f"{table.name} row {i + 2}: {p} leaves the folder {table.parent}", i)
-                 for i, p in enumerate(paths) if isinstance(p, str) and not inside(p)]  # fmt: skip
+    problems += [
+        RowProblem(f"{table.name} row {i + 2}: {p} leaves the folder {table.parent}", i)
+        for i, p in enumerate(paths)
+        if isinstance(p, str) and not inside(p)
+    ]
     raise_problems(problems, str(table), "Correct these rows; nothing was scored.")
     return list(paths)
 

@@ -163,9 +163,7 @@ def _folds(table: pd.DataFrame, split: pd.Series, file: Path) -> tuple[pd.Series
     return fold, problems
 
 
-def _on_several_sides(
-    group: pd.Series, split: pd.Series, fold: pd.Series | None, file: Path, what: str
-) -> list[str]:  # fmt: skip
+def _on_several_sides(group: pd.Series, split: pd.Series, fold: pd.Series | None, file: Path, what: str) -> list[str]:
     """One problem for each group in several splits or folds; the series' index are labels of the file's rows."""
     side = split if fold is None else split + " of fold " + fold.astype(str)
     known = group.notna() & split.notna()
@@ -233,16 +231,20 @@ def time_split(records: pd.DataFrame, column: str, fractions: Mapping[str, float
     # The last time of val and that of train, each as near to the wanted share as leaves something for the others.
     val = 1 + int(np.abs(share[1:-1] - (1 - fractions["test"])).argmin())
     train = int(np.abs(share[:val] - fractions["train"]).argmin())
-    split = pd.Series(np.select([times <= counts.index[train], times <= counts.index[val]], SPLITS[:2], "test"),
-                      index=times.index)  # fmt: skip
+    split = pd.Series(
+        np.select([times <= counts.index[train], times <= counts.index[val]], SPLITS[:2], "test"), index=times.index
+    )
     parts = {name: int((split == name).sum()) for name in SPLITS}
-    shown = [f"{name} {parts[name]:,} groups ({parts[name] / len(times):.0%}, {fractions[name]:.0%} wanted)"
-             for name in SPLITS]  # fmt: skip
+    shown = [
+        f"{name} {parts[name]:,} groups ({parts[name] / len(times):.0%}, {fractions[name]:.0%} wanted)"
+        for name in SPLITS
+    ]
     notes = [
         f"The split is by time ({column}; a group counts at its latest record): train until "
         f"{_shown(counts.index[train])}, val until {_shown(counts.index[val])}, test until {_shown(counts.index[-1])}: "
-        + ", ".join(shown) + "."
-    ]  # fmt: skip
+        + ", ".join(shown)
+        + "."
+    ]
     tied = [int(counts.iloc[k]) for k in (train + 1, val + 1) if counts.iloc[k] > 1]
     if tied:
         notes.append(

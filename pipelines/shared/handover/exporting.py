@@ -206,8 +206,11 @@ def describe(
         "seed": model.get("seed"),
         "classes": model["classes"],
         "untaught": model.get("untaught", {}),
-        "input": {"dtype": str(first.dtype).removeprefix("torch."), "shape": ["batch", *first.shape[1:]],
-                  "what": "arrays as the study prepares them for its networks; scaling happens inside"},
+        "input": {
+            "dtype": str(first.dtype).removeprefix("torch."),
+            "shape": ["batch", *first.shape[1:]],
+            "what": "arrays as the study prepares them for its networks; scaling happens inside",
+        },
         "preprocessing": model["preprocessing"],
         "output": output,
         **({"calibration": model["calibration"]} if "calibration" in model else {}),  # is inside the file
@@ -218,7 +221,7 @@ def describe(
         "synthetic": flow["synthetic"],
         **({} if finished.notice is None else {"licence": finished.notice}),
         "beyond_this_file": _beyond(run.study.name, method, points, finished, model),
-    }  # fmt: skip
+    }
     return {k: v if isinstance(v, str) else json.dumps(plain(v), ensure_ascii=False) for k, v in content.items()}
 
 

@@ -148,8 +148,10 @@ def _data(judged: JudgedRun) -> str:
         rows = records[records["split"] == split]
         if len(rows):
             lines.append(f"| {split} | {len(rows):,} | {rows['group'].nunique():,} |")
-    lines += ["", f"Fingerprint of the records: `{flow['fingerprint'][:16]}`, of the split: "
-              f"`{flow['split_fingerprint'][:16]}`."]  # fmt: skip
+    lines += [
+        "",
+        f"Fingerprint of the records: `{flow['fingerprint'][:16]}`, of the split: `{flow['split_fingerprint'][:16]}`.",
+    ]
     lines += [f"- {sentence}" for sentence in flow["gate"]]
     lines += [f"- Left out: {s['label']}, {s['count']:,} records." for s in flow["steps"] if s["kind"] == "left out"]
     lines += [f"- {note}" for note in flow["notes"]]
@@ -158,8 +160,11 @@ def _data(judged: JudgedRun) -> str:
 
 def _metrics(judged: JudgedRun) -> str:
     results, main = judged.results, judged.main
-    rows = {k: e for k, e in results.metrics.items()
-            if k.startswith("test.") and not set("[@") & set(k) and e.value is not None}  # fmt: skip
+    rows = {
+        k: e
+        for k, e in results.metrics.items()
+        if k.startswith("test.") and not set("[@") & set(k) and e.value is not None
+    }
     chosen = list(rows)[:SHOWN]
     if results.headline not in chosen:
         chosen.insert(0, results.headline)
@@ -181,8 +186,11 @@ def _metrics(judged: JudgedRun) -> str:
     if len(rows) > len(chosen):
         lines += ["", f"{len(rows) - len(chosen)} more are in metrics.json."]
     if results.operating_points:
-        lines += ["", "| operating point | threshold | chosen on | aim | sensitivity | specificity |",
-                  "|---|---|---|---|---|---|"]  # fmt: skip
+        lines += [
+            "",
+            "| operating point | threshold | chosen on | aim | sensitivity | specificity |",
+            "|---|---|---|---|---|---|",
+        ]
         for p in results.operating_points:
             aim = ", ".join(f"{k} {v:g}" for k, v in (p.get("target") or {}).items()) or "–"
             rates = [_rate(p.get(name)) for name in ("sensitivity", "specificity")]

@@ -229,8 +229,11 @@ def _data_section(study: Study[Any], evidence: Evidence[StudyConfig]) -> Section
     ]
     blocks += [Text(sentence) for sentence in flow["gate"]]
     if flow["lists"]:
-        rows = [[name, len(items), ", ".join(map(str, items[:12])) + (" …" if len(items) > 12 else "")]
-                for name, items in flow["lists"].items() if items]  # fmt: skip
+        rows = [
+            [name, len(items), ", ".join(map(str, items[:12])) + (" …" if len(items) > 12 else "")]
+            for name, items in flow["lists"].items()
+            if items
+        ]
         if rows:
             blocks.append(Table(["What", "Records", "Which"], rows, "Records left out or flagged, by reason."))
     blocks += [Text(note, "note") for note in flow["notes"]]

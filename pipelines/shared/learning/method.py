@@ -195,9 +195,7 @@ def _features(
     )
 
 
-def describe(
-    run: Run[C], learner: Learner[C], network: nn.Module, data: Data, name: str, seed: int
-) -> dict[str, Any]:  # fmt: skip
+def describe(run: Run[C], learner: Learner[C], network: nn.Module, data: Data, name: str, seed: int) -> dict[str, Any]:
     """What model.json says of every network."""
     return {
         "study": run.study.name,

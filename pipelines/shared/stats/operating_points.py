@@ -182,9 +182,12 @@ def point_estimates(
     for point in points:
         known = rows[rows[point["task"]].notna()]
         rates = rate_estimates(
-            known[point["task"]].to_numpy(), known[point["score"]].to_numpy(), threshold_of(point, known),
-            known["group"].to_numpy(), bootstrap=bootstrap,
-        )  # fmt: skip
+            known[point["task"]].to_numpy(),
+            known[point["score"]].to_numpy(),
+            threshold_of(point, known),
+            known["group"].to_numpy(),
+            bootstrap=bootstrap,
+        )
         both = {}
         for name, rate in rates.items():
             metrics[f"{split}.{point['task']}.{name}@{point['name']}"] = rate.clustered
