@@ -108,7 +108,7 @@ def _check_faults(stack: Stack, faults: list[Fault]) -> None:
 def onto_grid(stack: Stack, root: Path, grid: Grid) -> tuple[np.ndarray, dict[str, Any]]:
     """A stack on the grid: int16 HU (slices, size, size), from the top down, `NO_DATA` where nothing is known.
 
-    One slice at a time is at full resolution, so 2,000 slices need no more memory than twenty.
+    One slice at a time is at full resolution; of the others there is what they average to at the grid's.
 
     Returns:
         The volume, and metadata: `fingerprint` (of the HU read), `faults`, `warnings`, `coverage` (share of the grid's
