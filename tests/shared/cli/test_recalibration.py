@@ -22,6 +22,7 @@ from pipelines.shared.cli.recalibration import FEWEST, recalibrate, set_aside, s
 from pipelines.shared.data.records import RECALIBRATION, Source
 from pipelines.shared.errors import ConfigError, DataError, RunError
 from pipelines.shared.job import Job
+from pipelines.shared.judging.prediction_sets import choose_sets, members
 from pipelines.shared.judging.recalibration import RECALIBRATED
 from pipelines.shared.run import FinishedRun
 from pipelines.shared.run_folder import RunFolder, read_json
@@ -192,6 +193,35 @@ def skin_table(seed, sharpened):
     about = pd.DataFrame({"lineage": [classes[k] for k in truth], "malignant": (truth > 0) * 1.0, "group": "g"})
     about = about.assign(carcinoma_vs_keratosis=np.nan, melanoma_vs_nevus=np.nan)
     return pd.concat([about, skin_columns(softmax(sharpened * outputs), classes)], axis=1), classes
+
+
+@pytest.mark.parametrize("temperature", ["true", "false"])
+def test_prediction_sets_are_chosen_anew_as_the_site_is_answered(tmp_path, temperature):
+    """Networks that are six times too sure at a new site: the frozen sets cover less, the recalibrated 90 % again."""
+    (own, classes), (site_table, _) = skin_table(0, 1.0), skin_table(1, 6.0)
+    ids = {"id": [str(i) for i in range(1500)], "group": np.arange(1500) // 2}
+    table = site_table.assign(**ids)
+    records = table[["id", "group"]].assign(split=np.where(np.arange(1500) < 750, RECALIBRATION, "test"))
+    config = compose("skin", "recalibrate=0.5", f"calibration.temperature={temperature}")
+    frozen = choose_sets(SKIN.set_tasks(classes), own.assign(**ids), 0.9)
+    models = {"network": {"classes": classes}}
+    points, folder = SKIN.choose_points(own, config), RunFolder(tmp_path)
+    for sets in (frozen, []):  # the second is a run from before there were any
+        finished = FinishedRun(RunFolder(Path("run")), models, points, sets)
+        rest = recalibrate(SKIN, config, folder, finished, data_of(records), table)
+        made = read_json(tmp_path / "recalibration.json")
+        assert ("prediction_sets" in made) == bool(sets)
+        if not sets:
+            continue
+        (anew,) = made["prediction_sets"]
+        assert (anew["chosen_on"], anew["level"]) == (RECALIBRATION, 0.9)
+        answered = pd.read_parquet(folder.predictions(RECALIBRATED))
+        truth = SKIN.set_tasks(classes)[0].truth(rest).map(anew["classes"].index).to_numpy(int)
+        rows = np.arange(len(rest))
+        before, after = members(rest, frozen[0])[rows, truth].mean(), members(answered, anew)[rows, truth].mean()
+        assert before < after - 0.05
+        assert abs(after - 0.9) < 0.04
+        assert answered["class@set_90"].notna().all()
 
 
 def test_a_run_with_a_temperature_gets_one_for_the_site():
