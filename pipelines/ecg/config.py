@@ -15,6 +15,7 @@ MODES = [
         PREDICT,
         help="episodes, .rhy files and strips of recordings of any length",
         function="pipelines.ecg.predicting:predict_recordings",
+        one_process=True,  # a recording is labelled in its order
     ),
     Mode(
         "readers",

@@ -151,8 +151,6 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
     inputs, segments = recordings(Path(config.input))
     run = start(study, job)
     folder = run.folder
-    if not run.world.main:
-        return  # a recording is labelled in its order, by one process
     scorer = RecordingScorer(run, finished)
     known = scorer.known
     with stage(run, "predict"):

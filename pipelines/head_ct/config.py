@@ -26,6 +26,7 @@ MODES = [
         PREDICT,
         help="scores and a worklist of a folder of DICOM, or of the files that a table names",
         function="pipelines.head_ct.predicting:predict_studies",
+        one_process=True,  # it makes one worklist
     ),
     Mode(
         "label",

@@ -62,8 +62,6 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
     archive, per_file = _timed_archive(path, config, names)
     run = start(study, job)
     folder = run.folder
-    if not run.world.main:
-        return  # a worklist is made by one process
     root = (path.parent if path.is_file() else path).resolve()
     for line in untaught_lines(finished.untaught):
         log.warning(line)

@@ -99,5 +99,5 @@ def modes_of(study: str) -> dict[str, Mode]:
 
 def help_of(study: str) -> str:
     """What `--help` says of the modes of a study, a line each."""
-    lines = [f"{f'{mode.name} {mode.takes}':<34}  {mode.help}" for mode in modes_of(study).values()]
+    lines = [f"{f'{mode.name} {mode.takes}':<35} {mode.help}" for mode in modes_of(study).values()]
     return "modes   " + "\n        ".join(lines)

@@ -22,7 +22,7 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STUDIES = sorted(f.parent.name for f in (REPOSITORY / "pipelines").glob("*/study.py"))
+STUDIES = sorted(f.parent.name for f in (REPOSITORY / "pipelines").glob("*/study.py") if f.parent.name != "shared")
 
 
 def contents(run: Path) -> dict[str, object]:

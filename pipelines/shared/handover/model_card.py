@@ -250,14 +250,16 @@ def limits(judged: JudgedRun) -> list[str]:
             found.append(f"The headline's interval includes chance ({results.chance:.3f}: {results.chance_note}).")
         found += _worse(judged, main)
     for key, estimate in results.metrics.items():
-        if key.startswith("test.") and key.endswith(".slope") and None not in (estimate.low, estimate.high):
-            if estimate.high < 1:  # type: ignore[operator]
+        if not key.startswith("test.") or estimate.low is None or estimate.high is None:
+            continue
+        if key.endswith(".slope"):
+            if estimate.high < 1:
                 found.append(f"Probabilities of {key.split('.')[1]} are too extreme: calibration slope {estimate}.")
-            elif estimate.low > 1:  # type: ignore[operator]
+            elif estimate.low > 1:
                 task = key.split(".")[1]
                 found.append(f"Probabilities of {task} are not extreme enough: calibration slope {estimate}.")
-        if key.startswith("test.") and key.endswith(".in_the_large") and None not in (estimate.low, estimate.high):
-            side = "low" if estimate.low > 0 else "high" if estimate.high < 0 else None  # type: ignore[operator]
+        if key.endswith(".in_the_large"):
+            side = "low" if estimate.low > 0 else "high" if estimate.high < 0 else None
             if side:
                 task = key.split(".")[1]
                 found.append(f"Probabilities of {task} are too {side} on average: calibration in the large {estimate}.")
@@ -287,5 +289,7 @@ def _worse(judged: JudgedRun, main: Estimate) -> list[str]:
     """Subgroups of the headline metric whose interval lies below the overall value."""
     prefix = judged.results.headline + "["
     by_group = {k.removeprefix(prefix).rstrip("]"): e for k, e in judged.subgroups.items() if k.startswith(prefix)}
-    below = [f"{k} {e}" for k, e in by_group.items() if None not in (e.high, main.value) and e.high < main.value]  # type: ignore[operator]
+    below = [
+        f"{k} {e}" for k, e in by_group.items() if e.high is not None and main.value is not None and e.high < main.value
+    ]
     return [f"Worse than overall ({main.value:.3f}), by the whole interval: {', '.join(below)}."] if below else []
