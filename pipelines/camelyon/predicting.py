@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.data import OVERVIEW
@@ -35,7 +34,7 @@ from pipelines.shared.handover.scorer import Picture, Scorer
 from pipelines.shared.judging.calls import calls
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
-from pipelines.shared.run_folder import write_atomically
+from pipelines.shared.run_folder import write_csv, write_png
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
@@ -68,7 +67,7 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     if not world.main:
         return
     out = folder.path / "predictions.csv"
-    write_atomically(out, lambda aside: table.to_csv(aside, index=False))
+    write_csv(out, table)
     more = f"; {counted(parts, 'file')} read with their slides" if parts else ""
     log.info(inputs.closing(int(table["reason"].isna().sum())) + more)
     print(out)
@@ -157,7 +156,7 @@ class SlideScorer(Scorer[CamelyonConfig]):
         mpp = max(properties.width, properties.height) * properties.mpp[0] / 1024
         shown = overlay(slide.read(0, 0, *slide.at(mpp), mpp), heatmap, (properties.width, properties.height))
         target = folder / "overlays" / f"{name}.png"
-        write_atomically(target, lambda aside: Image.fromarray(shown).save(aside, format="PNG"))
+        write_png(target, shown)
         features = pd.DataFrame([slide_features(heatmap.values, heatmap.tissue, heatmap.stride * heatmap.mpp)])
         return {
             f"p_{TASK}": self.forest.probabilities(features)[0],

@@ -16,7 +16,7 @@ from pipelines.camelyon.config import TissueSection
 from pipelines.camelyon.slides import Slide
 from pipelines.shared.errors import BadFile, UnusableRecord
 from pipelines.shared.files import output_name
-from pipelines.shared.run_folder import read_file, write_atomically
+from pipelines.shared.run_folder import read_file, write_png
 
 NONE = "no tissue found"
 PICTURE = 640  # longest side of a mask's picture
@@ -112,17 +112,13 @@ def write_tissue(folder: Path, name: str, tissue: Tissue, slide: Slide) -> None:
     width, height = slide.at(mpp)
     picture = slide.read(0, 0, width, height, mpp)
     large = cv2.resize(tissue.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    _write(folder / f"{output_name(name)}.png", outlined(picture, large, (20, 140, 50)))
-    _write(mask_file(folder, name), tissue.mask.astype(np.uint8) * 255)
+    write_png(folder / f"{output_name(name)}.png", outlined(picture, large, (20, 140, 50)))
+    write_png(mask_file(folder, name), tissue.mask.astype(np.uint8) * 255)
 
 
 def mask_file(folder: Path, name: str) -> Path:
     """Where `write_tissue` puts the mask, the last of its files."""
     return folder / "masks" / f"{output_name(name)}.png"
-
-
-def _write(file: Path, array: np.ndarray) -> None:
-    write_atomically(file, lambda aside: Image.fromarray(array).save(aside, format="PNG"))
 
 
 def read_tissue(folder: Path, name: str, slide: Slide, settings: TissueSection) -> Tissue:

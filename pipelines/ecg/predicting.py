@@ -38,7 +38,7 @@ from pipelines.shared.files import output_name, shown_name
 from pipelines.shared.handover.scorer import Picture, Scorer
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
-from pipelines.shared.run_folder import RunFolder, write_atomically
+from pipelines.shared.run_folder import RunFolder, write_atomically, write_csv
 from pipelines.shared.screen import track
 from pipelines.shared.stats.bootstrap import Bootstrap
 
@@ -162,7 +162,7 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
         ]
         _write_steps(folder, labelled, known)
         file = folder.path / "predictions.csv"
-        _write(file, table)
+        write_csv(file, table)
     more = f"; {counted(segments, 'segment')} read with their records" if segments else ""
     log.info(inputs.closing(int(table["reason"].isna().sum())) + more)
     print(file)
@@ -255,7 +255,7 @@ def _write_steps(folder: RunFolder, labelled: list[tuple[str, np.ndarray]], know
     """episodes.csv and steps.parquet of all recordings that have an answer."""
     courses = [(file, named(known.answers(p), known.names), p) for file, p in labelled]
     found = [episode_table(file, labels, known.answers(p), known.names) for file, labels, p in courses]
-    _write(folder.path / "episodes.csv", pd.concat(found) if found else pd.DataFrame())
+    write_csv(folder.path / "episodes.csv", pd.concat(found) if found else pd.DataFrame())
     tables = [
         score_columns(p, known).assign(file=file, step=range(len(p)), rhythm=labels) for file, labels, p in courses
     ]
@@ -353,7 +353,3 @@ def _strips(recording: Recording, labels: list[str], p: np.ndarray) -> list[Stri
         shown = [None if name == MASKED else name for name in labels[first:last]]
         rows.append(Strip(title, signal, first * STEP / RATE, shown))
     return rows
-
-
-def _write(file: Path, table: pd.DataFrame) -> None:
-    write_atomically(file, lambda aside: table.to_csv(aside, index=False))

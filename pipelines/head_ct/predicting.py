@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipelines.head_ct.archive import Archive, file_name, names_of, open_archive, read_index
 from pipelines.head_ct.config import HeadCtConfig
@@ -35,7 +34,7 @@ from pipelines.shared.errors import ConfigError, DataError, counted, nearest, re
 from pipelines.shared.handover.scorer import Picture, Scorer, png_of
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
-from pipelines.shared.run_folder import RunFolder, read_picture, write_atomically
+from pipelines.shared.run_folder import RunFolder, read_picture, write_csv, write_png
 from pipelines.shared.stats.operating_points import is_positive
 from pipelines.shared.untaught import untaught_lines
 
@@ -74,9 +73,9 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
         scored = predictions[predictions["reason"].isna()]
         pictures = {name: scoring.pictures(name, folder) for name in scored["study"][:SHOWN]}
     unread = dict(pair for text in table["unread"].dropna() for pair in json.loads(text))
-    _write(folder.path / "predictions.csv", predictions)
+    write_csv(folder.path / "predictions.csv", predictions)
     files = _files(archive, unread, names)
-    _write(folder.path / "files.csv", files)
+    write_csv(folder.path / "files.csv", files)
     made_up = bool((archive.studies["maker"] == "Phantom").any())
     rest = len(predictions) - len(scored)
     worklist_page(folder.path / "worklist.html", _plain(scored), pictures, rest, made_up)
@@ -237,8 +236,7 @@ class _Scoring:
                 return []
             if not slices:
                 return []
-            picture = Image.fromarray(np.concatenate(slices, axis=1))
-            write_atomically(file, lambda aside: picture.save(aside, "PNG"))
+            write_png(file, np.concatenate(slices, axis=1))
         whole = read_picture(file)
         return np.split(whole, whole.shape[1] // KEY_SIZE, axis=1)
 
@@ -254,10 +252,6 @@ def _files(archive: Archive, unread: dict[str, str], names: Names) -> pd.DataFra
     why |= {name: ("faulty", reason) for name, reason in unread.items()}
     pairs = [why.get(n, ("used", "")) for n in every["name"]]
     return pd.DataFrame({"file": every["name"], "what": [p[0] for p in pairs], "reason": [p[1] for p in pairs]})
-
-
-def _write(file: Path, table: pd.DataFrame) -> None:
-    write_atomically(file, lambda aside: table.to_csv(aside, index=False))
 
 
 # --- mode=label ---
@@ -308,8 +302,8 @@ def label_table(study: Study[HeadCtConfig], job: Job) -> None:
         empty = reports["text"].str.strip() == ""
         labels = pd.DataFrame({"row": reports["id"], "concepts": counts, **silver_columns(counts)})
         labels.loc[empty, labels.columns[1:]] = np.nan
-        _write(folder.path / "mentions.csv", mentions.rename(columns={"id": "row"}))
-        _write(folder.path / "labels.csv", labels)
+        write_csv(folder.path / "mentions.csv", mentions.rename(columns={"id": "row"}))
+        write_csv(folder.path / "labels.csv", labels)
         concepts_page(folder.path / "reports.html", reports.iloc[:LABELLED], mentions, False)
     log.info(f"{len(reports)} reports, {int(empty.sum())} of them empty; {len(mentions)} mentions")
     print(folder.path / "reports.html")
