@@ -19,15 +19,17 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1c2228;max-width:64rem;margin:1rem auto;padding:0 1rem}
 h1{font-size:1.3rem}h2{font-size:1rem;margin:1.4rem 0 .3rem}.note{color:#59636d}
 .warning{background:#fff4d6;border-left:4px solid #b77900;padding:.4rem .8rem}
-mark{padding:0 .15em;border-radius:.2em}.present{background:#ffd9c7;font-weight:600}.absent{background:#e3e8ec}
-.uncertain{background:#fff0b3}.historical{background:#dbe9ff}
+mark{padding:0 .15em;color:inherit}.present{background:#ffd9c7;font-weight:600;border-bottom:3px double}
+.absent{background:#e3e8ec;border-bottom:1px solid}.uncertain{background:#fff0b3;border-bottom:2px dotted}
+.historical{background:#dbe9ff;border-bottom:2px dashed}
+.unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 mark small{font-size:.7em;font-weight:400;color:#3c464f;padding-left:.3em}
 .report{white-space:pre-wrap;border:1px solid #d7dde2;padding:.6rem .8rem;border-radius:.3rem}
 .row{display:flex;gap:.8rem;align-items:flex-start;border-top:1px solid #d7dde2;padding:.7rem 0;flex-wrap:wrap}
 .row>div{flex:1 1 15rem}.rank{font-size:1.3rem;font-weight:600}
 .row img{width:9.5rem;height:9.5rem;background:#000;margin-right:.3rem}
 .alarm{display:inline-block;background:#b3261e;color:#fff;padding:0 .5em;border-radius:.25em}
-@media print{.row,.report{break-inside:avoid}}
+@media print{.row,.report{break-inside:avoid}.alarm{background:none;color:#b3261e;border:1px solid}}
 """
 
 
@@ -36,7 +38,7 @@ def _page(title: str, body: Markup, synthetic: bool) -> str:
     return str(
         Markup(
             '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            "<title>{0}</title><style>{1}</style><h1>{0}</h1>{2}{3}</html>\n"
+            "<title>{0}</title><style>{1}</style><main><h1>{0}</h1>{2}{3}</main></html>\n"
         ).format(title, Markup(STYLE), strip, body)
     )
 
@@ -78,7 +80,7 @@ def _marked(text: str, mentions: pd.DataFrame) -> Markup:
     out, end = Markup(""), 0
     for m in mentions.to_dict("records"):
         out += escape(text[end : m["start"]])
-        out += Markup('<mark class="{}">{}<small>{}{}</small></mark>').format(
+        out += Markup('<mark class="{0}">{1}<small>{2}{3}</small><span class="unseen">, {0}</span></mark>').format(
             m["status"], text[m["start"] : m["end"]], m["concept"].replace("_", " "), "!" if m["critical"] else ""
         )
         end = int(m["end"])

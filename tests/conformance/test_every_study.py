@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from browser import browser, on_paper, violations
 from conftest import (
     NOT_IN_A_PREDICTION,
     REPOSITORY,
@@ -281,6 +282,38 @@ def test_the_report_stands_alone_and_says_what_it_shows(smoke_run):
     assert "ynthetic" in text
     for name in ("chance", "oracle"):
         assert name in text.lower()
+
+
+@pytest.fixture(scope="module")
+def window():
+    with browser() as driver:
+        yield driver
+
+
+# What paper would cut off or show as a dark patch, and what would be torn between two pages.
+FAULTS_OF_PRINT = """
+const faults = [];
+for (const part of document.querySelectorAll("table, figure img, pre, .card")) {
+  const wide = part.getBoundingClientRect().right > innerWidth + 1;
+  if (wide) faults.push(`wider than the paper: ${part.outerHTML.slice(0, 200)}`);
+}
+for (const part of document.querySelectorAll("body *")) {
+  const style = getComputedStyle(part);
+  const [red, green, blue, alpha = 1] = style.backgroundColor.match(/[\\d.]+/g).map(Number);
+  if (alpha > 0 && Math.min(red, green, blue) < 200) faults.push(`dark: ${part.outerHTML.slice(0, 200)}`);
+  if (["FIGURE", "TR"].includes(part.tagName) && style.breakInside !== "avoid") faults.push(`torn: ${part.tagName}`);
+}
+return faults;
+"""
+
+
+@pytest.mark.slow
+def test_the_report_is_accessible_and_fits_paper(smoke_run, window):
+    _, folder, _ = smoke_run
+    window.get((folder / "report.html").as_uri())
+    assert violations(window) == ""
+    with on_paper(window):
+        assert window.execute_script(FAULTS_OF_PRINT) == []
 
 
 @pytest.mark.slow

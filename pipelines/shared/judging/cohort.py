@@ -48,7 +48,7 @@ class Cohort:
 
     def table(self, caption: str) -> Table:
         """The table, numbers to the right."""
-        columns = ["", *self.parts]
+        columns = ["Characteristic", *self.parts]
         return Table(columns, self.rows, caption, left_then_right(columns))
 
     def _records(self, column: str) -> bool:

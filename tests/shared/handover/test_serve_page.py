@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from browser import browser
+from browser import browser, violations
 from made_service import fundus, opened
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
@@ -75,10 +75,13 @@ def test_the_page_is_clicked_through(address, tmp_path, width, height):
             "return document.querySelector('.overlay').style.opacity"
         )
         assert float(opacity) == pytest.approx(0.1)
+        driver.execute_script("document.querySelectorAll('details').forEach((more) => { more.open = true; })")
+        assert violations(driver) == ""
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
         find("#file").send_keys(str(tmp_path / "no.png"))
         wait(driver, lambda d: "is not a JPEG" in find("#state").text)
         assert not find("#answer").is_displayed()
+        assert violations(driver) == "", "with a refusal in place of an answer"
         noise = [entry for entry in driver.get_log("browser") if "422" not in entry["message"]]
         assert noise == [], "the content policy forbids something, or a script failed"
 
@@ -104,3 +107,11 @@ def test_the_page_by_keyboard_and_by_dropping(address):
             "document.dispatchEvent(new DragEvent('drop', {dataTransfer: t, bubbles: true, cancelable: true}))"
         )
         wait(driver, lambda d: "is not a JPEG" in d.find_element("id", "state").text)
+
+
+@pytest.mark.slow
+def test_the_pages_for_programs_and_of_the_card_are_accessible(address):
+    with browser() as driver:
+        for page in ("docs", "model"):
+            driver.get(address + page)
+            assert violations(driver) == "", page

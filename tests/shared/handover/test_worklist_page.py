@@ -8,8 +8,9 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
-from browser import browser
+from browser import browser, violations
 from PIL import Image
 
 pytest.importorskip("uvicorn", reason="the extra listen is not installed")
@@ -17,6 +18,7 @@ pytest.importorskip("uvicorn", reason="the extra listen is not installed")
 from pipelines.head_ct.listen.journal import Journal, Outcome
 from pipelines.head_ct.listen.page import make_app
 from pipelines.head_ct.listen.store import Store
+from pipelines.head_ct.page import concepts_page, worklist_page
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.shared.config import ServeSection
 from pipelines.shared.handover.serve.server import Server, bound, server_config
@@ -101,4 +103,31 @@ def test_the_worklist_updates_itself_and_is_read_from_the_top(store, address, wi
         figures = driver.find_element("id", "figures").text
         assert "mean place as read 1.0 2.0" in figures
         assert "mean place by arrival 2.0 1.0" in figures
+        assert violations(driver) == ""
         assert [m for m in driver.get_log("browser") if m["level"] == "SEVERE"] == []
+
+
+@pytest.mark.slow
+def test_the_pages_of_a_prediction_are_accessible(tmp_path):
+    scored = {
+        "p_at_least_4": 0.93,
+        "alarm": True,
+        "seconds": 1.2,
+        "series": "axial, 40 slices",
+        "warnings": "gantry tilt",
+    }
+    rows = [{"study": "a", **scored}, {"study": "b", **scored, "alarm": False, "warnings": None}]
+    worklist_page(tmp_path / "worklist.html", rows, {"a": [np.zeros((8, 8), np.uint8)] * 2}, 1, True)
+    reports = pd.DataFrame({"id": ["a", "b"], "text": ["Bleeding. No mass. Old infarct? Cyst.", "Nothing of note."]})
+    statuses = [("present", 0, 8), ("absent", 13, 17), ("uncertain", 19, 30), ("historical", 32, 36)]
+    mentions = pd.DataFrame(
+        [("a", "concept_name", status, True, start, end) for status, start, end in statuses],
+        columns=["id", "concept", "status", "critical", "start", "end"],
+    )
+    concepts_page(tmp_path / "reports.html", reports, mentions, True)
+    with browser() as driver:
+        for page in ("worklist.html", "reports.html"):
+            driver.get((tmp_path / page).as_uri())
+            assert violations(driver) == "", page
+        marked = [mark.get_attribute("textContent") for mark in driver.find_elements("css selector", ".report mark")]
+        assert marked[1] == "massconcept name!, absent", "the status is no matter of colour alone"

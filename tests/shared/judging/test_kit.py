@@ -118,7 +118,7 @@ def test_cohort_counts_people_once_and_leaves_out_what_is_not_recorded(evidence)
     cohort.share("In a ward", "ward")
     cohort.median("Type, median", "type")
     table = cohort.table("The cohort.")
-    assert table.columns == ["", "train", "test"]
+    assert table.columns == ["Characteristic", "train", "test"]
     assert {row[0]: row[1:] for row in table.rows} == {
         "Images": [2, 38],
         "Patients": [1, 19],

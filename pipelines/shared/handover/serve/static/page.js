@@ -47,7 +47,8 @@ function show(content) {
   $("scores").replaceChildren(...parts);
   $("answer").hidden = false;
   $("answer").focus({ preventScroll: true });
-  $("answer").scrollIntoView({ block: "start", behavior: "smooth" });
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  $("answer").scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
 }
 
 function showPicture(pictures) {
@@ -96,7 +97,9 @@ function showRow(row, i, content) {
     const table = make("table");
     for (const name of facts) {
       const line = make("tr");
-      line.append(make("th", "", words(name)), make("td", "", String(row[name])));
+      const head = make("th", "", words(name));
+      head.scope = "row";
+      line.append(head, make("td", "", String(row[name])));
       table.append(line);
     }
     part.append(table);
