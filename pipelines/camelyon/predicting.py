@@ -117,10 +117,10 @@ class SlideScorer(Scorer[CamelyonConfig]):
             slide = Slide(root / file, self.config.slide_mpp)
             try:
                 row["warnings"] = WARNINGS_BETWEEN.join(slide.warned(self.config.patches.mpp)) or None
+                ranges = self.finished.training_ranges
+                measured = self.measures(slide) if ranges else {}  # before anything is written: it may not be readable
                 scored = self.score(slide, file)
-                if ranges := self.finished.training_ranges:
-                    row["warnings"] = warned(row["warnings"], self.measures(slide), ranges)
-                return row | scored
+                return row | {"warnings": warned(row["warnings"], measured, ranges)} | scored
             finally:
                 slide.close()
         except UserError:

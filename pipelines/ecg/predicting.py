@@ -194,11 +194,16 @@ def whole_records(inputs: Inputs) -> tuple[Inputs, int]:
 
 
 class RecordingScorer(Scorer[EcgConfig]):
-    """A finished run, ready for recordings. `in_memory`: annotations and strips are not written."""
+    """A finished run, ready for recordings. `in_memory`: annotations and strips are not written.
+
+    Raises:
+        MissingPackage: without the extra `ecg` no WFDB record can be read.
+    """
 
     together = False
 
     def __init__(self, run: Run[EcgConfig], finished: FinishedRun, in_memory: bool = False) -> None:
+        WFDB.require("Labelling recordings")  # said once, and not of each file
         super().__init__(run, finished)
         self.answer, self.in_memory = _answer(run, finished), in_memory
         self.known = taught(Architecture.of(next(iter(finished.models.values()))).trained, run.config.labels)

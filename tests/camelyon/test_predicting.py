@@ -82,6 +82,27 @@ def test_a_slide_unlike_the_training_set_has_a_warning_behind_its_own(scorer, tm
     pd.testing.assert_frame_equal(before.drop(columns="warnings"), after.drop(columns="warnings"))
 
 
+def test_nothing_is_written_of_a_slide_that_cannot_be_measured(scorer, tmp_path, monkeypatch):
+    whole, scored = SlideScorer.score, []
+
+    def score(self, slide, name):
+        scored.append(slide.name)
+        return whole(self, slide, name)
+
+    def measures(self, slide):
+        if slide.name == "b.tif":
+            raise BadFile("level 2 cannot be read")
+        return {"mpp": 0.25}
+
+    scorer.finished = SimpleNamespace(training_ranges={"mpp": (0.2, 0.3)})
+    monkeypatch.setattr(SlideScorer, "score", score)
+    monkeypatch.setattr(SlideScorer, "measures", measures)
+    table = predicted(scorer, tmp_path / "run", list(SLIDES)).set_index("file")
+    assert table.loc["b.tif", "reason"] == "level 2 cannot be read"
+    assert scored == [name for name in SLIDES if name != "b.tif"]
+    assert table["p_tumor"].notna().sum() == len(scored)
+
+
 def test_a_row_does_not_depend_on_which_other_slides_fail(scorer, monkeypatch, tmp_path):
     alone = {file: predicted(scorer, tmp_path / f"alone-{i}", [file]) for i, file in enumerate(SLIDES)}
     for number, bad in enumerate(itertools.chain.from_iterable(itertools.combinations(SLIDES, k) for k in range(7))):

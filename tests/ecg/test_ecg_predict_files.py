@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipelines.ecg.config import CLASSES
 from pipelines.ecg.labels import STEP
 from pipelines.ecg.study import STUDY
 from pipelines.shared.cli.finished import with_finished_run
-from pipelines.shared.errors import ConfigError
+from pipelines.shared.errors import ConfigError, MissingPackage
 from pipelines.shared.job import Job
 from pipelines.shared.run import open_finished
 from pipelines.shared.run_folder import RunFolder
@@ -194,6 +195,14 @@ def test_a_service_draws_strips_and_no_page_of_a_long_recording(predict, tmp_pat
     shown = predicting.RecordingScorer(run, finished, in_memory=True).pictures(tmp_path / "in", "a.csv")
     assert [picture.png for picture in shown] == [b"4 strips"]
     assert len(pages) == 1
+
+
+def test_a_service_without_the_extra_is_refused_before_any_file(predict, tmp_path, monkeypatch):
+    finished, folder = open_finished(STUDY, tmp_path / "finished"), RunFolder(tmp_path / "served")
+    run = run_on_cpu(STUDY, compose("ecg", f"run_dir={folder.path}"), folder)
+    monkeypatch.setitem(sys.modules, "wfdb", None)
+    with pytest.raises(MissingPackage, match=r"Labelling recordings needs packages that are not installed: wfdb\."):
+        STUDY.scorer(run, finished, in_memory=True)
 
 
 def test_a_prediction_that_was_cut_off_goes_on(predict, tmp_path, monkeypatch):

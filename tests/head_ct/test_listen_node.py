@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.head_ct.config import ListenSection
 from pipelines.head_ct.dicom import CT
-from pipelines.head_ct.listen.journal import Journal
+from pipelines.head_ct.listen.journal import Journal, Outcome
 from pipelines.head_ct.listen.store import Store
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.writing import Header, add_pixels, dataset_of, stored_values, uid_of
@@ -329,16 +329,34 @@ def step_of(*datasets, status="COMPLETED", kind=None):
     return said
 
 
-def begun(node, step="1.7", study="1.2.3"):
-    """An association on which a step of a study has begun."""
+def begin(link, step, *studies):
+    """The status of N-CREATE: a step of these studies begins."""
     from pydicom.dataset import Dataset
 
+    start = Dataset()
+    start.ScheduledStepAttributesSequence, start.PerformedProcedureStepStatus = [], "IN PROGRESS"
+    for study in studies:
+        scheduled = Dataset()
+        scheduled.StudyInstanceUID = study
+        start.ScheduledStepAttributesSequence.append(scheduled)
+    return link.send_n_create(start, ModalityPerformedProcedureStep, step)[0].Status
+
+
+def begun(node, step="1.7", *studies):
+    """An association on which a step has begun."""
     link = associate(node, CT, ModalityPerformedProcedureStep)
-    start, scheduled = Dataset(), Dataset()
-    scheduled.StudyInstanceUID = study
-    start.ScheduledStepAttributesSequence, start.PerformedProcedureStepStatus = [scheduled], "IN PROGRESS"
-    assert link.send_n_create(start, ModalityPerformedProcedureStep, step)[0].Status == 0
+    assert begin(link, step, *(studies or ["1.2.3"])) == 0
     return link
+
+
+def end(link, step, *datasets, status="COMPLETED"):
+    """The status of N-SET: a step has ended."""
+    return link.send_n_set(step_of(*datasets, status=status), ModalityPerformedProcedureStep, step)[0].Status
+
+
+def is_complete(store):
+    """Whether some study is due that no pause is over for."""
+    return store.journal.due(now=time.time(), pause=60) is not None
 
 
 def test_a_procedure_step_that_has_ended_completes_its_study_when_all_of_it_is_here(open_node):
@@ -381,6 +399,73 @@ def test_a_procedure_step_whose_images_came_first_completes_at_once(open_node):
     entry = store.journal.entries()[0]
     assert store.journal.due(now=entry.latest, pause=60) == (entry.study, 1)
     assert came.is_set()
+    link.release()
+
+
+@pytest.mark.parametrize("last", ["a2", "b1"])
+def test_a_study_awaits_the_images_of_all_its_steps(open_node, last):
+    node, store, _ = open_node()
+    images = {name: slice_of(number=k) for k, name in enumerate(("a1", "a2", "b1"), 1)}
+    link = begun(node, "1.7")
+    assert begin(link, "1.8", "1.2.3") == 0
+    assert end(link, "1.7", images["a1"], images["a2"]) == 0
+    assert end(link, "1.8", images["b1"]) == 0
+    for name in (name for name in images if name != last):
+        assert link.send_c_store(images[name]).Status == 0
+        assert not is_complete(store)
+    assert link.send_c_store(images[last]).Status == 0
+    assert is_complete(store)
+    link.release()
+
+
+@pytest.mark.parametrize("how", ["COMPLETED", "DISCONTINUED"])
+def test_a_step_with_all_its_images_here_completes_no_study_that_awaits_others_or_is_in_another_step(open_node, how):
+    node, store, _ = open_node()
+    a1, a2, b1 = (slice_of(number=k) for k in (1, 2, 3))
+    link = begun(node, "1.7")
+    assert begin(link, "1.8", "1.2.3") == 0
+    assert [link.send_c_store(image).Status for image in (a1, b1)] == [0, 0]
+    assert end(link, "1.8", b1, status=how) == 0
+    assert not is_complete(store), "the first step goes on"
+    assert end(link, "1.7", a1, a2) == 0
+    assert begin(link, "1.9", "1.2.3") == 0
+    assert link.send_c_store(a2).Status == 0
+    assert not is_complete(store), "a third step has begun"
+    assert end(link, "1.9", status=how) == 0
+    assert is_complete(store)
+    link.release()
+
+
+def test_a_step_of_two_studies_completes_both_when_the_images_of_both_are_here(open_node):
+    node, store, _ = open_node()
+    a, b = slice_of("1.2.3"), slice_of("1.2.4")
+    link = begun(node, "1.7", "1.2.3", "1.2.4")
+    assert end(link, "1.7", a, b) == 0
+    assert link.send_c_store(a).Status == 0
+    assert not is_complete(store), "whose the other image is, nobody has said"
+    assert link.send_c_store(b).Status == 0
+    studies = set()
+    for entry in store.journal.entries():
+        study, revision = store.journal.due(now=entry.latest, pause=60)
+        assert store.journal.scored(study, revision, Outcome(reason="seen"), entry.latest)
+        studies.add(study)
+    assert studies == {NAMES.of("ct", "1.2.3"), NAMES.of("ct", "1.2.4")}
+    link.release()
+
+
+def test_a_step_that_has_ended_may_be_ended_again_and_not_be_changed(open_node):
+    node, store, _ = open_node()
+    first, second = slice_of(number=1), slice_of(number=2)
+    link = begun(node)
+    for _ in range(2):
+        assert end(link, "1.7", first) == 0
+    assert end(link, "1.7", first, second) == 0x0110
+    assert end(link, "1.7", first, status="DISCONTINUED") == 0x0110
+    assert end(link, "1.7", status="IN PROGRESS") == 0x0110
+    assert begin(link, "1.7", "1.2.3") == 0x0111
+    assert link.send_c_store(first).Status == 0
+    assert is_complete(store), "the second image was never taken for awaited"
+    assert end(link, "1.7", first) == 0
     link.release()
 
 

@@ -198,7 +198,7 @@ class Node:
         except Exception as failure:  # the sender keeps it, and repeats it
             return _full(event, reason_of(failure))
         if new:
-            self.steps.arrived(self.store.study(study), self.store.instance(instance))
+            self.steps.arrived(self.store.instance(instance))
             self.arrived()
         return SUCCESS
 

@@ -1,7 +1,8 @@
 """Modality Performed Procedure Step: the scanner says that it has finished a study (DICOM PS3.4, annex F).
 
-It begins a step (N-CREATE, with the study) and ends it (N-SET, COMPLETED, with the images that it made). Some say so
-before all of these are sent: the study is complete when the last of them is here.
+It begins a step (N-CREATE, with the studies) and ends it (N-SET, COMPLETED or DISCONTINUED, with the images that it
+made). Some say so before all of these are sent, and a study may have several steps, such as plain and contrast: it is
+complete when all images that its ended steps named are here and no other step of it has begun.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.shared.log import log
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 STEP = "1.2.840.10008.3.1.2.3.3"  # Modality Performed Procedure Step
 SUCCESS, NO_SUCH_INSTANCE, INVALID_ARGUMENT, DUPLICATE = 0x0000, 0x0112, 0x0115, 0x0111
+NO_LONGER_UPDATED = 0x0110  # of a step that has ended (PS3.4, F.7.2.2)
+ENDS = ("COMPLETED", "DISCONTINUED")  # states after which nothing more comes of a step
 KEPT = 1000  # steps that are remembered; of one that is forgotten, or from before a restart, the pause decides
+
+Value = TypeVar("Value")
 
 
 class Steps:
@@ -29,7 +34,10 @@ class Steps:
         self.store, self.kinds = store, kinds
         self._lock = threading.Lock()
         self._begun: OrderedDict[str, set[str]] = OrderedDict()  # step -> hashed names of its studies
-        self._awaited: OrderedDict[str, set[str]] = OrderedDict()  # study -> hashed names of images
+        self._ended: OrderedDict[str, int] = OrderedDict()  # step -> a hash of what ended it
+        # Study -> hashed names of images that its ended steps made and that are not here. A step of several studies
+        # does not say whose its images are: each of these studies awaits them all.
+        self._awaited: OrderedDict[str, set[str]] = OrderedDict()
 
     def create(self, event: Any) -> tuple[int, Any]:
         """N-CREATE: a step begins."""
@@ -42,7 +50,7 @@ class Steps:
         if not step or not studies:
             return INVALID_ARGUMENT, None
         with self._lock:
-            if step in self._begun:
+            if step in self._begun or step in self._ended:
                 return DUPLICATE, None
             _keep(self._begun, step, studies)
         return SUCCESS, said
@@ -60,26 +68,37 @@ class Steps:
             }
         except Exception as failure:
             return _not_understood(failure)
+        told = hash((status, frozenset(images)))
         with self._lock:
+            if step in self._ended:
+                if told == self._ended[step]:  # said again, as when the answer was lost
+                    return SUCCESS, said
+                log.warning("a performed procedure step that has ended was to be changed: refused")
+                return NO_LONGER_UPDATED, None
             if step not in self._begun:
                 return NO_SUCH_INSTANCE, None
-            if status == "COMPLETED":
+            if status in ENDS:
                 missing = {image for image in images if self.store.journal.study_of(image) is None}
                 for study in self._begun.pop(step):
-                    if missing:
-                        _keep(self._awaited, study, set(missing))
-                    else:
-                        self.store.journal.complete([study])
+                    _keep(self._awaited, study, self._awaited.get(study, set()) | missing)
+                _keep(self._ended, step, told)
+                self._complete()
         return SUCCESS, said
 
-    def arrived(self, study: str, instance: str) -> None:
-        """An image, by hashed names, is in the journal: a study that its scanner has finished may be complete now."""
+    def arrived(self, instance: str) -> None:
+        """An image, by its hashed name, is in the journal: studies that await no other may be complete now."""
         with self._lock:
-            if study in self._awaited:
-                self._awaited[study].discard(instance)
-                if not self._awaited[study]:
-                    del self._awaited[study]
-                    self.store.journal.complete([study])
+            for images in self._awaited.values():
+                images.discard(instance)
+            self._complete()
+
+    def _complete(self) -> None:
+        """Say so of each study with ended steps that awaits nothing more and that no begun step names."""
+        whole = {study for study, images in self._awaited.items() if not images}.difference(*self._begun.values())
+        if whole:
+            self.store.journal.complete(whole)
+        for study in whole:
+            del self._awaited[study]
 
 
 def _not_understood(failure: Exception) -> tuple[int, None]:
@@ -87,7 +106,7 @@ def _not_understood(failure: Exception) -> tuple[int, None]:
     return INVALID_ARGUMENT, None
 
 
-def _keep(known: OrderedDict[str, set[str]], name: str, value: set[str]) -> None:
+def _keep(known: OrderedDict[str, Value], name: str, value: Value) -> None:
     known[name] = value
     if len(known) > KEPT:
         known.popitem(last=False)
