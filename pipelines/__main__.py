@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(__version__)
         return 0
-    if name:
+    if name and name not in ("--help", "-h"):
         print(f"There is no study or tool '{name}'.\n{nearest(name, commands)}", file=sys.stderr)
         return EXIT_MISTAKE
     table = Table("python -m pipelines.…", "Study", "data=…", box=None, padding=(0, 2, 1, 0))

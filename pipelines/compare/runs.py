@@ -17,8 +17,11 @@ from pipelines.shared.stats.estimate import Estimate
 
 SCHEMA = 1
 JOB = re.compile(r"(\d+)-[0-9a-f]{8}")
-# What a run is called, where it lies and how fast it ran is no difference between runs.
-PLACE = ("mode", "run", "run_dir", "input", "cache", "trainer.device", "trainer.workers", "trainer.checkpoint_seconds")
+# No difference between runs: how one is called, where it lies, how fast it ran, what else is told of its answers.
+PLACE = ("mode", "run", "run_dir", "input", "cache", "trainer.device", "trainer.workers", "trainer.checkpoint_seconds",
+         "track", "conformal")  # fmt: skip
+# Keys that came later: a run that lacks them is one in which they are off.
+LATER = ("recalibrate", "calibration")
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def _read(path: Path, name: str) -> Run:
         folder=folder,
         name=name,
         study=str(metrics["study"]),
-        keys={k: v for k, v in dotted(config).items() if not any(k == p or k.startswith(f"{p}.") for p in PLACE)},
+        keys={k: v for k, v in dotted(config).items() if not (_below(k, PLACE) or (_below(k, LATER) and not v))},
         metrics=metrics,
         records=records,
         test=test.sort_values(order, kind="stable").reset_index(drop=True),
@@ -208,6 +211,10 @@ def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= dotted(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
     return flat
+
+
+def _below(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def differing_keys(runs: Sequence[Run]) -> dict[str, list[Any]]:

@@ -98,6 +98,13 @@ def _readers(file: Path, tree: Taxonomy, known: set[str], table: str) -> tuple[p
     readings = readings.set_axis([f"{file}:{row + 2}" for row in range(len(readings))])
     readings["image_id"] = readings["image_id"].map(stem, na_action="ignore")
     readers, problems = read_diagnoses(readings.rename(columns={"image_id": "id"}), tree, file.name)
+    nameless = readers.index[readers["reader"].isna()]
+    if len(nameless):
+        problems.append(RowProblem(f"{file.name}: readings without a reader: {len(nameless)}", *nameless))
+    twice = readers[readers.duplicated(["id", "reader"], keep=False)]
+    for _, rows in twice.groupby(["id", "reader"]):
+        who, what = rows[["reader", "id"]].iloc[0]
+        problems.append(RowProblem(f"{file.name}: {who} read {what} {len(rows)} times", *rows.index))
     for name, labels in readers.groupby("id", dropna=False).groups.items():
         if name not in known:
             problems.append(RowProblem(f"{file.name}: {name} has no row in {table}", *labels))

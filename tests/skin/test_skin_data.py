@@ -116,6 +116,11 @@ def test_readers_beside_ham10000(tmp_path):
         public_sets.ham10000(config)
     assert "row 2: diagnosis=melanom is no node of the tree. Did you mean" in caught.value.problem
     assert "readers.csv: I8 has no row" in caught.value.problem
+    file.write_text("image_id,reader,diagnosis\nI1,a,mel\nI1.jpg,a,nv\nI2,,nv\n")
+    with pytest.raises(DataError) as caught:
+        public_sets.ham10000(config)
+    assert "readers.csv: a read I1 2 times" in caught.value.problem
+    assert "readers.csv: readings without a reader: 1" in caught.value.problem
 
 
 @pytest.mark.parametrize("name", ["HAM10000_metadata", "HAM10000_metadata.tab"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.errors import StatisticsError
 from pipelines.shared.judging.report import Block, Cell, Section, Table, Text, left_then_right, words
 from pipelines.shared.judging.sections import OperatingPoint, points_of
 from pipelines.shared.judging.tasks import BinaryTask
@@ -65,6 +66,9 @@ def against_readers(
     readings = readings[readings["id"].isin(rows.index) & readings[decision].notna()]
     if readings.empty:
         return None
+    twice = readings[readings.duplicated(["id", "reader"])]
+    if len(twice):
+        raise StatisticsError(f"{twice['reader'].iloc[0]} read {twice['id'].iloc[0]} more than once")
     answers = readings.pivot(index="reader", columns="id", values=decision).astype(float)
     cases = rows.loc[answers.columns]
     by_point = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic
@@ -15,7 +16,7 @@ from torch import nn
 
 import pipelines
 from pipelines.shared.data.ranges import KEY, ranges_of, sampled
-from pipelines.shared.errors import ConfigError, RunError, UserError
+from pipelines.shared.errors import BadFile, ConfigError, RunError, UserError
 from pipelines.shared.judging.prediction_sets import choose_sets, freeze_sets, with_set_columns
 from pipelines.shared.learning.batch_size import sized
 from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_shares
@@ -216,10 +217,13 @@ def keep_ranges(run: Run[C], data: Data, positions: np.ndarray) -> None:
     of what lies beyond them `mode=predict` warns. What is there several times counts once.
     """
     positions = positions[~data.prepared.metadata["fingerprint"].iloc[positions].duplicated().to_numpy()]
-    chosen = sampled(positions)
-    ranges = ranges_of(run.study.measures(data, int(position), run.config) for position in chosen)
+    measured = []
+    for position in sampled(positions):
+        with suppress(BadFile, OSError):  # a file that is away by now is one measured record less, no end of the run
+            measured.append(run.study.measures(data, int(position), run.config))
+    ranges = ranges_of(measured)
     for path in run.folder.networks():
-        update_model(path, {KEY: {"records": len(positions), "measured": len(chosen), "measures": ranges}})
+        update_model(path, {KEY: {"records": len(positions), "measured": len(measured), "measures": ranges}})
 
 
 def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:

@@ -90,12 +90,13 @@ def prediction_sets(probability: np.ndarray, thresholds: np.ndarray) -> np.ndarr
     only raise the coverage.
 
     Args:
-        probability: (n, k); NaN where a class was never taught. A row without any number has an empty set.
+        probability: (n, k); NaN where a class was never taught, which rules it out of no set. A row without any number
+            has an empty set.
         thresholds: (k,), or (n, k) where rows have thresholds of their own.
     """
     p = np.asarray(probability, np.float64)  # as thresholds are compared in double precision everywhere
     answered = np.asarray(~np.isnan(p).all(axis=1))
-    members = (np.nan_to_num(p) >= thresholds) & answered[:, None]
+    members = (np.isnan(p) | (p >= thresholds)) & answered[:, None]
     best = np.nan_to_num(p, nan=-1.0).argmax(axis=1)
     members[answered, best[answered]] = True
     return members

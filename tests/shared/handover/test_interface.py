@@ -57,7 +57,7 @@ def test_metrics_are_a_table(made_run):
 
 
 def test_every_study_is_listed(capsys):
-    assert main([]) == 0
+    assert main([]) == main(["--help"]) == 0
     listed = capsys.readouterr().out
     assert [name for name in STUDIES if f"\n{name} " in listed] == STUDIES
     assert main(["skinn"]) == 2

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipelines.shared.errors import StatisticsError
 from pipelines.shared.judging.readers import against_readers, against_readers_section, p_text
 from pipelines.shared.judging.report import Table, Text
 from pipelines.shared.judging.tasks import BinaryTask
@@ -86,6 +87,8 @@ def test_readers_of_too_little_are_named():
         against_readers(EVIDENCE, table, TASK, POINTS, "call", readings[readings["reader"] == "r1"])
     )
     assert "cannot be compared with the readers: 1 readers have read enough" in texts(one)
+    with pytest.raises(StatisticsError, match="more than once"):
+        against_readers(EVIDENCE, table, TASK, POINTS, "call", pd.concat([readings, readings.tail(1)]))
 
 
 def test_without_readers_or_points_there_is_none():

@@ -124,6 +124,8 @@ def test_what_was_never_taught_rules_nothing_out():
 
 def test_rows_may_have_thresholds_of_their_own():
     p = np.array([[0.6, 0.4], [0.6, 0.4]])
+    one_fold_lacks_it = np.array([[0.7, 0.3, np.nan]])  # its threshold comes from the others
+    assert prediction_sets(one_fold_lacks_it, np.array([0.2, 0.4, 0.5])).tolist() == [[True, False, True]]
     assert prediction_sets(p, np.array([[0.5, 0.5], [0.5, 0.3]])).tolist() == [[True, False], [True, True]]
 
 
