@@ -118,12 +118,14 @@ def read_environment(folder: RunFolder) -> dict[str, Any]:
 
 @contextmanager
 def stage(run: Run[Any], name: str) -> Iterator[None]:
-    """Add the seconds of a stage to environment.json (a resumed stage adds up); a failure is noted in run.log."""
+    """Add the seconds of a stage to environment.json (a resumed stage adds up); run.log and tracker note a failure."""
     began = time.monotonic()
     try:
         yield
     except Exception as failure:
         log_failure(f"{name}: {type(failure).__name__}: {failure}")
+        if run.tracker is not None:
+            run.tracker.fail()
         raise
     if not run.world.main:
         return

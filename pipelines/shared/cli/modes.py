@@ -244,7 +244,4 @@ def _finish(run: Run[Any]) -> None:
     with stage(run, "evaluate"):
         evidence, results = evaluate(run.study, run.folder)
     log.info(f"{results.headline}  {results.metrics[results.headline]}")
-    page = write_results(run.study, evidence, results)
-    if run.tracker is not None:
-        run.tracker.finish(run.folder)
-    print(page, flush=True)
+    print(write_results(run.study, evidence, results, run.tracker), flush=True)

@@ -1,21 +1,26 @@
 """`track=tensorboard | mlflow | wandb`: a run as its users' tracker shows it.
 
 An epoch's row goes there when the epoch ends; metrics, figures, configuration and model card when the run is complete,
-read from its folder. A tracker that fails costs no run: it is left alone from then on, with a warning.
+read from its folder. A tracker that fails costs no run: it is left alone from then on, with a warning. Only a new run,
+which has nothing to lose yet, is refused where its tracker cannot begin.
 
 Nothing leaves this machine unless the environment says so: `WANDB_MODE=online`, or `MLFLOW_TRACKING_URI` with a server.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.errors import ConfigError
@@ -48,6 +53,10 @@ class Tracker(ABC):
         """Metrics, figures, configuration and model card of a complete run."""
         self._cautiously(lambda: self.log_results(folder))
 
+    def fail(self) -> None:
+        """The run ended in an error. Resumed, it goes on in its place."""
+        self._cautiously(self.log_failure)
+
     @abstractmethod
     def log_epoch(self, values: dict[str, float], epoch: int) -> None:
         """Numbers by name, of one epoch."""
@@ -56,6 +65,10 @@ class Tracker(ABC):
     def log_results(self, folder: RunFolder) -> None:
         """What a complete run's folder holds; the last that the tracker gets."""
 
+    @abstractmethod
+    def log_failure(self) -> None:
+        """That the run failed; the last that the tracker gets of this process."""
+
     def _cautiously(self, work: Callable[[], None]) -> None:
         if self.failed:
             return
@@ -63,10 +76,8 @@ class Tracker(ABC):
             work()
         except Exception as failure:  # a full disk, a server that is away: each library has its own
             self.failed = True
-            reason = " ".join(str(failure).split())[:200] or type(failure).__name__
-            log.warning(
-                f"{type(self).__name__} gets nothing more of this run: {reason}. The run folder has everything."
-            )
+            name = type(self).__name__
+            log.warning(f"{name} gets nothing more of this run: {_reason(failure)}. The run folder has everything.")
 
 
 class TensorBoard(Tracker):
@@ -93,6 +104,10 @@ class TensorBoard(Tracker):
         self.writer.add_text("model_card", (folder.path / "model_card.md").read_text(encoding="utf-8"))
         self.writer.close()
 
+    def log_failure(self) -> None:
+        """Event files know no such thing."""
+        self.writer.close()
+
 
 class MLflow(Tracker):
     """A run of the experiment that is called as the study; a sweep's runs have its name as the tag `sweep`."""
@@ -101,24 +116,24 @@ class MLflow(Tracker):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         for name in ("alembic", "mlflow.store.db.utils"):  # which tell how the tables of a new database are made
             logging.getLogger(name).setLevel(logging.WARNING)
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, get_tracking_uri
         from mlflow.entities import Metric, Param
 
         self.metric: Callable[..., Any] = Metric
-        self.client: Any = MlflowClient()
+        with alone_in(get_tracking_uri()):
+            self.client: Any = MlflowClient()
         known = _kept(folder, "mlflow")
         if known is not None:
             self.id = known
             self.client.update_run(self.id, status="RUNNING")
             return
-        experiment = self.client.get_experiment_by_name(study)
-        place = experiment.experiment_id if experiment else self.client.create_experiment(study)
         tags = {"sweep": sweep} if sweep else {}
+        place = experiment_of(self.client, study)
         self.id = self.client.create_run(place, run_name=folder.path.name, tags=tags).info.run_id
-        _keep(folder, "mlflow", self.id)
         params = [Param(key, str(value)) for key, value in flat(read_yaml(folder.config))]
         for first in range(0, len(params), 100):  # as many as it takes at once of these
             self.client.log_batch(self.id, params=params[first : first + 100])
+        _keep(folder, "mlflow", self.id)
 
     def log_epoch(self, values: dict[str, float], epoch: int) -> None:
         """Metrics by epoch."""
@@ -139,6 +154,33 @@ class MLflow(Tracker):
             self.client.log_artifact(self.id, str(file))
         self.client.set_terminated(self.id)
 
+    def log_failure(self) -> None:
+        """The run's status."""
+        self.client.set_terminated(self.id, "FAILED")
+
+
+def alone_in(store: str) -> AbstractContextManager[object]:
+    """A lock around the opening of a local database, whose tables the first of several jobs makes."""
+    if not store.startswith("sqlite"):
+        return nullcontext()
+    from sqlalchemy.engine import make_url
+
+    file = make_url(store).database
+    return FileLock(f"{file}.lock") if file and file != ":memory:" else nullcontext()
+
+
+def experiment_of(client: Any, study: str) -> str:
+    """The id of the experiment that is called as the study, made if there is none."""
+    found = client.get_experiment_by_name(study)
+    if found is None:
+        try:
+            return str(client.create_experiment(study))
+        except Exception:  # another job has made it in the meantime; anything else is raised again
+            found = client.get_experiment_by_name(study)
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
 
 class Wandb(Tracker):
     """A run of the project that is called as the study, below wandb/ of the run folder; a sweep is its group.
@@ -155,7 +197,7 @@ class Wandb(Tracker):
         known = _kept(folder, "wandb")
         self.run: Any = wandb.init(
             project=study, name=folder.path.name, group=sweep, dir=folder.path, id=known, resume="allow",
-            config=read_yaml(folder.config),
+            config=read_yaml(folder.config), reinit="finish_previous",  # of another job of this process
         )  # fmt: skip
         _keep(folder, "wandb", self.run.id)
         self.run.define_metric("*", step_metric="epoch")
@@ -171,6 +213,10 @@ class Wandb(Tracker):
         self.run.save(str(folder.path / "model_card.md"), base_path=str(folder.path), policy="now")
         self.run.finish()
 
+    def log_failure(self) -> None:
+        """The run's exit code."""
+        self.run.finish(exit_code=1)
+
 
 TRACKERS: dict[str, Callable[[str, RunFolder, str | None], Tracker]] = {
     "tensorboard": TensorBoard,
@@ -180,19 +226,32 @@ TRACKERS: dict[str, Callable[[str, RunFolder, str | None], Tracker]] = {
 
 
 def open_tracker(config: StudyConfig, folder: RunFolder, sweep: str | None) -> Tracker | None:
-    """The tracker of a run whose folder has its config.yaml; None where none is asked for, or the mode ends without
-    metrics.
+    """The tracker of a run whose folder has its config.yaml; None where none is asked for, the mode ends without
+    metrics, or a run that goes on finds its tracker away.
 
     Raises:
-        ConfigError: it cannot be begun: no server answers, no database can be opened, …
+        ConfigError: that of a new run cannot begin: no server answers, no database can be opened, …
     """
     if config.track is None or config.mode not in TRACKED:
         return None
     try:
         return TRACKERS[config.track](config.study, folder, sweep)
     except Exception as failure:  # each library has its own
-        reason = " ".join(str(failure).split())[:200] or type(failure).__name__
-        raise ConfigError(f"track={config.track} cannot begin: {reason}", "Mend that, or leave track out.") from None
+        problem = f"track={config.track} cannot begin: {_reason(failure)}"
+        if _goes_on(folder):
+            log.warning(f"{problem}\nThe run goes on without it.")
+            return None
+        raise ConfigError(problem, "Mend that, or go without: track=null.") from None
+
+
+def _goes_on(folder: RunFolder) -> bool:
+    """Whether a run began earlier: known to a tracker, or with a part of its training behind it."""
+    files = ("checkpoint/*.pt", "models/*/model.json", folder.history.name, KEEPER)
+    return any(file for pattern in files for file in folder.path.glob(pattern))
+
+
+def _reason(failure: Exception) -> str:
+    return " ".join(str(failure).split())[:200] or type(failure).__name__
 
 
 # --- what a run folder holds for them ---
@@ -212,12 +271,18 @@ def figures(folder: RunFolder) -> list[Path]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A configuration's keys, dotted, with their values."""
+    """A configuration's keys, dotted, with their values.
+
+    What has keys that are no plain names stays whole, as JSON: codes of rhythms differ in signs alone, which trackers
+    refuse.
+    """
     for key, value in values.items():
-        if isinstance(value, dict) and value:
+        if not isinstance(value, dict) or not value:
+            yield f"{prefix}{key}", value
+        elif all(re.fullmatch(r"[\w\- ]+", str(inner)) for inner in value):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
 
 
 def _is_number(value: Any) -> bool:

@@ -14,6 +14,7 @@ from pipelines.shared.data.records import PARTS, SPLITS
 from pipelines.shared.errors import ConfigError, RunError
 from pipelines.shared.handover.checklist import write_checklist
 from pipelines.shared.handover.model_card import JudgedRun, write_card
+from pipelines.shared.handover.tracking import Tracker
 from pipelines.shared.job import config_model
 from pipelines.shared.judging import figures
 from pipelines.shared.judging.prediction_sets import frozen_sets, with_prediction_sets
@@ -57,8 +58,12 @@ def evaluate(study: Study[Any], folder: RunFolder) -> tuple[Evidence[Any], Resul
     return evidence, replace(results, warnings=[*untaught_lines(evidence.untaught), *results.warnings])
 
 
-def write_results(study: Study[Any], evidence: Evidence[StudyConfig], results: Results) -> Path:
-    """Write metrics.json, model card, checklist and, as the run's last file, report.html.
+def write_results(
+    study: Study[Any], evidence: Evidence[StudyConfig], results: Results, tracker: Tracker | None = None
+) -> Path:
+    """Write metrics.json, model card, checklist, all that the tracker gets and, as the run's last file, report.html.
+
+    A run with its report counts as complete, so all else comes before it.
 
     Returns:
         The path of the report.
@@ -69,7 +74,10 @@ def write_results(study: Study[Any], evidence: Evidence[StudyConfig], results: R
     card = JudgedRun(study, evidence, results, environment, load_card(evidence.flow["card"]))
     write_card(card, folder.path)
     write_checklist(card, folder.path)
-    return render(_report(study, evidence, results, environment), folder.path)
+    report = _report(study, evidence, results, environment)  # draws the last figures
+    if tracker is not None:
+        tracker.finish(folder)
+    return render(report, folder.path)
 
 
 def read_evidence(study: Study[Any], folder: RunFolder) -> Evidence[Any]:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import compose, run_study
 from cutting import TINY
 
+from pipelines.shared.cli.environment import stage
 from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.config import StudyConfig
 from pipelines.shared.errors import ConfigError, MissingPackage
 from pipelines.shared.handover import tracking
-from pipelines.shared.handover.tracking import EXTRAS, Tracker, metric_values, open_tracker
+from pipelines.shared.handover.tracking import (
+    EXTRAS,
+    Tracker,
+    alone_in,
+    experiment_of,
+    flat,
+    metric_values,
+    open_tracker,
+)
+from pipelines.shared.judging import evaluator
 from pipelines.shared.run_folder import RunFolder, read_json, read_yaml, write_png
 
 ROWS = [
@@ -73,15 +85,21 @@ def test_mlflow_has_them_too_and_a_resumed_run_goes_on_in_its_place(folder, monk
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    labels = compose("ecg").model_dump()["labels"]  # whose codes differ in signs that MLflow refuses
+    folder.write_config(read_yaml(folder.config) | {"labels": labels})
     config = compose("retinopathy", "track=mlflow")
-    tracked(config, folder, ROWS[:1], sweep="sweep_1")
-    tracked(config, folder, ROWS[1:]).finish(folder)
+    tracked(config, folder, ROWS[:1], sweep="sweep_1").fail()
     client = MlflowClient()
+    run_id = read_json(folder.path / "tracking.json")["mlflow"]
+    assert client.get_run(run_id).info.status == "FAILED"
+    tracked(config, folder, ROWS[1:]).finish(folder)
     (found,) = client.search_runs([client.get_experiment_by_name("retinopathy").experiment_id])
     assert found.info.run_name == "made"
     assert found.info.status == "FINISHED"
     assert found.data.tags["sweep"] == "sweep_1"
+    assert found.info.run_id == run_id
     assert found.data.params["trainer.epochs"] == str(config.trainer.epochs)
+    assert json.loads(found.data.params["labels.wfdb"]) == labels["wfdb"]
     assert found.data.metrics["test/referable.auroc"] == 0.91
     losses = client.get_metric_history(found.info.run_id, "val_loss/network")
     assert [(m.step, m.value) for m in losses] == [(1, 0.8), (2, 0.6)]
@@ -136,6 +154,9 @@ class Broken(Tracker):
     def log_results(self, folder):
         self.calls += 1
 
+    def log_failure(self):
+        raise AssertionError("it is left alone")
+
 
 def test_a_tracker_that_fails_costs_no_run(folder, monkeypatch, capfd):
     monkeypatch.setitem(tracking.TRACKERS, "mlflow", Broken)
@@ -144,10 +165,125 @@ def test_a_tracker_that_fails_costs_no_run(folder, monkeypatch, capfd):
     monkeypatch.setattr(tracking.log, "warning", warned.append)
     tracker = tracked(config, folder)
     tracker.finish(folder)
+    tracker.fail()
     assert tracker.calls == 1
     assert warned == ["Broken gets nothing more of this run: the server is away. The run folder has everything."]
-    with pytest.raises(ConfigError, match="track=mlflow cannot begin: no server answers"):
+
+
+@pytest.mark.parametrize("left", ["checkpoint/network.pt", "models/network/model.json", "history.csv", "tracking.json"])
+def test_a_tracker_that_is_away_refuses_a_new_run_but_not_one_that_goes_on(left, tmp_path, monkeypatch):
+    monkeypatch.setitem(tracking.TRACKERS, "mlflow", Broken)
+    warned: list[str] = []
+    monkeypatch.setattr(tracking.log, "warning", warned.append)
+    folder, config = RunFolder(tmp_path), compose("retinopathy", "track=mlflow")
+    with pytest.raises(ConfigError, match=r"track=mlflow cannot begin: no server answers(?s:.*)track=null"):
         open_tracker(config, folder, "none")
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).touch()
+    assert open_tracker(config, folder, "none") is None
+    assert warned == ["track=mlflow cannot begin: no server answers\nThe run goes on without it."]
+
+
+def test_keys_that_are_no_plain_names_stay_together_under_their_parent():
+    config = compose("ecg").model_dump()
+    found = list(flat(config))
+    names = [name for name, _ in found]
+    assert len(set(names)) == len(names)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.") for name in names if "labels" not in name)
+    assert json.loads(dict(found)["labels.wfdb"]) == config["labels"]["wfdb"]
+    assert list(flat({"a": {"b": {}, "c": {"d": 1}}})) == [("a.b", {}), ("a.c.d", 1)]
+
+
+def test_a_failed_beginning_leaves_no_name_behind(folder, monkeypatch):
+    needs("mlflow")
+    import mlflow
+
+    class Client:
+        def get_experiment_by_name(self, name):
+            return SimpleNamespace(experiment_id="1")
+
+        def create_run(self, *_, **__):
+            return SimpleNamespace(info=SimpleNamespace(run_id="2"))
+
+        def log_batch(self, *_, **__):
+            raise OSError("the server is away")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    with pytest.raises(OSError, match="the server is away"):
+        tracking.MLflow("retinopathy", folder, None)
+    assert not (folder.path / "tracking.json").exists()
+
+
+def test_jobs_that_begin_at_once_share_the_experiment():
+    class Store:
+        made: str | None = None
+
+        def get_experiment_by_name(self, name):
+            return SimpleNamespace(experiment_id=self.made) if self.made else None
+
+        def create_experiment(self, name):
+            self.made = "7"
+            return self.made
+
+    class Raced(Store):
+        def create_experiment(self, name):
+            self.made = "8"  # by another job, after this one had looked
+            raise RuntimeError("already exists")
+
+    class Away(Store):
+        def create_experiment(self, name):
+            raise OSError("no server answers")
+
+    assert experiment_of(Store(), "skin") == "7"
+    assert experiment_of(Raced(), "skin") == "8"
+    with pytest.raises(OSError, match="no server answers"):
+        experiment_of(Away(), "skin")
+
+
+def test_a_local_database_is_opened_by_one_job_at_a_time(tmp_path):
+    needs("mlflow")
+    from filelock import FileLock, Timeout
+
+    with alone_in(f"sqlite:///{tmp_path}/runs.db"), pytest.raises(Timeout):
+        FileLock(tmp_path / "runs.db.lock", blocking=False).acquire()
+    for store in ("sqlite://", "sqlite:///:memory:", "http://localhost:5000", f"{tmp_path}/mlruns"):
+        with alone_in(store):
+            assert not list(tmp_path.glob("mlruns*"))
+
+
+def test_wandb_begins_its_own_run_beside_one_that_is_active_and_ends_it_as_failed(folder, monkeypatch):
+    ended: list[int] = []
+    run = SimpleNamespace(
+        id="3", define_metric=lambda *_, **__: None, finish=lambda exit_code=0: ended.append(exit_code)
+    )
+    given: dict[str, object] = {}
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **settings: given.update(settings) or run))
+    tracking.Wandb("retinopathy", folder, None).fail()
+    assert given["reinit"] == "finish_previous"
+    assert ended == [1]
+
+
+def test_a_stage_that_fails_is_told_to_the_tracker():
+    told: list[str] = []
+    run = SimpleNamespace(tracker=SimpleNamespace(fail=lambda: told.append("failed")))
+    with pytest.raises(ZeroDivisionError), stage(run, "train"):
+        1 / 0  # noqa: B018
+    assert told == ["failed"]
+
+
+def test_a_tracker_has_all_before_the_report_marks_the_run_complete(monkeypatch, tmp_path):
+    folder = RunFolder(tmp_path)
+    order: list[str] = []
+    monkeypatch.setattr(evaluator, "read_json", lambda *_: {})
+    monkeypatch.setattr(evaluator, "load_card", lambda *_: None)
+    for name in ("metrics_file", "write_json", "write_card", "write_checklist", "_report", "render"):
+        monkeypatch.setattr(evaluator, name, lambda *_, name=name: order.append(name))
+    evidence = SimpleNamespace(folder=folder, flow={"card": "skin"})
+    tracker = SimpleNamespace(finish=lambda given: order.append("tracker"))
+    evaluator.write_results(None, evidence, None, tracker)
+    assert order[-3:] == ["_report", "tracker", "render"]
+    assert sorted(order[:-3]) == ["metrics_file", "write_card", "write_checklist", "write_json"]
 
 
 def test_metrics_that_are_undefined_are_left_out(tmp_path):
