@@ -66,6 +66,7 @@ def run(inputs, folder, **changes):
         study="camelyon",
         mode="froc",
         run=None,
+        track=None,
         **({"slide_mpp": None, "annotation_groups": {}} | places),
         seed=0,
         trainer=SimpleNamespace(device="cpu", deterministic=True, compile=False),

@@ -184,7 +184,7 @@ def test_bad_rows_are_errors_or_left_out_with_their_reasons(tmp_path):
 def test_a_record_table_without_what_every_study_needs_is_named(tmp_path):
     records = pd.DataFrame({"id": ["a"], "path": ["a.png"]})
     study = SimpleNamespace(
-        name="tiles", sources={"phantom": lambda _: Source("tiles", True, tmp_path, records, "none")}
+        name="tiles", sources={"phantom": lambda _: Source("ham10000", True, tmp_path, records, "none")}
     )
     with pytest.raises(DataError, match="its adapter makes lacks group, split") as caught:
         assemble._source(study, compose("skin"))

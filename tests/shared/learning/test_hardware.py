@@ -89,15 +89,16 @@ from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.hardware import keep_freed_memory
 keep_freed_memory(World(0, 1, torch.device("cpu")))
 faults = []
-for step in range(3):
+for step in range(10):
     torch.ones(2**25)  # 128 MB, freed at once
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(faults[2] - faults[1])
+print(faults[-1] - faults[0])
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_used_again_without_asking_the_system_for_it():
-    # In a process of its own, as the setting lasts until its end. Asked for anew, it would be 32,768 pages.
+    # In a process of its own, as the setting lasts until its end. Asked for anew, it would be nine times 32,768 pages;
+    # where a small block has cut the place of the first tensor, the second and third need one of their own.
     printed = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
-    assert int(printed) < 100
+    assert int(printed) < 3 * 32_768
