@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
+import ctypes
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ import torch
 from pipelines.shared.errors import ConfigError, UserError
 from pipelines.shared.learning import distributed
 from pipelines.shared.learning.distributed import World
-from pipelines.shared.learning.hardware import batch_in_memory, loader_workers, uses_bf16
+from pipelines.shared.learning.hardware import batch_in_memory, keep_freed_memory, loader_workers, uses_bf16
 from pipelines.shared.learning.optimization import fused, make_optimizer
 
 ONE = World(0, 1, torch.device("cpu"))
@@ -83,22 +81,24 @@ def test_optimisers_are_fused_on_a_gpu_only(trainer_section):
     assert asked == {"adamw": {"fused": True}, "adam": {"fused": True}, "sgd": {"fused": True}, "rmsproptf": {}}
 
 
-FAULTS = """
-import resource, torch
-from pipelines.shared.learning.distributed import World
-from pipelines.shared.learning.hardware import keep_freed_memory
-keep_freed_memory(World(0, 1, torch.device("cpu")))
-faults = []
-for step in range(10):
-    torch.ones(2**25)  # 128 MB, freed at once
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(faults[-1] - faults[0])
-"""
+def test_freed_memory_is_kept_on_a_cpu_where_the_c_library_can(monkeypatch):
+    set_to = {}
 
+    class Glibc:
+        def __init__(self, name):
+            assert name == "libc.so.6"
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-def test_freed_memory_is_used_again_without_asking_the_system_for_it():
-    # In a process of its own, as the setting lasts until its end. Asked for anew, it would be nine times 32,768 pages;
-    # where a small block has cut the place of the first tensor, the second and third need one of their own.
-    printed = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
-    assert int(printed) < 3 * 32_768
+        def mallopt(self, what, value):
+            set_to[what] = value
+
+    monkeypatch.setattr(ctypes, "CDLL", Glibc)
+    keep_freed_memory(World(0, 1, torch.device("cuda", 0)))
+    assert set_to == {}
+    keep_freed_memory(World(0, 1, torch.device("cpu")))
+    assert set_to == {-4: 0, -1: 2**31 - 1}  # M_MMAP_MAX, M_TRIM_THRESHOLD
+
+    def lacking(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", lacking)
+    keep_freed_memory(World(0, 1, torch.device("cpu")))
