@@ -276,6 +276,16 @@ def test_a_published_run_opens_like_any_other(published):
     assert list(finished.models) == ["network"]
 
 
+def noise_for(study, folder):
+    """A file of noise that a study's network can be asked about, and what is given with it."""
+    rng = np.random.default_rng(0)
+    if study == "ecg":
+        np.save(folder / "a.npy", rng.normal(size=6000).astype(np.float32))
+        return [f"input={folder / 'a.npy'}", "data.sampling_rate=200"]
+    Image.fromarray(rng.integers(90, 220, (300, 400, 3), dtype=np.uint8)).save(folder / "a.jpg")
+    return [f"input={folder / 'a.jpg'}"]
+
+
 COMES_ALONG = sorted((REPOSITORY / "pipelines").glob("*/pretrained/*"))
 
 
@@ -285,15 +295,8 @@ def test_what_comes_with_the_package_answers_and_says_its_licence(folder, tmp_pa
     texts = [f.read_text() for f in folder.rglob("*") if f.suffix in (".json", ".yaml", ".md", ".txt")]
     assert not [text for text in texts if "/tmp/" in text or "/home/" in text]
     study = folder.parents[1].name
-    file = tmp_path / ("a.npy" if study == "ecg" else "a.jpg")
-    rng = np.random.default_rng(0)
-    if study == "ecg":
-        np.save(file, rng.normal(size=6000).astype(np.float32))
-    else:
-        Image.fromarray(rng.integers(90, 220, (300, 400, 3), dtype=np.uint8)).save(file)
-    rate = ["data.sampling_rate=200"] if study == "ecg" else []
-    done = run_study(study, "mode=predict", f"run=pretrained:{folder.name}", f"input={file}",
-                     f"run_dir={tmp_path / 'run'}", *rate)  # fmt: skip
+    given = noise_for(study, tmp_path)
+    done = run_study(study, "mode=predict", f"run=pretrained:{folder.name}", f"run_dir={tmp_path / 'run'}", *given)
     assert done.returncode == 0, done.stderr
     assert "NOT FOR MEDICAL USE" in done.stdout + done.stderr
     (row,) = pd.read_csv(tmp_path / "run" / "predictions.csv").to_dict("records")
