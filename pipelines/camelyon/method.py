@@ -18,7 +18,7 @@ from pipelines.shared.data.cache import Prepared
 from pipelines.shared.errors import RunError
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import barrier
-from pipelines.shared.learning.method import Ensemble, Method, freeze_points, keep_ranges
+from pipelines.shared.learning.method import Ensemble, Method, choose_and_freeze, keep_ranges
 from pipelines.shared.run import FinishedRun, Run
 from pipelines.shared.study import Data
 
@@ -70,12 +70,9 @@ class SlideMethod(Method[CamelyonConfig]):
             places = {name: f"fold_{k}-{final}" for name, k in fold.items()} | dict.fromkeys(scored, final)
             scoring.score_training(config, data, folder, places, before=None if final == "first" else "first")
             predictions = scoring.slide_predictions(data.records, folder, scoring.train_forest(config, folder))
-            for split in ("val", "test"):
-                of_split = predictions["id"].isin(data.records.loc[data.records["split"] == split, "id"])
-                folder.write_table(folder.predictions(split), predictions[of_split].reset_index(drop=True))
             keep_ranges(run, data, data.positions("train"))
-            validated = folder.read_table(folder.predictions("val"))
-            freeze_points(run, run.study.choose_points(validated, config))
+            of_split = [predictions["id"].isin(data.part(split).records["id"]) for split in ("val", "test")]
+            choose_and_freeze(run, *(predictions[rows].reset_index(drop=True) for rows in of_split))
         barrier(run.world)
 
     def answer(self, run: Run[CamelyonConfig], finished: FinishedRun, data: Data) -> pd.DataFrame:

@@ -21,6 +21,7 @@ TASK = "tumor"
 CLASSES = ["tumor"]
 FOREST = BinaryTask("slides", "Random forest of 31 features", target=TASK, score="p_tumor")
 MAXIMUM = BinaryTask("slides", "Heatmap's maximum", target=TASK, score="p_maximum")
+TUMOUR = BinaryTask(TASK, "Tumour", target=TASK, score="p_tumor")  # what thresholds and prediction sets are for
 PATCHES = BinaryTask("patches", "Patches with tumour", target=TASK, score="p_tumor")
 
 

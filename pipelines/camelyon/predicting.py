@@ -32,6 +32,7 @@ from pipelines.shared.errors import BadFile, UserError, counted, reason_of
 from pipelines.shared.files import output_name, shown_name
 from pipelines.shared.handover.scorer import Picture, Scorer
 from pipelines.shared.judging.calls import calls
+from pipelines.shared.judging.prediction_sets import with_set_columns
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import write_csv, write_png
@@ -60,7 +61,7 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     def score(files: list[str]) -> pd.DataFrame:
         """A slide for each process."""
         rows = [scorer.row(inputs.root, file) for file in files[world.rank :: world.size]]
-        return table_of([row for part in gather(rows, world) for row in part], finished.operating_points)
+        return table_of([row for part in gather(rows, world) for row in part], finished)
 
     with stage(run, "predict"):
         table = score_in_parts(folder, inputs.files, score, world, size=world.size)
@@ -103,7 +104,7 @@ class SlideScorer(Scorer[CamelyonConfig]):
 
     def rows(self, root: Path, files: list[str]) -> pd.DataFrame:
         """One row per slide."""
-        return table_of([self.row(root, file) for file in files], self.finished.operating_points)
+        return table_of([self.row(root, file) for file in files], self.finished)
 
     def pictures(self, root: Path, file: str) -> list[Picture]:
         """The slide with its heatmap."""
@@ -167,8 +168,12 @@ class SlideScorer(Scorer[CamelyonConfig]):
         }
 
 
-def table_of(rows: Sequence[Row], points: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of predictions.csv: what a slide without scores lacks is empty, also its calls at the frozen thresholds."""
+def table_of(rows: Sequence[Row], finished: FinishedRun) -> pd.DataFrame:
+    """Rows of predictions.csv: what a slide without scores lacks is empty, also its calls at the frozen thresholds and
+    its prediction set.
+    """
     table = pd.DataFrame(rows, columns=[*TEXT, *SCORES, "detections", *FACTS])
     table = table.astype(dict.fromkeys(SCORES + FACTS, float) | {"detections": "Int64"})
-    return pd.concat([table[TEXT + SCORES], calls(table, points), table[["detections", *FACTS]]], axis=1)
+    called = calls(table, finished.operating_points)
+    sets = with_set_columns(table[SCORES], finished.prediction_sets).drop(columns=SCORES)
+    return pd.concat([table[TEXT + SCORES], called, sets, table[["detections", *FACTS]]], axis=1)

@@ -9,6 +9,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ import pandas as pd
 from pipelines.camelyon import data, dicom_slides, metrics, predicting
 from pipelines.camelyon.config import CamelyonConfig
 from pipelines.camelyon.measures import slide_measures
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.study import Data, Evidence, Results, Study
 
 if TYPE_CHECKING:
@@ -67,6 +69,10 @@ class Camelyon(Study[CamelyonConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: CamelyonConfig) -> list[dict[str, Any]]:
         """A specific and a sensitive threshold of a slide's score, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
+
+    def set_tasks(self, model: Mapping[str, Any], config: CamelyonConfig) -> list[SetTask]:
+        """Whether there is a metastasis in a slide (of ready patches: tumour in a patch)."""
+        return [metrics.TUMOUR.set_task]
 
     def evaluate(self, evidence: Evidence[CamelyonConfig]) -> Results:
         """Task 1, lesions: FROC. Task 2, slides: AUROC."""

@@ -13,7 +13,7 @@ from pipelines.covid_flannel.config import CLASSES, CovidConfig
 from pipelines.covid_flannel.flannel import ConstantWeights, Flannel, fit_combination, vote
 from pipelines.covid_flannel.flannel import combine as combined
 from pipelines.covid_flannel.learner import BaseLearner, answers_of, untaught_in
-from pipelines.covid_flannel.metrics import choose_fold_points, prediction_columns
+from pipelines.covid_flannel.metrics import SET_TASK, choose_fold_points, prediction_columns
 from pipelines.covid_flannel.protocol import fold_numbers, roles
 from pipelines.covid_flannel.stage1 import base_predictions, earlier_runs, name_of
 from pipelines.shared.data.splits import folds
@@ -84,7 +84,7 @@ class FlannelMethod(Method[CovidConfig]):
                 for path in [p for p in folder.networks() if p.name.startswith(f"fold_{fold}-")]:
                     update_model(path, {"operating_points": own_points})
                 points += own_points
-                sets[fold] = choose_sets(run.study.set_tasks(CLASSES), validated, config.conformal.level)
+                sets[fold] = choose_sets([SET_TASK], validated, config.conformal.level)
                 tables["val"].append(validated)
                 tables["test"].append(with_set_columns(tested, sets[fold]))
             for split, parts in tables.items():

@@ -8,7 +8,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -61,7 +61,7 @@ class CovidFlannel(Study[CovidConfig]):
         """Thresholds of P(COVID-19), chosen on the stacking part of every fold and frozen."""
         return metrics.choose_points(predictions, config)
 
-    def set_tasks(self, classes: Sequence[str]) -> list[SetTask]:
+    def set_tasks(self, model: Mapping[str, Any], config: CovidConfig) -> list[SetTask]:
         """Which of the four classes FLANNEL cannot rule out."""
         return [metrics.SET_TASK]
 

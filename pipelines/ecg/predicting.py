@@ -28,6 +28,7 @@ from pipelines.ecg.measures import recording_measures
 from pipelines.ecg.metrics import SCORES
 from pipelines.ecg.plots import Strip, strips
 from pipelines.ecg.recording import Recording
+from pipelines.ecg.rhythm_sets import recording_sets, set_columns
 from pipelines.ecg.taught import Taught, taught
 from pipelines.ecg.wfdb_files import WFDB, beside, read_header
 from pipelines.shared.cli.environment import stage, start
@@ -36,6 +37,7 @@ from pipelines.shared.data.ranges import warned
 from pipelines.shared.errors import BadFile, UnusableRecord, counted, reason_of
 from pipelines.shared.files import output_name, shown_name
 from pipelines.shared.handover.scorer import Picture, Scorer
+from pipelines.shared.judging.prediction_sets import FrozenSets
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically, write_csv
@@ -160,7 +162,7 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
             for file, p in zip(table["file"], table.pop("steps_p"), strict=True)
             if p is not None
         ]
-        _write_steps(folder, labelled, known)
+        _write_steps(folder, labelled, known, finished.prediction_sets)
         file = folder.path / "predictions.csv"
         write_csv(file, table)
     more = f"; {counted(segments, 'segment')} read with their records" if segments else ""
@@ -235,7 +237,7 @@ class RecordingScorer(Scorer[EcgConfig]):
             if np.isnan(p).all():
                 raise BadFile("nothing but flat lines and gaps")
             labels = named(known.answers(p), known.names)
-            row |= _summary(recording, labels, p, known)
+            row |= _summary(recording, labels, p, known) | recording_sets(p, self.finished.prediction_sets)
             if ranges := self.finished.training_ranges:
                 row["warnings"] = warned(row["warnings"], recording_measures(recording, settings["steps"]), ranges)
             shown = _strips(recording, labels, p) if folder is not None else []
@@ -256,17 +258,20 @@ class RecordingScorer(Scorer[EcgConfig]):
         return [Picture("Strips with the rhythm of every step", shown.read_bytes())] if shown.exists() else []
 
 
-def _write_steps(folder: RunFolder, labelled: list[tuple[str, np.ndarray]], known: Taught) -> None:
+def _write_steps(folder: RunFolder, labelled: list[tuple[str, np.ndarray]], known: Taught, sets: FrozenSets) -> None:
     """episodes.csv and steps.parquet of all recordings that have an answer."""
     courses = [(file, named(known.answers(p), known.names), p) for file, p in labelled]
     found = [episode_table(file, labels, known.answers(p), known.names) for file, labels, p in courses]
     write_csv(folder.path / "episodes.csv", pd.concat(found) if found else pd.DataFrame())
+    of_steps = [frozen for frozen in sets if frozen.get("unit") is None]
     tables = [
-        score_columns(p, known).assign(file=file, step=range(len(p)), rhythm=labels) for file, labels, p in courses
+        score_columns(p, known).join(set_columns(p, of_steps)).assign(file=file, step=range(len(p)), rhythm=labels)
+        for file, labels, p in courses
     ]
     if tables:
         every = pd.concat(tables, ignore_index=True)
-        every = every[["file", "step", "rhythm", *(c for c in every if str(c).startswith("p_"))]]
+        first = ["file", "step", "rhythm"]
+        every = every[[*first, *(c for c in every if c not in first)]]
         folder.write_table(folder.path / "steps.parquet", every)
 
 

@@ -8,13 +8,16 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from pipelines.ecg import data, labels, measures, metrics, predicting
+from pipelines.ecg import data, labels, measures, metrics, predicting, rhythm_sets
+from pipelines.ecg.architecture import Architecture
 from pipelines.ecg.config import EcgConfig
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.study import Data, Evidence, Results, Study
 
 if TYPE_CHECKING:
@@ -62,6 +65,10 @@ class Ecg(Study[EcgConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: EcgConfig) -> list[dict[str, Any]]:
         """None: the answer is the most probable rhythm, so there is no threshold to choose."""
         return metrics.choose_points(predictions, config)
+
+    def set_tasks(self, model: Mapping[str, Any], config: EcgConfig) -> list[SetTask]:
+        """Which rhythm a step may be; where recordings have one label, which it may be. Patients are the groups."""
+        return rhythm_sets.set_tasks(Architecture.of(dict(model)).trained, config.labels)
 
     def evaluate(self, evidence: Evidence[EcgConfig]) -> Results:
         """Sequence and set level, beside six cardiologists."""

@@ -32,6 +32,7 @@ from pipelines.shared.data.ranges import beyond
 from pipelines.shared.data.tables import read_csv
 from pipelines.shared.errors import ConfigError, DataError, counted, nearest, reason_of
 from pipelines.shared.handover.scorer import Picture, Scorer, png_of
+from pipelines.shared.judging.prediction_sets import with_set_columns
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, read_picture, write_csv, write_png
@@ -69,7 +70,7 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
         studies = list(archive.studies["id"])
         size = max(1, len(studies) // 100)  # so much at most is done again after a cut
         table = score_in_parts(folder, studies, scoring.rows, run.world, size) if studies else scoring.rows([])
-        predictions = _predictions(table, archive, names)
+        predictions = _predictions(table, archive, names, finished)
         scored = predictions[predictions["reason"].isna()]
         pictures = {name: scoring.pictures(name, folder) for name in scored["study"][:SHOWN]}
     unread = dict(pair for text in table["unread"].dropna() for pair in json.loads(text))
@@ -93,7 +94,7 @@ def _timed_archive(path: Path, config: HeadCtConfig, names: Names) -> tuple[Arch
     return archive, (time.perf_counter() - began) / max(1, archive.files)
 
 
-def _predictions(table: pd.DataFrame, archive: Archive, names: Names) -> pd.DataFrame:
+def _predictions(table: pd.DataFrame, archive: Archive, names: Names, finished: FinishedRun) -> pd.DataFrame:
     """Rows of predictions.csv: scored studies by falling score, then what could not be scored, with its reason."""
     table = table.assign(file=None).astype({SCORE: float})
     scored = table[table["reason"].isna()].sort_values(SCORE, ascending=False, kind="stable")
@@ -103,7 +104,7 @@ def _predictions(table: pd.DataFrame, archive: Archive, names: Names) -> pd.Data
     predictions = pd.concat([scored, rest])[COLUMNS]
     for column in ("alarm", "slices"):
         predictions[column] = predictions[column].astype("Int64")
-    return predictions
+    return with_set_columns(predictions, finished.prediction_sets)
 
 
 class StudyScorer(Scorer[HeadCtConfig]):
@@ -134,7 +135,8 @@ class StudyScorer(Scorer[HeadCtConfig]):
         config = self.run.config.model_copy(update={"cache": cache})
         archive, per_file = _timed_archive(path, config, self.names)
         scoring = _Scoring(self.networks, archive, (root if path.is_file() else path).resolve(), per_file)
-        predictions = _predictions(scoring.rows(list(archive.studies["id"])), archive, self.names)
+        table = scoring.rows(list(archive.studies["id"]))
+        predictions = _predictions(table, archive, self.names, self.finished)
         self._last = scoring, list(predictions.loc[predictions["reason"].isna(), "study"])
         return predictions
 

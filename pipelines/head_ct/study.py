@@ -8,6 +8,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from pipelines.head_ct import archive, data, metrics, predicting
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.measures import volume_measures
 from pipelines.head_ct.stacks import Stack
+from pipelines.shared.judging.prediction_sets import SetTask
 from pipelines.shared.study import Data, Evidence, Results, Study
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ class HeadCt(Study[HeadCtConfig]):
     def choose_points(self, predictions: pd.DataFrame, config: HeadCtConfig) -> list[dict[str, Any]]:
         """Two operating points by the labels that val has; one of them raises the alarm."""
         return metrics.choose_points(predictions, config)
+
+    def set_tasks(self, model: Mapping[str, Any], config: HeadCtConfig) -> list[SetTask]:
+        """Whether there are critical findings, by the labels that val has."""
+        return [task.set_task for task in (metrics.CRITICAL, metrics.SILVER_4)]
 
     def evaluate(self, evidence: Evidence[HeadCtConfig]) -> Results:
         """Judged on silver and gold labels, beside physicians; then the triage trial."""

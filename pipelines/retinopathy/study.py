@@ -8,7 +8,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,9 @@ class Retinopathy(Study[RetinopathyConfig]):
         """Two operating points, high specificity and high sensitivity, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
 
-    def set_tasks(self, classes: Sequence[str]) -> list[SetTask]:
-        """Which of the five grades it may be."""
-        return [metrics.GRADE]
+    def set_tasks(self, model: Mapping[str, Any], config: RetinopathyConfig) -> list[SetTask]:
+        """Which of the five grades it may be; whether it is to be referred, may stay, or needs another look."""
+        return [metrics.GRADE, *(task.set_task for task in metrics.HEADLINES)]
 
     def recalibrate(
         self, part: pd.DataFrame, rest: pd.DataFrame, config: RetinopathyConfig, models: Mapping[str, dict[str, Any]]

@@ -197,7 +197,7 @@ class StatisticsSection(Section):
 
 
 class ConformalSection(Section):
-    """Prediction sets of studies with several classes, see `stats.conformal`.
+    """Prediction sets, see `stats.conformal`.
 
     `level`: share of each class whose sets hold it; thresholds are chosen on `val` and frozen. null: no sets.
     """

@@ -283,7 +283,7 @@ class RunFolder:
 
     @property
     def prediction_sets(self) -> Path:
-        """prediction_sets.json: the thresholds of prediction sets, where the study has several classes."""
+        """prediction_sets.json: the thresholds of prediction sets, where there are any."""
         return self.path / "prediction_sets.json"
 
     @property

@@ -225,11 +225,12 @@ class Study(ABC, Generic[C]):
     def choose_points(self, predictions: pd.DataFrame, config: C) -> list[dict[str, Any]]:
         """Operating points, chosen on a prediction table (that of val)."""
 
-    def set_tasks(self, classes: Sequence[str]) -> list[SetTask]:
-        """The questions with several answers that get prediction sets; here none.
+    def set_tasks(self, model: Mapping[str, Any], config: C) -> list[SetTask]:
+        """The questions that get prediction sets (`conformal.level`); here none.
 
         Args:
-            classes: of the run's networks.
+            model: model.json of the run's first network.
+            config: of the run, or of its evaluation.
         """
         return []
 

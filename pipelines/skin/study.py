@@ -7,7 +7,7 @@ Read from top to bottom this is the study's Method section.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,9 @@ class Skin(Study[SkinConfig]):
         """Two operating points of each binary task, chosen on val and frozen."""
         return metrics.choose_points(predictions, config)
 
-    def set_tasks(self, classes: Sequence[str]) -> list[SetTask]:
+    def set_tasks(self, model: Mapping[str, Any], config: SkinConfig) -> list[SetTask]:
         """Which of the training classes it may be."""
-        return metrics.set_tasks(classes)
+        return metrics.set_tasks(model["classes"])
 
     def recalibrate(
         self, part: pd.DataFrame, rest: pd.DataFrame, config: SkinConfig, models: Mapping[str, dict[str, Any]]

@@ -42,12 +42,17 @@ class ToySlide:
         pass
 
 
+def finished(sets=(), **ranges):
+    """What a finished run says of its slides."""
+    return SimpleNamespace(training_ranges=ranges, operating_points=POINTS, prediction_sets=list(sets))
+
+
 class ToyScorer(SlideScorer):
     """One that needs no network."""
 
     def __init__(self, folder):
         self.config, self.folder = compose("camelyon"), folder
-        self.finished = SimpleNamespace(training_ranges={})
+        self.finished = finished()
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def predicted(scorer, folder, files, seen=None):
 
     def score(part):
         (seen if seen is not None else []).extend(part)
-        return table_of([scorer.row(Path("/"), file) for file in part], POINTS)
+        return table_of([scorer.row(Path("/"), file) for file in part], scorer.finished)
 
     world = SimpleNamespace(main=True, size=1, rank=0)
     return score_in_parts(RunFolder(folder), files, score, world, size=1)
@@ -74,7 +79,7 @@ def predicted(scorer, folder, files, seen=None):
 
 def test_a_slide_unlike_the_training_set_has_a_warning_behind_its_own(scorer, tmp_path, monkeypatch):
     before = predicted(scorer, tmp_path / "before", list(SLIDES))
-    scorer.finished = SimpleNamespace(training_ranges={"mpp": (0.2, 0.3)})
+    scorer.finished = finished(mpp=(0.2, 0.3))
     monkeypatch.setattr(SlideScorer, "measures", lambda self, slide: {"mpp": 0.25 if slide.name == "b.tif" else 0.5})
     after = predicted(scorer, tmp_path / "after", list(SLIDES))
     assert after["warnings"][1] is None
@@ -94,7 +99,7 @@ def test_nothing_is_written_of_a_slide_that_cannot_be_measured(scorer, tmp_path,
             raise BadFile("level 2 cannot be read")
         return {"mpp": 0.25}
 
-    scorer.finished = SimpleNamespace(training_ranges={"mpp": (0.2, 0.3)})
+    scorer.finished = finished(mpp=(0.2, 0.3))
     monkeypatch.setattr(SlideScorer, "score", score)
     monkeypatch.setattr(SlideScorer, "measures", measures)
     table = predicted(scorer, tmp_path / "run", list(SLIDES)).set_index("file")
@@ -180,3 +185,23 @@ def test_the_scale_of_slides_is_said_at_prediction_and_never_that_of_the_runs_ow
         merged = with_finished_run("camelyon", now, [w.partition("=")[0] for w in [*words, *given]])
         assert merged.data.name == "table"
         assert merged.slide_mpp == expected
+
+
+def test_a_slide_has_a_set_beside_its_calls(scorer, tmp_path):
+    scorer.finished = finished(
+        [
+            {"name": "set_90", "task": "tumor", "classes": ["no", "yes"], "scores": ["p_tumor"],
+             "thresholds": [0.5, 0.2]},
+            {"name": "set_90", "task": "few", "classes": ["no", "yes"], "scores": ["p_tumor"], "thresholds": [0, 0]},
+        ]
+    )  # fmt: skip
+    bad = ToySlide.bad
+    ToySlide.bad = frozenset(["d.tif"])
+    try:
+        table = predicted(scorer, tmp_path, list(SLIDES)).set_index("file")
+    finally:
+        ToySlide.bad = bad
+    said = table["tumor@set_90"]
+    assert [said["a.tif"], said["b.tif"], said["c.tif"]] == ["no", "yes", "no|yes"]
+    assert pd.isna(said["d.tif"])
+    assert "few@set_90" not in table

@@ -159,6 +159,26 @@ def test_one_study_never_ends_a_batch(monkeypatch):
     assert "Input/output error" in table["reason"][4]
 
 
+def test_a_study_has_its_set_behind_its_row():
+    """Of a question with thresholds; what has no score has no set, and runs from before have no column."""
+    from types import SimpleNamespace
+
+    from pipelines.head_ct.predicting import COLUMNS, _predictions
+
+    studies = {"a": 0.9, "b": 0.05, "c": 0.4}
+    rows = [dict.fromkeys(COLUMNS) | {"study": name, "p_at_least_4": p} for name, p in studies.items()]
+    table = pd.DataFrame([*rows, dict.fromkeys(COLUMNS) | {"study": "d", "reason": "odd"}], columns=COLUMNS)
+    archive = SimpleNamespace(without=[], faulty=list)
+    entry = {"name": "set_90", "task": "silver_4", "classes": ["no", "yes"], "scores": ["p_at_least_4"]}
+    sets = [entry | {"thresholds": [0.5, 0.3]}, entry | {"task": "critical", "thresholds": [0.0, 0.0]}]
+    made = _predictions(table, archive, None, SimpleNamespace(prediction_sets=sets)).set_index("study")
+    assert made["silver_4@set_90"].where(made["silver_4@set_90"].notna(), None).to_dict() == {
+        "a": "yes", "c": "no|yes", "b": "no", "d": None,
+    }  # fmt: skip
+    assert list(made.columns) == [*COLUMNS[1:], "silver_4@set_90"]
+    assert list(_predictions(table, archive, None, SimpleNamespace(prediction_sets=[]))) == COLUMNS
+
+
 @pytest.mark.slow
 def test_training_on_ones_own_archive_names_nobody(tmp_path):
     root = archive(tmp_path / "in", 24, [f"Zaphod Beeblebrox {i}" for i in range(24)])

@@ -138,7 +138,7 @@ def _sets(study: Study[Any], config: StudyConfig, finished: FinishedRun, part: p
     """Prediction sets for the site, at the run's own level, chosen on the part as it is answered now."""
     if not finished.prediction_sets:
         return []
-    tasks = study.set_tasks(next(iter(finished.models.values()))["classes"])
+    tasks = study.set_tasks(next(iter(finished.models.values())), config)
     own = study.recalibrate(part, part, config, finished.models).predictions
     sets = choose_sets(tasks, own, finished.prediction_sets[0]["level"])
     return [{**s, "chosen_on": RECALIBRATION} for s in sets]

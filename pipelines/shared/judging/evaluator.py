@@ -17,7 +17,8 @@ from pipelines.shared.handover.model_card import JudgedRun, write_card
 from pipelines.shared.handover.tracking import Tracker
 from pipelines.shared.job import config_model
 from pipelines.shared.judging import figures
-from pipelines.shared.judging.prediction_sets import frozen_sets, with_prediction_sets
+from pipelines.shared.judging.coverage import with_prediction_sets
+from pipelines.shared.judging.prediction_sets import frozen_sets
 from pipelines.shared.judging.published import published_table
 from pipelines.shared.judging.recalibration import beside, recalibrated_results
 from pipelines.shared.judging.report import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pipelines.shared.judging.prediction_sets import checked_sets, with_prediction_sets
+from pipelines.shared.judging.coverage import with_prediction_sets
+from pipelines.shared.judging.prediction_sets import checked_sets
 from pipelines.shared.judging.report import Cell, Section, Table, Text
 from pipelines.shared.run import checked_points
 from pipelines.shared.run_folder import read_json, read_table

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from pipelines.shared.judging.prediction_sets import NO, YES, SetTask
 from pipelines.shared.stats.agreement import confusion_estimates
 from pipelines.shared.stats.auc import RocCurve, auroc_estimate, average_precision_estimate, roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap
@@ -58,6 +59,11 @@ class BinaryTask:
             titles: name -> title.
         """
         return {name: cls(name, title, target=name, score=f"p_{name}") for name, title in titles.items()}
+
+    @property
+    def set_task(self) -> SetTask:
+        """The question as one for prediction sets: no, yes, both or neither. Its score is a probability."""
+        return SetTask(self.name, self.title, {YES: self.score}, lambda table: table[self.target].map({0: NO, 1: YES}))
 
     @property
     def inline(self) -> str:

@@ -6,7 +6,7 @@ Each fold is a run of its own below the run folder, with its own train, val and 
     models/fold_<k>-<name>/          its networks
     predictions/{test,val}.parquet   of all folds, with `fold`; every record is once in each
     operating_points.json            `thresholds` by fold, and their median as `threshold`
-    prediction_sets.json             likewise, where the study has several classes
+    prediction_sets.json             likewise, where there are any
 """
 
 from __future__ import annotations

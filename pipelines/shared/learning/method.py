@@ -239,12 +239,19 @@ def predict_and_choose(run: Run[C], learner: Learner[C], data: Data) -> None:
     for path in run.folder.networks():
         update_model(path, {"chosen_on_val": chosen})
     learner = learner.from_model(run.config, read_model(run.folder.networks()[0], run.study.name))
-    tables = {split: learner.table(data.part(split).records, p) for split, p in answers.items()}
-    run.folder.write_table(run.folder.predictions("val"), tables["val"])
-    val = run.folder.read_table(run.folder.predictions("val"))
-    sets = choose_sets(run.study.set_tasks(learner.classes), val, run.config.conformal.level)
-    run.folder.write_table(run.folder.predictions("test"), with_set_columns(tables["test"], sets))
-    freeze_sets(run.folder, sets)
+    val, test = (learner.table(data.part(split).records, answers[split]) for split in ("val", "test"))
+    choose_and_freeze(run, val, test)
+
+
+def choose_and_freeze(run: Run[C], val: pd.DataFrame, test: pd.DataFrame) -> None:
+    """Write both prediction tables, choose thresholds on val and freeze them, those of prediction sets too."""
+    folder = run.folder
+    folder.write_table(folder.predictions("val"), val)
+    val = folder.read_table(folder.predictions("val"))
+    tasks = run.study.set_tasks(read_model(folder.networks()[0], run.study.name), run.config)
+    sets = choose_sets(tasks, val, run.config.conformal.level)
+    folder.write_table(folder.predictions("test"), with_set_columns(test, sets))
+    freeze_sets(folder, sets)
     freeze_points(run, run.study.choose_points(val, run.config))
 
 

@@ -83,20 +83,19 @@ def class_thresholds(
     return thresholds, counts
 
 
-def prediction_sets(probability: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Which classes belong to the set of each record, bool (n, k).
-
-    Those whose probability reaches their threshold, and the most probable one in any case: no set is empty. That can
-    only raise the coverage.
+def prediction_sets(probability: np.ndarray, thresholds: np.ndarray, *, never_empty: bool = True) -> np.ndarray:
+    """Which classes belong to the set of each record, bool (n, k): those whose probability reaches their threshold.
 
     Args:
         probability: (n, k); NaN where a class was never taught, which rules it out of no set. A row without any number
             has an empty set.
         thresholds: (k,), or (n, k) where rows have thresholds of their own.
+        never_empty: the most probable class belongs to the set in any case, which can only raise the coverage.
     """
     p = np.asarray(probability, np.float64)  # as thresholds are compared in double precision everywhere
     answered = np.asarray(~np.isnan(p).all(axis=1))
     members = (np.isnan(p) | (p >= thresholds)) & answered[:, None]
-    best = np.nan_to_num(p, nan=-1.0).argmax(axis=1)
-    members[answered, best[answered]] = True
+    if never_empty:
+        best = np.nan_to_num(p, nan=-1.0).argmax(axis=1)
+        members[answered, best[answered]] = True
     return members

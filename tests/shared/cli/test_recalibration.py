@@ -203,7 +203,7 @@ def test_prediction_sets_are_chosen_anew_as_the_site_is_answered(tmp_path, tempe
     table = site_table.assign(**ids)
     records = table[["id", "group"]].assign(split=np.where(np.arange(1500) < 750, RECALIBRATION, "test"))
     config = compose("skin", "recalibrate=0.5", f"calibration.temperature={temperature}")
-    frozen = choose_sets(SKIN.set_tasks(classes), own.assign(**ids), 0.9)
+    frozen = choose_sets(SKIN.set_tasks({"classes": classes}, config), own.assign(**ids), 0.9)
     models = {"network": {"classes": classes}}
     points, folder = SKIN.choose_points(own, config), RunFolder(tmp_path)
     for sets in (frozen, []):  # the second is a run from before there were any
@@ -216,7 +216,7 @@ def test_prediction_sets_are_chosen_anew_as_the_site_is_answered(tmp_path, tempe
         (anew,) = made["prediction_sets"]
         assert (anew["chosen_on"], anew["level"]) == (RECALIBRATION, 0.9)
         answered = pd.read_parquet(folder.predictions(RECALIBRATED))
-        truth = SKIN.set_tasks(classes)[0].truth(rest).map(anew["classes"].index).to_numpy(int)
+        truth = SKIN.set_tasks({"classes": classes}, config)[0].truth(rest).map(anew["classes"].index).to_numpy(int)
         rows = np.arange(len(rest))
         before, after = members(rest, frozen[0])[rows, truth].mean(), members(answered, anew)[rows, truth].mean()
         assert before < after - 0.05

@@ -14,6 +14,7 @@ from pipelines.covid_flannel.study import STUDY as COVID
 from pipelines.retinopathy.metrics import GRADE
 from pipelines.retinopathy.metrics import predict_columns as grade_columns
 from pipelines.shared.errors import RunError
+from pipelines.shared.judging.coverage import with_prediction_sets
 from pipelines.shared.judging.prediction_sets import (
     SetTask,
     choose_sets,
@@ -21,7 +22,6 @@ from pipelines.shared.judging.prediction_sets import (
     frozen_sets,
     members,
     pooled_sets,
-    with_prediction_sets,
     with_set_columns,
 )
 from pipelines.shared.judging.report import Table, Text
@@ -49,10 +49,14 @@ def fruits(seed, groups=60, each=2, rare=0):
 def judged(test, sets, task=TASK):
     """The results and the texts of the section."""
     evidence = SimpleNamespace(
-        predictions={"test": test}, bootstrap=Bootstrap(200), networks=[{"classes": NAMES}], prediction_sets=sets
+        predictions={"test": test},
+        bootstrap=Bootstrap(200),
+        networks=[{"classes": NAMES}],
+        config=None,
+        prediction_sets=sets,
     )
     bare = Results({}, "test.x", "", 0.0, None, [], [], [], [])
-    return with_prediction_sets(SimpleNamespace(set_tasks=lambda classes: [task]), evidence, bare)
+    return with_prediction_sets(SimpleNamespace(set_tasks=lambda model, config: [task]), evidence, bare)
 
 
 def test_from_val_to_the_column_and_the_metrics():
@@ -182,7 +186,7 @@ def test_retinopathy_and_covid_name_their_classes():
     table = grade_columns(np.full((3, 6), 0.5)).assign(grade=[0.0, 4.0, np.nan])
     assert set(GRADE.scores.values()) <= set(table)
     assert [None if pd.isna(name) else name for name in GRADE.truth(table)] == ["none", "proliferative", None]
-    (task,) = COVID.set_tasks([])
+    (task,) = COVID.set_tasks({}, None)
     assert list(task.scores) == ["covid19", "viral", "bacterial", "normal"]
 
 
