@@ -72,13 +72,22 @@ def parallel_map(
         return [function(item) for item in track(items, description)]
     context = multiprocessing.get_context("spawn")
     chunk = max(1, len(items) // (workers * 16))
+    parts = [items[i : i + chunk] for i in range(0, len(items), chunk)]
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        # Not `pool.map`: it cancels what has not begun, and Python 3.11 prints a traceback for each that is cancelled
+        # when a process ends.
+        futures = [pool.submit(_each, function, part) for part in parts]
         try:
-            return list(track(pool.map(function, items, chunksize=chunk), description, total=len(items)))
+            results = (result for future in futures for result in future.result())
+            return list(track(results, description, total=len(items)))
         except BaseException:  # a failure, or SIGTERM: what is under way is not waited for
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in items]
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -84,6 +85,20 @@ def test_work_in_other_processes_is_not_waited_for():
     process.start()
     process.join(timeout=120)
     assert process.exitcode == 75
+
+
+def _fail_in_a_worker(file: str) -> None:
+    """One item fails at once, a worker is busy with another, many wait; what threads print goes into a file."""
+    with Path(file).open("w") as said, contextlib.redirect_stderr(said), contextlib.suppress(TypeError):
+        parallel_map(time.sleep, ["a word", *[600] * 200], "Waiting", workers=2)
+
+
+def test_a_failure_in_a_worker_is_raised_and_nothing_else_is_printed(tmp_path):
+    process = cutting.CONTEXT.Process(target=_fail_in_a_worker, args=(str(tmp_path / "said"),))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == 0
+    assert (tmp_path / "said").read_text() == ""
 
 
 def _slow_workers(file: str) -> None:
