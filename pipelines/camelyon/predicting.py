@@ -144,21 +144,21 @@ class SlideScorer(Scorer[CamelyonConfig]):
         tissue = find_tissue(slide, config.tissue)
         if not tissue.mask.any():
             raise BadFile(NONE)
-        write_tissue(folder / "tissue", file, tissue, slide)
         device, bf16 = self.world.device, uses_bf16(config.trainer, self.world)
         heatmap = score_slide(slide, tissue, self.network, config.patches.mpp, config.heatmap, device, bf16)
-        write_heatmap(folder / "heatmaps" / f"{name}.tif", heatmap)
         found = detections_of(heatmap, config.lesions, config.lesions.method)
-        write_detections(folder / "detections" / f"{name}.csv", found)
         values = np.nan_to_num(heatmap.values)
         mask = values >= config.lesions.threshold
         regions, measured = outlines(mask, (0.0, 0.0), heatmap.stride), probabilities_of(values, mask)
-        write_geojson(folder / "geojson" / f"{name}.geojson", (), regions, measured, found)
         mpp = max(properties.width, properties.height) * properties.mpp[0] / 1024
         shown = overlay(slide.read(0, 0, *slide.at(mpp), mpp), heatmap, (properties.width, properties.height))
-        target = folder / "overlays" / f"{name}.png"
-        write_png(target, shown)
         features = pd.DataFrame([slide_features(heatmap.values, heatmap.tissue, heatmap.stride * heatmap.mpp)])
+        # Written once nothing more is read: a slide that cannot be read to its end leaves no files beside its reason.
+        write_tissue(folder / "tissue", file, tissue, slide)
+        write_heatmap(folder / "heatmaps" / f"{name}.tif", heatmap)
+        write_detections(folder / "detections" / f"{name}.csv", found)
+        write_geojson(folder / "geojson" / f"{name}.geojson", (), regions, measured, found)
+        write_png(folder / "overlays" / f"{name}.png", shown)
         return {
             f"p_{TASK}": self.forest.probabilities(features)[0],
             "p_maximum": baseline(features)[0],

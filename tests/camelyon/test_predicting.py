@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,10 @@ import pandas as pd
 import pytest
 from conftest import compose
 
-from pipelines.camelyon import predicting
+from pipelines.camelyon import heatmap, predicting
+from pipelines.camelyon.heatmap import Heatmap
 from pipelines.camelyon.predicting import SlideScorer, table_of
+from pipelines.camelyon.tissue import Tissue
 from pipelines.shared.cli.finished import with_finished_run
 from pipelines.shared.cli.inputs import score_in_parts
 from pipelines.shared.errors import BadFile, RunError
@@ -67,8 +70,6 @@ def scorer(monkeypatch, tmp_path):
 
 
 def predicted(scorer, folder, files, seen=None):
-    from pathlib import Path
-
     def score(part):
         (seen if seen is not None else []).extend(part)
         return table_of([scorer.row(Path("/"), file) for file in part], scorer.finished)
@@ -106,6 +107,35 @@ def test_nothing_is_written_of_a_slide_that_cannot_be_measured(scorer, tmp_path,
     assert table.loc["b.tif", "reason"] == "level 2 cannot be read"
     assert scored == [name for name in SLIDES if name != "b.tif"]
     assert table["p_tumor"].notna().sum() == len(scored)
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_of_a_slide_that_cannot_be_read_to_its_end_nothing_is_left(monkeypatch, tmp_path, broken):
+    """Behind the heatmap two pictures are read: the slide under the heatmap, and under its tissue's outline."""
+
+    class Broken(ToySlide):
+        properties = SimpleNamespace(width=64, height=64, mpp=(0.25, 0.25))
+        reads = 0
+
+        def at(self, mpp):
+            return 16, 16
+
+        def read(self, *_):
+            self.reads += 1
+            if self.reads == broken:
+                raise BadFile("level 0 cannot be read")
+            return np.zeros((16, 16, 3), np.uint8)
+
+    tissue = Tissue(np.ones((4, 4), bool), (16.0, 16.0))
+    probable = Heatmap(np.full((4, 4), 0.9, np.float32), 16.0, 0.25)
+    monkeypatch.setattr(predicting, "Slide", Broken)
+    monkeypatch.setattr(predicting, "find_tissue", lambda *_: tissue)
+    monkeypatch.setattr(heatmap, "score_slide", lambda *_: probable)
+    scorer = ToyScorer(tmp_path / "run")
+    scorer.world, scorer.network = SimpleNamespace(device=SimpleNamespace(type="cpu")), None
+    row = scorer.row(Path("/"), "a.tif")
+    assert row["reason"] == "level 0 cannot be read"
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_row_does_not_depend_on_which_other_slides_fail(scorer, monkeypatch, tmp_path):
