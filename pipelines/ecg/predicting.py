@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 Answer = Callable[[np.ndarray], np.ndarray]
 SHOWN = 7  # steps of a strip
 STRIPS = 8  # in a picture
+COUNTS = ("steps", "missing_samples", "episodes")  # the whole numbers of predictions.csv
 
 
 def plan(steps: int, size: int, overlap: int) -> list[tuple[int, int, int]]:
@@ -222,7 +223,8 @@ class RecordingScorer(Scorer[EcgConfig]):
         """The same with `steps_p`, a recording's probabilities, step after step."""
         folder = None if self.in_memory else self.run.folder
         found = [self._row(root, file, folder) for file in files]
-        return pd.DataFrame(found).convert_dtypes(infer_objects=False, convert_string=False, convert_floating=False)
+        table = pd.DataFrame(found)
+        return table.astype({column: "Int64" for column in COUNTS if column in table})  # whole also beside a bad file
 
     def _row(self, root: Path, file: str, folder: RunFolder | None, page: bool = True) -> dict[str, Any]:
         """Label one recording; if there is a folder for them, write its annotations, its picture and, if it is long,

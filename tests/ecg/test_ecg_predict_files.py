@@ -197,6 +197,18 @@ def test_a_service_draws_strips_and_no_page_of_a_long_recording(predict, tmp_pat
     assert len(pages) == 1
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning:pipelines")
+def test_counts_stay_whole_beside_a_file_without_an_answer(predict, tmp_path):
+    folder = tmp_path / "in"
+    signal(folder, "good")
+    (folder / "bad.csv").write_text("no signal\n")
+    predict(folder, "out")
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype=str).set_index("file")
+    assert table["reason"].notna().to_dict() == {"bad.csv": True, "good.csv": False}
+    assert all(table.loc["good.csv", column].isdecimal() for column in ("steps", "missing_samples", "episodes"))
+    assert table.loc["good.csv", "seconds"] == "30.0"
+
+
 def test_a_service_without_the_extra_is_refused_before_any_file(predict, tmp_path, monkeypatch):
     finished, folder = open_finished(STUDY, tmp_path / "finished"), RunFolder(tmp_path / "served")
     run = run_on_cpu(STUDY, compose("ecg", f"run_dir={folder.path}"), folder)

@@ -139,7 +139,8 @@ class PictureScorer(Scorer[C]):
             answers = self.method.answer(self.run, self.finished, data).drop(columns="id")
             scores = pd.concat([answers, calls(answers, self.finished.operating_points)], axis=1)
             scores = with_set_columns(scores, self.finished.prediction_sets)
-            table = table.join(scores.convert_dtypes(convert_floating=False).set_index(pd.Index(good)))
+            whole = dict.fromkeys(scores.select_dtypes("integer"), "Int64")  # beside a bad file they stay whole
+            table = table.join(scores.astype(whole).set_index(pd.Index(good)))
             table["warnings"] = self._warned(table["warnings"], data, good)
         return table
 

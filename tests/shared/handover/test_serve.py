@@ -116,6 +116,19 @@ def test_a_bad_file_is_a_reason_and_a_remedy(client):
     assert client.post("/predict", data={"x": "1"}).json()["reason"] == "The request holds no file."
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning:pipelines")
+def test_decisions_stay_whole_beside_a_bad_file(made_run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, content in (("a.png", b"no picture"), ("b.png", fundus(1))):
+        (tmp_path / "in" / name).write_bytes(content)
+    predicted(made_run, tmp_path, ["in"])
+    table = pd.read_csv(tmp_path / "predictions.csv", dtype=str)
+    assert table["reason"].notna().tolist() == [True, False]
+    whole = [c for c in table if "@" in c or c == "grade"]
+    assert whole
+    assert all(table[column][1].isdecimal() for column in whole)
+
+
 def test_an_archive_is_its_files(client):
     content = zipped(**{"eyes/a.png": fundus(1), "__MACOSX/a.png": b"x", "b.png": fundus(2)})
     rows = post(client, ("all.zip", content)).json()["predictions"]
