@@ -11,13 +11,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from pipelines import __version__
 from pipelines.shared.errors import nearest
 from pipelines.shared.job import EXIT_MISTAKE, end_with_reader
 from pipelines.shared.mode import COMMON_MODES
+
+TOOLS = {
+    "compare": "finished runs or sweeps side by side",
+    "networks": "what networks cost on this machine",
+    "publish": "a finished run as others may use it",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line; None: take them from there.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
-    commands = sorted(file.parent.name for file in Path(__file__).parent.glob("*/__main__.py"))
+    here = Path(__file__).parent
+    commands = sorted(file.parent.name for file in here.glob("*/__main__.py"))
+    studies = [command for command in commands if (here / command / "study.py").is_file()]
     if name in commands:
         # As python -m starts it: processes that it starts in its turn find its module by name.
         sys.argv[1:] = rest
@@ -36,23 +41,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(__version__)
         return 0
+    if name in ("--completion", "--complete"):
+        from pipelines.shared.cli.completion import completions, script
+
+        print("\n".join(completions(" ".join(rest), commands, studies)) if name == "--complete" else script())
+        return 0
     if name and name not in ("--help", "-h"):
         print(f"There is no study or tool '{name}'.\n{nearest(name, commands)}", file=sys.stderr)
         return EXIT_MISTAKE
-    table = Table("python -m pipelines.…", "Study", "data=…", box=None, padding=(0, 2, 1, 0))
-    for name in sorted(file.parent.name for file in Path(__file__).parent.glob("*/study.py")):
-        if name == "shared":  # where a study is defined, and none
-            continue
-        study = importlib.import_module(f"pipelines.{name}.study").STUDY
-        table.add_row(name, study.title, ", ".join(study.sources))
-    console = Console()
-    console.print(table)
-    console.print(
-        "Each runs on its phantom, a synthetic dataset, unless data=<source> data.root=<folder> say otherwise.\n"
-        f"mode=… is one of {', '.join(mode.name for mode in COMMON_MODES)}, or one of the study's own.\n"
-        "--help after a study's name lists its keys. python -m pipelines.compare sets runs side by side."
-    )
+    print(overview(studies, [command for command in commands if command not in studies]))
     return 0
+
+
+def overview(studies: Sequence[str], tools: Sequence[str]) -> str:
+    """The list of studies with their sources, and how to go on."""
+    lines = ["Studies, each with what data=… may be:", ""]
+    for name in studies:
+        study = importlib.import_module(f"pipelines.{name}.study").STUDY
+        lines += [f"{name:<15}{study.title}", f"{'':<15}{', '.join(study.sources)}"]
+    start = "imaging-pipelines " if Path(sys.argv[0]).stem == "imaging-pipelines" else "python -m pipelines."
+    modes = ", ".join(mode.name for mode in COMMON_MODES)
+    usage = {
+        "<study>": "on its phantom, synthetic data: minutes, offline",
+        "<study> data=<source> data.root=<folder>": "on a dataset",
+        "<study> mode=<mode> …": "what else it does, mostly with a finished run",
+        "<study> --help": "its modes, and every key with its value",
+        **{f"{tool} --help": TOOLS.get(tool, "") for tool in tools},
+    }
+    width = max(map(len, usage)) + 2
+    lines += ["", *(f"{start}{command:<{width}}{what}" for command, what in usage.items())]
+    lines += ["", f"Modes of every study: {modes}; --help lists its own too."]
+    return "\n".join([*lines, 'Completion in bash: eval "$(python -m pipelines --completion)"'])
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pipelines.shared.judging.published import published_table
 from pipelines.shared.judging.report import Code, Headline, HeadlineFigure, Report, Section, Table, Text, render
 from pipelines.shared.log import log
 from pipelines.shared.run_folder import RunFolder, plain, write_json
+from pipelines.shared.screen import print_path
 from pipelines.shared.stats.bootstrap import Bootstrap
 from pipelines.shared.stats.estimate import Estimate
 
@@ -70,7 +71,7 @@ def score_submission(study: Study[Any], job: Job) -> None:
         log.info(line)
     for warning in warnings_of(submission, scored):
         log.warning(warning)
-    print(report, flush=True)
+    print_path(report)
 
 
 def score(submission: Submission, folder: RunFolder, bootstrap: Bootstrap) -> tuple[Scored, dict[str, Estimate]]:

@@ -36,6 +36,7 @@ from pipelines.shared.judging.prediction_sets import with_set_columns
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import write_csv, write_png
+from pipelines.shared.screen import print_path
 
 if TYPE_CHECKING:
     from pipelines.shared.job import Job
@@ -71,7 +72,7 @@ def predict_slides(study: Study[CamelyonConfig], job: Job) -> None:
     write_csv(out, table)
     more = f"; {counted(parts, 'file')} read with their slides" if parts else ""
     log.info(inputs.closing(int(table["reason"].isna().sum())) + more)
-    print(out)
+    print_path(out)
 
 
 def slides_of(path: Path) -> tuple[Inputs, int]:

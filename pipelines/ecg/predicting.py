@@ -41,7 +41,7 @@ from pipelines.shared.judging.prediction_sets import FrozenSets
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, write_atomically, write_csv
-from pipelines.shared.screen import track
+from pipelines.shared.screen import print_path, track
 from pipelines.shared.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def predict_recordings(study: Study[EcgConfig], job: Job) -> None:
         write_csv(file, table)
     more = f"; {counted(segments, 'segment')} read with their records" if segments else ""
     log.info(inputs.closing(int(table["reason"].isna().sum())) + more)
-    print(file)
+    print_path(file)
 
 
 def recordings(path: Path) -> tuple[Inputs, int]:

@@ -24,6 +24,7 @@ from pipelines.shared.judging.evaluator import bootstrap_settings
 from pipelines.shared.judging.report import Headline, HeadlineFigure, Picture, Report, Section, Table, Text, render
 from pipelines.shared.log import log
 from pipelines.shared.run_folder import RunFolder, plain, write_json
+from pipelines.shared.screen import print_path
 from pipelines.shared.stats.agreement import fleiss_kappa
 from pipelines.shared.stats.auc import roc_curve
 from pipelines.shared.stats.bootstrap import Bootstrap, bootstrap_estimate, divide
@@ -330,7 +331,7 @@ def read_by_cardiologists(study: Study[Any], job: Job) -> None:
     path = render(report, folder.path)
     for line in _screen(metrics, kappa):
         log.info(line)
-    print(path, flush=True)
+    print_path(path)
 
 
 def _screen(metrics: ByClass, kappa: Estimate) -> list[str]:

@@ -36,6 +36,7 @@ from pipelines.shared.judging.prediction_sets import with_set_columns
 from pipelines.shared.log import log
 from pipelines.shared.run import FinishedRun, Run, open_finished
 from pipelines.shared.run_folder import RunFolder, read_picture, write_csv, write_png
+from pipelines.shared.screen import print_path
 from pipelines.shared.stats.operating_points import is_positive
 from pipelines.shared.untaught import untaught_lines
 
@@ -84,7 +85,7 @@ def predict_studies(study: Study[HeadCtConfig], job: Job) -> None:
         log.info(f"  {counted(count, 'file')}: {reason}")
     log.info(f"which file is which (may name people): {archive.lookup}")
     log.info(f"{len(scored)} studies scored, {rest} rows that could not be; {archive.files} files, all in files.csv")
-    print(folder.path / "predictions.csv")
+    print_path(folder.path / "predictions.csv")
 
 
 def _timed_archive(path: Path, config: HeadCtConfig, names: Names) -> tuple[Archive, float]:
@@ -308,4 +309,4 @@ def label_table(study: Study[HeadCtConfig], job: Job) -> None:
         write_csv(folder.path / "labels.csv", labels)
         concepts_page(folder.path / "reports.html", reports.iloc[:LABELLED], mentions, False)
     log.info(f"{len(reports)} reports, {int(empty.sum())} of them empty; {len(mentions)} mentions")
-    print(folder.path / "reports.html")
+    print_path(folder.path / "reports.html")

@@ -99,5 +99,7 @@ def modes_of(study: str) -> dict[str, Mode]:
 
 def help_of(study: str) -> str:
     """What `--help` says of the modes of a study, a line each."""
-    lines = [f"{f'{mode.name} {mode.takes}':<35} {mode.help}" for mode in modes_of(study).values()]
+    modes = {f"{mode.name} {mode.takes}": mode.help for mode in modes_of(study).values()}
+    width = max(map(len, modes))
+    lines = [f"{given:<{width}} {what}" for given, what in modes.items()]
     return "modes   " + "\n        ".join(lines)

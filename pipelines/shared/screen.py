@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -27,6 +29,14 @@ def cpu_count() -> int:
     if given.isdecimal() and int(given):
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def print_path(path: Path) -> None:
+    """Print where something was written, a line of its own; in a terminal a link that opens it."""
+    text = str(path)
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        text = f"\033]8;;{path.resolve().as_uri()}\033\\{text}\033]8;;\033\\"
+    print(text, flush=True)
 
 
 def progress_bar() -> Progress:

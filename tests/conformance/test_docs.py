@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, STUDIES
 
+from pipelines import __version__
 from pipelines.shared.cli.app import _checked_arguments
 from pipelines.shared.errors import UserError
 from pipelines.shared.mode import modes_of
@@ -124,6 +125,14 @@ def test_a_dead_link_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "REPOSITORY", tmp_path)
     (tmp_path / "a.md").write_text("# One\n[b](b.md) [one](#one) [two](#two) [self](a.md#one)\n```\n[c](c.md)\n```\n")
     assert [link.split(": ")[1] for link in dead_links(tmp_path / "a.md")] == ["b.md does not exist", "#two"]
+
+
+def test_the_version_is_the_same_wherever_it_is_written():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"version += \{(.*?)\}", readme) == [__version__]
+    assert set(re.findall(r"imaging_pipelines-(.*?)-py3", readme)) == {__version__}
+    changes = (REPOSITORY / ".github" / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+)", changes, re.MULTILINE)[0] == __version__
 
 
 def test_every_target_of_make_exists():

@@ -134,7 +134,7 @@ def _checked_arguments(study: str, arguments: list[str]) -> list[str]:
     arguments = [_quoted_home(a) for a in arguments]
     if sweep:  # Hydra makes the sweep's folder itself, before the configuration is checked
         arguments = [re.sub('^run_dir="~', f'run_dir="{Path.home()}', a) for a in arguments]
-    groups = _groups(study)
+    groups = config_groups(study)
     parser = OverridesParser.create()
     chosen = {"data": "phantom"}
     overrides = []
@@ -201,7 +201,7 @@ def _quoted_home(argument: str) -> str:
     return key + equals + re.sub(r'(?:^|(?<=[\[,]))~[^,\[\]"]*', r'"\g<0>"', value)
 
 
-def _groups(study: str) -> dict[str, list[str]]:
+def config_groups(study: str) -> dict[str, list[str]]:
     """Hydra's config groups of a study and their options, from the folders under conf/."""
     groups: dict[str, list[str]] = {}
     for root in (conf_folder() / study, conf_folder() / "shared"):

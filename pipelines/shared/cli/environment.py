@@ -55,7 +55,7 @@ def start(study: Study[C], job: Job) -> Run[C]:
         if not folder.environment.exists():
             write_json(folder.environment, _describe(job))
         start_log(folder.path)
-        log.info(f"{study.title}\nrun folder: {folder.path}")
+        log.info(f"run folder: {folder.path}")
         notice = notice_of(Path(job.config.run)) if job.config.run else None
         if notice is not None:
             log.warning(notice)

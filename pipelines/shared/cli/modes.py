@@ -32,10 +32,11 @@ from pipelines.shared.handover.tracking import EXTRAS, TRACKED
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
 from pipelines.shared.log import log, start_log
-from pipelines.shared.mode import modes_of
+from pipelines.shared.mode import REPORT, VERIFY, modes_of
 from pipelines.shared.pretrained import NOTICE
 from pipelines.shared.run import Run, open_finished
 from pipelines.shared.run_folder import RunFolder, digest, plain, read_json, write_atomically, write_csv, write_json
+from pipelines.shared.screen import print_path
 from pipelines.shared.study import Data, Study
 from pipelines.shared.untaught import untaught_lines
 
@@ -48,6 +49,8 @@ def run(study: Study[Any], job: Job) -> None:
         return
     if job.config.track is not None and mode.name in TRACKED:
         EXTRAS[job.config.track].require(f"track={job.config.track}")
+    if launch().rank == 0 and mode.name not in (VERIFY.name, REPORT.name):
+        print(study.title, flush=True)  # before torch: it loads for seconds, the first time on a machine for many
     pkgutil.resolve_name(mode.function)(study, job)
 
 
@@ -131,7 +134,7 @@ def predict_files(study: Study[Any], job: Job) -> None:
     file = run.folder.path / "predictions.csv"
     write_csv(file, table)
     log.info(inputs.closing(int(table["reason"].isna().sum())))
-    print(file)
+    print_path(file)
 
 
 def serve(study: Study[Any], job: Job) -> None:
@@ -162,7 +165,7 @@ def export(study: Study[Any], job: Job) -> None:
             write_atomically(run.folder.path / name, partial(shutil.copyfile, finished.folder.path / name))
         else:
             log.warning(f"{finished.folder.path.name} has no {name}: mode=report writes it.")
-    print(run.folder.path / "export.json")
+    print_path(run.folder.path / "export.json")
 
 
 def verify(study: Study[Any], job: Job) -> None:
@@ -210,7 +213,7 @@ def report(study: Study[Any], job: Job) -> None:
     start_log(None)
     folder = RunFolder(job.run_dir)
     claim(folder)  # a run that goes on there writes the same files
-    print(write_results(study, *evaluate(study, folder)))
+    print_path(write_results(study, *evaluate(study, folder)))
 
 
 def _write_data(folder: RunFolder, data: Data) -> None:
@@ -244,4 +247,4 @@ def _finish(run: Run[Any]) -> None:
     with stage(run, "evaluate"):
         evidence, results = evaluate(run.study, run.folder)
     log.info(f"{results.headline}  {results.metrics[results.headline]}")
-    print(write_results(run.study, evidence, results, run.tracker), flush=True)
+    print_path(write_results(run.study, evidence, results, run.tracker))

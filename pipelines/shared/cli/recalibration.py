@@ -40,9 +40,8 @@ def set_aside(study: Study[Any], config: StudyConfig, finished: FinishedRun, dat
     """
     share, records = config.recalibrate, data.records
     assert share is not None
-    if not finished.operating_points and not any(
-        m.get("chosen_on_val") or m.get("calibration") for m in finished.models.values()
-    ):
+    chosen = any(m.get("chosen_on_val") or m.get("calibration") for m in finished.models.values())
+    if not (finished.operating_points or finished.prediction_sets or chosen):
         raise RunError(
             f"recalibrate={share:g}: {finished.folder.path.name} has no thresholds or anything else to choose anew.",
             "Leave recalibrate out.",

@@ -166,8 +166,9 @@ class _Training:
         self.start_epoch()
         began = last_save = time.monotonic()
         with progress_bar() as bar:
-            title = f"{self.name} epoch {progress.epoch + 1}"
-            shown = bar.add_task(title, total=self.batches, completed=progress.batch, note="")
+            title, done = f"{self.name} epoch {progress.epoch + 1}/{config.epochs}", progress.epoch * self.batches
+            # Over all epochs, so that the time that it shows is that to the end of training.
+            shown = bar.add_task(title, total=config.epochs * self.batches, completed=done + progress.batch, note="")
             for arrays, targets, positions in self.loader(order):
                 value = self._step(arrays, targets, positions)
                 bar.update(shown, advance=1, note=f"loss {value:.3f}")

@@ -102,14 +102,15 @@ def test_records_of_one_class_alone_are_refused_before_they_are_answered():
 
 
 def test_a_run_in_which_nothing_was_chosen_has_nothing_to_recalibrate():
-    for models, points, refused in (
-        ({"a": {}}, [], True),
-        ({"a": {"chosen_on_val": {}}}, [], True),
-        ({"a": {}}, [{}], False),
-        ({"a": {"chosen_on_val": {"cut_points": [1.0]}}}, [], False),
-        ({"a": {"calibration": {"temperature": 2.0}}}, [], False),
+    for models, points, sets, refused in (
+        ({"a": {}}, [], [], True),
+        ({"a": {"chosen_on_val": {}}}, [], [], True),
+        ({"a": {}}, [{}], [], False),
+        ({"a": {}}, [], [{}], False),  # ECG's only thresholds are those of its sets
+        ({"a": {"chosen_on_val": {"cut_points": [1.0]}}}, [], [], False),
+        ({"a": {"calibration": {"temperature": 2.0}}}, [], [], False),
     ):
-        finished = FinishedRun(RunFolder(Path("run")), models, points)
+        finished = FinishedRun(RunFolder(Path("run")), models, points, sets)
         with pytest.raises(RunError, match="run has no thresholds") if refused else nullcontext():
             set_aside(RETINOPATHY, config_of(0.5), finished, data_of(site()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -60,6 +61,9 @@ def test_every_study_is_listed(capsys):
     assert main([]) == main(["--help"]) == 0
     listed = capsys.readouterr().out
     assert [name for name in STUDIES if f"\n{name} " in listed] == STUDIES
+    assert all(len(line) <= 120 for line in listed.splitlines())
+    for tool in ("compare", "networks", "publish"):
+        assert re.search(rf"pipelines\.{tool} --help +\w", listed)
     assert main(["skinn"]) == 2
     problem, remedy = capsys.readouterr().err.splitlines()
     assert "'skinn'" in problem

@@ -8,6 +8,8 @@ import os
 import signal
 import struct
 import zipfile
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from torch import nn
 
 from pipelines.shared import preemption
 from pipelines.shared.errors import ConfigError, RunError, UserError
-from pipelines.shared.learning import checkpoint
+from pipelines.shared.learning import checkpoint, trainer
 from pipelines.shared.learning.dataset import EpochBatches, Loader, PreparedDataset, balanced_shares, epoch_order
 from pipelines.shared.learning.distributed import World, agreement
 from pipelines.shared.learning.losses import masked_binary_cross_entropy
@@ -77,6 +79,21 @@ def weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_bar_is_of_all_epochs(tmp_path, trainer_section, monkeypatch):
+    """So the time that it shows is that to the end of training, not to the end of an epoch."""
+    shown = []
+
+    def add_task(title, total, completed, note):
+        shown.append((title, completed, total))
+
+    bar = SimpleNamespace(add_task=add_task, update=lambda task, advance, note: None)
+    monkeypatch.setattr(trainer, "progress_bar", lambda: nullcontext(bar))
+    config = trainer_section(epochs=3)
+    train(tmp_path / "a.pt", config)
+    batches = N // config.batch_size  # the last one has the rest too
+    assert shown == [(f"network epoch {k + 1}/3", k * batches, 3 * batches) for k in range(3)]
 
 
 class Cut(Exception):
