@@ -83,6 +83,11 @@ def real_sample():
     return real_samples
 
 
+def slow(case: Any) -> Any:
+    """A case of a parametrised test that `make quick` leaves out."""
+    return pytest.param(case, marks=pytest.mark.slow)
+
+
 def toy_prepared(arrays: np.ndarray) -> Any:
     """Arrays as if they had come out of the cache."""
     from pipelines.shared.data.cache import Prepared

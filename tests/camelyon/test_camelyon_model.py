@@ -55,6 +55,7 @@ def test_a_backbone_without_maps_is_refused():
         model.PatchNetwork(plan, create_backbone("lenet"))
 
 
+@pytest.mark.slow
 def test_blocks_and_their_size_change_nothing(slide):
     net, tissue = network(), find_tissue(slide, compose("camelyon").tissue)
     one = score_slide(slide, tissue, net, 1.0, heatmap_section(block=1024), CPU)
@@ -66,6 +67,7 @@ def test_blocks_and_their_size_change_nothing(slide):
     assert np.nanmean(np.abs(one.values - many.values)) < 0.005
 
 
+@pytest.mark.slow
 def test_a_region_is_scored_as_its_patches_are_but_for_their_borders(slide):
     net = network()
     dense = score_slide(slide, whole(slide), net, 1.0, heatmap_section(), CPU).values
@@ -95,6 +97,7 @@ def test_the_middle_of_a_larger_picture_is_scored():
     assert torch.allclose(net(picture), net(picture[:, 4:68, 4:68]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_strides_that_do_not_fit_are_refused_and_others_go_by_patches():
     net = network()
     assert net.reduction == 8
@@ -221,6 +224,7 @@ def test_scores_come_again_from_the_tables(seed):
     assert froc_score(again) == froc_score(scored) or not len(scored.lesion_score)
 
 
+@pytest.mark.slow
 def test_flips_of_a_region_are_the_flips_of_its_patches():
     """A region turned, scored and turned back gives each patch what its own turns give."""
     import json

@@ -84,6 +84,7 @@ def test_a_slide_with_one_level_is_read_at_any_scale(real_sample):
     assert np.abs(reduced - coarse).mean() < 4
 
 
+@pytest.mark.slow
 def test_what_is_no_slide_has_its_reason(tmp_path):
     (tmp_path / "empty.tif").touch()
     (tmp_path / "words.tif").write_text("no slide")
@@ -151,6 +152,7 @@ def test_the_scale_that_is_given_counts_and_says_so(tmp_path):
             compose("camelyon", f"data.mpp={impossible}")
 
 
+@pytest.mark.slow
 def test_a_large_region_is_read_in_strips_and_is_the_same(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     one_level(tmp_path / "a.tif", rng.integers(0, 256, (1300, 1100, 3), np.uint8), 40_000, compression="zlib")
@@ -203,6 +205,7 @@ def test_tissue_is_found_and_glass_is_not(folder, tmp_path):
         read_tissue(tmp_path, "a", Slide(tmp_path / "other.tif"), settings)
 
 
+@pytest.mark.slow
 def test_files_of_slides_with_names_alike_stay_apart_and_below_the_folder(folder, tmp_path):
     slide = Slide(folder / "training/normal/Normal_001.tif")
     names = ["a", "a-mask", "masks/a", "x/a.svs", "x__a.svs", "../a", "切片.tif"]
@@ -400,6 +403,7 @@ def test_the_colour_of_its_tissue_and_its_scale_are_compared_with_the_training_s
     assert slide_measures(np.full((8, 8, 3), 240, np.uint8), None, 12) == {}, "glass, of a patch"
 
 
+@pytest.mark.slow
 def test_what_is_odd_about_a_slides_scale_is_told(folder):
     slide = "training/normal/Normal_001.tif"
     assert not prepared(folder, slide)[1]["warnings"]
@@ -426,6 +430,7 @@ def test_a_bad_annotation_is_a_bad_record(folder, tmp_path, polygons, word):
         prepared(tmp_path, "a.tif", "a.xml")
 
 
+@pytest.mark.slow
 def test_what_is_odd_about_outlines_is_a_warning_of_the_slide(folder, tmp_path):
     shutil.copy(folder / "training/tumor/Tumor_001.tif", tmp_path / "a.tif")
     tie = np.array([[100, 100], [400, 400], [400, 100], [100, 400]])
@@ -447,6 +452,7 @@ def test_glass_is_of_no_use(tmp_path):
         prepared(tmp_path, "glass.tif")
 
 
+@pytest.mark.slow
 def test_a_table_needs_outlines_for_its_tumour_slides(folder, tmp_path):
     for name in ("tumor/Tumor_001", "tumor/Tumor_002", "normal/Normal_001"):
         shutil.copy(folder / "training" / f"{name}.tif", tmp_path)

@@ -71,6 +71,7 @@ def test_linked_folders_are_entered(tmp_path):
     assert sorted(challenge(root).records["id"]) == ["normal_001", "tumor_001"]
 
 
+@pytest.mark.slow
 def test_two_files_of_one_slide_are_named_and_identical_annotations_are_one(tmp_path):
     root = made(tmp_path, "a/tumor_001.tif", "b/Tumor_001.svs", "normal_001.tif", "x/tumor_001.xml", "y/tumor_001.xml")
     assert "a/tumor_001.tif and b/Tumor_001.svs are both tumor_001" in problem_of(root)
@@ -80,6 +81,7 @@ def test_two_files_of_one_slide_are_named_and_identical_annotations_are_one(tmp_
     assert "x/tumor_001.xml and y/tumor_001.xml are both tumor_001" in problem_of(root)
 
 
+@pytest.mark.slow
 def test_bad_rows_are_left_out_and_named_if_that_is_wanted(tmp_path):
     root = made(tmp_path, "tumor_001.tif", "tumor_002.tif", "tumor_002.xml", "normal_001.tif", "normal_002.tif",
                 "normal_002.xml", "test_001.tif", "test_002.tif", "reference.csv=test_001,Normal",
@@ -146,6 +148,7 @@ def table(root, rows, *changes, annotations="xml"):
     return data.table(compose("camelyon", *words, f"data.annotations={annotations}", *changes))
 
 
+@pytest.mark.slow
 def test_one_annotation_for_two_slides_is_an_error_that_names_both(tmp_path):
     rows = [("p1/s.tif", 1), ("p3/s.tif", 1), ("n.tif", 0)]
     made(tmp_path, "xml/s.xml")

@@ -36,6 +36,7 @@ def test_arrays_decide_as_scikit_learn_does():
         np.testing.assert_array_equal(ours.probabilities(part), theirs.predict_proba(part[FEATURES].to_numpy())[:, 1])
 
 
+@pytest.mark.slow
 def test_a_forest_learns_and_depends_on_its_seed():
     table, labels = slides()
     train, test = slice(0, 40), slice(40, 60)

@@ -83,6 +83,7 @@ def test_it_agrees_with_a_literal_count_on_full_masks(seed):
         assert froc_score(scored) == pytest.approx(np.mean(official.sensitivities(x, y)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_random_cases_hold_what_they_should():
     """Otherwise the agreement above would say little."""
     seen = {"itc": 0, "repeated": 0, "true_positive": 0, "false_positive": 0, "missed": 0, "beyond": 0, "empty": 0}
@@ -131,6 +132,7 @@ def literal_form(slides):
     return [(list(f), list(t) + [0.0] * itc, list(t), len(t)) for f, t, itc in slides]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(scored_slides())
 def test_the_curve_is_the_literal_one(slides):
@@ -140,6 +142,7 @@ def test_the_curve_is_the_literal_one(slides):
     np.testing.assert_allclose(curve.sensitivity, y, rtol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(scored_slides(), st.integers(0, 2**32 - 1))
 def test_every_resample_is_scored_as_a_submission_of_its_own(slides, seed):

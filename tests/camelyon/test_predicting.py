@@ -138,6 +138,7 @@ def test_of_a_slide_that_cannot_be_read_to_its_end_nothing_is_left(monkeypatch, 
     assert list(tmp_path.rglob("*")) == []
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_which_other_slides_fail(scorer, monkeypatch, tmp_path):
     alone = {file: predicted(scorer, tmp_path / f"alone-{i}", [file]) for i, file in enumerate(SLIDES)}
     for number, bad in enumerate(itertools.chain.from_iterable(itertools.combinations(SLIDES, k) for k in range(7))):

@@ -90,6 +90,7 @@ def test_a_metric_that_the_columns_do_not_give_is_not_guessed(tmp_path):
     assert "cannot be found again" in read_metric(run, run.headline)
 
 
+@pytest.mark.slow
 def test_differences_of_a_matrix_metric_agree_with_brute_force(tmp_path):
     """The same resamples of patients, drawn one by one; both runs recomputed on each."""
     a, b = runs_of(
@@ -130,6 +131,7 @@ def test_aurocs_are_compared_by_the_clustered_test(tmp_path):
     assert turned.comparison.difference.value == pytest.approx(-pair.comparison.difference.value)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8))
 def test_holm_by_its_definition(p_values):

@@ -87,6 +87,7 @@ def sweep_of(folder, sizes, seeds, key="data.train_size"):
     return folder
 
 
+@pytest.mark.slow
 def test_a_sweep_becomes_a_curve_with_its_sentence(tmp_path, capsys):
     sweep = sweep_of(tmp_path / "sweep", (10, 20, 40, 80), (0, 1))
     main([str(sweep), "--resamples", "200", "--out", str(tmp_path / "out")])

@@ -88,6 +88,7 @@ def loads_first(modules: list[str], heavy: set[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY).stderr
 
 
+@pytest.mark.slow
 def test_judging_needs_no_torch():
     parts = [f"{study}.{part}" for study in STUDIES for part in ("metrics", "evaluation", "study")]
     modules = [f"pipelines.{part}" for part in parts if (PACKAGE / f"{part.replace('.', '/')}.py").exists()]
@@ -95,6 +96,7 @@ def test_judging_needs_no_torch():
     assert not loads_first([*RIGHT_OF_THE_PREDICTOR, *modules], {"torch", "timm", "albumentations", "hydra"})
 
 
+@pytest.mark.slow
 def test_predictions_import_no_more_than_they_use():
     """At the top of their modules; test_files_are_predicted sees what functions import too."""
     modules = [f"pipelines.{study}.{part}" for study in STUDIES for part in ("study", "method")]

@@ -53,6 +53,7 @@ def options(study: str, group: str) -> list[str]:
     return sorted(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_choice_of_configuration_composes(study):
     for source in options(study, "data"):

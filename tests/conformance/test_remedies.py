@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def keys_in(file: Path, name: str | None = None) -> set[str]:
     return {key for text in texts for key in KEY.findall(text)}
 
 
+@cache
 def keys_of(study: str) -> set[str]:
     """All keys of a study, whichever source is chosen."""
     sources = [f.stem for f in (REPOSITORY / "conf" / study / "data").glob("*.yaml")]
@@ -59,6 +61,7 @@ def files_of(package: str) -> list[Path]:
     return sorted((REPOSITORY / "pipelines" / package).rglob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_messages_of_a_study_name_keys_that_it_has(study):
     known = keys_of(study)
@@ -66,6 +69,7 @@ def test_messages_of_a_study_name_keys_that_it_has(study):
         assert not {k for k in keys_in(file) if not _has(known, k)}, file
 
 
+@pytest.mark.slow
 def test_messages_that_all_studies_share_name_keys_that_one_has_at_least():
     known = set().union(*map(keys_of, STUDIES))
     named = {key: file for file in files_of("shared") for key in keys_in(file) if not key.startswith("hydra.")}
@@ -73,6 +77,7 @@ def test_messages_that_all_studies_share_name_keys_that_one_has_at_least():
     assert not {k: f for k, f in named.items() if not _has(known, k)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_what_is_said_of_a_file_helps_at_prediction_too(study):
     taken = set(free_keys(study, PREDICT))
@@ -92,6 +97,7 @@ def _has(known: set[str], key: str) -> bool:
 MISTAKES = {"UserError", "ConfigError", "DataError", "RunError", "WeightsError"}
 
 
+@cache
 def messages_of(package: str) -> list[str]:
     """The texts of every mistake that a package tells of; what is filled in is an ellipsis."""
     calls = [
@@ -139,6 +145,7 @@ def test_what_a_remedy_says_in_which_mode():
     assert remedy_in("evaluate", "ecg", rhythms).endswith("keeps the run's own labels.wfdb: that needs a new run.)")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_cache_or_device_and_with_nothing_else(tmp_path):
     begun = compose("retinopathy", f"run_dir={tmp_path}", "trainer.device=cpu", f"cache.dir={tmp_path / 'full'}")
     RunFolder(tmp_path).write_config(begun.model_dump())

@@ -103,6 +103,7 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [s for a in getattr(annotation, "__args__", ()) for s in _sections(a)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_users_home_is_expanded_in_every_path(study, monkeypatch):
     from pipelines.shared.job import config_model

@@ -137,6 +137,7 @@ def test_a_class_that_training_lacks_is_null_never_the_answer_and_missed():
     assert highest(table) == table[[f"p_{c}" for c in CLASSES if c != COVID]].max(axis=None)
 
 
+@pytest.mark.slow
 def test_chance_is_what_drawn_answers_reach():
     test = predictions(400)
     rng = np.random.default_rng(1)

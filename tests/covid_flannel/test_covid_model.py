@@ -97,6 +97,7 @@ def test_tanh_weights_may_exceed_it():
     assert combine(network, np.tile(np.eye(4)[0], (1, 5, 1))).max() > 0.9
 
 
+@pytest.mark.slow
 def test_stage_two_learns_whom_to_trust():
     """One learner knows, the others guess: FLANNEL and constant weights find it, voting cannot."""
     config = compose("covid_flannel").ensemble

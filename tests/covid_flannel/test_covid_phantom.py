@@ -37,6 +37,7 @@ def test_the_phantom_has_both_layouts_and_every_class_everywhere(tmp_path):
     assert "synthetic" in (root / "SYNTHETIC.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_files(tmp_path):
     pictures = []
     for name, settings in (("a", SMALL), ("b", SMALL), ("c", SMALL.model_copy(update={"seed": 1}))):

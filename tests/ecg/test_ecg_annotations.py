@@ -107,6 +107,7 @@ def test_one_rhythm_closed_where_the_next_begins_in_either_order(tmp_path):
     assert wfdb_labels(tmp_path / "r", "atr", STEPS, CLASSES).steps == ["AF"] * 5 + ["?"] * 34, "an empty episode"
 
 
+@pytest.mark.slow
 def test_closed_episodes_and_the_files_own_clock_in_every_source(tmp_path):
     notes, at = ["(AFIB", ")", "(N", ")"], [int(1000 * 1.28 * k) for k in (0, 10, 20, 30)]
     recording(tmp_path / "one", "201", notes, at, fs=1000)
@@ -199,6 +200,7 @@ def sound(tmp_path_factory):
     return folder / "r", (folder / "r.atr").read_bytes()
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=6), st.integers(0, 70), st.integers(1, 80))
 @settings(max_examples=500, deadline=None)
 def test_a_damaged_file_gives_problems_or_one_label_per_step(sound, noise, place, length):
@@ -223,6 +225,7 @@ def test_a_file_that_was_cut_off_is_not_read_to_where_it_ends(tmp_path):
     assert len(read_rhythms(written(tmp_path, whole + bytes(100)), "atr").notes) == 2, "padded with zeros"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", END, note("## time resolution: 200", kind=22) + END])
 def test_a_file_without_any_annotation_is_named(tmp_path, content):
     for name in ("a", "b", "c"):
@@ -288,6 +291,7 @@ def test_recordings_that_are_labelled_wrongly_are_left_out_and_named_where_that_
     assert own.left_out[1] == "b.atr: it holds no annotation"
 
 
+@pytest.mark.slow
 def test_a_part_without_any_label_is_refused_before_training(tmp_path):
     for k in range(9):
         recording(tmp_path, f"r{k}", ["(N"] if k < 3 else ["(P"])

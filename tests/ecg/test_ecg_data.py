@@ -107,6 +107,7 @@ def test_the_challenges_records_and_labels(real_sample):
     assert per_record.max() <= 47
 
 
+@pytest.mark.slow
 def test_validation_records_are_found_in_the_training_part(real_sample, tmp_path):
     sample = real_sample("cinc2017")
     lines = (sample / "REFERENCE-v3.csv").read_text().splitlines()
@@ -250,6 +251,7 @@ def test_a_lead_is_chosen_by_name(tmp_path):
         signals.open_recording(tmp_path / "two.hea", ["aVR"])
 
 
+@pytest.mark.slow
 def test_two_databases_of_one_kind_do_not_mix(tmp_path):
     for folder in ("one", "two", "three"):
         for name in ("a", "b"):

@@ -54,6 +54,7 @@ def test_sequence_rates_are_sklearns(seed, classes):
             assert found[i, 4] == pytest.approx((truth[answer != i] != i).mean())
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000))
 @settings(max_examples=25, deadline=None)
 def test_set_level_is_the_set_of_distinct_rhythms(seed):
@@ -105,6 +106,7 @@ def test_averages_are_sklearns_and_intervals_resample_patients():
     assert found["AF", "auroc_set"].value == pytest.approx(roc_auc_score(there[:, 0], best[:, 0]))
 
 
+@pytest.mark.slow
 def test_a_bootstrap_by_hand_gives_the_same_interval():
     from pipelines.shared.stats.bootstrap import cluster_counts
 

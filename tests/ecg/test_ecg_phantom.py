@@ -49,6 +49,7 @@ def test_it_is_a_function_of_its_settings_whatever_the_workers(made, tmp_path):
     assert contents(made) == contents(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_noise_changes_the_signals_only(made, tmp_path):
     make_phantom(tmp_path / "quiet", phantom_settings("ecg", patients=12, noise=0.5), workers=1)
     before, after = contents(made), contents(tmp_path / "quiet")

@@ -65,6 +65,7 @@ def test_pieces_give_what_windows_one_by_one_give(at_once):
         assert np.allclose(got[first:last], one[first - start : last - start])
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_whatever_the_length():
     most = int((8 * (23 - 8) + 23) * STEP * 360 / 200 + 1000)
     long, _ = recording(4 * 3600, 360.0, longest=most)

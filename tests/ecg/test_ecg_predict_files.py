@@ -108,6 +108,7 @@ def test_annotations_count_in_the_clock_of_their_own_recording(predict, tmp_path
         assert np.allclose(read.seconds, mine["start_s"], atol=0.02)
 
 
+@pytest.mark.slow
 def test_bad_files_take_nothing_from_the_others(predict, tmp_path):
     folder = tmp_path / "in"
     for k in range(6):
@@ -217,6 +218,7 @@ def test_a_service_without_the_extra_is_refused_before_any_file(predict, tmp_pat
         STUDY.scorer(run, finished, in_memory=True)
 
 
+@pytest.mark.slow
 def test_a_prediction_that_was_cut_off_goes_on(predict, tmp_path, monkeypatch):
     folder = tmp_path / "in"
     for k in range(5):
@@ -244,6 +246,7 @@ def test_a_prediction_that_was_cut_off_goes_on(predict, tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(read(tmp_path / "out" / name), read(tmp_path / "whole" / name))
 
 
+@pytest.mark.slow
 def test_predict_takes_the_keys_that_its_reasons_name(predict, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

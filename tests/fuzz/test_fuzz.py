@@ -14,6 +14,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("limits of processes as Linux has them", allow_module_level=True)
 
+from conftest import slow
 from formats import FORMATS
 from fuzzing import Case, Format, Worker, outcome_of, samples_of
 from mutations import mutated, with_checksums
@@ -22,10 +23,11 @@ from PIL import Image
 from pipelines.shared.errors import BadFile, DataError
 
 EACH = 12  # cases of a format
+SLOW = {"cache", "camelyon_run", "ct", "ct_cache", "mat", "reports", "tables", "wfdb", "yaml"}
 LEFT_OUT = {"report", "compare", "networks", "slides"}  # seconds to make or to read: `make fuzz` alone
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name not in LEFT_OUT])
+@pytest.mark.parametrize("name", [slow(n) if n in SLOW else n for n in FORMATS if n not in LEFT_OUT])
 def test_damaged_files_are_read_or_refused_in_words(tmp_path, name):
     format_ = FORMATS[name]
     samples_of(format_, tmp_path)
@@ -67,6 +69,7 @@ def read(folder: Path, wanted: str) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "kind", "words"),
     [

@@ -70,6 +70,7 @@ def reported(tmp_path):
     return root, file
 
 
+@pytest.mark.slow
 def test_reports_are_joined_and_counted(tmp_path, reported):
     root, file = reported
     gold = table(tmp_path / "gold.csv", [["accession", "critical"], ["ACC-3", "1"], ["ACC-2", "0"], ["ACC-77", "1"]])
@@ -87,6 +88,7 @@ def test_reports_are_joined_and_counted(tmp_path, reported):
     assert any("1 reviewed studies are not among" in n for n in source.notes)
 
 
+@pytest.mark.slow
 def test_reports_without_study_studies_without_report_and_empty_ones_are_told(tmp_path, reported):
     root, file = reported
     table(
@@ -179,6 +181,7 @@ def test_geometry_and_hounsfield_units_are_compared_with_the_training_set(tmp_pa
     assert volume_measures(np.full((2, 4, 4), NO_DATA), None) == {}
 
 
+@pytest.mark.slow
 def test_what_a_source_gives_names_nobody(tmp_path, reported):
     root, file = reported
     source = data.reports(config_of(tmp_path, "reports", f"data.root={root}", f"data.reports={file}"))
@@ -239,6 +242,7 @@ def test_cq500_majority_and_readers(tmp_path):
     assert "1 scans of reads.csv are not in the folder" in text
 
 
+@pytest.mark.slow
 def test_a_table_of_folders_files_and_pictures(tmp_path):
     root = archive(tmp_path / "in", 2, ["one", "two"])
     picture = np.zeros((80, 60), np.uint8)
@@ -323,6 +327,7 @@ def own(tmp_path):
                   "++data.targets={critical: bleed}"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [rsna, cq, typed, own])
 def test_verify_and_train_refuse_the_same_files_in_every_source(tmp_path, layout):
     root, keys = layout(tmp_path)
@@ -350,6 +355,7 @@ def test_verify_and_train_refuse_the_same_files_in_every_source(tmp_path, layout
         assert names <= set(pd.read_csv(source.lookup)["name"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [rsna, cq, typed, own])
 def test_warnings_are_counted_in_every_source(tmp_path, layout):
     root, keys = layout(tmp_path)
@@ -365,6 +371,7 @@ def test_warnings_are_counted_in_every_source(tmp_path, layout):
     assert not any(c.isdigit() for sentence in said for c in sentence.split(": ", 1)[1])
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_understood_may_be_left_out(tmp_path):
     root, keys = rsna(tmp_path)
     with (root / "stage_2_train.csv").open("a") as text:

@@ -80,6 +80,7 @@ def change(file, **changes):
 # --- HU ---
 
 
+@pytest.mark.slow
 def test_hounsfield_of_the_real_series_are_those_of_an_independent_reading(real_sample):
     folder = real_sample("head_ct")
     (study,), left = study_of(folder)
@@ -179,6 +180,7 @@ def test_a_rod_along_the_normal_stays_upright_under_tilt_and_any_order(tmp_path,
     assert np.ptp(places[:, 1]) < 1.5
 
 
+@pytest.mark.slow
 def test_flipped_and_turned_pictures_come_out_alike(tmp_path):
     hu, positions, _ = head()
     write(tmp_path / "a", HEADER, hu, positions)

@@ -222,6 +222,7 @@ def test_lexicon_and_terms_of_ones_own(tmp_path):
     assert {"absent", "uncertain", "historical", "termination", "sections"} <= set(read_terms())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [read_lexicon, read_terms])
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 3000, b"a: [", b"", b"- 1"])
 def test_a_damaged_lexicon_is_named(tmp_path, read, content):

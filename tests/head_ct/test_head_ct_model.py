@@ -76,6 +76,7 @@ def test_a_study_does_not_depend_on_its_neighbours_in_a_batch():
     assert torch.allclose(net(torch.from_numpy(both)), alone, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_an_inflated_network_sees_in_equal_slices_what_the_flat_one_sees():
     import timm
@@ -100,6 +101,7 @@ def test_what_is_exported_answers_the_same_with_missing_slices():
     assert torch.allclose(net(one), other(one), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_backbone_without_levels_is_refused():
     with pytest.raises(ConfigError, match="does not give the maps"):
         network("model.backbone=alexnet", "model.weights=none")
@@ -110,6 +112,7 @@ def test_only_resnets_can_be_inflated():
         network("model.kind=volume")
 
 
+@pytest.mark.slow
 def test_titano2018_composes_and_trains_one_step():
     config = compose(
         "head_ct", "experiment=titano2018", "model.weights=none", "preprocess.size=64", "preprocess.slices=8"
@@ -130,6 +133,7 @@ def test_titano2018_composes_and_trains_one_step():
     again.load_state_dict(net.state_dict())
 
 
+@pytest.mark.slow
 def test_every_parameter_of_the_default_is_trained():
     net = network().train()
     masked_binary_cross_entropy(net(torch.from_numpy(volumes())), torch.ones(2, 3)).backward()
@@ -277,6 +281,7 @@ def test_the_phantoms_findings_are_where_its_masks_say():
         assert (x[mask] > 0).mean() > 0.9, kind
 
 
+@pytest.mark.slow
 def test_a_phantom_study_is_read_back_as_it_was_made(tmp_path):
     settings = phantom_settings("head_ct", studies=40, gold=12)
     (tmp_path / "truth" / "masks").mkdir(parents=True)

@@ -398,6 +398,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     number=st.integers(0, REPORT_COUNT - 1),
@@ -411,6 +412,7 @@ def test_labels_do_not_depend_on_lines_and_numbers(number, width, line_end, mark
     assert said(wrapped(as_list(phantom_report(number), mark), width, line_end)) == labels_as_dictated(number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_of_storing(way):
     rng = random.Random(way)
@@ -418,6 +420,7 @@ def test_a_way_of_storing(way):
         assert said(WAYS[way](phantom_report(number), rng)) == labels_as_dictated(number), number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", MARKS)
 def test_a_way_of_numbering(mark):
     """With and without full stops, also on one line."""
@@ -429,6 +432,7 @@ def test_a_way_of_numbering(mark):
             assert said(as_list(report, mark, between, points)) == labels_as_dictated(number), (number, points, between)
 
 
+@pytest.mark.slow
 def test_words_divided_at_the_end_of_a_line():
     """In words without a typing error: two errors in one word are too many."""
     rng = random.Random(0)
@@ -475,6 +479,7 @@ def test_any_text_is_read_and_places_lie_in_it(text):
 # --- size ---
 
 
+@pytest.mark.slow
 def test_time_grows_with_the_length_and_not_faster():
     """Twenty times the text may take forty times as long; a report of 80 kB took 18 s."""
     text = " ".join(phantom_report(i) for i in range(6))

@@ -82,6 +82,7 @@ def test_dcmtk_sends(node, store, tmp_path):
     assert [e.files for e in store.journal.entries()] == [3]
 
 
+@pytest.mark.slow
 @needs("dsrdump", "dcmdump")
 def test_dcmtk_reads_the_report(report, tmp_path):
     buffer = io.BytesIO()

@@ -136,6 +136,7 @@ def test_only_ct_is_taken(open_node, said):
     assert said == ["'SCANNER' offers nothing that is taken here, but MR Image Storage: CT alone is"]
 
 
+@pytest.mark.slow
 def test_an_instance_that_is_not_the_announced_one_is_refused(open_node, said, monkeypatch):
     from pydicom.dataset import Dataset
 
@@ -157,6 +158,7 @@ def test_an_instance_that_is_not_the_announced_one_is_refused(open_node, said, m
     assert store.journal.entries() == []
 
 
+@pytest.mark.slow
 def test_ae_titles_that_are_not_allowed_are_turned_away(open_node, said):
     node, store, _ = open_node(callers=["SCANNER"])
     assert associate(node, title="STRANGER").is_rejected
@@ -166,6 +168,7 @@ def test_ae_titles_that_are_not_allowed_are_turned_away(open_node, said):
     assert len(store.journal.entries()) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_so_and_what_is_no_study_is_refused(open_node):
     node, store, _ = open_node(free=1e18)
     assert send(node, slice_of()) == [0xA700]
@@ -196,6 +199,7 @@ def acceptors():
     return [t for t in threading.enumerate() if "AcceptorThread" in t.name]
 
 
+@pytest.mark.slow
 def test_who_sends_half_a_message_or_too_much_is_cut_off_and_others_go_on(open_node, said):
     node, store, _ = open_node(timeout=1.0, instance_mb=0.3, pdu=0)
     half, huge = connect(node, b"\x01\x00\x00\x00\x01\x00half"), connect(node, struct.pack(">BBL", 1, 0, 2**32 - 1))
@@ -243,6 +247,7 @@ def test_a_flood_is_turned_away_and_leaves_no_thread_behind(open_node, said):
     waiting.close()
 
 
+@pytest.mark.slow
 def test_what_is_no_dataset_is_not_understood(open_node, said, monkeypatch):
     import pydicom
 
@@ -252,6 +257,7 @@ def test_what_is_no_dataset_is_not_understood(open_node, said, monkeypatch):
     assert said == ["'SCANNER': an instance that cannot be read was refused: RecursionError"]
 
 
+@pytest.mark.slow
 def test_a_commitment_that_says_nothing_is_refused(open_node, said):
     from pydicom.dataset import Dataset
 
@@ -272,6 +278,7 @@ def test_storage_that_fails_is_not_acknowledged(open_node, monkeypatch):
     assert not came.is_set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [False, True])
 def test_storage_commitment_completes_a_study_only_if_all_is_there(open_node, missing):
     from pydicom.dataset import Dataset
@@ -359,6 +366,7 @@ def is_complete(store):
     return store.journal.due(now=time.time(), pause=60) is not None
 
 
+@pytest.mark.slow
 def test_a_procedure_step_that_has_ended_completes_its_study_when_all_of_it_is_here(open_node):
     node, store, came = open_node()
     first, second = slice_of(number=1), slice_of(number=2)
@@ -402,6 +410,7 @@ def test_a_procedure_step_whose_images_came_first_completes_at_once(open_node):
     link.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["a2", "b1"])
 def test_a_study_awaits_the_images_of_all_its_steps(open_node, last):
     node, store, _ = open_node()
@@ -418,6 +427,7 @@ def test_a_study_awaits_the_images_of_all_its_steps(open_node, last):
     link.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["COMPLETED", "DISCONTINUED"])
 def test_a_step_with_all_its_images_here_completes_no_study_that_awaits_others_or_is_in_another_step(open_node, how):
     node, store, _ = open_node()
@@ -453,6 +463,7 @@ def test_a_step_of_two_studies_completes_both_when_the_images_of_both_are_here(o
     link.release()
 
 
+@pytest.mark.slow
 def test_a_step_that_has_ended_may_be_ended_again_and_not_be_changed(open_node):
     node, store, _ = open_node()
     first, second = slice_of(number=1), slice_of(number=2)
@@ -469,6 +480,7 @@ def test_a_step_that_has_ended_may_be_ended_again_and_not_be_changed(open_node):
     link.release()
 
 
+@pytest.mark.slow
 def test_procedure_steps_that_say_nothing_are_refused_and_forgotten_ones_are_no_harm(open_node, monkeypatch):
     from pydicom.dataset import Dataset
 
@@ -493,6 +505,7 @@ def test_procedure_steps_that_say_nothing_are_refused_and_forgotten_ones_are_no_
     assert store.journal.entries() == []
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_two_lines(open_node):
     node, store, came = open_node()
     with pytest.raises(ConfigError, match=r"listen\.port=\d+ cannot be listened on"):

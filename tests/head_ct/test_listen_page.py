@@ -165,6 +165,7 @@ def test_mistakes_name_their_key(wrong):
         compose("head_ct", wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["http", "https", "HTTPS"])
 def test_a_password_in_an_address_is_refused_and_not_repeated(scheme):
     with pytest.raises(ConfigError, match=r"listen\.send holds a password") as said:

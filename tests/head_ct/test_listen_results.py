@@ -187,6 +187,7 @@ def test_an_object_that_cannot_be_made_never_ends_the_sending(results, monkeypat
     assert results.store.journal.entries()[0].failure == "ValueError", "and names nobody"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "fails"), [(0x0000, False), (0xB000, False), (0xA700, True)])
 def test_a_node_receives_it_by_c_store(results, status, fails):
     pynetdicom = pytest.importorskip("pynetdicom", reason="the extra listen is not installed")
@@ -214,6 +215,7 @@ def test_a_node_receives_it_by_c_store(results, status, fails):
         send(report)
 
 
+@pytest.mark.slow
 def test_a_service_receives_it_by_stow(results, monkeypatch):
     import pydicom
 

@@ -64,12 +64,14 @@ def test_erlang_c_is_the_published_one():
     assert erlang_c(10, 8) == pytest.approx(0.4092, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_one_server_waits_as_theory_says():
     found, _ = waits(1, 0.6, 1.0, 400_000)
     assert mean_wait(1, 0.6, 1.0) == pytest.approx(0.6 / 0.4)
     assert found.mean() == pytest.approx(1.5, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("servers", [2, 5])
 def test_several_servers_wait_as_theory_says(servers):
     rate = 0.75 * servers / 2.0
@@ -77,6 +79,7 @@ def test_several_servers_wait_as_theory_says(servers):
     assert found.mean() == pytest.approx(mean_wait(servers, rate, 2.0), rel=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("servers", [1, 3])
 def test_priorities_wait_as_cobham_says(servers):
     share, rate = [0.2, 0.3, 0.5], 0.8 * servers

@@ -43,6 +43,7 @@ def test_multiply_adds_are_counted():
     assert multiply_adds(network, torch.zeros(3, 1, 32, 32)) == 3 * expected
 
 
+@pytest.mark.slow
 def test_the_classics_are_backbones():
     for name, width in (("lenet", 84), ("alexnet", 4096), ("googlenet", 1024)):
         backbone = create_backbone(name).eval()
@@ -56,6 +57,7 @@ def test_the_classics_are_backbones():
     assert weights_from("vgg16").startswith("timm's hub")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alexnet", "googlenet"])
 def test_the_classics_take_torchvisions_own_files(name, tmp_path):
     from torchvision import models

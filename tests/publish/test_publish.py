@@ -289,6 +289,7 @@ def noise_for(study, folder):
 COMES_ALONG = sorted((REPOSITORY / "pipelines").glob("*/pretrained/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", COMES_ALONG, ids=lambda folder: f"{folder.parents[1].name}:{folder.name}")
 def test_what_comes_with_the_package_answers_and_says_its_licence(folder, tmp_path):
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 10 * 2**20

@@ -53,6 +53,7 @@ def assert_close(found: Circle | None, x: float, y: float, radius: float, aspect
     assert found.aspect == pytest.approx(aspect, rel=0.02)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(220, 900),
@@ -306,6 +307,7 @@ def read(path: Path) -> Bytes:
     return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_all_real_fundus_photographs_are_found() -> None:
     files = sorted((REAL / "aptos2019" / "train_images").glob("*.png"))
     if not files:
@@ -317,6 +319,7 @@ def test_all_real_fundus_photographs_are_found() -> None:
     assert all(75 < circle.radius < 135 for circle in found.values() if circle)
 
 
+@pytest.mark.slow
 def test_chest_radiographs_have_no_fundus_disc() -> None:
     files = sorted((REAL / "chest_xray" / "train").glob("*/*.jpeg"))
     if not files:

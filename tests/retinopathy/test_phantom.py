@@ -152,6 +152,7 @@ def test_the_same_settings_give_what_they_always_gave(tmp_path: Path) -> None:
         assert (mask > 0).sum() == pytest.approx(area, rel=0.05, abs=1)
 
 
+@pytest.mark.slow
 def test_same_settings_give_the_same_bytes_with_any_number_of_workers(tmp_path: Path) -> None:
     settings = PhantomSettings(patients=17, size=80)
     make_phantom(tmp_path / "one", settings, workers=1)
@@ -274,6 +275,7 @@ def test_veins_are_beaded_in_severe_retinopathy() -> None:
     assert (much.paths == veins.paths).all()
 
 
+@pytest.mark.slow
 def test_difficulty_does_what_it_says() -> None:
     eyes = [(replace(EYE, level=2.6), seed) for seed in range(8)]
 

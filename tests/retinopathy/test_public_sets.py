@@ -50,6 +50,7 @@ def test_eyepacs_keeps_both_eyes_of_a_patient_together(tmp_path):
     assert source.records["split"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_published_test_labels_are_the_official_test_split(tmp_path):
     root = tmp_path / "eyepacs"
     write_eyepacs(root, {f"{n}_{eye}": n % 5 for n in range(20) for eye in ("left", "right")})
@@ -186,6 +187,7 @@ def test_idrid_has_an_official_split_and_referable_oedema_at_risk_two(tmp_path):
     assert source.records["group"].is_unique
 
 
+@pytest.mark.slow
 def test_idrids_val_comes_from_its_training_part(tmp_path):
     root = tmp_path / "idrid"
     train = [f"IDRiD_{i:03d},{i % 5},{i % 3}" for i in range(1, 31)]

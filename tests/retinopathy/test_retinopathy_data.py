@@ -53,6 +53,7 @@ def test_aptos_is_read_from_one_tiny_image(tmp_path):
     assert not source.synthetic
 
 
+@pytest.mark.slow
 def test_the_real_sample_has_its_four_pairs(real_sample, tmp_path):
     config = compose("retinopathy", "data=aptos2019", f"data.root={real_sample('aptos2019')}", f"cache.dir={tmp_path}")
     found = training_data(STUDY, config)
@@ -223,6 +224,7 @@ def test_filtered_copies_train_a_network_that_raw_photographs_are_filtered_for(t
     assert "looks local-average filtered" in data.prepare({"path": "copy.png"}, tmp_path, raw)[1]["warnings"][0]
 
 
+@pytest.mark.slow
 def test_records_and_arrays_keep_their_order(tmp_path):
     root = make_set(tmp_path)
     found = training_data(STUDY, aptos(root))

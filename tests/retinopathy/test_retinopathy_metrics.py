@@ -126,6 +126,7 @@ def untaught_predictions(*heads: str, n: int = 400) -> pd.DataFrame:
     return table.assign(**{name: columns[name] for name in columns})
 
 
+@pytest.mark.slow
 def test_without_dme_labels_in_training_nothing_is_said_of_dme_or_what_needs_it():
     config = compose("retinopathy")
     records = add_grade_targets(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipelines.shared.judging.figures import embedding
 from pipelines.skin.tsne import tsne
 
 
+@pytest.mark.slow
 def test_groups_stay_together_and_the_seed_decides(tmp_path):
     rng = np.random.default_rng(0)
     group = np.repeat([0, 1, 2], 30)

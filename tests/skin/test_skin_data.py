@@ -183,6 +183,7 @@ def test_isic2018_is_read(tmp_path, nested):
     assert any("partly external" in note for note in source.notes)
 
 
+@pytest.mark.slow
 def test_isic2018s_parts_are_its_split_and_its_groupings_its_groups(tmp_path):
     isic(tmp_path, [one_hot("A", "MEL"), one_hot("B", "MEL")], "Training")
     isic(tmp_path, [one_hot("C", "NV")], "Test")

@@ -53,6 +53,7 @@ def test_it_is_read_by_the_adapter_of_the_real_set(folder):
             assert 0.005 < (np.asarray(mask) > 127).mean() < 0.95
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_files(folder, tmp_path):
     again = tmp_path / "again"
     again.mkdir()

@@ -59,6 +59,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_key_that_counts_for_nothing_in_a_mode_is_refused(monkeypatch, capsys):
     for key in ("lesions.threshold=0.5", "trainer=smoke", "data.root=slides"):
         monkeypatch.setattr(sys, "argv", ["camelyon", "mode=froc", key])
@@ -110,10 +111,12 @@ def test_a_mistake_is_answered_in_two_lines(argument, problem, remedy, refused):
     assert shown.out == ""
 
 
+@pytest.mark.slow
 def test_several_mistakes_are_counted():
     assert "(1 more after this one)" in command("trainer.epochs=0", "seed=-1").stderr
 
 
+@pytest.mark.slow
 def test_runs_that_are_not_there(tmp_path, refused):
     for mode in ("evaluate", "predict", "resume", "report"):
         extra = {"evaluate": ["data=phantom"], "predict": [f"input={tmp_path}"]}.get(mode, [])
@@ -128,6 +131,7 @@ def test_a_run_folder_that_is_taken(tmp_path):
     assert "not empty" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_under_torchrun_is_refused():
     done = command("-m", "seed=0,1", WORLD_SIZE="2")
     assert done.returncode == 2
@@ -137,6 +141,7 @@ def test_a_sweep_under_torchrun_is_refused():
     assert "RANK is not set" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_job_does_not_stop_a_sweep(tmp_path):
     done = command("-m", "seed=-1,-2", f"run_dir={tmp_path}")
     assert done.returncode == 2
@@ -145,6 +150,7 @@ def test_a_failed_job_does_not_stop_a_sweep(tmp_path):
     assert "At least one of the sweep's jobs failed" in done.stderr
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_do_not_wait_for_torch():
     """No time is asserted; that torch is not imported is what makes it quick."""
     script = (
@@ -164,6 +170,7 @@ def test_help_and_mistakes_do_not_wait_for_torch():
         assert word in text
 
 
+@pytest.mark.slow
 def test_help_ends_quietly_when_nobody_reads_on():
     command_line = [sys.executable, "-m", "pipelines.retinopathy", "--help"]
     with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
@@ -172,6 +179,7 @@ def test_help_ends_quietly_when_nobody_reads_on():
     assert process.returncode == -signal.SIGPIPE
 
 
+@pytest.mark.slow
 def test_a_sweeps_folders_of_earlier_versions_are_found_again():
     config = compose("skin")
     keys = ["study", "mode", "run", "input", "intended_use", "seed", "data", "split", "cache", "model", "trainer"]

@@ -80,6 +80,7 @@ def _stop_soon(folder: str) -> None:
     parallel_map(time.sleep, [600] * 4, "Waiting", workers=2)  # a function that takes no time to import
 
 
+@pytest.mark.slow
 def test_work_in_other_processes_is_not_waited_for():
     process = cutting.CONTEXT.Process(target=_stop_soon, args=("",))
     process.start()
@@ -111,6 +112,7 @@ def _note_and_sleep(file: str) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     file = tmp_path / "workers"
     file.touch()

@@ -261,6 +261,7 @@ def merged(folder, *given, mode="evaluate"):
     return with_finished_run("retinopathy", config, ["mode", "run", *(g.partition("=")[0].lstrip("+") for g in given)])
 
 
+@pytest.mark.slow
 def test_the_key_is_for_mode_evaluate_alone(tmp_path):
     begun = compose("retinopathy", f"run_dir={tmp_path}").model_dump()
     assert begun.pop("recalibrate") is None

@@ -207,6 +207,7 @@ def _read_while_others_need_room(root: Path, records: pd.DataFrame, cache: Cache
     messages.send(int(prepared.array(3)[0, 0]))
 
 
+@pytest.mark.slow
 def test_what_another_run_reads_is_not_removed(tmp_path, source):
     root, records = source
     ours, theirs = CONTEXT.Pipe()

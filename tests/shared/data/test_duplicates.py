@@ -229,6 +229,7 @@ def test_copies_are_found_by_one_word_too(copy: str) -> None:
     assert {(n, n + 12) for n in range(12)} <= {(int(i), int(j)) for i, j in pairs}
 
 
+@pytest.mark.slow
 def test_ten_thousand_hashes_take_seconds() -> None:
     hashes = np.random.default_rng(0).integers(0, 2**64, (10_000, 4), dtype=np.uint64)
     start = time.process_time()
@@ -253,6 +254,7 @@ def test_copies_are_found_and_nothing_else(copy: str) -> None:
         assert (found["difference"] < 1e-4).all()
 
 
+@pytest.mark.slow
 def test_different_eyes_are_told_apart_by_what_is_inside_their_discs() -> None:
     eyes = [eye(seed) for seed in range(60)]
     hashes, thumbnails = described([inner(image) for image in eyes])
@@ -338,6 +340,7 @@ def test_hashes_and_thumbnails_must_belong_together() -> None:
         near_duplicates(np.zeros((3, 4), np.uint64), np.zeros((2, 64, 64), np.uint8))
 
 
+@pytest.mark.slow
 def test_twenty_thousand_candidates_take_seconds() -> None:
     rng = np.random.default_rng(0)
     thumbnails = rng.integers(0, 256, (2000, 64, 64), dtype=np.uint8)

@@ -159,6 +159,7 @@ def test_a_runs_split_handed_in_again_is_the_same_split(tmp_path, size):
     assert pd.read_csv(folder.split).equals(table), "also what was left out is handed on"
 
 
+@pytest.mark.slow
 def test_folds_are_handed_on_too(tmp_path):
     data, before = divided(skin(tmp_path / "ham", 30, "split.folds=5"))
     assert set(before.values()) == {"test"}
@@ -183,6 +184,7 @@ def test_folds_are_handed_on_too(tmp_path):
         divided(skin(tmp_path / "ham", 30, f"split.file={folder.split}"))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_fit_for_the_data_stops_training(tmp_path):
     config = skin(tmp_path / "ham", 30)
     _, before = divided(config)
@@ -264,6 +266,7 @@ def test_times_that_cannot_be_ordered_are_answered_in_words():
     assert without_time(timed([1.0, None, 3.0]), "seen").tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_by_time_from_the_source_on_and_what_has_no_time(tmp_path):
     config = skin(tmp_path / "ham", 30, "split.by_time=age")
     data, _ = divided(config)

@@ -108,6 +108,7 @@ def test_unknown_fingerprints_are_not_equal() -> None:
     assert report.identical == []
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False), st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_gate_does_not_depend_on_the_order_of_rows(random: object, seed: int) -> None:
@@ -350,6 +351,7 @@ def test_split_holds_groups_together_and_covers_everything(seed: int, data_seed:
     assert records.assign(split=split).groupby("group")["split"].nunique().eq(1).all()
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None)
 def test_split_does_not_depend_on_the_order_of_rows(seed: int) -> None:
@@ -519,6 +521,7 @@ def test_missing_test_is_an_error() -> None:
 # --- folds ---
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), data_seed=st.integers(0, 5), k=st.integers(2, 6))
 @settings(max_examples=20, deadline=None)
 def test_folds(seed: int, data_seed: int, k: int) -> None:
@@ -620,6 +623,7 @@ def test_golden_split() -> None:
     assert subsample_groups(records, 3, 0)["group"].tolist() == ["patient 0", "patient 3", "patient 6"]
 
 
+@pytest.mark.slow
 def test_large_tables_are_fast() -> None:
     import time
 

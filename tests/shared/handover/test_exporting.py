@@ -51,6 +51,7 @@ def test_batches_of_any_size_get_torchs_answers(toy, batch_size):
     assert exporting.onnx_answers(file, data, batch_size, "", records=1).shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_what_nothing_taught_is_no_number_in_the_file_either(toy, tmp_path):
     """Neither an answer nor a difference to torch; the other classes share the whole probability."""
     _, arrays, data, _ = toy

@@ -20,6 +20,7 @@ from pipelines.interface import Finished
 from pipelines.shared.errors import RunError, UserError
 
 
+@pytest.mark.slow
 def test_a_finished_run_answers_for_files_from_python(made_run, tmp_path, capfd):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(fundus(0))
@@ -70,6 +71,7 @@ def test_every_study_is_listed(capsys):
     assert "Did you mean skin" in remedy
 
 
+@pytest.mark.slow
 def test_the_version_is_this_packages():
     for words in (["pipelines"], ["pipelines.skin"], ["pipelines", "skin"]):
         done = run_command([sys.executable, "-m", *words, "--version"], seconds=60)

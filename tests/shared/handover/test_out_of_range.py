@@ -75,6 +75,7 @@ def test_what_model_json_says(taught):
     assert 0 < low < high < 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [False, True], ids=["predict", "serve"])
 def test_files_beyond_it_have_a_warning_and_the_same_scores(taught, made_run, tmp_path, inputs, in_memory):
     before = scored(made_run, tmp_path / "before", inputs, in_memory)

@@ -113,6 +113,7 @@ TRICKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TRICKS)
 def test_a_path_leads_nowhere_else(client, path):
     done = client.post("/predict", data={"path": path})
@@ -217,6 +218,7 @@ def fuzzed(rng: random.Random, body: bytes) -> bytes:
     return bytes(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(3), *(pytest.param(k, marks=pytest.mark.slow) for k in range(3, 10))])
 def test_fuzzed_bodies_are_refused_or_answered(client, seed):
     rng = random.Random(seed)
@@ -394,6 +396,7 @@ def sent(port: int, *pieces: bytes) -> bytes:
         return answer
 
 
+@pytest.mark.slow
 def test_slow_clients_are_cut_off(listening):
     head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     began = time.monotonic()

@@ -117,6 +117,7 @@ def test_wandb_works_offline_unless_told_otherwise(folder, monkeypatch):
     assert (place / "files" / "model_card.md").exists()
 
 
+@pytest.mark.slow
 def test_no_tracker_without_being_asked_and_none_where_no_metrics_are_made(made_run, tmp_path):
     folder = RunFolder(tmp_path)
     assert open_tracker(compose("retinopathy"), folder, None) is None
@@ -126,6 +127,7 @@ def test_no_tracker_without_being_asked_and_none_where_no_metrics_are_made(made_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_tracker_unless_told_otherwise_and_an_evaluation_has_its_own(folder):
     folder.write_config(read_yaml(folder.config) | {"track": "mlflow"})
 
@@ -194,6 +196,7 @@ def test_keys_that_are_no_plain_names_stay_together_under_their_parent():
     assert list(flat({"a": {"b": {}, "c": {"d": 1}}})) == [("a.b", {}), ("a.c.d", 1)]
 
 
+@pytest.mark.slow
 def test_a_failed_beginning_leaves_no_name_behind(folder, monkeypatch):
     needs("mlflow")
     import mlflow

@@ -30,6 +30,7 @@ def section(**changes) -> ModelSection:
     )
 
 
+@pytest.mark.slow
 def test_the_bundled_weights_know_imagenet():
     """A plain red-yellow picture of noise says little; that features differ from a random start and repeat does."""
     network = build_image_network(section(), 3).eval()
@@ -45,6 +46,7 @@ def test_the_bundled_weights_know_imagenet():
     assert len(model.state_dict()) == len(network.backbone.state_dict()) + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 2])
 def test_the_bundled_weights_meet_pictures_scaled_as_in_their_training(size):
     """The first batch norm's variance, kept from training, is that of real photographs under mean = std = 0.5 alone."""
@@ -63,6 +65,7 @@ def test_the_bundled_weights_meet_pictures_scaled_as_in_their_training(size):
     assert other > 2.5
 
 
+@pytest.mark.slow
 def test_the_bundled_weights_know_a_cat_and_an_espresso():
     import timm.data
     from skimage import data
@@ -95,6 +98,7 @@ def test_scaling_is_that_of_the_weights():
     assert scaled[0, :, 0, 0].tolist() == pytest.approx([2.5, 3.0, 3.5], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_local_file_is_loaded(tmp_path, suffix):
     torch.manual_seed(0)
@@ -109,6 +113,7 @@ def test_a_local_file_is_loaded(tmp_path, suffix):
         assert torch.equal(value, model.state_dict()[key])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="no such file"):
         build_image_network(section(weights=str(tmp_path / "none.pth")), 1)

@@ -274,6 +274,7 @@ def test_a_run_answers_everything_as_it_was_calibrated(tmp_path):
     assert gained == pytest.approx([c["val"]["before"], c["val"]["after"]])
 
 
+@pytest.mark.slow
 def test_cut_off_before_calibration_a_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     whole, _ = fitted(tmp_path / "whole", "calibration.temperature=true", "calibration.prior=true")
     with monkeypatch.context() as patched:
@@ -288,6 +289,7 @@ def test_cut_off_before_calibration_a_run_ends_as_one_that_was_not(tmp_path, mon
 # --- configuration ---
 
 
+@pytest.mark.slow
 def test_only_studies_with_a_softmax_over_pictures_have_the_section():
     for study in ("skin", "covid_flannel"):
         config = compose(study)
@@ -301,6 +303,7 @@ def test_only_studies_with_a_softmax_over_pictures_have_the_section():
         compose("retinopathy", "+calibration.prior=true")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_still_belongs_to_a_run():
     assert not [key for key in training_keys(compose("skin")) if key.startswith("calibration")]
     assert training_keys(compose("skin", "calibration.prior=true"))["calibration.prior"] is True

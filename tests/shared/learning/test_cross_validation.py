@@ -167,6 +167,7 @@ def test_no_group_is_on_two_sides_of_any_fold():
             assert np.array_equal(part.prepared.array(i), data.prepared.array(place))
 
 
+@pytest.mark.slow
 def test_one_fold_a_run_is_that_fold_of_all_folds_in_one():
     whole = toy_data(config_of())
     for k in range(FOLDS):
@@ -217,6 +218,7 @@ def test_keys_that_do_not_fit_are_named(overrides, said):
         config_of(*overrides)
 
 
+@pytest.mark.slow
 def test_slides_are_cross_validated_one_fold_a_run_and_covid_takes_the_shared_keys():
     with pytest.raises(ConfigError, match=r"one fold a run, give split.fold too \(-m split.fold=0,1,2\)|-m split.fold"):
         compose("camelyon", "split.folds=3")

@@ -93,6 +93,7 @@ def train(world: World, folder: Path, section, noise: bool, name: str = "c.pt", 
     return model.state_dict(), [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path, trainer_section):
     section = trainer_section(batch_size=8, epochs=3, clip_norm=1.0, accumulate=2)
     one, history = train(World(0, 1, torch.device("cpu")), tmp_path, section, False, "one.pt")
@@ -126,6 +127,7 @@ def _cut_all(world: World, folder: Path, section):
     return _train_all(world, folder, section, "cut-all.pt")
 
 
+@pytest.mark.slow
 def test_the_whole_kit_is_the_same_in_both_processes_and_after_a_cut(tmp_path, trainer_section):
     """The backbone is frozen at first: DDP must be told when it learns again."""
     section = trainer_section(**ALL | {"batch_size": 8}, sampling="balanced")
@@ -152,6 +154,7 @@ def _cut_train(world: World, folder: Path, section):
     return train(world, folder, section, True, "cut.pt")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_one_step_and_they_go_on_exactly(tmp_path, trainer_section):
     section = trainer_section(batch_size=8, epochs=3, ema_decay=0.8)
     whole = together(train, tmp_path, section, True)
@@ -171,6 +174,7 @@ def _train_poisoned(world: World, folder: Path, section):
     return train(world, folder, section, False, "p.pt", _poisoned)
 
 
+@pytest.mark.slow
 def test_a_bad_loss_in_one_process_is_named_by_all(tmp_path, trainer_section):
     first, second = together(_train_poisoned, tmp_path, trainer_section(batch_size=8))
     assert first == second
@@ -211,6 +215,7 @@ def test_every_record_is_predicted_once_by_any_number_of_processes(tmp_path, siz
         assert ranks == list(range(size))
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_missed(monkeypatch):
     monkeypatch.setattr(distributed, "JOIN_TIMEOUT", timedelta(seconds=2))
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():

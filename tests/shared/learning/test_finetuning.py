@@ -30,6 +30,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "cuts"), [("cosine", [1, 3, 5, 7, 9, 11]), ("plateau", [4, 8, 12])])
 def test_the_whole_kit_cut_off_anywhere_ends_alike(tmp_path, trainer_section, monkeypatch, schedule, cuts):
     section = trainer_section(**ALL, sampling="balanced", schedule=schedule, checkpoint_seconds=1e-9)
@@ -54,6 +55,7 @@ def test_the_whole_kit_cut_off_anywhere_ends_alike(tmp_path, trainer_section, mo
         assert history == again
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_whole_kit(tmp_path, trainer_section):
     none, _ = train_pictures(tmp_path / "a.pt", trainer_section(**ALL, sampling="balanced", workers=0))
     two, _ = train_pictures(tmp_path / "b.pt", trainer_section(**ALL, sampling="balanced", workers=2))

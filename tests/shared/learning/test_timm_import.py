@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from conftest import REPOSITORY
 
 
@@ -14,6 +15,7 @@ def said(code: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_the_compiler_comes_when_it_is_used():
     assert said(
         "import sys\n"
@@ -30,6 +32,7 @@ def test_the_compiler_comes_when_it_is_used():
     ) == ["False", "1.0", "True", "2.0"]
 
 
+@pytest.mark.slow
 def test_a_decorated_function_answers_and_other_names_are_the_compilers_own():
     assert said(
         "import sys\n"

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import toy_prepared
+from conftest import slow, toy_prepared
 from torch import nn
 
 from pipelines.shared import preemption
@@ -100,8 +100,8 @@ class Cut(Exception):
     """The power cut of these tests."""
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "plateau"])
-@pytest.mark.parametrize("ema", [None, 0.8])
+@pytest.mark.parametrize("schedule", [slow("constant"), "cosine", slow("step"), slow("plateau")])
+@pytest.mark.parametrize("ema", [slow(None), 0.8])
 def test_a_run_cut_off_anywhere_ends_with_the_same_weights(tmp_path, trainer_section, monkeypatch, schedule, ema):
     config = trainer_section(schedule=schedule, ema_decay=ema, accumulate=2, clip_norm=1.0, checkpoint_seconds=1e-9)
     whole, history = train(tmp_path / "whole.pt", config)
