@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -30,6 +31,8 @@ settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
+
+PATIENCE = 120.0  # seconds for what comes at once: of a busy machine a test may get a small part
 
 # What takes long to import and answers nothing about a file: training, saliency, figures, torch's compiler.
 NOT_IN_A_PREDICTION = {
@@ -143,6 +146,14 @@ def predicted_records(records: pd.DataFrame, split: str) -> pd.DataFrame:
     the contract its prediction table is that of the pooled folds.
     """
     return records[records["split"] == ("test" if "fold" in records else split)]
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Ask again and again until it is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s in vain for {what}"
+        time.sleep(0.01)
 
 
 def run_command(

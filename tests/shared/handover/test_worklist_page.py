@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import browser, violations
+from conftest import PATIENCE
 from PIL import Image
 
 pytest.importorskip("uvicorn", reason="the extra listen is not installed")
@@ -79,7 +80,7 @@ def test_the_worklist_updates_itself_and_is_read_from_the_top(store, address, wi
             return [r.text for r in driver.find_elements("css selector", f"#{name} li")]
 
         def until(condition):
-            WebDriverWait(driver, 20, 0.1, [Exception]).until(lambda d: condition())
+            WebDriverWait(driver, PATIENCE, 0.1, [Exception]).until(lambda d: condition())
 
         driver.get(address)
         until(lambda: len(rows()) == 4)
@@ -96,10 +97,12 @@ def test_the_worklist_updates_itself_and_is_read_from_the_top(store, address, wi
         button = driver.find_element("css selector", "#waiting li:nth-child(2) button")
         assert button.get_attribute("aria-label") == f"Read: critical: {high}"
         button.send_keys(Keys.ENTER)
-        until(lambda: len(rows()) == 3)
+        until(lambda: f"{high} is marked as read" in driver.find_element("id", "state").text)
+        assert len(rows()) == 3
         assert "critical" in rows("read")[0]
         driver.find_element("css selector", f"[aria-label='Read: not critical: {low}']").click()
-        until(lambda: len(rows("read")) == 2)
+        until(lambda: f"{low} is marked as read" in driver.find_element("id", "state").text)
+        assert len(rows("read")) == 2
         figures = driver.find_element("id", "figures").text
         assert "mean place as read 1.0 2.0" in figures
         assert "mean place by arrival 2.0 1.0" in figures

@@ -16,6 +16,11 @@ function put(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
 
+function putAll(place, made) {
+  const markup = (elements) => [...elements].map((one) => one.outerHTML).join("");
+  if (markup(place.children) !== markup(made)) place.replaceChildren(...made);
+}
+
 function duration(exact) {
   if (exact === null) return "–";
   const seconds = Math.round(exact); // first, or 119.6 would be 1 min 60 s
@@ -133,14 +138,20 @@ function showFigures(f) {
     row.append(head, ...cells.map((cell) => element("td", cell)));
     return row;
   });
-  byId("figures").replaceChildren(...rows);
+  putAll(byId("figures"), rows);
 }
 
+let asked = 0;
+let shown = 0;
+
 async function update() {
+  const turn = ++asked;
   const reply = await fetch("/queue");
   if (!reply.ok) throw new Error(`status ${reply.status}`);
   const now = await reply.json();
-  byId("warnings").replaceChildren(...now.warnings.map((text) => element("li", text)));
+  if (turn < shown) return; // an answer that comes late must not replace a later one's
+  shown = turn;
+  putAll(byId("warnings"), now.warnings.map((text) => element("li", text)));
   byId("none").hidden = now.waiting.length > 0;
   show("waiting", now.waiting);
   show("read", now.read);
