@@ -32,7 +32,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "pipelines").glob("*/study.py") if p.parent.name != "shared")
 
-PATIENCE = 120.0  # seconds for what comes at once: of a busy machine a test may get a small part
+PATIENCE = 300.0  # seconds for what comes at once: of a busy machine a test may get a small part
 
 # What takes long to import and answers nothing about a file: training, saliency, figures, torch's compiler.
 NOT_IN_A_PREDICTION = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import REPOSITORY, compose
+from conftest import PATIENCE, REPOSITORY, compose
 from pynetdicom import AE
 
 from pipelines.head_ct.dicom import CT
@@ -79,6 +79,7 @@ def program(made: Path, place: Path, *keys: str) -> Iterator[tuple[subprocess.Po
 def send(port: int, datasets: Sequence[Any]) -> None:
     """Send all over one association."""
     entity = AE("SCANNER")
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = PATIENCE
     entity.add_requested_context(CT)
     link = entity.associate("127.0.0.1", port, ae_title="HEADCT")
     assert link.is_established
@@ -86,11 +87,11 @@ def send(port: int, datasets: Sequence[Any]) -> None:
     link.release()
 
 
-def queue_of(page: str, until: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
+def queue_of(page: str, until: Callable[[dict[str, Any]], bool], seconds: float = PATIENCE) -> dict[str, Any]:
     """The page's state as soon as it is so."""
     end = time.monotonic() + seconds
     while True:
-        with urllib.request.urlopen(f"{page}/queue", timeout=10) as answer:
+        with urllib.request.urlopen(f"{page}/queue", timeout=PATIENCE) as answer:
             now = json.load(answer)
         if until(now):
             return now

@@ -51,7 +51,6 @@ def test_the_report_judges_on_silver_and_gold_and_simulates_both_trials(finished
         assert words in page, words
     speed = pd.read_csv(finished / "speed.csv")
     assert (speed["seconds"] > 0).all()
-    assert speed["seconds"].median() < 1.2
     assert "Synthetic data" in (finished / "labels" / "reports.html").read_text()
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from conftest import PATIENCE
 
 from pipelines.head_ct.config import ListenSection
 from pipelines.head_ct.dicom import CT
@@ -58,7 +59,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def node(store):
-    node = Node(ListenSection(port=0, timeout=10.0), store, threading.Event().set)
+    node = Node(ListenSection(port=0, timeout=PATIENCE), store, threading.Event().set)
     node.start()
     yield node
     node.stop()
@@ -76,9 +77,9 @@ def report(store, tmp_path):
 @needs("storescu", "echoscu")
 def test_dcmtk_sends(node, store, tmp_path):
     place = ["-aec", "HEADCT", "127.0.0.1", str(node.port)]
-    subprocess.run(["echoscu", *place], check=True, timeout=30)
+    subprocess.run(["echoscu", *place], check=True, timeout=PATIENCE)
     files = [str(slice_file(tmp_path, number)[0]) for number in (1, 2, 3)]
-    subprocess.run(["storescu", *place, *files], check=True, timeout=30)
+    subprocess.run(["storescu", *place, *files], check=True, timeout=PATIENCE)
     assert [e.files for e in store.journal.entries()] == [3]
 
 
@@ -89,8 +90,8 @@ def test_dcmtk_reads_the_report(report, tmp_path):
     report.save_as(buffer, enforce_file_format=True)
     file = tmp_path / "sr.dcm"
     file.write_bytes(buffer.getvalue())
-    subprocess.run(["dcmdump", str(file)], check=True, timeout=30, capture_output=True)
-    said = subprocess.run(["dsrdump", str(file)], check=True, timeout=30, capture_output=True, text=True)
+    subprocess.run(["dcmdump", str(file)], check=True, timeout=PATIENCE, capture_output=True)
+    said = subprocess.run(["dsrdump", str(file)], check=True, timeout=PATIENCE, capture_output=True, text=True)
     assert "Imaging Measurement Report" in said.stdout
     assert "not for primary diagnosis" in said.stdout
 
@@ -102,7 +103,7 @@ def free_port():
 
 
 def asked(address, data=None):
-    with urllib.request.urlopen(address, data, timeout=10) as answer:
+    with urllib.request.urlopen(address, data, timeout=PATIENCE) as answer:
         return json.load(answer)
 
 
@@ -119,7 +120,7 @@ def orthanc(folder, modality_port):
     file.write_text(json.dumps(settings))
     process = subprocess.Popen(["Orthanc", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 asked(f"http://127.0.0.1:{http}/system")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import PATIENCE, REPOSITORY
 
 from pipelines.head_ct.dicom import CT
 from pipelines.head_ct.writing import Header, dataset_of, uid_of
@@ -61,7 +61,7 @@ def slice_of(study: str, number: int):
 def send_all(life: Life, sender: int, over: threading.Event, sent: list[str], until: float) -> None:
     """Send one study after the other, each slice until it is acknowledged, as a scanner does, until it is over."""
     entity = AE("SCANNER")
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 5
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 20
     entity.add_requested_context(CT)
     number = 0
     while not over.is_set():
@@ -88,7 +88,7 @@ def send_all(life: Life, sender: int, over: threading.Event, sent: list[str], un
 
 def killed(folder: Path, kills: int, senders: int, seed: int) -> tuple[sqlite3.Connection, int]:
     """Kill the node so often while studies are sent; its journal when all is scored, and how many were sent."""
-    chance, life, until = random.Random(seed), Life(folder), time.monotonic() + 60 + 10 * kills
+    chance, life, until = random.Random(seed), Life(folder), time.monotonic() + PATIENCE + 60 * kills
     life.begin()
     over, sent = threading.Event(), []
     threads = [threading.Thread(target=send_all, args=(life, s, over, sent, until)) for s in range(senders)]
@@ -102,7 +102,7 @@ def killed(folder: Path, kills: int, senders: int, seed: int) -> tuple[sqlite3.C
         over.set()
         for thread in threads:
             thread.join()
-        journal = sqlite3.connect(folder / "journal.sqlite", timeout=30)
+        journal = sqlite3.connect(folder / "journal.sqlite", timeout=PATIENCE)
         due = (
             "SELECT count(*) FROM studies AS s WHERE NOT EXISTS "
             "(SELECT 1 FROM scores WHERE study = s.study AND revision = s.revision)"

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
+from conftest import PATIENCE
 from PIL import Image
 
 from pipelines.head_ct.config import ListenSection
@@ -201,7 +202,7 @@ def test_a_node_receives_it_by_c_store(results, status, fails):
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(pynetdicom.evt.EVT_C_STORE, store)])
     port = server.socket.getsockname()[1]
     try:
-        send = sender_of(ListenSection(send=f"ARCHIVE@127.0.0.1:{port}", timeout=5))
+        send = sender_of(ListenSection(send=f"ARCHIVE@127.0.0.1:{port}", timeout=PATIENCE))
         report = results.make(letter_of(results))
         if fails:
             with pytest.raises(Unsent, match="0xA700"):

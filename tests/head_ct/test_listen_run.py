@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pydicom
 import pytest
-from conftest import compose, run_on_cpu
+from conftest import PATIENCE, compose, run_on_cpu
 from test_head_ct_dicom import HEADER, head
 
 from pipelines.head_ct.predicting import StudyScorer
@@ -64,7 +64,7 @@ def test_killed_and_started_again_nothing_is_lost_and_nothing_twice(made, tmp_pa
                 lambda now: all_scored(3)(now) and all(s["picture"] and not s["unsent"] for s in now["waiting"]),
             )
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE) == 0
     finally:
         receiver.shutdown()
     assert [s["files"] for s in now["waiting"]] == [8] * 3

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from conftest import STUDIES, run_command
+from conftest import PATIENCE, STUDIES, run_command
 from made_service import fundus
 
 import pipelines
@@ -74,5 +74,5 @@ def test_every_study_is_listed(capsys):
 @pytest.mark.slow
 def test_the_version_is_this_packages():
     for words in (["pipelines"], ["pipelines.skin"], ["pipelines", "skin"]):
-        done = run_command([sys.executable, "-m", *words, "--version"], seconds=60)
+        done = run_command([sys.executable, "-m", *words, "--version"], seconds=PATIENCE)
         assert done.stdout.strip() == pipelines.__version__

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from browser import browser, violations
+from conftest import PATIENCE
 from made_service import fundus, opened
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
@@ -43,7 +44,7 @@ def _serve(server, door):
     asyncio.run(server._serve([door]))  # without signals, which belong to the main thread
 
 
-def wait(driver, condition, seconds=30):
+def wait(driver, condition, seconds=PATIENCE):
     from selenium.webdriver.support.ui import WebDriverWait
 
     return WebDriverWait(driver, seconds).until(condition)

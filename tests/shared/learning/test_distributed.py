@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import PATIENCE
 from cutting import CONTEXT
 from torch import nn
 from toy_pictures import ALL, train_pictures
@@ -40,7 +41,7 @@ def together(function, folder: Path, *arguments, size: int = 2) -> list[object]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=PATIENCE)
         assert process.exitcode is not None, "a process hangs"
     return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(size)]
 
