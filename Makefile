@@ -47,7 +47,7 @@ test: env  ## ruff, mypy and the whole test suite
 	$(PY) -m mypy
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
 
-quick: env  ## the fast part of the suite, four minutes on two cores
+quick: env  ## the fast part of the suite, two minutes on two cores
 	$(PY) -m ruff check .
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow" $(ARGS)
 

@@ -90,6 +90,7 @@ def test_inside_a_large_patch_dense_and_patch_scores_are_the_same_sums():
     assert found[0, 0, 0].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_middle_of_a_larger_picture_is_scored():
     net = network()
@@ -107,6 +108,7 @@ def test_strides_that_do_not_fit_are_refused_and_others_go_by_patches():
         is_dense(net, heatmap_section(stride=20))
 
 
+@pytest.mark.slow
 def test_slides_of_one_level_and_of_many_have_the_same_heatmap(tmp_path):
     from tifffile import imwrite
 

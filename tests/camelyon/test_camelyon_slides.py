@@ -99,6 +99,7 @@ def test_what_is_no_slide_has_its_reason(tmp_path):
     Slide(tmp_path / "whole.tif").check()
 
 
+@pytest.mark.slow
 def test_a_tile_that_claims_more_bytes_than_the_file_has_is_not_asked_for(tmp_path):
     write_pyramid(tmp_path / "a.tif", pattern(2048, 2048), 0.25)
     with TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
@@ -140,6 +141,7 @@ def test_a_slide_longer_than_any_glass_is_refused(tmp_path):
     assert Slide(tmp_path / "a.tif", 0.5).properties.width == 32768
 
 
+@pytest.mark.slow
 def test_the_scale_that_is_given_counts_and_says_so(tmp_path):
     one_level(tmp_path / "a.tif", pattern(), 40_000)
     stated, same, other = (Slide(tmp_path / "a.tif", mpp) for mpp in (None, 0.25, 0.5))
@@ -248,6 +250,7 @@ def stained(tint=None, frame=False):
     return cv2.blur(picture, (3, 3))  # levels mix what lies side by side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("frame", [False, True])
 @pytest.mark.parametrize("tint", [(0, 0, 0), (4, 0, 2), (0, 9, 0), (0, 40, 12), (3, 8, 40), (20, 30, 60), (30, 30, 33)])
@@ -411,6 +414,7 @@ def test_what_is_odd_about_a_slides_scale_is_told(folder):
     assert prepared(folder, slide, mpp=2)[1]["warnings"] == [OTHER_MPP, COARSE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("polygons", "word"),
     [

@@ -253,6 +253,7 @@ def test_copies_of_pcam_are_read_from_their_folders(tmp_path):
     assert array.shape == (96, 96, 3)
 
 
+@pytest.mark.slow
 def test_patches_without_slide_or_label_are_no_group_of_their_own(tmp_path):
     blank, third = write_pcam(tmp_path / "a", wsi="\u00a0"), write_pcam(tmp_path / "b", labels=[0, 1, 2, 1])
     with pytest.raises(DataError, match=r"meta\.csv: rows without wsi, the slide, 4 \(first: train_0\)"):

@@ -123,6 +123,7 @@ def test_a_submission_is_scored_as_the_literal_count_does(inputs, tmp_path, caps
         assert word in report
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_numbers(inputs, tmp_path):
     first, second = (json.loads((run(inputs, tmp_path / n) / "metrics.json").read_text()) for n in "ab")
     assert first["metrics"] == second["metrics"]
@@ -144,6 +145,7 @@ def test_names_differ_in_case_and_suffix(inputs):
     assert set(found.detections["slide"]) == {f"Test_00{k}.tif" for k in range(1, 7)}
 
 
+@pytest.mark.slow
 def test_without_normal_slides_there_is_a_warning(inputs, tmp_path, capsys):
     table = pd.read_csv(inputs.slides)
     table[table["label"] == 1].to_csv(inputs.slides, index=False)
@@ -180,6 +182,7 @@ def test_a_test_without_lesions_is_undefined_with_its_reason(inputs, tmp_path):
     assert entry["reason"] == "there is no lesion"
 
 
+@pytest.mark.slow
 def test_no_detection_at_all_scores_zero(inputs, tmp_path):
     for file in inputs.detections.iterdir():
         file.write_text("")
@@ -278,6 +281,7 @@ def own(tmp_path):
     return SimpleNamespace(detections=tmp_path / "detections", annotations=tmp_path / "annotations", slides=slides)
 
 
+@pytest.mark.slow
 def test_the_scale_is_a_key_and_stands_in_the_result(own, tmp_path, capsys):
     assert read(own).scale == "0.243 microns per level-0 pixel (the challenge's scale, as no other is given)"
     assert read(own).maps["own_1"].lesions["itc"].tolist() == [True]

@@ -78,6 +78,7 @@ def predicted(scorer, folder, files, seen=None):
     return score_in_parts(RunFolder(folder), files, score, world, size=1)
 
 
+@pytest.mark.slow
 def test_a_slide_unlike_the_training_set_has_a_warning_behind_its_own(scorer, tmp_path, monkeypatch):
     before = predicted(scorer, tmp_path / "before", list(SLIDES))
     scorer.finished = finished(mpp=(0.2, 0.3))
@@ -207,6 +208,7 @@ def test_what_concerns_all_slides_ends_the_run_and_what_was_scored_is_kept(score
     assert table["reason"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_scale_of_slides_is_said_at_prediction_and_never_that_of_the_runs_own(tmp_path):
     trained = compose("camelyon", "data=table", "data.mpp=0.25")
     RunFolder(tmp_path).write_config(trained.model_dump())

@@ -241,6 +241,7 @@ def test_mistakes_are_two_lines(tmp_path, arguments, words, capsys):
 # --- the page ---
 
 
+@pytest.mark.slow
 def test_the_page_and_the_tables(tmp_path, capsys):
     folders = [
         make_run(tmp_path / "a", skill=2), make_run(tmp_path / "b", skill=0.5, noise=1, keys={"model.x": 1}),

@@ -225,6 +225,7 @@ def test_blanks_around_cells_mean_nothing(tmp_path, key):
     same(read(key, written(key, tmp_path / "a")), read(key, padded))
 
 
+@pytest.mark.slow
 @keys([*SETS, *TABLES])
 def test_a_row_without_sense_is_named_or_left_out(tmp_path, key):
     good, root = read(key, written(key, tmp_path / "a")), written(key, tmp_path / "b", spoiled=True)
@@ -259,6 +260,7 @@ def test_links_litter_and_a_folder_more_change_nothing(tmp_path, key):
     same(read(key, written(key, tmp_path / "a")), read(key, tmp_path / "set"))
 
 
+@pytest.mark.slow
 @keys(list(SETS))
 def test_pictures_of_another_suffix_are_the_same_pictures(tmp_path, key):
     but = ("id", "path") if key[0] == "covid_flannel" else ()
@@ -267,12 +269,14 @@ def test_pictures_of_another_suffix_are_the_same_pictures(tmp_path, key):
         same(read(key, written(key, tmp_path / f"{suffix}a")), read(key, root), *but)
 
 
+@pytest.mark.slow
 @keys([key for key in WITH_A_TABLE if key[1] != "ccx"])
 def test_names_of_pictures_may_have_a_suffix_in_tables(tmp_path, key):
     named = written(key, tmp_path / "b", named=".jpeg")
     same(read(key, written(key, tmp_path / "a")), read(key, named), *(["id"] if key[1] == "messidor2" else []))
 
 
+@pytest.mark.slow
 @keys(WITH_A_TABLE)
 def test_tables_may_be_separated_by_tabs_or_semicolons(tmp_path, key):
     plain = read(key, written(key, tmp_path / "a"))
@@ -280,6 +284,7 @@ def test_tables_may_be_separated_by_tabs_or_semicolons(tmp_path, key):
     same(plain, read(key, written(key, tmp_path / "c", separator=";")))
 
 
+@pytest.mark.slow
 @keys(WITH_A_TABLE)
 def test_columns_of_other_names_are_mapped(tmp_path, key):
     first = {
@@ -295,6 +300,7 @@ def test_columns_of_other_names_are_mapped(tmp_path, key):
         read(key, root, columns={"spelt wrong": "Spalte 7"})
 
 
+@pytest.mark.slow
 @keys([key for key in SETS if key[1] not in ("ccx_kcx", "isic2018", "idrid")])
 def test_what_lies_there_twice_is_read_once_and_two_that_differ_are_not_chosen_between(tmp_path, key):
     plain = read(key, written(key, tmp_path / "a"))

@@ -87,6 +87,7 @@ def written_before(config: StudyConfig) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_runs_from_before_a_key_existed_can_be_read(study):
     for source in options(study, "data"):

@@ -76,6 +76,7 @@ def test_the_best_base_learner_is_each_folds_own():
         assert (said[mine] == answers_of(test, name)[mine]).all()
 
 
+@pytest.mark.slow
 def test_the_paired_difference_is_that_of_both_and_resamples_groups():
     test = predictions()
     truth, group = test["label"].to_numpy(), test["group"].to_numpy()

@@ -68,6 +68,7 @@ def written(folder, content, name="r"):
 # --- what is read ---
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 70_000), st.sampled_from(["", "(N", "(AFIB", ")", "(VT"])), max_size=30))
 @settings(max_examples=50, deadline=None)
 def test_what_wfdb_writes_is_read_as_wfdb_reads_it(tmp_path_factory, entries):

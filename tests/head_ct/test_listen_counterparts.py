@@ -74,6 +74,7 @@ def report(store, tmp_path):
     return Results(store, tmp_path, "f" * 64, 0.5).make(Letter(study, 1, "sr", 0))
 
 
+@pytest.mark.slow
 @needs("storescu", "echoscu")
 def test_dcmtk_sends(node, store, tmp_path):
     place = ["-aec", "HEADCT", "127.0.0.1", str(node.port)]

@@ -105,6 +105,7 @@ def test_what_is_acknowledged_lies_on_disk_and_in_the_journal(open_node):
     assert there.file_meta.TransferSyntaxUID in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 
+@pytest.mark.slow
 def test_several_senders_at_once_lose_nothing(open_node):
     node, store, _ = open_node()
 
@@ -224,6 +225,7 @@ def test_who_sends_too_much_is_cut_off_and_others_go_on(open_node, said):
     huge.close()
 
 
+@pytest.mark.slow
 def test_a_flood_is_turned_away_and_leaves_no_thread_behind(open_node, said):
     node, _, _ = open_node(associations=1)
     watchdog = connect(node)  # that looks whether somebody listens
@@ -451,6 +453,7 @@ def test_a_step_with_all_its_images_here_completes_no_study_that_awaits_others_o
     link.release()
 
 
+@pytest.mark.slow
 def test_a_step_of_two_studies_completes_both_when_the_images_of_both_are_here(open_node):
     node, store, _ = open_node()
     a, b = slice_of("1.2.3"), slice_of("1.2.4")

@@ -124,6 +124,7 @@ def test_runs_that_are_not_there(tmp_path, refused):
         assert "holds no config.yaml" in refused(f"mode={mode}", f"run={tmp_path}", *extra).err
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_is_taken(tmp_path):
     (tmp_path / "x").touch()
     done = command(f"run_dir={tmp_path}")

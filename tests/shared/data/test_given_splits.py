@@ -139,6 +139,7 @@ def divided(config):
     return data, dict(zip(data.records["id"], data.records["split"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, 10])
 def test_a_runs_split_handed_in_again_is_the_same_split(tmp_path, size):
     extra = [] if size is None else [f"data.train_size={size}"]

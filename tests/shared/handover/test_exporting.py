@@ -40,6 +40,7 @@ def toy(tmp_path_factory):
     return network, arrays, data, file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_batches_of_any_size_get_torchs_answers(toy, batch_size):
     network, arrays, data, file = toy
@@ -99,6 +100,7 @@ def test_a_file_is_calibrated_as_torch_is(toy, tmp_path):
     assert exporting.largest_difference(answers, (4 * raw - shift).softmax(dim=-1).numpy()) < 1e-6
 
 
+@pytest.mark.slow
 def test_metadata_are_in_the_file(toy):
     import onnxruntime
 

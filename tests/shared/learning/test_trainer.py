@@ -299,6 +299,7 @@ def test_patience_stops_and_survives_a_resume(tmp_path, trainer_section):
     assert not again, "a finished training began again"
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path, trainer_section):
     _, history = train(tmp_path / "c.pt", trainer_section(epochs=60, learning_rate=0.05), data=toy_data(None))
     assert history[-1]["val_loss"] < 0.3 < history[0]["val_loss"]

@@ -48,6 +48,7 @@ def test_confusion_matrix():
     )
 
 
+@pytest.mark.slow
 @given(gradings)
 def test_measures_equal_sklearn(pairs):
     truth, predicted = np.array(pairs).T
@@ -87,6 +88,7 @@ def test_measures_take_many_matrices():
         np.testing.assert_array_equal(measure(matrices), [measure(m) for m in matrices])
 
 
+@pytest.mark.slow
 def test_intervals_equal_the_loop_over_the_same_resamples():
     truth, predicted, group = make()
     estimates = agreement_estimates(truth, predicted, CLASSES, group, bootstrap=Bootstrap(resamples=200, seed=2))

@@ -201,6 +201,7 @@ def test_clustered_variance_is_never_negative(seed):
     assert variance > -1e-15
 
 
+@pytest.mark.slow
 def test_clustered_standard_error_matches_the_spread_of_repeated_studies():
     """Patients' eyes share a random effect in label and in both scores; plain DeLong is then too small."""
     rng = np.random.default_rng(3)
