@@ -101,19 +101,20 @@ def batch(smoke_run, tmp_path_factory):
     return Batch(study, run, root, place / "out", table, closing, good, bad)
 
 
-def test_every_second_file_is_bad_and_each_good_one_has_the_row_that_it_gets_alone(batch, tmp_path):
-    key, but = ("study", ["file", "study", "seconds"]) if batch.study == "head_ct" else ("file", ["file"])
+def test_every_second_file_is_bad_and_each_good_one_has_the_row_that_it_gets_without_them(batch, tmp_path):
+    key, but = ("study", ["file", "seconds"]) if batch.study == "head_ct" else ("file", [])
     scored = batch.table[batch.table["reason"].isna()]
     assert len(scored) == len(batch.good)
-    for name in batch.good[1:]:  # those behind bad ones
-        alone, _ = predicted(batch.study, batch.run, batch.root / name, tmp_path / output_name(name))
-        alone = alone[alone["reason"].isna()]
-        mine = scored[scored[key] == (alone[key].iloc[0] if key == "study" else name)]
-        assert len(mine) == len(alone) == 1
-        pd.testing.assert_frame_equal(
-            mine.drop(columns=but).reset_index(drop=True), alone.drop(columns=but).reset_index(drop=True),
-            check_dtype=False, rtol=1e-4, atol=1e-6,
-        )  # fmt: skip
+    for folder in ("b", "linked"):  # those behind bad ones
+        good = [f for f in (batch.root / folder).iterdir() if f.stem != "0"]
+        put(tmp_path / "in" / folder, {f.name: f.read_bytes() for f in good})
+    without, _ = predicted(batch.study, batch.run, tmp_path / "in", tmp_path / "out")
+    among = scored[scored[key].isin(without[key])]
+    assert len(among) == len(without) == 2
+    pd.testing.assert_frame_equal(
+        among.drop(columns=but).set_index(key).sort_index(), without.drop(columns=but).set_index(key).sort_index(),
+        check_dtype=False, rtol=1e-4, atol=1e-6,
+    )  # fmt: skip
     if key == "file":
         assert sorted(scored["file"]) == sorted(batch.good)
         failed = batch.table[batch.table["reason"].notna()]

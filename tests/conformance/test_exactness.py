@@ -14,6 +14,8 @@ from conftest import REPOSITORY, STUDIES, predicted_records, smoke
 from cutting import TINY
 from safetensors.numpy import load_file
 
+from pipelines.camelyon.heatmap import read_heatmap
+
 # Studies that fit or answer in a way of their own. The others run the very lines of the shared `Ensemble`, as ECG does,
 # whose `fit` repeats windows and leaves the rest to it: ECG stands for them.
 OF_THEIR_OWN = [
@@ -38,11 +40,17 @@ def assert_same_run(a, b, tolerance: float = 0.0) -> None:
 
 
 def assert_same_predictions(a, b, tolerance: float) -> None:
+    """Tables of predictions, and a slide's heatmaps, from which its scores come."""
     files = sorted(f.name for f in (a / "predictions").glob("*.parquet"))
     assert files == sorted(f.name for f in (b / "predictions").glob("*.parquet"))
     for name in files:
         tables = [pd.read_parquet(f / "predictions" / name) for f in (a, b)]
         pd.testing.assert_frame_equal(*tables, check_exact=tolerance == 0, rtol=0, atol=tolerance)
+    heatmaps = [{f.relative_to(run): f for f in run.glob("heatmaps/*/*.tif")} for run in (a, b)]
+    assert heatmaps[0].keys() == heatmaps[1].keys()
+    for name, file in heatmaps[0].items():
+        one, two = read_heatmap(file).values, read_heatmap(heatmaps[1][name]).values
+        assert np.allclose(one, two, rtol=0, atol=tolerance, equal_nan=True), name
 
 
 def headline(folder) -> float:
@@ -108,7 +116,8 @@ def test_two_processes_write_one_run_and_score_like_one(study, tmp_path):
         predicted = pd.read_parquet(two / "predictions" / f"{split}.parquet")["id"]
         assert set(predicted) == set(predicted_records(records, split)["id"])
     shutil.copytree(two, one)
-    for stale in [*one.glob("predictions/*"), *one.glob("stage1/*/*"), one / "report.html", one / "metrics.json"]:
+    answers = ("predictions/*", "stage1/*/*", "heatmaps/second/*", "report.html", "metrics.json")
+    for stale in (file for pattern in answers for file in one.glob(pattern)):
         stale.unlink()
     assert cutting.run(study, ["mode=resume", f"run={one}"], output) == 0, output.read_text()
     assert_same_predictions(two, one, 1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PATIENCE
+from conftest import PATIENCE, REPOSITORY, run_command
 from cutting import CONTEXT
 from torch import nn
 from toy_pictures import ALL, train_pictures
@@ -233,6 +234,16 @@ def bare(monkeypatch):
         if name.startswith(("SLURM_", "OMPI_", "PMI_")) or name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
             monkeypatch.delenv(name)
     return monkeypatch
+
+
+@pytest.mark.slow
+def test_torchrun_says_who_is_who(bare, tmp_path):
+    (tmp_path / "who.py").write_text("from pipelines.shared.launch import launch\nprint(launch())\n")
+    bare.setenv("PYTHONPATH", str(REPOSITORY))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "who.py"]
+    done = run_command(torchrun, PATIENCE, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [str(Launch(rank, 2, rank, 2)) for rank in range(2)]
 
 
 def test_who_launched_this(bare):
