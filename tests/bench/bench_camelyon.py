@@ -22,6 +22,7 @@ from pipelines.camelyon.phantom.dataset import make_slide, write_pyramid
 from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 
+MINUTES = 3
 PATCHES = 400
 
 

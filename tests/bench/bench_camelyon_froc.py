@@ -20,6 +20,7 @@ from pipelines.camelyon.froc import Scored, froc_estimates, froc_score, score_de
 from pipelines.camelyon.masks import _draw, lesion_map
 from pipelines.shared.stats.bootstrap import Bootstrap
 
+MINUTES = 2
 SLIDES, TUMOUR = 200, 110
 WIDTH, HEIGHT = 97_792, 221_184  # level-0 pixels, the commonest size of the challenge's slides
 DETECTIONS = 150  # per slide, on average

@@ -17,6 +17,7 @@ from pipelines.covid_flannel.protocol import roles
 from pipelines.covid_flannel.study import STUDY
 from pipelines.shared.data.assemble import training_data
 
+MINUTES = 5
 PICTURES, LEARNERS = 5508, 5
 
 

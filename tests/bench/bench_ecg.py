@@ -19,6 +19,7 @@ from pipelines.ecg.study import STUDY
 from pipelines.shared.data.assemble import training_data
 from pipelines.shared.stats.probabilities import softmax
 
+MINUTES = 3
 HOURS = 24
 RATE = 360  # Hz, so that the day is resampled too
 BATCH = 64

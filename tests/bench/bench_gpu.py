@@ -45,6 +45,7 @@ from pipelines.shared.learning.losses import Loss
 from pipelines.shared.learning.optimization import make_optimizer
 from pipelines.shared.learning.trainer import _Training
 
+MINUTES = 3
 ROUNDS = 3
 OUTPUTS = 8
 

@@ -25,6 +25,7 @@ from pipelines.head_ct.volumes import load
 from pipelines.head_ct.writing import Header, write_slices
 from pipelines.shared.data.assemble import training_data
 
+MINUTES = 2
 NAMES, STEPS, SLICES, SIZE = Names("bench"), 6, 40, 512
 
 

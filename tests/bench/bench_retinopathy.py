@@ -14,6 +14,7 @@ from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.retinopathy.study import STUDY
 from pipelines.shared.data.assemble import training_data
 
+MINUTES = 5
 CASES = [("tf_efficientnet_lite0", 128, 10), ("resnet18", 224, 4), ("resnet50", 224, 2)]
 
 BARE = """

@@ -28,6 +28,7 @@ from made_service import fundus, make_run
 
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork
 
+MINUTES = 5
 CLIENTS = (1, 8, 64)
 NETWORKS = {"tf_efficientnet_lite0": 128, "inception_v3": 299}  # the default recipe's, the paper's
 SECONDS = 12.0  # of each measurement
@@ -36,20 +37,28 @@ BATCH = 32
 SOME, MANY = 500, 10_000  # requests
 
 
-def rows() -> list[Row]:
-    """All rows."""
-    return [*(row for name, size in NETWORKS.items() for row in _network_rows(name, size)), _memory_row()]
+def rows(networks: dict[str, int] = NETWORKS, lasts: float = SECONDS, some: int = SOME, many: int = MANY) -> list[Row]:
+    """All rows.
+
+    Args:
+        networks: pixels of the pictures that each takes.
+        lasts: seconds of each measurement.
+        some: requests before memory is looked at the first time.
+        many: requests before the second time.
+    """
+    measured = [row for name, size in networks.items() for row in _network_rows(name, size, lasts)]
+    return [*measured, _memory_row(some, many)]
 
 
-def _network_rows(backbone: str, size: int) -> list[Row]:
+def _network_rows(backbone: str, size: int, lasts: float) -> list[Row]:
     found: list[Row] = []
     with _service(backbone, size) as (port, _):
         bodies = [_body(fundus(k, SIDE)) for k in range(16)]
         asyncio.run(_ask(port, bodies, 4, 2.0))
         for clients in CLIENTS:
-            before = _bare(backbone, size)
-            times, seconds = asyncio.run(_ask(port, bodies, clients, SECONDS))
-            bare = (before + _bare(backbone, size)) / 2
+            before = _bare(backbone, size, lasts / 2)
+            times, seconds = asyncio.run(_ask(port, bodies, clients, lasts))
+            bare = (before + _bare(backbone, size, lasts / 2)) / 2
             speed = len(times) / seconds
             p50, p99 = (1000 * float(np.quantile(times, q)) for q in (0.5, 0.99))
             found.append(
@@ -63,15 +72,15 @@ def _network_rows(backbone: str, size: int) -> list[Row]:
     return found
 
 
-def _memory_row() -> Row:
+def _memory_row(some: int, many: int) -> Row:
     """Resident memory after some requests over that after many: 1 where it stays flat."""
     with _service("test_resnet", 64) as (port, process):
         bodies = [_body(fundus(k, 120)) for k in range(8)]
-        asyncio.run(_ask(port, bodies, 8, 3600, SOME))
+        asyncio.run(_ask(port, bodies, 8, 3600, some))
         early = _resident_mb(process)
-        asyncio.run(_ask(port, bodies, 8, 3600, MANY - SOME))
+        asyncio.run(_ask(port, bodies, 8, 3600, many - some))
         late = _resident_mb(process)
-    what, ours = f"memory after {SOME:,} over {MANY:,} requests", f"{late:.0f} MiB"
+    what, ours = f"memory after {some:,} over {many:,} requests", f"{late:.0f} MiB"
     return {"what": what, "ratio": early / late, "ours": ours, "reference": f"{early:.0f} MiB"}
 
 
@@ -98,7 +107,7 @@ def _service(backbone: str, size: int) -> Iterator[tuple[int, subprocess.Popen[b
             process.wait(60)
 
 
-def _bare(backbone: str, size: int) -> float:
+def _bare(backbone: str, size: int, lasts: float) -> float:
     """Pictures per second of the network alone."""
     network = ImageNetwork(Architecture(backbone, 6, 0.0, [0.5] * 3, [0.5] * 3)).eval()
     batch = torch.randint(0, 256, (BATCH, size, size, 3), dtype=torch.uint8)
@@ -106,7 +115,7 @@ def _bare(backbone: str, size: int) -> float:
     with torch.inference_mode():
         network(batch)
         began = time.perf_counter()
-        while not times or time.perf_counter() - began < SECONDS / 2:
+        while not times or time.perf_counter() - began < lasts:
             start = time.perf_counter()
             network(batch)
             times.append(time.perf_counter() - start)

@@ -11,6 +11,8 @@ from pipelines.shared.stats.auc import auroc, auroc_estimate
 from pipelines.shared.stats.bootstrap import Bootstrap, cluster_counts
 from pipelines.shared.stats.delong import delong_covariance
 
+MINUTES = 2
+
 
 def rows() -> list[Row]:
     """All rows."""

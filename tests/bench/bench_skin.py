@@ -12,6 +12,8 @@ from pipelines.shared.data.assemble import training_data
 from pipelines.skin.learner import SkinLearner
 from pipelines.skin.study import STUDY
 
+MINUTES = 1
+
 
 def rows() -> list[Row]:
     """All rows of this study."""

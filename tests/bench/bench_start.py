@@ -9,6 +9,7 @@ from pathlib import Path
 
 from measure import REPOSITORY, Row, command_seconds
 
+MINUTES = 2
 # What an answer cannot do without, imported alone.
 PREDICT = "import cv2, hydra.main, pandas, pyarrow, pydantic, scipy.fft, timm, torch"
 REPORT = "import cv2, hydra.main, matplotlib.figure, pandas, pyarrow, pydantic, scipy.stats"
