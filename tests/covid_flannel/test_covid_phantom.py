@@ -58,7 +58,7 @@ def test_without_the_shortcut_hospitals_have_the_same_proportions():
 
 
 def scores(tmp_path, shortcut: bool, level: float) -> dict:
-    config = compose("covid_flannel", f"data.phantom.shortcut={str(shortcut).lower()}", "data.phantom.patients=300",
+    config = compose("covid_flannel", f"data.phantom.shortcut={str(shortcut).lower()}", "data.phantom.patients=200",
                      f"cache.dir={tmp_path}")  # fmt: skip
     source = data.phantom(config)
     settings = data.prepare_settings(config)

@@ -83,10 +83,11 @@ def _fail_in_a_worker(file: str) -> None:
         parallel_map(time.sleep, ["a word", *[600] * 200], "Waiting", workers=2)
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_worker_is_raised_and_nothing_else_is_printed(tmp_path):
     process = cutting.CONTEXT.Process(target=_fail_in_a_worker, args=(str(tmp_path / "said"),))
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=PATIENCE)
     assert process.exitcode == 0
     assert (tmp_path / "said").read_text() == ""
 
