@@ -48,14 +48,15 @@ def _statistics() -> list[Row]:
 def _command_line() -> list[Row]:
     python = sys.executable
     cases = [
-        ("--help", ["-m", "pipelines.retinopathy", "--help"], "import hydra", "import hydra.main, pydantic"),
-        ("a mistyped key", ["-m", "pipelines.retinopathy", "epochs=3"], "import hydra", "import hydra.main, pydantic"),
-        ("import of a study", ["-c", "import pipelines.retinopathy.study"], "its libraries alone",
+        ("--help", ["-m", "pipelines.retinopathy", "--help"], 0, "import hydra", "import hydra.main, pydantic"),
+        ("a mistyped key", ["-m", "pipelines.retinopathy", "epochs=3"], 2, "import hydra",
+         "import hydra.main, pydantic"),
+        ("import of a study", ["-c", "import pipelines.retinopathy.study"], 0, "its libraries alone",
          "import albumentations, cv2, filelock, matplotlib, pandas, pyarrow, scipy.stats, timm, torch, torchvision"),
     ]  # fmt: skip
     found = []
-    for what, command, name, reference in cases:
-        ours, theirs = command_seconds([python, *command]), command_seconds([python, "-c", reference])
+    for what, command, status, name, reference in cases:
+        ours, theirs = command_seconds([python, *command], status), command_seconds([python, "-c", reference])
         found.append(
             {"what": what, "ratio": theirs / ours, "ours": f"{ours:.2f} s", "reference": f"{name} {theirs:.2f} s"}
         )

@@ -17,7 +17,7 @@ STARTED = "import pipelines.shared.cli.app, pipelines.shared.cli.modes, pipeline
 
 
 def rows() -> list[Row]:
-    """All rows. To reach on two quiet cores: a prediction in 4.5 s, a report that begins within 2 s."""
+    """All rows."""
     with tempfile.TemporaryDirectory() as place:
         run = Path(place, "run")
         study = [sys.executable, "-m", "pipelines.skin"]
@@ -26,12 +26,12 @@ def rows() -> list[Row]:
         picture = next(f for f in sorted((REPOSITORY / ".cache").glob("phantom-skin-*/**/*.jpg")))
         anew = ["sh", "-c", f'exec "$0" "$@" run_dir={place}/$$']  # each in a run folder of its own
         cases = [
-            ("predict one picture", [*anew, *study, "mode=predict", f"run={run}", f"input={picture}"], PREDICT),
-            ("mode=report until it evaluates", [sys.executable, "-c", STARTED], REPORT),
+            ("predict one picture", [*anew, *study, "mode=predict", f"run={run}", f"input={picture}"], PREDICT, 4.5),
+            ("mode=report until it evaluates", [sys.executable, "-c", STARTED], REPORT, 2.0),
         ]  # fmt: skip
         found = []
-        for what, command, libraries in cases:
+        for what, command, libraries, target in cases:
             ours, theirs = command_seconds(command), command_seconds([sys.executable, "-c", libraries])
-            reference = f"its libraries alone {theirs:.2f} s"
+            reference = f"its libraries alone {theirs:.2f} s; to reach {target:g} s on two quiet cores"
             found.append({"what": what, "ratio": theirs / ours, "ours": f"{ours:.2f} s", "reference": reference})
         return found

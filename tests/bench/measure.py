@@ -38,10 +38,14 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def command_seconds(command: Sequence[str]) -> float:
-    """Median wall time of a command, three runs after a warm-up."""
-    times = [seconds(lambda: subprocess.run(command, cwd=REPOSITORY, capture_output=True)) for _ in range(4)]
-    return statistics.median(times[1:])
+def command_seconds(command: Sequence[str], status: int = 0) -> float:
+    """Median wall time of a command that ends with this exit status, three runs after a warm-up."""
+
+    def run() -> None:
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == status, f"{done.returncode}, not {status}: {done.stderr[-2000:]}"
+
+    return statistics.median([seconds(run) for _ in range(4)][1:])
 
 
 def command_peak_mb(command: Sequence[str]) -> float:
