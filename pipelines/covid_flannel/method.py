@@ -89,7 +89,8 @@ class FlannelMethod(Method[CovidConfig]):
                 tables["test"].append(with_set_columns(tested, sets[fold]))
             for split, parts in tables.items():
                 folder.write_table(folder.predictions(split), pd.concat(parts, ignore_index=True))
-            keep_ranges(run, data, np.arange(len(data.records)))  # nearly every fold learns from each
+            learned = np.any([roles(data.records, fold, config)["train"] for fold in chosen], axis=0)
+            keep_ranges(run, data, np.flatnonzero(learned))
             freeze_sets(folder, pooled_sets(sets))
             write_json(folder.operating_points, plain(pooled_points(points)))
             shortcuts.write_shortcuts(config, data, folder)

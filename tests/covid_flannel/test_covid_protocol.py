@@ -18,6 +18,7 @@ from pipelines.covid_flannel.method import stacked
 from pipelines.covid_flannel.protocol import FIXED, divide, fold_numbers, roles
 from pipelines.covid_flannel.stage1 import key_of
 from pipelines.covid_flannel.study import STUDY
+from pipelines.shared.data.ranges import KEY as RANGES
 from pipelines.shared.data.records import Source
 from pipelines.shared.errors import ConfigError, DataError, RunError
 from pipelines.shared.run import FinishedRun
@@ -165,7 +166,7 @@ def test_no_label_of_a_test_patient_touches_a_prediction(tmp_path):
 
 @pytest.mark.slow
 def test_no_picture_outside_its_part_touches_a_base_learner(tmp_path):
-    """Other pictures of stacking and test patients leave the base learner as it is."""
+    """Other pictures of stacking and test patients leave the base learner as it is, and the ranges of training."""
     config = compose("covid_flannel", *TINY)
     records = divide(make_records(), config)
     parts = roles(records, 1, config)
@@ -176,6 +177,9 @@ def test_no_picture_outside_its_part_touches_a_base_learner(tmp_path):
     a, b = run(tmp_path, "a", data, "folds=[1]"), run(tmp_path, "b", other, "folds=[1]")
     assert same(weights(a, "fold_1-mobilenet"), weights(b, "fold_1-mobilenet"))
     assert not same(weights(a, "fold_1-flannel"), weights(b, "fold_1-flannel"))
+    known = [json.loads((f.network("fold_1-mobilenet") / "model.json").read_text())[RANGES] for f in (a, b)]
+    assert known[0] == known[1]
+    assert known[0]["records"] == parts["train"].sum()
 
 
 def test_stacking_takes_a_record_of_its_own_part_only():
