@@ -134,10 +134,11 @@ def recalibrate(
 
 
 def _sets(study: Study[Any], config: StudyConfig, finished: FinishedRun, part: pd.DataFrame) -> list[dict[str, Any]]:
-    """Prediction sets for the site, at the run's own level, chosen on the part as it is answered now."""
+    """Sets for the site of what the run itself has some, at its own level, chosen on the part as it is answered now."""
     if not finished.prediction_sets:
         return []
-    tasks = study.set_tasks(next(iter(finished.models.values())), config)
+    frozen = {entry["task"] for entry in finished.prediction_sets}
+    tasks = [t for t in study.set_tasks(next(iter(finished.models.values())), config) if t.name in frozen]
     own = study.recalibrate(part, part, config, finished.models).predictions
     sets = choose_sets(tasks, own, finished.prediction_sets[0]["level"])
     return [{**s, "chosen_on": RECALIBRATION} for s in sets]

@@ -122,7 +122,7 @@ def _uncertainty(judged: JudgedRun) -> str | None:
 
 
 def _calibration(judged: JudgedRun) -> str:
-    names = {k.rsplit(".", 1)[1].split("[")[0].split("@")[0] for k in judged.results.metrics if k.startswith("test.")}
+    names = {k.split(".", 2)[2].split("[")[0].split("@")[0] for k in judged.results.metrics if k.startswith("test.")}
     return f"{', '.join(sorted(names))}; figures in report.html"
 
 

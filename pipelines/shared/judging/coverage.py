@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.shared.data.records import RECALIBRATION
 from pipelines.shared.judging.prediction_sets import (
     NEITHER,
     SetTask,
@@ -33,8 +34,11 @@ LIMITS = (
     "coverage (`mode=evaluate … recalibrate=<share>` chooses the thresholds anew on a part of that site's groups). Not "
     "every kind of patient: coverage is an average over a class, and a subgroup may have less. Not the single patient: "
     "this one's set holds the truth or does not, and a set of one class is no proof of it. Besides, val also chose the "
-    "networks' best epoch, so that the promise holds nearly, not exactly: the coverage on test is the check."
+    "networks' best epoch, and where there is a calibration its temperature and the frequencies of the classes, so "
+    "that the promise holds nearly, not exactly: the coverage on test is the check."
 )
+# Why a class of enough groups can be without a threshold.
+TOO_MANY = "the probability of the class is 0, or missing, in too many of its records (as where training lacked it)"
 
 
 def with_prediction_sets(study: Study[Any], evidence: Evidence[Any], results: Results) -> Results:
@@ -53,7 +57,7 @@ def with_prediction_sets(study: Study[Any], evidence: Evidence[Any], results: Re
     for frozen in evidence.prediction_sets:
         task = tasks.get(frozen["task"])
         if task is not None and not telling(frozen).any():
-            blocks.append(Text(_why_there_are_none(task, frozen)))
+            blocks.append(Text(why_there_are_none(task.title, frozen)))
         elif task is not None:
             estimates, unknown = _estimates(evidence, task, frozen)
             metrics |= {f"test.{task.name}.{key}@{frozen['name']}": e for key, e in estimates.items()}
@@ -114,13 +118,29 @@ def _chosen_on(frozen: Frozen) -> str:
     return str(frozen.get("chosen_on", "val"))
 
 
-def _why_there_are_none(task: SetTask, frozen: Frozen) -> str:
+def why_there_are_none(title: str, frozen: Frozen) -> str:
+    """Why no class of a frozen entry has a threshold, for the report."""
     counts = ", ".join(f"{words(name)} {n}" for name, n in zip(frozen["classes"], frozen["groups"], strict=True))
+    scoreless = _scoreless(frozen)
     return (
-        f"**{task.title}.** No prediction sets. A threshold at {_level(frozen)} takes {groups_needed(frozen['level'])} "
-        f"groups (patients, lesions) with the class in {_chosen_on(frozen)}, which has of {counts}. More groups, a "
-        "larger val part or a lower `conformal.level` help."
-    )
+        f"**{title}.** No prediction sets. A threshold at {_level(frozen)} takes {groups_needed(frozen['level'])} "
+        f"groups (patients, lesions) with the class in {_chosen_on(frozen)}, which has of {counts}. "
+        + (f"Of {', '.join(scoreless)} there are enough, but {TOO_MANY}. " if scoreless else "")
+        + ("" if len(scoreless) == len(frozen["classes"]) else _what_helps(frozen))
+    ).rstrip()
+
+
+def _scoreless(frozen: Frozen) -> list[str]:
+    """Classes that have groups enough and still no threshold."""
+    needed = groups_needed(frozen["level"])
+    parts = zip(frozen["classes"], frozen["thresholds"], frozen["groups"], strict=True)
+    return [words(name) for name, threshold, groups in parts if threshold == 0 and groups >= needed]
+
+
+def _what_helps(frozen: Frozen) -> str:
+    if _chosen_on(frozen) == RECALIBRATION:
+        return "More groups or a larger share help."
+    return "More groups, a larger val part or a lower `conformal.level` help."
 
 
 def _blocks(task: SetTask, frozen: Frozen, estimates: Mapping[str, Estimate], unknown: int) -> list[Block]:
@@ -157,8 +177,8 @@ def _blocks(task: SetTask, frozen: Frozen, estimates: Mapping[str, Estimate], un
     rows.append([every, None, None, whole.groups, whole.n, whole])
     columns = [one, f"Groups in {chosen_on}", "Threshold", "Groups in test", "Records", "Coverage on test"]
     caption = (
-        f"How often the set holds the true class; {level} were asked for. Always in: the class has no threshold, and "
-        "belongs to every set. Intervals from resampling groups."
+        f"How often the set holds the true class; {level} were asked for. Always in: the class has no threshold (the "
+        "notes below say why), and belongs to every set. Intervals from resampling groups."
     )
     sizes = _sizes(frozen, estimates)
     blocks: list[Block] = [
@@ -199,8 +219,13 @@ def _notes(frozen: Frozen, estimates: Mapping[str, Estimate], unknown: int) -> l
     if few:
         notes.append(
             f"Too few groups in {chosen_on} for a threshold at {level}, which takes {needed}: {', '.join(few)}. "
-            "Nothing rules out such a class, so it belongs to every set. More groups, a larger val part or a lower "
-            "`conformal.level` help."
+            f"Nothing rules out such a class, so it belongs to every set. {_what_helps(frozen)}"
+        )
+    scoreless = _scoreless(frozen)
+    if scoreless:
+        notes.append(
+            f"No threshold for {', '.join(scoreless)}, though there are groups enough: {TOO_MANY}. Nothing rules out "
+            "such a class either, so it belongs to every set."
         )
     if "fold_thresholds" in frozen:
         notes.append(

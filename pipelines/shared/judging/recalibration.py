@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pipelines.shared.judging.coverage import with_prediction_sets
-from pipelines.shared.judging.prediction_sets import checked_sets
-from pipelines.shared.judging.report import Cell, Section, Table, Text
+from pipelines.shared.judging.coverage import why_there_are_none, with_prediction_sets
+from pipelines.shared.judging.prediction_sets import FrozenSets, checked_sets, telling
+from pipelines.shared.judging.report import Cell, Section, Table, Text, words
 from pipelines.shared.run import checked_points
 from pipelines.shared.run_folder import read_json, read_table
 from pipelines.shared.study import Evidence, Results, Study
@@ -53,9 +53,9 @@ def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> R
     test = evidence.records[evidence.records["split"] == "test"]
     text = (
         f"Of the site's groups a random {made['share']:.0%} was set aside ({made['records']:,} records of "
-        f"{made['groups']:,} groups; seed {made['seed']}), and what the run had frozen was chosen anew on it. Both are "
-        f"judged on the others, {len(test):,} records of {test['group'].nunique():,} groups. Everything else in this "
-        "report is of the frozen run: recalibrated is what that many labelled cases of the site can make of it."
+        f"{made['groups']:,} groups; seed {made['seed']}), to choose anew on it what the run had frozen. Both answers "
+        f"are judged on the others, {len(test):,} records of {test['group'].nunique():,} groups. Everything else in "
+        "this report is of the frozen run: recalibrated is what that many labelled cases of the site can make of it."
     )
     blocks: list[Any] = [Text(text)]
     if made["chosen"]:
@@ -64,12 +64,14 @@ def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> R
         blocks.append(
             Text(f"No new threshold for {', '.join(made['not_chosen'])}: one of the two parts lacks a class.", "note")
         )
+    sets = {s["task"]: s for s in made.get("prediction_sets", [])}
+    blocks += _without_sets(evidence.prediction_sets, sets)
     if recalibrated.operating_points:
         blocks.append(_thresholds(frozen.operating_points, recalibrated.operating_points))
     rows: list[list[Cell]] = [
         [key.removeprefix("test."), frozen.metrics.get(key), estimate]
         for key, estimate in changed.items()
-        if "[" not in key  # not of every subgroup
+        if "=" not in key  # not of every subgroup, `[sex=F]`
     ]
     if rows:
         blocks.append(Table(["On the same records", "Frozen", "Recalibrated"], rows, "What recalibration changed."))
@@ -80,6 +82,19 @@ def beside(frozen: Results, recalibrated: Results, evidence: Evidence[Any]) -> R
         operating_points=[*frozen.operating_points, *points],
         sections=[*frozen.sections, Section("Recalibrated for this site", blocks)],
     )
+
+
+def _without_sets(frozen: FrozenSets, anew: dict[str, dict[str, Any]]) -> list[Text]:
+    """Of which of the run's tasks the part that was set aside gave no prediction sets, and why."""
+    said = []
+    for task in (entry["task"] for entry in frozen):
+        if task not in anew:
+            said.append(
+                f"**{words(task)}.** No prediction sets: no record that was set aside has a class to choose on."
+            )
+        elif not telling(anew[task]).any():
+            said.append(why_there_are_none(words(task), anew[task]))
+    return [Text(text, "note") for text in said]
 
 
 def _thresholds(frozen: list[dict[str, Any]], recalibrated: list[dict[str, Any]]) -> Table:
