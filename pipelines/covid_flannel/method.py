@@ -86,12 +86,14 @@ class FlannelMethod(Method[CovidConfig]):
                 points += own_points
                 sets[fold] = choose_sets([SET_TASK], validated, config.conformal.level)
                 tables["val"].append(validated)
-                tables["test"].append(with_set_columns(tested, sets[fold]))
-            for split, parts in tables.items():
-                folder.write_table(folder.predictions(split), pd.concat(parts, ignore_index=True))
+                tables["test"].append(tested)
+            frozen = pooled_sets(sets)
+            val, test = (pd.concat(tables[split], ignore_index=True) for split in ("val", "test"))
+            folder.write_table(folder.predictions("val"), val)
+            folder.write_table(folder.predictions("test"), with_set_columns(test, frozen))
             learned = np.any([roles(data.records, fold, config)["train"] for fold in chosen], axis=0)
             keep_ranges(run, data, np.flatnonzero(learned))
-            freeze_sets(folder, pooled_sets(sets))
+            freeze_sets(folder, frozen)
             write_json(folder.operating_points, plain(pooled_points(points)))
             shortcuts.write_shortcuts(config, data, folder)
         barrier(run.world)

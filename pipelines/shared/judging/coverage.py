@@ -120,6 +120,8 @@ def _chosen_on(frozen: Frozen) -> str:
 
 def why_there_are_none(title: str, frozen: Frozen) -> str:
     """Why no class of a frozen entry has a threshold, for the report."""
+    if "reason" in frozen:
+        return f"**{title}.** No prediction sets: {frozen['reason']}"
     counts = ", ".join(f"{words(name)} {n}" for name, n in zip(frozen["classes"], frozen["groups"], strict=True))
     scoreless = _scoreless(frozen)
     return (
@@ -215,11 +217,11 @@ def _notes(frozen: Frozen, estimates: Mapping[str, Estimate], unknown: int) -> l
         for name, groups in zip(frozen["classes"], frozen["groups"], strict=True)
         if groups < needed
     ]
-    notes = []
+    notes, of_fold = [], " of a fold that has too few" if "fold_thresholds" in frozen else ""
     if few:
         notes.append(
             f"Too few groups in {chosen_on} for a threshold at {level}, which takes {needed}: {', '.join(few)}. "
-            f"Nothing rules out such a class, so it belongs to every set. {_what_helps(frozen)}"
+            f"Nothing rules out such a class, so it belongs to every set{of_fold}. {_what_helps(frozen)}"
         )
     scoreless = _scoreless(frozen)
     if scoreless:

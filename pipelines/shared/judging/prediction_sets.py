@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 
 from pipelines.shared.errors import RunError
+from pipelines.shared.log import log
 from pipelines.shared.run_folder import AGAIN, RunFolder, plain, read_json, write_json
 from pipelines.shared.stats.conformal import class_thresholds, prediction_sets
 
 SEPARATOR = "|"
 NO, YES, NEITHER = "no", "yes", "neither"
+OTHER_CLASSES = "the folds of the cross-validation learned different classes."
 FrozenSets = list[dict[str, Any]]  # the content of prediction_sets.json, see `choose_sets`
 
 
@@ -55,7 +57,7 @@ def choose_sets(tasks: Sequence[SetTask], predictions: pd.DataFrame, level: floa
     """Thresholds of each class, chosen on these predictions (those of `val`).
 
     Args:
-        tasks: a task without any true class or probability here has none.
+        tasks: one of a single class, or without any true class or probability here, has none.
         predictions: with `group`.
         level: share of each class that is to be covered; None: no sets.
 
@@ -78,7 +80,7 @@ def choose_sets(tasks: Sequence[SetTask], predictions: pd.DataFrame, level: floa
         }
         truth, p = task.truth(predictions), probabilities(predictions, entry)
         rows = truth.notna().to_numpy() & one_row_a_case(predictions, entry)
-        if not rows.any() or np.isnan(p[rows]).all():
+        if len(task.classes) < 2 or not rows.any() or np.isnan(p[rows]).all():
             continue
         codes = truth[rows].map(task.classes.index).to_numpy(int)
         thresholds, groups = class_thresholds(p[rows], codes, predictions["group"].to_numpy()[rows], level)
@@ -87,22 +89,27 @@ def choose_sets(tasks: Sequence[SetTask], predictions: pd.DataFrame, level: floa
 
 
 def pooled_sets(folds: Mapping[int, FrozenSets]) -> FrozenSets:
-    """The sets of a cross-validation, of the tasks that every fold has with the same classes.
+    """The sets of a cross-validation.
 
     Returns:
         As `choose_sets`, with `fold_thresholds` by the fold's number as text; `thresholds` are their medians, for
-        records that belong to no fold, `groups` the fewest of any fold.
+        records that belong to no fold, `groups` the fewest of any fold. In a fold without sets of a task each of its
+        classes always belongs. A task whose classes differ has no sets, and `reason` says so.
     """
     by_fold = {str(k): {s["task"]: s for s in sets} for k, sets in folds.items()}
     pooled = []
-    for task, first in next(iter(by_fold.values()), {}).items():
-        if all(task in sets and sets[task]["classes"] == first["classes"] for sets in by_fold.values()):
-            own = {k: sets[task]["thresholds"] for k, sets in by_fold.items()}
-            fewest = np.min([sets[task]["groups"] for sets in by_fold.values()], axis=0)
-            middle = np.median(list(own.values()), axis=0)
-            pooled.append(
-                first | {"thresholds": middle.tolist(), "groups": fewest.tolist(), "fold_thresholds": dict(own)}
-            )
+    for task in dict.fromkeys(task for sets in by_fold.values() for task in sets):
+        first = next(sets[task] for sets in by_fold.values() if task in sets)
+        none = first | {"thresholds": [0.0] * len(first["classes"]), "groups": [0] * len(first["classes"])}
+        own = {k: sets.get(task, none) for k, sets in by_fold.items()}
+        if any(entry["classes"] != first["classes"] for entry in own.values()):
+            log.warning(f"no prediction sets for {task}: {OTHER_CLASSES}")
+            pooled.append(none | {"reason": OTHER_CLASSES})
+            continue
+        thresholds = {k: entry["thresholds"] for k, entry in own.items()}
+        middle = np.median(list(thresholds.values()), axis=0).tolist()
+        fewest = np.min([entry["groups"] for entry in own.values()], axis=0).tolist()
+        pooled.append(first | {"thresholds": middle, "groups": fewest, "fold_thresholds": thresholds})
     return pooled
 
 
@@ -143,22 +150,25 @@ def _sound(entry: dict[str, Any]) -> bool:
     return (
         all(isinstance(entry.get(key), str) for key in ("name", "task"))
         and isinstance(entry.get("unit"), str | None)
-        and _list_of(entry.get("scores"), str | list, 1 if classes == [NO, YES] else len(classes))
+        and _list_of(entry.get("scores"), str | list)
+        and len(entry["scores"]) == (1 if is_yes_or_no(entry) else len(classes))
         and all(_list_of(entry.get(key), kind, len(classes)) for key, kind in lists.items())
         and all(_list_of(values, int | float, len(classes)) for values in folds.values())
     )
 
 
-def _list_of(values: object, kind: Any, length: int) -> bool:
-    return isinstance(values, list) and len(values) == length and all(isinstance(value, kind) for value in values)
+def _list_of(values: object, kind: Any, length: int | None = None) -> bool:
+    return (
+        isinstance(values, list) and length in (None, len(values)) and all(isinstance(value, kind) for value in values)
+    )
 
 
 # --- as columns ---
 
 
 def is_yes_or_no(frozen: Mapping[str, Any]) -> bool:
-    """Whether a frozen entry is of a question of yes or no."""
-    return len(frozen["scores"]) == 1
+    """Whether a frozen entry is of a question of yes or no: one score, that of yes."""
+    return frozen["classes"] == [NO, YES] and len(frozen["scores"]) == 1
 
 
 def telling(frozen: Mapping[str, Any]) -> np.ndarray:
@@ -212,15 +222,18 @@ def members(predictions: pd.DataFrame, frozen: Mapping[str, Any]) -> np.ndarray:
 def with_set_columns(predictions: pd.DataFrame, sets: FrozenSets) -> pd.DataFrame:
     """The table with a column `<task>@<name>` (`class@set_90`) for each of the sets: its classes, joined by "|".
 
-    `neither` for an empty set; null where there is no answer. Sets of which no class has a threshold have no column.
+    `neither` for an empty set; null where there is no answer. Sets of which no class has a threshold have no
+    column, and one that a fold of a cross-validation gave them is removed.
     """
-    columns = {}
+    columns, without = {}, []
     for frozen in sets:
+        name = f"{frozen['task']}@{frozen['name']}"
         if not telling(frozen).any():
+            without.append(name)
             continue
         inside, which = np.unique(members(predictions, frozen), axis=0, return_inverse=True)
         names = np.array(frozen["classes"], dtype=object)
         texts = np.array([SEPARATOR.join(names[row]) or NEITHER for row in inside], dtype=object)[which.ravel()]
         texts[np.isnan(probabilities(predictions, frozen)).all(axis=1)] = None
-        columns[f"{frozen['task']}@{frozen['name']}"] = pd.Series(texts, index=predictions.index, dtype=object)
-    return predictions.assign(**columns)
+        columns[name] = pd.Series(texts, index=predictions.index, dtype=object)
+    return predictions.drop(columns=without, errors="ignore").assign(**columns)

@@ -20,7 +20,7 @@ import pandas as pd
 
 from pipelines.shared.data.assemble import check_labels
 from pipelines.shared.data.splits import fold_roles
-from pipelines.shared.judging.prediction_sets import freeze_sets, frozen_sets, pooled_sets
+from pipelines.shared.judging.prediction_sets import freeze_sets, frozen_sets, pooled_sets, with_set_columns
 from pipelines.shared.learning.dataset import PreparedDataset
 from pipelines.shared.learning.distributed import barrier
 from pipelines.shared.learning.method import Method
@@ -160,9 +160,11 @@ def _pool(whole: RunFolder, count: int) -> None:
     histories = [read_table(f.history, ["network"]) for f in folds]
     named = [rows.assign(network=prefix(k) + rows["network"]) for k, rows in enumerate(histories)]
     write_csv(whole.history, pd.concat(named, ignore_index=True))
+    sets = pooled_sets({f.fold: frozen_sets(f) for f in folds})
+    freeze_sets(whole, sets)
     for split in ("val", "test"):
         tables = [whole.read_table(f.predictions(split)).assign(fold=f.fold) for f in folds]
-        whole.write_table(whole.predictions(split), pd.concat(tables, ignore_index=True))
-    freeze_sets(whole, pooled_sets({f.fold: frozen_sets(f) for f in folds}))
+        table = pd.concat(tables, ignore_index=True)
+        whole.write_table(whole.predictions(split), with_set_columns(table, sets) if split == "test" else table)
     points: list[dict[str, Any]] = [{**point, "fold": f.fold} for f in folds for point in read_json(f.operating_points)]
     write_json(whole.operating_points, plain(pooled_points(points)))

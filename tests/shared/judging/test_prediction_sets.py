@@ -136,7 +136,10 @@ def test_folds_have_their_own_thresholds_and_others_the_median():
     for k in range(3):
         rows = (test["fold"] == k).fillna(False).to_numpy(bool)
         assert np.array_equal(inside[rows], members(test[rows].drop(columns="fold"), folds[k][0]))
-    assert pooled_sets({0: folds[0], 1: []}) == []
+    (half,) = pooled_sets({0: folds[0], 1: []})  # nobody of fold 1's val has a label
+    assert half["fold_thresholds"] == {"0": folds[0][0]["thresholds"], "1": [0.0] * 3}
+    column = with_set_columns(test, [half])["fruit@set_80"]
+    assert set(column[test["fold"] == 1]) == {"apple|pear|plum"}
     assert any("Cross-validated" in b.text for b in judged(test, [pooled]).sections[0].blocks if isinstance(b, Text))
 
 

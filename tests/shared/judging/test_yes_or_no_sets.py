@@ -16,9 +16,18 @@ from pipelines.ecg.config import CLASSES
 from pipelines.ecg.rhythm_sets import recording_sets, set_columns, set_tasks
 from pipelines.shared.cli.recalibration import _sets
 from pipelines.shared.judging.coverage import with_prediction_sets
-from pipelines.shared.judging.prediction_sets import choose_sets, frozen_sets, members, pooled_sets, with_set_columns
+from pipelines.shared.judging.prediction_sets import (
+    SetTask,
+    choose_sets,
+    freeze_sets,
+    frozen_sets,
+    members,
+    pooled_sets,
+    with_set_columns,
+)
 from pipelines.shared.judging.report import Table, Text
 from pipelines.shared.judging.tasks import BinaryTask
+from pipelines.shared.learning.cross_validation import FoldFolder, _pool, fold_path
 from pipelines.shared.learning.method import choose_and_freeze
 from pipelines.shared.run_folder import RunFolder, write_json
 from pipelines.shared.stats.bootstrap import Bootstrap
@@ -145,7 +154,13 @@ def test_folds_and_a_new_site_have_their_own():
         own = test[test["fold"] == k]
         assert np.array_equal(members(own, pooled), members(own.drop(columns="fold"), folds[k][0]))
     other = [folds[1][0] | {"classes": ["yes", "no"]}]
-    assert pooled_sets({0: folds[0], 1: other}) == []
+    apart = pooled_sets({0: folds[0], 1: other})
+    assert "sick@set_80" not in with_set_columns(with_set_columns(test, folds[0]), apart)
+    results = judged(test, apart)
+    assert results.metrics == {}
+    assert "No prediction sets: the folds of the cross-validation learned different classes." in texts(results)
+    one = SetTask("one", "One", {"sick": "p_sick"}, lambda table: table["sick"].map({1.0: "sick"}))
+    assert choose_sets([one], patients(0), 0.8) == []
     study = SimpleNamespace(
         set_tasks=lambda model, config: [SICK.set_task],
         recalibrate=lambda part, rest, config, models: SimpleNamespace(predictions=rest),
@@ -155,6 +170,31 @@ def test_folds_and_a_new_site_have_their_own():
         run = SimpleNamespace(prediction_sets=sets, models={"network": {}})
         anew = _sets(study, None, run, site)
         assert [s["thresholds"] for s in anew] == [s["thresholds"] for s in expected]
+
+
+def test_the_pooled_table_has_the_sets_that_the_report_counts(tmp_path):
+    """Nobody of fold 1's val has a label, or its networks another class: its records still have what is judged."""
+    whole, own = RunFolder(tmp_path), choose_sets([SICK.set_task], patients(0), 0.8)
+    for other, kept in (([], True), ([own[0] | {"classes": ["yes", "no"], "scores": ["p_no", "p_sick"]}], False)):
+        for k, sets in enumerate([own, other]):
+            folder = FoldFolder(fold_path(whole, k), whole, k)
+            for split in ("val", "test"):
+                folder.predictions(split).parent.mkdir(parents=True, exist_ok=True)
+                folder.write_table(folder.predictions(split), with_set_columns(patients(2 + k), own if k == 0 else []))
+            pd.DataFrame({"network": ["network"]}).to_csv(folder.history, index=False)
+            write_json(folder.operating_points, [])
+            freeze_sets(folder, sets)
+        _pool(whole, 2)
+        table, (pooled,) = pd.read_parquet(whole.predictions("test")), frozen_sets(whole)
+        assert ("sick@set_80" in table) == kept
+        results = judged(table, [pooled])
+        if kept:
+            column = table["sick@set_80"]
+            assert (column[table["fold"] == 1] == "no|yes").all()
+            both = results.metrics["test.sick.both@set_80"].value
+            assert both == pytest.approx((column == "no|yes").mean(), abs=0.02)
+        else:
+            assert results.metrics == {}
 
 
 def test_what_is_written_of_val_and_test(tmp_path):
