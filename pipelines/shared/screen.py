@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,10 +33,12 @@ def cpu_count() -> int:
 
 
 def print_path(path: Path) -> None:
-    """Print where something was written, a line of its own; in a terminal a link that opens it."""
+    """Print where something was written, a line of its own; in most terminals a link that opens it."""
     text = str(path)
-    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        text = f"\033]8;;{path.resolve().as_uri()}\033\\{text}\033]8;;\033\\"
+    if sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb"):
+        # With the machine's name, so that a terminal that shows another machine does not look on its own.
+        link = path.resolve().as_uri().replace("file://", f"file://{socket.gethostname()}", 1)
+        text = f"\033]8;;{link}\033\\{text}\033]8;;\033\\"
     print(text, flush=True)
 
 
@@ -86,8 +89,8 @@ def parallel_map(
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         # Not `pool.map`: it cancels what has not begun, and Python 3.11 prints a traceback for each that is cancelled
         # when a process ends.
-        futures = [pool.submit(_each, function, part) for part in parts]
         try:
+            futures = [pool.submit(_each, function, part) for part in parts]
             results = (result for future in futures for result in future.result())
             return list(track(results, description, total=len(items)))
         except BaseException:  # a failure, or SIGTERM: what is under way is not waited for

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cutting
@@ -58,20 +59,33 @@ def test_a_run_in_a_test_begins_with_torch_loaded(tmp_path):
     assert {"torch", "timm", "sklearn.manifold", "hypothesis"} <= set((tmp_path / "modules").read_text().split())
 
 
+def _stop(*_: object) -> None:
+    raise SystemExit(75)
+
+
+def _stop_while_work_is_given_out(folder: str) -> None:
+    begin, begun = ProcessPoolExecutor.submit, []
+
+    def submit(pool, function, *arguments):
+        begun.append(begin(pool, function, *arguments))
+        return begun[-1] if len(begun) < 3 else _stop()
+
+    ProcessPoolExecutor.submit = submit
+    parallel_map(time.sleep, [600] * 4, "Waiting", workers=2)
+
+
 def _stop_soon(folder: str) -> None:
     import signal
 
-    def stop(*_: object) -> None:
-        raise SystemExit(75)
-
-    signal.signal(signal.SIGALRM, stop)
+    signal.signal(signal.SIGALRM, _stop)
     signal.alarm(3)
     parallel_map(time.sleep, [600] * 4, "Waiting", workers=2)  # a function that takes no time to import
 
 
 @pytest.mark.slow
-def test_work_in_other_processes_is_not_waited_for():
-    process = cutting.CONTEXT.Process(target=_stop_soon, args=("",))
+@pytest.mark.parametrize("stopped", [_stop_soon, _stop_while_work_is_given_out])
+def test_work_in_other_processes_is_not_waited_for(stopped):
+    process = cutting.CONTEXT.Process(target=stopped, args=("",))
     process.start()
     process.join(timeout=PATIENCE)
     assert process.exitcode == 75

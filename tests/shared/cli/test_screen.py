@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -12,16 +13,19 @@ from pipelines.shared.screen import print_path
 
 
 @pytest.mark.parametrize(
-    ("terminal", "term", "linked"), [(True, "xterm", True), (True, "dumb", False), (False, "", False)]
+    ("terminal", "term", "linked"),
+    [(True, "xterm", True), (True, "dumb", False), (True, "", False), (True, None, False), (False, "xterm", False)],
 )
 def test_a_path_is_a_link_in_a_terminal_alone(tmp_path, monkeypatch, capsys, terminal, term, linked):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7")
+    monkeypatch.delenv("TERM", raising=False)
+    if term is not None:
+        monkeypatch.setenv("TERM", term)
     monkeypatch.chdir(tmp_path)
     print_path(type(tmp_path)("my runs") / "report.html")
     said = capsys.readouterr().out
-    target = (tmp_path / "my runs" / "report.html").as_uri()
-    assert target.endswith("my%20runs/report.html")
+    target = f"file://node7{tmp_path.as_posix()}/my%20runs/report.html"
     link = f"\033]8;;{target}\033\\my runs/report.html\033]8;;\033\\\n"
     assert said == (link if linked else "my runs/report.html\n")
 
