@@ -71,7 +71,7 @@ def overview(studies: Sequence[str], tools: Sequence[str]) -> str:
     width = max(map(len, usage)) + 2
     lines += ["", *(f"{start}{command:<{width}}{what}" for command, what in usage.items())]
     lines += ["", f"Modes of every study: {modes}; --help lists its own too."]
-    return "\n".join([*lines, 'Completion in bash: eval "$(python -m pipelines --completion)"'])
+    return "\n".join([*lines, f'Completion in bash: eval "$({start.rstrip(" .")} --completion)"'])
 
 
 if __name__ == "__main__":

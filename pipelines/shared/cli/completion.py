@@ -14,15 +14,24 @@ from pipelines.shared.job import config_model
 from pipelines.shared.mode import modes_of
 from pipelines.shared.validation import allowed_keys
 
-# bash takes what follows a "=" for a word of its own. Without anything to offer it completes file names.
+# bash takes what follows a "=" for a word of its own. Without anything to offer it completes file names. Of python with
+# anything else the completion that was there before answers; bash-completion has to be told to load its own.
 SCRIPT = """_pipelines() {
-    local line="${COMP_LINE:0:COMP_POINT}" IFS=$'\\n'
-    [[ $line == *pipelines* ]] || return
+    local line="${COMP_LINE:0:COMP_POINT}"
+    if [[ ${1##*/} == python* && $line != *"-m pipelines"* ]]; then
+        [[ -z $_pipelines_before ]] || "$_pipelines_before" "$@"
+        return
+    fi
+    local word="${line##* }" IFS=$'\\n'
     COMPREPLY=($(PYTHON -m pipelines --complete "$line" 2> /dev/null))
-    local word="${line##* }"
+    if [[ ${COMPREPLY[0]} == *[.=] ]]; then compopt -o nospace; fi  # a key goes on
     if [[ $word == *=* ]]; then COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}"); fi
 }
-complete -o nospace -o default -F _pipelines imaging-pipelines python python3"""
+if declare -F _completion_loader > /dev/null; then _completion_loader python; fi
+if [[ $(complete -p python 2> /dev/null) =~ -F\\ ([^ ]+) && ${BASH_REMATCH[1]} != _pipelines ]]; then
+    _pipelines_before="${BASH_REMATCH[1]}"
+fi
+complete -o bashdefault -o default -F _pipelines imaging-pipelines python python3"""
 COMMAND = re.compile(r"(?:imaging-pipelines|-m +pipelines)(?P<joint>[ .])(?P<rest>.*)")
 
 

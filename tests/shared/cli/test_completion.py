@@ -58,14 +58,24 @@ def test_bash_takes_the_words(tmp_path):
     )
     program.chmod(0o755)
     text = script().replace(script().split("($(")[1].split(" -m")[0], str(program))
+    before = (
+        "compopt() { printf '<%s %s>' \"$@\"; }; _theirs() { COMPREPLY=(theirs.py); }\n"
+        "complete -o filenames -F _theirs python"
+    )
     for line, point, expected in (
         ("python -m pipelines.skin data=ha", 32, "<ham10000>"),
-        ("python -m pipelines.skin tra seed=1", 28, "<track=><trainer.>"),
+        ("python -m pipelines.skin tra seed=1", 28, "<-o nospace><track=><trainer.>"),
         ("python -m pipelines.skin data.root=/x", 37, ""),
-        ("python other.py tra", 19, ""),
+        ("python my_pipelines.py tra", 26, "<theirs.py>"),
+        ("/usr/bin/python3 other.py tra", 29, "<theirs.py>"),
+        ("imaging-pipelines tra", 21, "<-o nospace><track=><trainer.>"),
     ):
         asked = (
-            f"COMP_LINE='{line}' COMP_POINT={point}; _pipelines; printf '<%s>' ${{COMPREPLY[@]+\"${{COMPREPLY[@]}}\"}}"
+            f"COMP_LINE='{line}' COMP_POINT={point}; _pipelines {line.split()[0]}; "
+            'printf "<%s>" ${COMPREPLY[@]+"${COMPREPLY[@]}"}'
         )
-        done = subprocess.run([bash, "-c", f"{text}\n{asked}"], capture_output=True, text=True, timeout=60)
+        # Taken twice, as by a shell that reads its start-up file again.
+        done = subprocess.run(
+            [bash, "-c", f"{before}\n{text}\n{text}\n{asked}"], capture_output=True, text=True, timeout=60
+        )
         assert done.stdout.replace("<>", "") == expected, done.stderr

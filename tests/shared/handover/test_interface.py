@@ -58,13 +58,17 @@ def test_metrics_are_a_table(made_run):
     )
 
 
-def test_every_study_is_listed(capsys):
+def test_every_study_is_listed(capsys, monkeypatch):
     assert main([]) == main(["--help"]) == 0
     listed = capsys.readouterr().out
     assert [name for name in STUDIES if f"\n{name} " in listed] == STUDIES
     assert all(len(line) <= 120 for line in listed.splitlines())
     for tool in ("compare", "networks", "publish"):
         assert re.search(rf"pipelines\.{tool} --help +\w", listed)
+    assert '"$(python -m pipelines --completion)"' in listed
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/imaging-pipelines"])
+    assert main([]) == 0
+    assert '"$(imaging-pipelines --completion)"' in capsys.readouterr().out
     assert main(["skinn"]) == 2
     problem, remedy = capsys.readouterr().err.splitlines()
     assert "'skinn'" in problem
