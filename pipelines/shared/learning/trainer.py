@@ -167,7 +167,7 @@ class _Training:
         began = last_save = time.monotonic()
         with progress_bar() as bar:
             title, done = f"{self.name} epoch {progress.epoch + 1}/{config.epochs}", progress.epoch * self.batches
-            # Over all epochs, so that the time that it shows is that to the end of training.
+            # Over all epochs: its time is to this network's last one, without validation; patience may end it before.
             shown = bar.add_task(title, total=config.epochs * self.batches, completed=done + progress.batch, note="")
             for arrays, targets, positions in self.loader(order):
                 value = self._step(arrays, targets, positions)

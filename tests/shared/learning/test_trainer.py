@@ -82,7 +82,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_bar_is_of_all_epochs(tmp_path, trainer_section, monkeypatch):
-    """So the time that it shows is that to the end of training, not to the end of an epoch."""
+    """So the time that it shows is that to the network's last epoch, not to the end of this one."""
     shown = []
 
     def add_task(title, total, completed, note):
