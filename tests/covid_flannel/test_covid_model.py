@@ -150,7 +150,7 @@ def test_a_learner_sees_the_middle_and_learns_from_random_squares():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v3", "vgg19_bn", "resnext101", "resnet152", "densenet161"])
-def test_the_papers_five_take_a_step(name):
+def test_the_papers_five_take_a_batch_and_their_heads_learn(name):
     config = compose("covid_flannel", "experiment=qiao2020", f"base_learners.{name}.weights=none")
     assert list(config.base_learners) == ["inception_v3", "vgg19_bn", "resnext101", "resnet152", "densenet161"]
     learner = config.base_learners[name]
