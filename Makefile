@@ -22,9 +22,10 @@ env: $(VENV)/.ready  ## create .venv and install everything, tested versions
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "Python 3.11 to 3.13 is needed; found: $$($(PYTHON) --version). Give another: make env PYTHON=python3.12"; exit 1; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "Installing into $(VENV), about 7 GB: some three minutes, longer where line or disk are slow; silent until done."
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
 
 $(STUDIES): env
 	@$(PY) -m pipelines.$@ $(ARGS)
