@@ -1,4 +1,4 @@
-"""A plain script of one evening for APTOS 2019: what `experiment=aptos2019` must beat on the same records.
+"""A plain script of one evening for APTOS 2019: what `experiment=aptos2019` is compared with on the same records.
 
     python tests/bench/plain_retinopathy.py RUN ROOT OUT.parquet [--size 224] [--epochs 20] [--seed 0]
 

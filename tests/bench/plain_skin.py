@@ -1,4 +1,4 @@
-"""A plain script of one evening for HAM10000: what `experiment=ham10000` must beat on the same records.
+"""A plain script of one evening for HAM10000: what `experiment=ham10000` is compared with on the same records.
 
     python tests/bench/plain_skin.py RUN ROOT OUT.parquet [--size 192] [--epochs 10] [--seed 0]
 

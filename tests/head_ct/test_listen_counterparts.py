@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,8 +34,15 @@ pytest.importorskip("highdicom", reason="the extra listen is not installed")
 from pipelines.head_ct.listen.node import Node
 
 
+def program(name):
+    """The system's program: with the environment active, pynetdicom's of the same names come first."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    own = Path(sys.executable).parent
+    return shutil.which(name, path=os.pathsep.join(folder for folder in folders if Path(folder) != own))
+
+
 def needs(*programs):
-    missing = [p for p in programs if shutil.which(p) is None]
+    missing = [p for p in programs if program(p) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)} (Debian: dcmtk, orthanc)")
 
 
@@ -78,9 +88,9 @@ def report(store, tmp_path):
 @needs("storescu", "echoscu")
 def test_dcmtk_sends(node, store, tmp_path):
     place = ["-aec", "HEADCT", "127.0.0.1", str(node.port)]
-    subprocess.run(["echoscu", *place], check=True, timeout=PATIENCE)
+    subprocess.run([program("echoscu"), *place], check=True, timeout=PATIENCE)
     files = [str(slice_file(tmp_path, number)[0]) for number in (1, 2, 3)]
-    subprocess.run(["storescu", *place, *files], check=True, timeout=PATIENCE)
+    subprocess.run([program("storescu"), *place, *files], check=True, timeout=PATIENCE)
     assert [e.files for e in store.journal.entries()] == [3]
 
 
@@ -91,8 +101,8 @@ def test_dcmtk_reads_the_report(report, tmp_path):
     report.save_as(buffer, enforce_file_format=True)
     file = tmp_path / "sr.dcm"
     file.write_bytes(buffer.getvalue())
-    subprocess.run(["dcmdump", str(file)], check=True, timeout=PATIENCE, capture_output=True)
-    said = subprocess.run(["dsrdump", str(file)], check=True, timeout=PATIENCE, capture_output=True, text=True)
+    subprocess.run([program("dcmdump"), str(file)], check=True, timeout=PATIENCE, capture_output=True)
+    said = subprocess.run([program("dsrdump"), str(file)], check=True, timeout=PATIENCE, capture_output=True, text=True)
     assert "Imaging Measurement Report" in said.stdout
     assert "not for primary diagnosis" in said.stdout
 
@@ -119,7 +129,7 @@ def orthanc(folder, modality_port):
     }  # fmt: skip
     file = folder / "orthanc.json"
     file.write_text(json.dumps(settings))
-    process = subprocess.Popen(["Orthanc", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([program("Orthanc"), str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + PATIENCE
         while True:
