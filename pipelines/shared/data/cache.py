@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
@@ -46,7 +48,9 @@ INDEX = ["id", "bad", "unusable", "facts", "dtype", "offset", "shape", "crc32", 
 # flow and report; `bad_files` (a list of "name: reason") are those of a record's files that cannot be read and without
 # which it can be used; anything else becomes a column of the record table.
 Prepare = Callable[[Mapping[str, Any], Path], tuple[np.ndarray, dict[str, Any]]]
-Index = list[dict[str, Any]]  # of a shard: what is told of each record
+Index = dict[str, list[Any]]  # of a shard: what is told of its records, by column
+
+_encoder = json.JSONEncoder(sort_keys=True, default=str)  # one for all, as making one costs more than using it
 
 
 @dataclass(frozen=True)
@@ -73,23 +77,20 @@ class Places:
     shape: np.ndarray
 
     @classmethod
-    def of(cls, places: Sequence[tuple[str, str, int, tuple[int, ...]] | None]) -> Places:
-        """From (file, dtype, offset, shape) of each record, None where it has no array."""
-        files = {place[0]: None for place in places if place}
-        dtypes = {place[1]: None for place in places if place}
-        file_of, dtype_of = ({name: i for i, name in enumerate(names)} for names in (files, dtypes))
-        shape = np.full((len(places), max((len(p[3]) for p in places if p), default=0)), -1, np.int64)
-        for row, place in zip(shape, places, strict=True):
-            if place:
-                row[: len(place[3])] = place[3]
-        return cls(
-            list(files),
-            list(dtypes),
-            np.array([file_of[p[0]] if p else -1 for p in places], np.int32),
-            np.array([dtype_of[p[1]] if p else -1 for p in places], np.int32),
-            np.array([p[2] if p else 0 for p in places], np.int64),
-            shape,
-        )
+    def of(
+        cls,
+        files: Sequence[str | None],
+        dtypes: Sequence[str | None],
+        offsets: Sequence[int | None],
+        shapes: Sequence[Sequence[int] | None],
+    ) -> Places:
+        """From these columns, None where a record has no array."""
+        (file, file_names), (dtype, dtype_names) = (pd.factorize(np.array(c, object)) for c in (files, dtypes))
+        sides = np.array([len(shape or ()) for shape in shapes], np.int64)
+        shape = np.full((len(shapes), max(sides, default=0)), -1, np.int64)
+        shape[np.arange(shape.shape[1]) < sides[:, None]] = [side for shape in shapes for side in shape or ()]
+        offset = np.array([offset or 0 for offset in offsets], np.int64)
+        return cls(list(file_names), list(dtype_names), file.astype(np.int32), dtype.astype(np.int32), offset, shape)
 
     def take(self, positions: np.ndarray) -> Places:
         """The same for some of the records."""
@@ -190,32 +191,34 @@ def prepare_records(
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)  # the folder used longest ago is the first to go
     hold(folder)
-    rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
-    count = max(1, len(rows) // SHARD_RECORDS)
+    count = max(1, len(records) // SHARD_RECORDS)
     shards: list[list[int]] = [[] for _ in range(count)]
-    for position, row in enumerate(rows):
-        shards[int(_digest(row["id"])[:8], 16) % count].append(position)
+    looked_at = ("id", "path", *reads)
+    columns = records[[column for column in records if column in looked_at]].to_dict("list")
+    for position, name in enumerate(columns["id"]):
+        shards[int(_digest(name)[:8], 16) % count].append(position)
     shards = [shard for shard in shards if shard]
-    columns = ["id", "path", *reads]
-    jobs = [
-        (
-            _digest([[*(rows[i].get(c) for c in columns), _stamp(root / rows[i]["path"])] for i in s]),
-            [rows[i] for i in s],
-        )
-        for s in shards
-    ]
-    indices = _sound_indices(folder, [key for key, _ in jobs], cache.enabled)
-    todo = [job for job in jobs if job[0] not in indices]
+    told = [columns.get(column, [None] * len(records)) for column in looked_at]
+    below = str(root)
+    stamps = [_stamp(os.path.join(below, path)) for path in columns["path"]]  # noqa: PTH118  three times as fast
+    states = list(zip(*told, stamps, strict=True))
+    keys = [_digest([states[i] for i in shard]) for shard in shards]
+    indices = _sound_indices(folder, keys, cache.enabled)
+    todo = [(key, shard) for key, shard in zip(keys, shards, strict=True) if key not in indices]
+    rows: list[dict[str, Any]] = []
+    if todo or not cache.enabled:
+        rows = records.to_dict("records")  # type: ignore[assignment]
+    jobs = [(key, [rows[i] for i in shard]) for key, shard in todo]
     make = partial(_make_shard, folder=folder, root=root, prepare=prepare, store=cache.enabled)
-    if todo:
-        first, rest = todo[0], todo[1:]
+    if jobs:
+        first, rest = jobs[0], jobs[1:]
         make(first)
         make_room(folder, first[0], len(rest), cache)
-        few = len(todo) * SHARD_RECORDS <= 4 * SHARD_RECORDS
+        few = len(jobs) * SHARD_RECORDS <= 4 * SHARD_RECORDS
         parallel_map(make, rest, "Preparing records", workers=1 if few else workers or cpu_count())
-        indices |= {key: _read_index(folder, key) for key, _ in todo}
+        indices |= {key: _read_index(folder, key) for key, _ in jobs}
     stream = None if cache.enabled else partial(_read_again, rows, root, prepare)
-    return _collect(folder, [indices[key] for key, _ in jobs], [key for key, _ in jobs], shards, len(rows), stream)
+    return _collect(folder, [indices[key] for key in keys], keys, shards, stream)
 
 
 def _sound_indices(folder: Path, keys: list[str], stored: bool) -> dict[str, Index]:
@@ -232,24 +235,27 @@ def _sound_indices(folder: Path, keys: list[str], stored: bool) -> dict[str, Ind
 def _sound_index(folder: Path, key: str, check: bool) -> Index | None:
     try:
         index = _read_index(folder, key)
-        stored = [row for row in index if row["dtype"] is not None]
-        if check and "crc32" in index[0]:  # shards of earlier versions have none
-            content = _mapped(folder / f"{key}.bin") if stored else np.zeros(0, np.uint8)
-            for row in stored:
-                begin, size = int(row["offset"]), int(np.prod(row["shape"])) * np.dtype(row["dtype"]).itemsize
-                if zlib.crc32(content[begin : begin + size].data) != row["crc32"]:
-                    return None
+        if check and "crc32" in index:  # shards of earlier versions have none
+            stored = any(dtype is not None for dtype in index["dtype"])
+            content = _mapped(folder / f"{key}.bin").data if stored else memoryview(b"")
+            places = (index[column] for column in ("dtype", "offset", "shape", "crc32"))
+            for dtype, offset, shape, checksum in zip(*places, strict=True):
+                if dtype is not None:
+                    size = math.prod(shape) * np.dtype(dtype).itemsize
+                    if zlib.crc32(content[offset : offset + size]) != checksum:
+                        return None
     except Exception:  # pyarrow, json and numpy raise many types for a damaged file
         return None
     return index
 
 
 def _read_index(folder: Path, key: str) -> Index:
-    """One dict per record; as pyarrow reads it, for a table of a thousand shards takes pandas seconds."""
+    """As pyarrow reads one file, for a table of a thousand shards takes pandas, or a data set of pyarrow's, seconds."""
     from pyarrow import parquet
 
-    table = parquet.read_table(folder / f"{key}.parquet", page_checksum_verification=True)
-    return [row | {"facts": json.loads(row["facts"])} for row in table.to_pylist()]
+    with parquet.ParquetFile(folder / f"{key}.parquet", page_checksum_verification=True) as file:
+        index: Index = file.read(use_threads=False).to_pydict()
+    return index | {"facts": json.loads(f"[{','.join(index['facts'])}]")}
 
 
 def _mapped(file: Path) -> np.ndarray:
@@ -258,17 +264,17 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(_encoder.encode(value).encode()).hexdigest()
 
 
-def _stamp(path: Path) -> object:
+def _stamp(path: str) -> object:
     """Size and modification time of a file, or of all files below a folder; None if it is not there."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116  three times as fast
     except OSError:
         return None
     if S_ISDIR(status.st_mode):
-        return [[p.name, _stamp(p)] for p in sorted(path.rglob("*")) if p.is_file()]
+        return [[p.name, _stamp(str(p))] for p in sorted(Path(path).rglob("*")) if p.is_file()]
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -326,8 +332,9 @@ def prepare_in_memory(records: pd.DataFrame, root: Path, prepare: Prepare) -> Pr
     rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
     with ThreadPoolExecutor(min(len(rows), cpu_count())) as pool:
         entries, arrays = zip(*pool.map(lambda row: _entry(row, root, prepare), rows), strict=True)
-    index = [dict.fromkeys(INDEX) | entry | {"facts": json.loads(entry["facts"])} for entry in entries]
-    return _collect(Path(), [index], [""], [list(range(len(rows)))], len(rows), arrays.__getitem__)
+    index: Index = {column: [entry.get(column) for entry in entries] for column in INDEX}
+    index["facts"] = [json.loads(text) for text in index["facts"]]
+    return _collect(Path(), [index], [""], [list(range(len(rows)))], arrays.__getitem__)
 
 
 def _collect(
@@ -335,26 +342,36 @@ def _collect(
     indices: list[Index],
     keys: list[str],
     shards: list[list[int]],
-    n: int,
     stream: Callable[[int], np.ndarray] | None,
 ) -> Prepared:
+    """One table of all shards, in the order of the records."""
+    n = sum(map(len, shards))
+    order = list(chain.from_iterable(shards))
     hashes = np.zeros((n, 4), np.uint64)
     thumbnails = np.zeros((n, 64, 64), np.uint8)
-    metadata: list[dict[str, Any]] = [{}] * n
-    places: list[tuple[str, str, int, tuple[int, ...]] | None] = [None] * n
+    files: list[str | None] = []
     for index, key, positions in zip(indices, keys, shards, strict=True):
-        for position, entry in zip(positions, index, strict=True):
-            known = {"fingerprint": None} | entry["facts"]
-            known["warnings"] = WARNINGS_BETWEEN.join(known.get("warnings") or []) or None
-            metadata[position] = {"bad": entry["bad"], "unusable": entry["unusable"]} | known
-            if isinstance(entry["hash"], bytes):
-                hashes[position] = np.frombuffer(entry["hash"], np.uint64)
-            if isinstance(entry["thumbnail"], bytes):
-                thumbnails[position] = np.frombuffer(entry["thumbnail"], np.uint8).reshape(64, 64)
-            if entry["dtype"] is not None and entry["offset"] is not None:  # one that is read as it is needed has none
-                shape = tuple(int(s) for s in entry["shape"])
-                places[position] = (str(folder / f"{key}.bin"), entry["dtype"], int(entry["offset"]), shape)
+        _fill(hashes, positions, index["hash"])
+        _fill(thumbnails, positions, index["thumbnail"])
+        missing = (None in place for place in zip(index["dtype"], index["offset"], strict=True))
+        file = str(folder / f"{key}.bin")
+        files += [None if none else file for none in missing]  # one that is read as it is needed has no offset
+    told = {c: list(chain.from_iterable(index[c] for index in indices)) for c in INDEX if c != "crc32"}
+    metadata: list[dict[str, Any]] = [{}] * n
+    for position, bad, unusable, facts in zip(order, told["bad"], told["unusable"], told["facts"], strict=True):
+        known = {"bad": bad, "unusable": unusable, "fingerprint": None} | facts
+        known["warnings"] = WARNINGS_BETWEEN.join(known.get("warnings") or []) or None
+        metadata[position] = known
     table = pd.DataFrame(metadata)
     for column in ("bad", "unusable", "fingerprint", "warnings"):  # pandas would make NaN of None
         table[column] = table[column].astype(object).where(table[column].notna(), None)
-    return Prepared(table, hashes, thumbnails, Places.of(places), stream)
+    places = Places.of(files, told["dtype"], told["offset"], told["shape"]).take(np.argsort(order))
+    return Prepared(table, hashes, thumbnails, places, stream)
+
+
+def _fill(array: np.ndarray, positions: list[int], values: list[bytes | None]) -> None:
+    """The rows at these positions; a row without a value stays as it is."""
+    there = [position for position, value in zip(positions, values, strict=True) if value is not None]
+    if there:
+        content = b"".join(value for value in values if value is not None)
+        array[there] = np.frombuffer(content, array.dtype).reshape(len(there), *array.shape[1:])

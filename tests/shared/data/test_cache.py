@@ -84,10 +84,32 @@ def test_arrays_facts_and_reasons(tmp_path, source):
 
 def test_arrays_of_any_number_of_sides_keep_their_place():
     told = [("a.bin", "<i2", 0, (2, 3)), None, ("b.bin", "|u1", 16, ()), ("a.bin", "|u1", 64, (4, 0, 2))]
-    places = Places.of(told)
+    places = Places.of(*zip(*(place or [None] * 4 for place in told), strict=True))
     assert [places.at(i) for i in range(4)] == told
     assert [places.take(np.array([3, 1])).at(i) for i in range(2)] == [told[3], None]
-    assert Places.of([]).shape.shape == (0, 0)
+    assert Places.of([], [], [], []).shape.shape == (0, 0)
+
+
+def test_shards_keep_their_names(tmp_path):
+    """Of values of every kind that a table may hold; another name would make everybody's cache anew."""
+    (tmp_path / "3" / "b").mkdir(parents=True)
+    for name in ("0", "1", "3/c.dcm", "3/b/a.dcm"):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, ns=(0, 1_700_000_000_123_456_789))
+
+    def one_value(record, root):
+        return np.zeros(2, np.uint8), {"fingerprint": "f"}
+
+    records = pd.DataFrame(
+        {"id": ["é", "1", "2", "3"], "path": ["0", "1", "absent", "3"], "age": [1.5, np.nan, 3.0, 4.0],
+         "year": pd.array([2001, None, 2003, 2004], "Int64"), "view": ["PA", None, "AP", "AP"],
+         "at": pd.to_datetime(["2020-01-01", None, "2020-01-02", "2020-01-03"]),
+         "mixed": pd.Series([np.int64(1), None, [1, "a"], np.float32(0.5)], dtype=object)}
+    )  # fmt: skip
+    reads = [*records.columns[2:], "none"]
+    prepare_records(records, tmp_path, one_value, SETTINGS, section(tmp_path), 1, reads)
+    (shard,) = (tmp_path / "cache").rglob("*.bin")
+    assert shard.stem == "9c198aee938515a72d87fd6580d56e92648acf98f56f78fcbf534fa6ce677b91"
 
 
 def test_nothing_is_made_twice_and_a_change_is_noticed(tmp_path, source):
