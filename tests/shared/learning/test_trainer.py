@@ -8,7 +8,7 @@ import os
 import signal
 import struct
 import zipfile
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -100,26 +100,33 @@ class Cut(Exception):
     """The power cut of these tests."""
 
 
+@contextmanager
+def power_cut(after: int):
+    """What is done here writes so many checkpoints and is then cut off."""
+    saves, original = 0, checkpoint.save
+
+    def save(path, state):
+        nonlocal saves
+        original(path, state)
+        saves += 1
+        if saves == after:
+            raise Cut
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save)
+        with pytest.raises(Cut):
+            yield
+
+
 @pytest.mark.parametrize("schedule", [slow("constant"), "cosine", slow("step"), slow("plateau")])
 @pytest.mark.parametrize("ema", [slow(None), 0.8])
-def test_a_run_cut_off_anywhere_ends_with_the_same_weights(tmp_path, trainer_section, monkeypatch, schedule, ema):
+def test_a_run_cut_off_anywhere_ends_with_the_same_weights(tmp_path, trainer_section, schedule, ema):
     config = trainer_section(schedule=schedule, ema_decay=ema, accumulate=2, clip_norm=1.0, checkpoint_seconds=1e-9)
     whole, history = train(tmp_path / "whole.pt", config)
     for cut in range(1, 13):
-        file, saves = tmp_path / f"{cut}.pt", 0
-        original = checkpoint.save
-
-        def save(path, state, original=original, cut=cut):
-            nonlocal saves
-            original(path, state)
-            saves += 1
-            if saves == cut:
-                raise Cut
-
-        monkeypatch.setattr(checkpoint, "save", save)
-        with pytest.raises(Cut):
+        file = tmp_path / f"{cut}.pt"
+        with power_cut(after=cut):
             train(file, config)
-        monkeypatch.setattr(checkpoint, "save", original)
         resumed, resumed_history = train(file, config)
         assert same(weights(whole), weights(resumed)), f"cut after save {cut}"
         strip = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
@@ -246,6 +253,22 @@ def test_a_compiled_network_learns_the_same_and_is_saved_under_its_own_names(tmp
         torch.allclose(a, b, atol=1e-4) for a, b in zip(weights(one).values(), weights(other).values(), strict=True)
     )
     assert history[-1]["val_loss"] == pytest.approx(compiled[-1]["val_loss"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, trainer_section):
+    """With dropout, whose numbers the compiler's own generator draws."""
+    config = trainer_section(epochs=2, ema_decay=0.8, compile=True, checkpoint_seconds=1e-9)
+    whole, _ = train(tmp_path / "whole.pt", config)
+    with power_cut(after=8):
+        train(tmp_path / "cut.pt", config)
+    saved = checkpoint.load(tmp_path / "cut.pt", {"split": "abc", "number of processes": 1})
+    assert (saved["progress"]["epoch"], saved["progress"]["batch"]) == (1, 1), "in the middle of an epoch"
+    assert list(saved["model"]) == list(saved["ema"]) == list(Toy().state_dict())
+    resumed, _ = train(tmp_path / "cut.pt", config)
+    assert same(weights(whole), weights(resumed))
+    plain, _ = train(tmp_path / "plain.pt", config.model_copy(update={"compile": False}))
+    assert not same(weights(whole), weights(plain)), "it was not compiled"
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_records(tmp_path, trainer_section):
