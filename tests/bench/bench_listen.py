@@ -1,4 +1,5 @@
-"""mode=listen: from the last slice's arrival to the alarm, and how many slices a second it takes from four senders.
+"""mode=listen: from the last slice's arrival to the alarm, how many slices a second it takes from four senders, and
+what its larger PDU gives.
 
 The node is a process of its own, as a user starts it; its senders are another. The reference of the second is a node
 that acknowledges and keeps nothing. Every study must be scored with all its slices; how often one was is counted in the
@@ -7,22 +8,28 @@ node's journal, and more than once only where a sender paused for longer than th
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import REPOSITORY, Row
+from measure import REPOSITORY, Row, seconds
 from pynetdicom import AE, evt
 
 sys.path.append(str(REPOSITORY / "tests" / "head_ct"))
 
 from made_node import all_scored, make_run, program, queue_of, send
 
+from pipelines.head_ct.config import ListenSection
 from pipelines.head_ct.dicom import CT
 from pipelines.head_ct.writing import Header, add_pixels, dataset_of, stored_values, uid_of
 
@@ -31,11 +38,12 @@ SLICES, SIZE = 40, 512
 STUDIES, SENDERS = 100, 4
 ALONE = 20  # studies for the time to the alarm
 PAUSE = 1.0  # s
+ROUNDS = 9  # studies for the gain of a larger PDU
 PAPER = 1.2  # s that the paper's system takes for a study (Titano 2018)
 
 
 def rows(studies: int = STUDIES, alone: int = ALONE, slices: int = SLICES) -> list[Row]:
-    """Both rows.
+    """All rows.
 
     Args:
         studies: sent by several senders at once.
@@ -50,7 +58,7 @@ def rows(studies: int = STUDIES, alone: int = ALONE, slices: int = SLICES) -> li
             found = [_alarm(port, page, alone, slices)]
         with program(run, many, f"listen.pause={PAUSE}") as (_, port, page):
             found.append(_many(port, page, studies, slices, many / "node" / "journal.sqlite"))
-    return found
+    return [*found, pdu_row(ROUNDS, slices)]
 
 
 def _alarm(port: int, page: str, alone: int, slices: int) -> Row:
@@ -71,7 +79,7 @@ def _many(port: int, page: str, studies: int, slices: int, journal: Path) -> Row
     """All studies from several senders at once; nothing may be lost."""
     names = [f"1.2.2.{k}" for k in range(studies)]
     began = time.perf_counter()
-    seconds = _sent(port, names, slices)
+    took = _sent(port, names, slices)
     now = queue_of(page, all_scored(studies), 3600)
     whole = time.perf_counter() - began
     assert {s["files"] for s in now["waiting"]} == {slices}, "slices were lost"
@@ -88,13 +96,54 @@ def _many(port: int, page: str, studies: int, slices: int, journal: Path) -> Row
         bare = _sent(server.socket.getsockname()[1], names[:few], slices)
     finally:
         server.shutdown()
-    speed, reference = studies * slices / seconds, min(few, studies) * slices / bare
+    speed, reference = studies * slices / took, min(few, studies) * slices / bare
     return {
         "what": f"{studies} studies of {slices} slices from {SENDERS} senders, none lost, scorings: {scorings}",
         "ratio": speed / reference,
         "ours": f"{speed:.0f} slices/s, scored after {whole:.0f} s; last slice to score p50 {p50:.0f}, p99 {p99:.0f} s",
         "reference": f"kept nowhere {reference:.0f} slices/s",
     }
+
+
+def pdu_row(rounds: int, slices: int) -> Row:
+    """Storing a study with the node's largest PDU over pynetdicom's default, in turn; the first study warms up.
+
+    Both nodes are processes of their own that store and score nothing.
+
+    Args:
+        rounds: studies that are sent to either.
+        slices: of each study.
+    """
+    ours, default = ListenSection().pdu, AE().maximum_pdu_size
+    pairs = []
+    with tempfile.TemporaryDirectory() as place, _storing(place, ours) as tuned, _storing(place, default) as plain:
+        for k in range(rounds + 1):
+            study = list(_study(f"1.2.3.{k}", slices))
+            pairs.append([seconds(lambda port=port, study=study: send(port, study)) for port in (plain, tuned)])
+    before, after = zip(*pairs[1:], strict=True)
+    return {
+        "what": f"a study of {slices} slices of {SIZE} x {SIZE} stored, PDUs of {ours:,} bytes",
+        "ratio": statistics.median(b / a for b, a in pairs[1:]),
+        "ours": f"{slices / statistics.median(after):.0f} slices/s",
+        "reference": f"of {default:,}, pynetdicom's default: {slices / statistics.median(before):.0f} slices/s",
+    }
+
+
+@contextmanager
+def _storing(place: str, pdu: int) -> Iterator[int]:
+    """The port of a node of this largest PDU."""
+    folder = Path(place, str(pdu))
+    folder.mkdir()
+    command = [sys.executable, str(REPOSITORY / "tests" / "head_ct" / "bare_node.py"), str(folder), str(pdu)]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _sent(port: int, names: list[str], slices: int) -> float:

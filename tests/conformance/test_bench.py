@@ -46,6 +46,12 @@ def test_the_bench_of_scale_goes_through(bench):
     sound(rows)
 
 
+@pytest.mark.slow
+def test_the_bench_of_a_larger_pdu_goes_through(bench):
+    pytest.importorskip("pynetdicom", reason="the extra listen is not installed")
+    sound([bench("bench_listen").pdu_row(rounds=1, slices=2)])
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_bench_has_rows_and_says_how_long_it_takes(file):
     body = ast.parse(file.read_text()).body

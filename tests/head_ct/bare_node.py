@@ -1,6 +1,6 @@
 """A node whose scorer counts slices in place of asking a network: a process that can be killed often.
 
-`python bare_node.py <folder>` prints its port when it listens.
+`python bare_node.py <folder>` prints its port when it listens; `<folder> <bytes>` names its largest PDU.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Counting:
         return []
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, **settings: int) -> None:
     store = Store(folder, Journal(folder / "journal.sqlite"), Names("salt"), free=0)
     store.adopt()
     desk = Desk(store, Counting(), PAUSE, ["sr"], folder / "pictures", folder / "scratch")
     desk.start()
-    node = Node(ListenSection(port=0, timeout=5.0), store, desk.came.set)
+    node = Node(ListenSection(port=0, timeout=5.0, **settings), store, desk.came.set)
     node.start()
     print(node.port, flush=True)
     threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), **({"pdu": int(sys.argv[2])} if len(sys.argv) > 2 else {}))
