@@ -45,8 +45,9 @@ croissant: env  ## data cards as Croissant JSON-LD, beside them
 test: env  ## ruff, mypy and the whole test suite
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+	@echo "$(PY) -m mypy, beside the tests"
+	@$(PY) -m mypy & types=$$!; OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS); tests=$$?; \
+	  wait $$types || { echo "mypy has found mistakes: see above, among the dots"; exit 1; }; exit $$tests
 
 quick: env  ## the fast part of the suite, two minutes on two cores
 	$(PY) -m ruff check .
