@@ -281,7 +281,8 @@ def keep_pydicom_quiet() -> None:
 
     config.settings.reading_validation_mode = config.IGNORE
     logger = logging.getLogger("pydicom")
-    logger.setLevel(logging.CRITICAL + 1)
+    if logger.level <= logging.CRITICAL:  # setting it empties what all loggers have cached: too slow for every slice
+        logger.setLevel(logging.CRITICAL + 1)
     logger.propagate = False
 
 
