@@ -13,11 +13,10 @@ from torch import nn
 
 from pipelines.head_ct.archive import names_of, read_index
 from pipelines.head_ct.config import HeadCtConfig
-from pipelines.head_ct.data import grid_of, labelled_reports, prepare_settings
+from pipelines.head_ct.data import grid_of, labelled_reports, phantom_folder, prepare_settings
 from pipelines.head_ct.labeller import STATUSES
 from pipelines.head_ct.metrics import headline_task
 from pipelines.head_ct.page import concepts_page
-from pipelines.head_ct.phantom.dataset import ensure_phantom
 from pipelines.head_ct.scoring import Scorer, key_slices, score_study
 from pipelines.head_ct.series import Kernels, choose, read_file
 from pipelines.head_ct.stacks import Stack
@@ -45,7 +44,7 @@ def record(run: Run[HeadCtConfig], data: Data, network: nn.Module) -> None:
 def _labels(config: HeadCtConfig, data: Data, folder: RunFolder) -> None:
     """Statements of the labeller beside the true ones, where these are known."""
     if config.data.name == "phantom":
-        root = ensure_phantom(Path(config.cache.dir), config.data.phantom)
+        root = phantom_folder(config)
         reports = read_csv(root / "reports.csv", ["accession", "report"])
         truth = pd.read_csv(root / "truth" / "statements.csv")
         id_column, text_column, join = "accession", "report", "accession"

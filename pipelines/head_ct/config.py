@@ -317,7 +317,10 @@ class ListenSection(Section):
 
 
 class HeadCtConfig(StudyConfig):
-    """The root of the study's configuration."""
+    """The root of the study's configuration.
+
+    `trial`: a small phantom, to see that all is connected (trainer=smoke).
+    """
 
     pictures = False
 
@@ -329,7 +332,9 @@ class HeadCtConfig(StudyConfig):
     labels: LabelSection
     operating_points: AlarmSection
     triage: TriageSection
-    listen: ListenSection = Field(default_factory=ListenSection)  # runs that were made before this section lack it
+    # Runs that were made before these lack them.
+    listen: ListenSection = Field(default_factory=ListenSection)
+    trial: bool = False
 
 
 CONFIG = HeadCtConfig

@@ -36,7 +36,7 @@ from pipelines.head_ct.archive import (
 )
 from pipelines.head_ct.config import HeadCtConfig
 from pipelines.head_ct.labeller import MENTIONS, REPORTS, critical_counts, label_reports, silver_columns
-from pipelines.head_ct.phantom.dataset import ensure_phantom
+from pipelines.head_ct.phantom.dataset import TRIAL, ensure_phantom
 from pipelines.head_ct.pseudonyms import Names
 from pipelines.head_ct.public_sets import cq500, rsna_ich
 from pipelines.head_ct.stacks import Fault, Stack, kind_of
@@ -130,10 +130,16 @@ def labelled_reports(reports: pd.DataFrame, config: HeadCtConfig) -> pd.DataFram
 # --- reports and pictures: the paper's own setting, and the phantom ---
 
 
+def phantom_folder(config: HeadCtConfig) -> Path:
+    """The folder of the synthetic archive, which is made if it is not there: a small one for a trial run."""
+    assert config.data.name == "phantom"
+    settings = config.data.phantom.model_copy(update=TRIAL if config.trial else {})
+    return ensure_phantom(Path(config.cache.dir), settings)
+
+
 def phantom(config: HeadCtConfig) -> Source:
     """The synthetic archive, through the same code as `reports`."""
-    assert config.data.name == "phantom"
-    root = ensure_phantom(Path(config.cache.dir), config.data.phantom)
+    root = phantom_folder(config)
     names = names_of(config)
     archive = open_archive(root / "dicom", config, names)
     tables = {
@@ -149,6 +155,8 @@ def phantom(config: HeadCtConfig) -> Source:
     source.records["truth_severity"] = truth["severity"].to_numpy(float)
     source.records["truth_critical"] = truth["critical"].to_numpy(float)
     source.records["truth_findings"] = truth["findings"].fillna("").to_numpy()
+    if config.trial:
+        source.notes.append("A trial run: few studies. Its numbers mean nothing.")
     return source
 
 

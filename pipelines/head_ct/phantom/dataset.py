@@ -33,6 +33,7 @@ from pipelines.shared.screen import parallel_map
 PHANTOM_VERSION = 1  # raise it whenever the same settings give other files
 FIELD = 236.0  # mm
 READERS = [("physician_1", 0.13, 0.21), ("physician_2", 0.17, 0.12), ("physician_3", 0.23, 0.11)]  # misses, alarms
+TRIAL = {"studies": 100, "gold": 36}  # to see that all is connected
 STREAMS = {"patient": 1, "findings": 2, "head": 3, "scan": 4, "noise": 5, "report": 6, "gold": 7}
 
 

@@ -50,7 +50,7 @@ SWEEP = Extra(
     },
 )
 # Of the root: sweeps that were begun before have folders without them.
-LATER_KEYS = ("recalibrate", "calibration", "conformal")
+LATER_KEYS = ("recalibrate", "calibration", "conformal", "trial")
 
 
 def main(study: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, compose, run_command
 
-from pipelines.shared.cli.app import _digest, _place, _quoted_home, main
+from pipelines.shared.cli.app import LATER_KEYS, _digest, _place, _quoted_home, main
 from pipelines.shared.data.records import Source
 from pipelines.shared.errors import ConfigError, DataError
 from pipelines.shared.job import config_model
@@ -190,6 +190,11 @@ def test_a_sweeps_folders_of_earlier_versions_are_found_again():
     assert _digest(compose("skin", "track=mlflow")) == _digest(config)
     names = {_digest(compose("skin", *keys)) for keys in ([], ["recalibrate=0.5"], ["calibration.prior=true"])}
     assert len(names) == 3
+    config = compose("head_ct")
+    earlier = config.model_dump(exclude={"run_dir", "track", "serve", "listen", *LATER_KEYS})
+    assert _digest(config) == hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()[:8]
+    for study in ("camelyon", "head_ct"):
+        assert _digest(compose(study)) != _digest(compose(study, "trial=true"))
 
 
 def test_a_sweeps_jobs_have_folders_of_their_own_and_complete_ones_are_skipped(tmp_path, capsys):
