@@ -69,16 +69,16 @@ def test_reports_and_checks_of_data_do_without_torch_and_find_the_same_metrics(s
     study, whole, _ = smoke_run
     again = _copy(whole, tmp_path / "run")
     before = json.loads(again.metrics.read_text())
-    for arguments in (["mode=verify", *phantom(study)], ["mode=report", f"run={again.path}"]):
-        script = (
-            "import sys\nfrom pipelines.shared.cli.app import main\n"
-            "from pipelines.shared.judging.figures import style\n"
-            "style._pixels = lambda figure: style.np.full((1, 1, 3), 128, style.np.uint8)\n"  # drawing takes seconds
-            f"sys.argv = ['x', *{arguments}]\n"
-            f"try:\n    main('{study}')\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
-        assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+    script = (
+        "import sys\nfrom pipelines.shared.cli.app import _answer\n"
+        "from pipelines.shared.judging.figures import style\n"
+        "style._pixels = lambda figure: style.np.full((1, 1, 3), 128, style.np.uint8)\n"  # drawing takes seconds
+        f"checked = _answer('{study}', {['mode=verify', *phantom(study)]})\n"
+        f"judged = _answer('{study}', {['mode=report', f'run={again.path}']})\n"
+        "print(checked, judged, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.splitlines()[-1] == "0 0 False", done.stderr
     assert json.loads(again.metrics.read_text()) == before
 
 

@@ -34,6 +34,10 @@ def phantom(smoke_run, tmp_path_factory):
     for folder in (root, shared / "prepared", shared / study):
         if folder.exists():
             shutil.copytree(folder, cache / folder.name, copy_function=os.link)
+    if study == "head_ct":  # whose files are many: a third of the studies do
+        for number, folder in enumerate(sorted((cache / root.name / "dicom").iterdir())):
+            if number % 3:
+                shutil.rmtree(folder)
     return study, cache, cache / root.name, paths
 
 

@@ -467,6 +467,7 @@ ODD = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @example("(?")
 @example("a?é")

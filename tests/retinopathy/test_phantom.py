@@ -83,6 +83,7 @@ def many_grades() -> pd.DataFrame:
     return table
 
 
+@pytest.mark.slow
 def test_layout_and_columns(root: Path, truth: pd.DataFrame) -> None:
     images = {path.stem for path in (root / "images").glob("*.jpg")}
     assert len(images) == 80

@@ -38,6 +38,7 @@ def test_every_disease_has_at_least_six_lesions():
         assert counts.min() >= 6
 
 
+@pytest.mark.slow
 def test_it_is_read_by_the_adapter_of_the_real_set(folder):
     source = read_ham10000(Copy(folder, "skin_phantom"), read_tree("phantom"), "phantom", "error")
     records = source.records

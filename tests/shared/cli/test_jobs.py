@@ -20,6 +20,12 @@ from pipelines.shared.screen import cpu_count, parallel_map
 QUICK = [*TINY, "trainer.epochs=1", "trainer.max_steps=8"]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """For the tests to which it makes no difference whether phantom and prepared pictures are there."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
 def test_sigterm_is_answered_with_resume_me_before_the_work_is_done(tmp_path):
     output, run = tmp_path / "output.txt", tmp_path / "run"
@@ -51,6 +57,7 @@ def _note_what_is_loaded(file: str) -> None:
     Path(file).write_text(" ".join(sys.modules))
 
 
+@pytest.mark.slow
 def test_a_run_in_a_test_begins_with_torch_loaded(tmp_path):
     """Python has one fork server for all that ask for one: another module may have told it to load something else."""
     process = cutting.CONTEXT.Process(target=_note_what_is_loaded, args=(str(tmp_path / "modules"),))
@@ -135,9 +142,9 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_requeued_job_finds_its_own_checkpoint(tmp_path):
+def test_a_requeued_job_finds_its_own_checkpoint(tmp_path, cache):
     output = tmp_path / "output.txt"
-    common = [*QUICK, f"cache.dir={tmp_path / 'cache'}"]
+    common = [*QUICK, f"cache.dir={cache}"]
     # Without a run_dir of its own the folder is named by the time, which a requeue changes.
     for number, place in enumerate([[f"run_dir={tmp_path}/chosen"], []]):
         job = {"SLURM_JOB_ID": f"99{number}", "SLURM_RESTART_COUNT": "0"}
@@ -170,11 +177,11 @@ def sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_a_sweep_runs_its_jobs_side_by_side_and_says_which_failed(tmp_path, launcher):
+def test_a_sweep_runs_its_jobs_side_by_side_and_says_which_failed(tmp_path, cache, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher", reason="extra `sweep`")
     folder = tmp_path / "sweep"
     arguments = [
-        *QUICK, f"hydra/launcher={launcher}", f"cache.dir={tmp_path / 'cache'}", f"run_dir={folder}",
+        *QUICK, f"hydra/launcher={launcher}", f"cache.dir={cache}", f"run_dir={folder}",
         "trainer.optimizer=adamw,adamq",
     ]  # fmt: skip
     done = sweep(*arguments)
