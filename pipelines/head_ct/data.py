@@ -151,7 +151,7 @@ def phantom(config: HeadCtConfig) -> Source:
     source = _joined("phantom", True, archive, tables, keys, config, names, Path("reports.csv"))
     truth = pd.read_csv(root / "truth" / "truth.csv")
     truth["id"] = _ids_of(truth["accession"], archive, names, "accession")
-    truth = truth.set_index("id").reindex(source.records["id"])
+    truth = truth.dropna(subset="id").set_index("id").reindex(source.records["id"])
     source.records["truth_severity"] = truth["severity"].to_numpy(float)
     source.records["truth_critical"] = truth["critical"].to_numpy(float)
     source.records["truth_findings"] = truth["findings"].fillna("").to_numpy()
