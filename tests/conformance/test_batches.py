@@ -105,12 +105,11 @@ def test_every_second_file_is_bad_and_each_good_one_has_the_row_that_it_gets_wit
     key, but = ("study", ["file", "seconds"]) if batch.study == "head_ct" else ("file", [])
     scored = batch.table[batch.table["reason"].isna()]
     assert len(scored) == len(batch.good)
-    for folder in ("b", "linked"):  # those behind bad ones
-        good = [f for f in (batch.root / folder).iterdir() if f.stem != "0"]
-        put(tmp_path / "in" / folder, {f.name: f.read_bytes() for f in good})
+    alone = {f.name: f.read_bytes() for f in (batch.root / "linked").iterdir()}  # the last, behind all that are bad
+    put(tmp_path / "in" / "linked", alone)
     without, _ = predicted(batch.study, batch.run, tmp_path / "in", tmp_path / "out")
     among = scored[scored[key].isin(without[key])]
-    assert len(among) == len(without) == 2
+    assert len(among) == len(without) == 1
     pd.testing.assert_frame_equal(
         among.drop(columns=but).set_index(key).sort_index(), without.drop(columns=but).set_index(key).sort_index(),
         check_dtype=False, rtol=1e-4, atol=1e-6,
