@@ -59,11 +59,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def forget_the_disk() -> None:
+    """Do not wait for the disk, as runs do after every file: it may take milliseconds, and no test cuts the power."""
+    os.fsync = os.fstat  # which also refuses what is no open file
+    os.sync = lambda: None
+
+
 def pytest_configure() -> None:
     """Each of several workers (-n) has its share of the processors, for what it starts as well.
 
     With one processor each nothing starts processes, a second or more each, for phantoms of a hundred pictures.
     """
+    forget_the_disk()
     if "PYTEST_XDIST_WORKER" in os.environ:
         share = cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         os.environ["PYTHON_CPU_COUNT"] = str(max(1, share))

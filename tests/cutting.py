@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import REPOSITORY
+from conftest import REPOSITORY, forget_the_disk
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -141,6 +141,7 @@ def _child(
 ) -> None:
     os.chdir(folder)
     os.environ |= environment
+    forget_the_disk()
     multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run from the command line
     for file, descriptor in ((output, 1), (errors, 2)):
         with file.open("a") as text:
