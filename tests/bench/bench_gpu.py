@@ -7,6 +7,7 @@ CPU with networks and pictures so small that only the code is tested.
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from pipelines.ecg.learner import EcgLearner
 from pipelines.head_ct.learner import HeadCtLearner
 from pipelines.shared.config import TrainerSection
 from pipelines.shared.data.cache import Prepared
+from pipelines.shared.launch import Launch
+from pipelines.shared.learning import distributed
 from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork, expected_scale
 from pipelines.shared.learning.dataset import PreparedDataset
@@ -47,6 +50,7 @@ from pipelines.shared.learning.trainer import _Training
 MINUTES = 3
 ROUNDS = 3
 OUTPUTS = 8
+WEIGHTS_WITHIN = 1e-3  # under torchrun and without it
 
 
 def rows(tiny: bool = False) -> list[Row]:
@@ -57,6 +61,7 @@ def rows(tiny: bool = False) -> list[Row]:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     found = _tiny_rows(device) if tiny else _picture_rows(device)
     found += [_timm_folder(device, tiny), _ecg(device, tiny), _volumes(device, tiny), _slide(device, tiny)]
+    found.append(_torchrun(device, tiny))
     return found if tiny else [*found, *_whole_run()]
 
 
@@ -156,11 +161,12 @@ def _training(
 
 
 def _trainer(
-    build: Callable[[], nn.Module], loss: Loss, dataset: PreparedDataset, section: TrainerSection, device: torch.device
-) -> tuple[Callable[[], None], int]:
+    build: Callable[[], nn.Module], loss: Loss, dataset: PreparedDataset, section: TrainerSection, device: torch.device,
+    world: World | None = None,
+) -> tuple[Callable[[], None], int]:  # fmt: skip
     """An epoch of the trainer, to be called, and how many steps it has."""
     file = Path(tempfile.mkdtemp()) / "never.pt"
-    run = _Training(build().to(device), loss, dataset, section, "bench", 0, World(0, 1, device), file, {})
+    run = _Training(build().to(device), loss, dataset, section, "bench", 0, world or World(0, 1, device), file, {})
 
     def epoch() -> None:
         _exactly(section.deterministic)
@@ -335,6 +341,60 @@ def _slide(device: torch.device, tiny: bool) -> Row:
     }
 
 
+def _torchrun(device: torch.device, tiny: bool) -> Row:
+    """The trainer in one process that torchrun started and that talks to itself, over the trainer without all this.
+
+    On a GPU it talks by NCCL, on a CPU by gloo: DistributedDataParallel and what is exchanged at every step are in it.
+
+    Raises:
+        AssertionError: the weights differ.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "result.pt")
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--standalone", __file__]
+        found = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+        done = subprocess.run(
+            [*command, str(file), str(int(tiny))], cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": found},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        theirs = torch.load(file, weights_only=True)
+    alone = _few_steps(World(0, 1, device), tiny)
+    furthest = max(float((alone["weights"][k] - v).abs().max()) for k, v in theirs["weights"].items())
+    assert furthest <= WEIGHTS_WITHIN, f"under torchrun a weight differs by {furthest:.3g}"
+    return {
+        "what": f"torchrun, one process, {theirs['backend']}: training to the same weights",
+        "ratio": theirs["speed"] / alone["speed"],
+        "ours": f"{theirs['speed']:.0f} records/s, a weight differs by {furthest:.2g} at most",
+        "reference": f"without torchrun {alone['speed']:.0f} records/s",
+    }
+
+
+def _few_steps(world: World, tiny: bool) -> dict[str, Any]:
+    """Weights after two short epochs of a deterministic trainer; records per second of the second."""
+    backbone, size, batch, steps = ("resnet10t", 32, 4, 2) if tiny else ("tf_efficientnet_lite0", 192, 32, 20)
+    targets = np.random.default_rng(1).integers(0, OUTPUTS, steps * batch).astype(np.float32)
+    augment = image_augment(compose("skin").augment, inscribed=True)
+    section = _section(world.device, batch, workers=0 if tiny else None, deterministic=True)
+    torch.manual_seed(0)
+    network = ImageNetwork(Architecture(backbone, OUTPUTS, 0.0, *expected_scale(backbone)))
+    dataset = _dataset((size, size, 3), np.uint8, targets, augment)
+    epoch, _ = _trainer(lambda: network, _cross_entropy, dataset, section, world.device, world)
+    epoch()
+    speed = steps * batch / seconds(epoch)
+    distributed.copy_from_main(network, world)
+    return {"weights": {k: v.cpu() for k, v in network.state_dict().items()}, "speed": speed}
+
+
+def _under_torchrun(file: Path, tiny: bool) -> None:
+    """What the process does that `_torchrun` starts."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    distributed._join(Launch(0, 1, 0, 1), device)
+    result = _few_steps(World(0, 1, device, joined=True), tiny)
+    torch.save(result | {"backend": torch.distributed.get_backend()}, file)
+    torch.distributed.destroy_process_group()
+
+
 def _whole_run() -> list[Row]:
     """The default retinopathy run, everything, as a command; and how much longer its first epoch takes."""
     with tempfile.TemporaryDirectory() as place:
@@ -347,3 +407,7 @@ def _whole_run() -> list[Row]:
         {"what": "its first epoch longer than the others", "ratio": 2 / max(more, 0.01), "ours": f"{more:.1f} s",
          "reference": "to stay under 2 s"},
     ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    _under_torchrun(Path(sys.argv[1]), sys.argv[2] == "1")

@@ -35,14 +35,14 @@ def sound(rows):
 @pytest.mark.slow
 def test_the_bench_of_a_gpu_goes_through(bench):
     rows = bench("bench_gpu").rows(tiny=True)
-    assert len(rows) == 6
+    assert len(rows) == 7
     sound(rows)
 
 
 @pytest.mark.slow
 def test_the_bench_of_scale_goes_through(bench):
     rows = bench("bench_scale").rows(records=3000, cached=200)
-    assert len(rows) == 7
+    assert len(rows) == 8
     sound(rows)
 
 

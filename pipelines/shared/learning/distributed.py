@@ -26,11 +26,19 @@ WAIT_TIMEOUT = timedelta(days=7)
 
 @dataclass(frozen=True)
 class World:
-    """This process among all processes of the run."""
+    """This process among all processes of the run.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many there are.
+        device: its own.
+        joined: whether they can talk to each other; one process alone need not, and talks to itself if it does.
+    """
 
     rank: int
     size: int
     device: torch.device
+    joined: bool = False
 
     @property
     def main(self) -> bool:
@@ -55,7 +63,7 @@ def start(device: str, alone: bool = False) -> World:
         torch.cuda.set_device(chosen)
     if here.size > 1 and not dist.is_initialized():
         _join(here, chosen)
-    return World(here.rank, here.size, chosen)
+    return World(here.rank, here.size, chosen, joined=here.size > 1)
 
 
 def _join(here: Launch, device: torch.device) -> None:
@@ -114,18 +122,18 @@ def wrap(model: nn.Module, world: World, compiled: bool = False) -> nn.Module:
     On a GPU a compiled model's launches are replayed as CUDA graphs, which small batches gain most from. Its parameters
     are those of `model`, under their own names.
     """
-    if world.size > 1:
+    if world.joined:
         ids = [world.device.index] if world.device.type == "cuda" else None
         model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
     if not compiled:
         return model
-    graphs = world.device.type == "cuda" and world.size == 1
+    graphs = world.device.type == "cuda" and not world.joined
     return cast(nn.Module, torch.compile(model, mode="reduce-overhead" if graphs else "default"))
 
 
 def gather(value: Any, world: World) -> list[Any]:
     """The value of every process, on every process, in order of rank."""
-    if world.size == 1:
+    if not world.joined:
         return [value]
     values: list[Any] = [None] * world.size
     dist.all_gather_object(values, value)
@@ -143,7 +151,7 @@ def agreement(loss: torch.Tensor, stop: bool, world: World) -> Callable[[], tupl
     """
     value = loss.detach().to(torch.float32 if world.device.type == "mps" else torch.float64)  # which mps lacks
     values = torch.stack([value, value, torch.full_like(value, float(stop))])
-    if world.size > 1:
+    if world.joined:
         dist.all_reduce(values[1:])
     on_gpu = world.device.type == "cuda"
     arriving = values.to("cpu", non_blocking=on_gpu)
@@ -160,14 +168,14 @@ def agreement(loss: torch.Tensor, stop: bool, world: World) -> Callable[[], tupl
 
 def copy_from_main(model: nn.Module, world: World) -> None:
     """Give every process the main one's weights and buffers (batch norm's differ, each saw its own records)."""
-    if world.size > 1:
+    if world.joined:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
 
 
 def barrier(world: World) -> None:
     """Wait for all processes."""
-    if world.size > 1:
+    if world.joined:
         dist.barrier()
 
 
