@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pipelines.shared.learning.calibration import choose_calibration
 from pipelines.shared.learning.dataset import Augment
@@ -66,12 +67,22 @@ class SkinLearner(ImageLearner[SkinConfig]):
         return partial(weighted_cross_entropy, weights=weights, label_smoothing=section.label_smoothing)
 
     def measure(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """`val_accuracy` and `val_balanced_accuracy` over the training classes; NaN where no class is known."""
+        """`val_accuracy`, `val_balanced_accuracy` and `val_balanced_loss`; NaN where no class is known.
+
+        The balanced loss is the mean over classes of the mean log loss of their records. It tells epochs and strengths
+        of `calibration.prior` apart where balanced accuracy jumps with single records of rare classes.
+        """
         known = ~np.isnan(targets)
         if not known.any():
-            return {"val_accuracy": float("nan"), "val_balanced_accuracy": float("nan")}
+            return dict.fromkeys(("val_accuracy", "val_balanced_accuracy", "val_balanced_loss"), float("nan"))
         matrix = confusion_matrix(targets[known].astype(int), outputs[known].argmax(axis=1), range(outputs.shape[1]))
-        return {"val_accuracy": float(accuracy(matrix)), "val_balanced_accuracy": float(balanced_accuracy(matrix))}
+        each_class = class_weights(matrix.sum(axis=1), 1.0)
+        loss = weighted_cross_entropy(torch.from_numpy(outputs), torch.from_numpy(targets), each_class)
+        return {
+            "val_accuracy": float(accuracy(matrix)),
+            "val_balanced_accuracy": float(balanced_accuracy(matrix)),
+            "val_balanced_loss": float(loss),
+        }
 
     def calibrate(
         self,

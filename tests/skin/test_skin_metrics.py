@@ -227,3 +227,14 @@ def test_damaged_embeddings_are_named(tmp_path, embeddings):
     test = pd.DataFrame({"nine_way": ["a", "b", "c"]})
     with pytest.raises(RunError, match=r"embeddings\.npy does not hold a row of numbers for each test record"):
         sections._embedding_map(SimpleNamespace(folder=folder), test)
+
+
+def test_the_balanced_loss_is_the_mean_over_classes_of_their_log_loss():
+    outputs = np.array([[2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 0], [1, 0, 0, 0], [9, 9, 9, 9]], np.float32)
+    truth = np.array([0, 0, 1, 2, np.nan], np.float32)  # no record of class 3, one of an unknown class
+    each = -np.log(softmax(outputs[:4])[np.arange(4), [0, 0, 1, 2]])
+    learner = SkinLearner(compose("skin"), ["a", "b", "c", "d"])
+    measured = learner.measure(truth, outputs)
+    assert measured["val_balanced_loss"] == pytest.approx(np.mean([each[:2].mean(), each[2], each[3]]))
+    assert measured["val_accuracy"] == 0.25
+    assert np.isnan(learner.measure(truth[4:], outputs[4:])["val_balanced_loss"])
