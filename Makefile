@@ -7,7 +7,7 @@ STUDIES := $(filter-out shared,$(sort $(patsubst pipelines/%/study.py,%,$(wildca
 # Without this albumentations asks a server for updates when it is imported.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help env networks compare publish croissant test quick smoke fuzz bench lint clean $(STUDIES)
+.PHONY: help env networks compare publish croissant test types suite quick smoke fuzz bench lint clean $(STUDIES)
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -45,9 +45,13 @@ croissant: env  ## data cards as Croissant JSON-LD, beside them
 test: env  ## ruff, mypy and the whole test suite
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	@echo "$(PY) -m mypy, beside the tests"
-	@$(PY) -m mypy & types=$$!; OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS); tests=$$?; \
-	  wait $$types || { echo "mypy has found mistakes: see above, among the dots"; exit 1; }; exit $$tests
+	@$(MAKE) --no-print-directory -k -j2 types suite  # beside each other
+
+types:
+	$(PY) -m mypy
+
+suite:
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
 
 quick: env  ## the fast part of the suite, two minutes on two cores
 	$(PY) -m ruff check .

@@ -133,7 +133,9 @@ def phantom(config: CamelyonConfig) -> Source:
     lesions_of = {name: part.drop(columns="slide").to_json(orient="records") for name, part in lesions.groupby("slide")}
     records["truth_lesions"] = [lesions_of.get(name, "[]") for name in records["id"]]
     if config.trial:
-        source.notes.append("A trial run: few small slides. Its numbers mean nothing.")
+        source.notes.append(
+            f"A trial run: {TRIAL['slides']} small slides, whatever data.phantom.slides says. Its numbers mean nothing."
+        )
     return replace(source, name="phantom", synthetic=True, group_key="slide")
 
 

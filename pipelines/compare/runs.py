@@ -21,7 +21,7 @@ JOB = re.compile(r"(\d+)-[0-9a-f]{8}")
 PLACE = ("mode", "run", "run_dir", "input", "cache", "trainer.device", "trainer.workers", "trainer.checkpoint_seconds",
          "track", "conformal")  # fmt: skip
 # Keys that came later: a run that lacks them is one in which they are off.
-LATER = ("recalibrate", "calibration")
+LATER = ("recalibrate", "calibration", "trial")
 
 
 @dataclass(frozen=True)

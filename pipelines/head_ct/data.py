@@ -156,7 +156,9 @@ def phantom(config: HeadCtConfig) -> Source:
     source.records["truth_critical"] = truth["critical"].to_numpy(float)
     source.records["truth_findings"] = truth["findings"].fillna("").to_numpy()
     if config.trial:
-        source.notes.append("A trial run: few studies. Its numbers mean nothing.")
+        source.notes.append(
+            f"A trial run: {TRIAL['studies']} studies, whatever data.phantom.studies says. Its numbers mean nothing."
+        )
     return source
 
 

@@ -67,22 +67,28 @@ class SkinLearner(ImageLearner[SkinConfig]):
         return partial(weighted_cross_entropy, weights=weights, label_smoothing=section.label_smoothing)
 
     def measure(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """`val_accuracy`, `val_balanced_accuracy` and `val_balanced_loss`; NaN where no class is known.
-
-        The balanced loss is the mean over classes of the mean log loss of their records. It tells epochs and strengths
-        of `calibration.prior` apart where balanced accuracy jumps with single records of rare classes.
-        """
+        """`val_accuracy`, `val_balanced_accuracy` and `val_balanced_loss`; NaN where no class is known."""
         known = ~np.isnan(targets)
         if not known.any():
             return dict.fromkeys(("val_accuracy", "val_balanced_accuracy", "val_balanced_loss"), float("nan"))
         matrix = confusion_matrix(targets[known].astype(int), outputs[known].argmax(axis=1), range(outputs.shape[1]))
-        each_class = class_weights(matrix.sum(axis=1), 1.0)
-        loss = weighted_cross_entropy(torch.from_numpy(outputs), torch.from_numpy(targets), each_class)
         return {
             "val_accuracy": float(accuracy(matrix)),
             "val_balanced_accuracy": float(balanced_accuracy(matrix)),
-            "val_balanced_loss": float(loss),
+            "val_balanced_loss": self._balanced_loss(targets, outputs),
         }
+
+    def _balanced_loss(self, targets: np.ndarray, outputs: np.ndarray) -> float:
+        """Mean, over the classes that training had, of the mean log loss of their records; NaN if there are none.
+
+        It tells epochs, and strengths of `calibration.prior`, apart where balanced accuracy jumps with single records.
+        """
+        taught = np.isin(targets, np.flatnonzero(self.counts))
+        if not taught.any():
+            return float("nan")
+        numbers = torch.from_numpy(targets[taught])
+        each_class = class_weights(np.bincount(numbers.int(), minlength=outputs.shape[1]), 1.0)
+        return float(weighted_cross_entropy(torch.from_numpy(outputs[taught]), numbers, each_class))
 
     def calibrate(
         self,

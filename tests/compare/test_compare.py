@@ -154,7 +154,7 @@ def test_keys_that_differ_leave_out_where_a_run_lies(tmp_path):
 
 
 def test_runs_from_before_a_key_are_those_in_which_it_is_off(tmp_path):
-    off = {"track": "mlflow", "conformal.level": 0.9, "calibration.prior": False, "recalibrate": None}
+    off = {"track": "mlflow", "conformal.level": 0.9, "calibration.prior": False, "recalibrate": None, "trial": False}
     a, b = runs_of(make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1, keys=off))
     assert differing_keys([a, b]) == {"seed": [0, 1]}
     a, b = runs_of(make_run(tmp_path / "c"), make_run(tmp_path / "d", keys={"calibration.prior": True}))

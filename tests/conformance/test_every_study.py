@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import shutil
+import signal
 import sys
 from html.parser import HTMLParser
 from pkgutil import resolve_name
@@ -381,7 +382,12 @@ def test_export_agrees_with_torch_and_says_what_it_leaves_out(smoke_run, tmp_pat
     study, whole, _ = smoke_run
     out, folder = tmp_path / "export", _with_one_exported(whole, tmp_path / "run")
     # In this process: what an export imports takes seconds, here for all studies once.
-    assert app._answer(study, ["mode=export", f"run={folder}", f"run_dir={out}"]) == 0, capsys.readouterr().err
+    arguments, on_term = sys.argv, signal.getsignal(signal.SIGTERM)
+    try:
+        assert app._answer(study, ["mode=export", f"run={folder}", f"run_dir={out}"]) == 0, capsys.readouterr().err
+    finally:
+        sys.argv = arguments
+        signal.signal(signal.SIGTERM, on_term)
     assert (out / "model_card.md").read_bytes() == (folder / "model_card.md").read_bytes()
     entries = json.loads((out / "export.json").read_text())["networks"]
     assert {e["name"] for e in entries} == {p.name for p in (folder / "models").iterdir()}

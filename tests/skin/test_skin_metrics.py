@@ -229,12 +229,15 @@ def test_damaged_embeddings_are_named(tmp_path, embeddings):
         sections._embedding_map(SimpleNamespace(folder=folder), test)
 
 
-def test_the_balanced_loss_is_the_mean_over_classes_of_their_log_loss():
-    outputs = np.array([[2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 0], [1, 0, 0, 0], [9, 9, 9, 9]], np.float32)
-    truth = np.array([0, 0, 1, 2, np.nan], np.float32)  # no record of class 3, one of an unknown class
+def test_the_balanced_loss_is_the_mean_over_taught_classes_of_their_log_loss():
+    outputs = np.array(
+        [[2, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 3, 0, 0], [1, 0, 0, 0, 0], *np.ones((2, 5))], np.float32
+    )
+    truth = np.array([0, 0, 1, 2, 4, np.nan], np.float32)  # no record of class 3, one of a class that no training had
     each = -np.log(softmax(outputs[:4])[np.arange(4), [0, 0, 1, 2]])
-    learner = SkinLearner(compose("skin"), ["a", "b", "c", "d"])
+    learner = SkinLearner(compose("skin"), list("abcde"), np.array([9, 8, 7, 6, 0]))
     measured = learner.measure(truth, outputs)
     assert measured["val_balanced_loss"] == pytest.approx(np.mean([each[:2].mean(), each[2], each[3]]))
-    assert measured["val_accuracy"] == 0.25
+    assert measured["val_accuracy"] == 0.2
     assert np.isnan(learner.measure(truth[4:], outputs[4:])["val_balanced_loss"])
+    assert np.isnan(list(learner.measure(truth[5:], outputs[5:]).values())).all()
