@@ -108,7 +108,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             ema.update(model)
-            total += float(loss)
+            total += loss.item()
         p = probabilities(ema.module.eval(), unseen, device)
         recall = np.mean([np.mean(p[truth == k].argmax(1) == k) for k in np.unique(truth)])
         print(f"epoch {epoch + 1}  loss {total / steps:.3f}  val balanced accuracy {recall:.3f}", flush=True)
