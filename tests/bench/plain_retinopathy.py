@@ -44,7 +44,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             ema.update(model)
-            total += float(loss)
+            total += loss.item()
         p = probabilities(ema.module.eval(), unseen, device)
         kappa = cohen_kappa_score(truth, p.argmax(1), weights="quadratic")
         area = roc_auc_score(truth >= 2, p[:, 2:].sum(1))
