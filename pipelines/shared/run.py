@@ -82,7 +82,11 @@ def open_finished(study: Study[Any], path: str | Path | None) -> FinishedRun:
     folder = RunFolder(Path(str(path)))
     networks = folder.networks()
     if not networks or not folder.operating_points.exists():
-        raise RunError(f"run={folder.path} holds no finished network.", "Finish it first: mode=resume run=<folder>.")
+        raise RunError(
+            f"run={folder.path} holds no finished network.",
+            "Finish it first: mode=resume run=<folder>. If it is none of training (mode=export and others make folders "
+            "too), give the training run's.",
+        )
     models = {place.name: read_model(place, study.name) for place in networks}
     first = next(iter(models.values()))
     for place in networks[1:]:

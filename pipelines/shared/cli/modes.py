@@ -196,8 +196,8 @@ def verify(study: Study[Any], job: Job) -> None:
         print(f"  near-duplicate{' with other labels' if pair['labels_differ'] else ''}: {pair['a']}, {pair['b']}")
     records = data.source.records
     counts = load_card(card_name(data.source.name, study.name)).counts
-    card = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "no numbers"
-    print(f"The card counts {card}; found: {len(records):,} records, {records['group'].nunique():,} groups.")
+    card = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing"
+    print(f"Found: {len(records):,} records, {records['group'].nunique():,} groups; the data card counts {card}.")
     print(
         f"{data.source.name}: {len(bad)} files that cannot be read, {len(found['conflicts'])} sets of "
         f"identical images with different labels, {len(found['near'])} pairs of near-duplicates."

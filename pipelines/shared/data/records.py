@@ -170,7 +170,7 @@ def read_table(config: TableSection, targets: Sequence[Target]) -> Source:
         if name not in used and name not in records.columns:
             records[name] = numeric_if_possible(table[name])
     records, left_out = without_bad_rows(records, problems, config.on_bad_row, str(file))
-    group_key = columns.group or "none given: each record is its own group"
+    group_key = columns.group or "single record (no group column was given)"
     notes = [] if columns.group else ["The table names no group column: every record counts as its own patient."]
     return Source("table", False, root, records.reset_index(drop=True), group_key, notes=notes, left_out=left_out)
 

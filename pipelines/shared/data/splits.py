@@ -232,7 +232,12 @@ def _check_strata(strata: Iterable[tuple[Any, pd.Series]], parts: int, names: st
         return
     needed = f"at least {parts} are needed, one for each of {names}"
     if short[0][0] == EVERYTHING:
-        raise DataError(f"There are {counted(short[0][1], 'group')}; {needed}.", "Add groups, or ask for fewer parts.")
+        count = short[0][1]
+        raise DataError(
+            f"There {'is' if count == 1 else 'are'} {counted(count, 'group')}; {needed}.",
+            "Add groups, or ask for fewer parts; or, if groups are not what they should be, name another column "
+            "(data.columns.group; without one every record is its own group).",
+        )
     shown = [f"{stratify}={value}: {counted(groups, 'group')}" for value, groups in short]
     raise DataError(
         f"Too few groups in {'a class' if len(short) == 1 else 'some classes'}; {needed}:\n{listed(shown)}",
