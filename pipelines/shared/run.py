@@ -84,8 +84,8 @@ def open_finished(study: Study[Any], path: str | Path | None) -> FinishedRun:
     if not networks or not folder.operating_points.exists():
         raise RunError(
             f"run={folder.path} holds no finished network.",
-            "Finish it first: mode=resume run=<folder>. If it is none of training (mode=export and others make folders "
-            "too), give the training run's.",
+            "Finish it first: mode=resume run=<folder>. If another mode made this folder (export, predict), give the "
+            "training run's.",
         )
     models = {place.name: read_model(place, study.name) for place in networks}
     first = next(iter(models.values()))
