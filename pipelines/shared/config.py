@@ -209,7 +209,8 @@ class ServeSection(Section):
     """`mode=serve`: where it listens and what it takes. The token that it asks for is no key, see `serve.TOKEN`.
 
     `root`: the folder below which a request may name files by their path; null: what is scored is sent. `queue`:
-    requests in the house, a further one is answered 503; `batch`: requests that are scored together, at most.
+    requests in the house, a further one is answered 503; `batch`: requests that are scored together, at most;
+    `threads`: that score pictures on a CPU, each picture by one of them; null: as many as there are processors.
     `upload_mb`, `files`, `seconds`: of one request: its size, its files, and the time for it to arrive; `unpacked_mb`:
     what an archive may grow to.
     """
@@ -219,6 +220,7 @@ class ServeSection(Section):
     root: UserPath | None = None
     queue: Count = 64
     batch: Count = 32
+    threads: Count | None = None
     upload_mb: Annotated[float, Field(gt=0)] = 512.0
     unpacked_mb: Annotated[float, Field(gt=0)] = 2048.0
     files: Count = 4096

@@ -327,11 +327,12 @@ def _entry(row: dict[str, Any], root: Path, prepare: Prepare) -> tuple[dict[str,
     return entry, array
 
 
-def prepare_in_memory(records: pd.DataFrame, root: Path, prepare: Prepare) -> Prepared:
-    """A few records prepared as `prepare_records` does, of which nothing is left on disk; by threads."""
+def prepare_in_memory(records: pd.DataFrame, root: Path, prepare: Prepare, threads: int = 1) -> Prepared:
+    """A few records prepared as `prepare_records` does, of which nothing is left on disk."""
     rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
-    with ThreadPoolExecutor(min(len(rows), cpu_count())) as pool:
-        entries, arrays = zip(*pool.map(lambda row: _entry(row, root, prepare), rows), strict=True)
+    with ThreadPoolExecutor(threads) as pool:
+        made = map if threads == 1 else pool.map
+        entries, arrays = zip(*made(lambda row: _entry(row, root, prepare), rows), strict=True)
     index: Index = {column: [entry.get(column) for entry in entries] for column in INDEX}
     index["facts"] = [json.loads(text) for text in index["facts"]]
     return _collect(Path(), [index], [""], [list(range(len(rows)))], arrays.__getitem__)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipelines.shared.files import shown_name
 from pipelines.shared.judging.calls import calls
 from pipelines.shared.judging.prediction_sets import with_set_columns
 from pipelines.shared.run import FinishedRun, Run
+from pipelines.shared.screen import cpu_count
 from pipelines.shared.study import C, Data
 
 
@@ -67,9 +69,11 @@ class Scorer(ABC, Generic[C]):
 
     Attributes:
         together: a file is one row, in order, so that the files of several requests can be scored in one go.
+        threads: that may ask for rows at once, each of them one processor's work.
     """
 
     together = True
+    threads = 1
 
     def __init__(self, run: Run[C], finished: FinishedRun) -> None:
         self.run, self.finished = run, finished
@@ -102,15 +106,22 @@ class PictureScorer(Scorer[C]):
 
     Args:
         in_memory: for a service: nothing of a file is left on disk, networks stay loaded, and on a CPU one picture at a
-            time goes through them. A sum's last digits depend on how many pictures share it, and what is said of one
-            must not depend on who else asks.
+            time goes through them, by one thread. A sum's last digits depend on how many pictures and threads share
+            it, and what is said of one picture must not depend on who else asks, or on the machine's processors: it is
+            what `mode=predict` says of this picture by itself.
     """
 
     def __init__(self, run: Run[C], finished: FinishedRun, in_memory: bool = False) -> None:
+        self.alone = in_memory and run.world.device.type == "cpu"
         if in_memory:
-            alone: dict[str, int] = {"batch_size": 1} if run.world.device.type == "cpu" else {}
-            trainer = run.config.trainer.model_copy(update={"workers": 0, **alone})
+            batch = {"batch_size": 1} if self.alone else {}
+            trainer = run.config.trainer.model_copy(update={"workers": 0, **batch})
             run = replace(run, config=run.config.model_copy(update={"trainer": trainer}), resident={})
+        if self.alone:
+            import torch
+
+            torch.set_num_threads(1)  # of this whole process: set and reset around each picture, threads would race
+            self.threads = run.config.serve.threads or cpu_count()
         super().__init__(run, finished)
         self.in_memory = in_memory
         self.method = run.study.method(run.config)
@@ -121,12 +132,15 @@ class PictureScorer(Scorer[C]):
 
         study, config = self.run.study, self.run.config
         if self.in_memory:
-            return prepare_in_memory(records, root, partial(study.prepare, settings=study.prepare_settings(config)))
+            prepare = partial(study.prepare, settings=study.prepare_settings(config))
+            return prepare_in_memory(records, root, prepare, 1 if self.alone else cpu_count())
         with main_first(self.run.world):
             return prepare_all(study, config, records, root)
 
     def rows(self, root: Path, files: list[str]) -> pd.DataFrame:
         """One row per file: its reason if it has one, else the prediction columns and the calls at every threshold."""
+        from pipelines.shared.learning.hardware import one_thread
+
         names = [shown_name(file) for file in files]
         records = pd.DataFrame({"id": names, "path": files})
         prepared = self.prepared(records, root)
@@ -136,7 +150,8 @@ class PictureScorer(Scorer[C]):
         if len(good):
             source = Source("files", False, root, records, group_key="none")
             data = Data(source, records, prepared, {}).take(good)
-            answers = self.method.answer(self.run, self.finished, data).drop(columns="id")
+            with one_thread() if len(good) == 1 and not self.in_memory else nullcontext():
+                answers = self.method.answer(self.run, self.finished, data).drop(columns="id")
             scores = pd.concat([answers, calls(answers, self.finished.operating_points)], axis=1)
             scores = with_set_columns(scores, self.finished.prediction_sets)
             whole = dict.fromkeys(scores.select_dtypes("integer"), "Int64")  # beside a bad file they stay whole

@@ -8,6 +8,7 @@ from torch import nn
 
 from pipelines.shared.learning.dataset import Loader, PreparedDataset
 from pipelines.shared.learning.distributed import World, gather
+from pipelines.shared.learning.hardware import keep_freed_memory
 from pipelines.shared.screen import track
 
 
@@ -41,7 +42,9 @@ def predict(
     count = len(batches_of.dataset)
     share = list(range(count))[world.rank :: world.size]
     batches = [[(0, position, 0) for position in share[i : i + batch_size]] for i in range(0, len(share), batch_size)]
-    model.eval()
+    keep_freed_memory(world)
+    if model.training:  # to ask is quicker than to tell every layer of a network that serves one picture at a time
+        model.eval()
     outputs, positions = [], []
     with torch.inference_mode(), torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
         for arrays, _, batch in track(batches_of(batches), description, total=len(batches)):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
+import torch
 from made_service import CARD, POINTS, fundus, opened
 from PIL import Image
 
@@ -28,7 +32,9 @@ def service(made_run, tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     (root / "eyes").mkdir()
     (root / "eyes" / "a.png").write_bytes(fundus(5))
-    service = Service(*opened(made_run, tmp_path_factory.mktemp("serve"), root=str(root), files=20, unpacked_mb=4.0))
+    service = Service(
+        *opened(made_run, tmp_path_factory.mktemp("serve"), root=str(root), files=20, unpacked_mb=4.0, threads=3)
+    )
     service.check()
     yield service
     service.close()
@@ -77,6 +83,46 @@ def test_the_answer_is_that_of_predict_bit_for_bit(client, made_run, tmp_path):
             wanted = {k: None if pd.isna(v) else v for k, v in wanted.items()}
             assert row == wanted
     assert len({row["p_referable"] for row in alone}) == 3
+
+
+def test_answers_do_not_depend_on_who_else_asks(client, service, monkeypatch):
+    items = [(f"{k}.png", fundus(k)) for k in range(12)]
+    alone = [post(client, item).json() for item in items]
+    names, score = set(), service.scorer.rows
+
+    def rows(root, files):
+        names.add(threading.current_thread().name)
+        time.sleep(0.05)  # so that the others take what waits
+        return score(root, files)
+
+    monkeypatch.setattr(service.scorer, "rows", rows)
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda item: post(client, item).json(), items))
+    assert together == alone
+    assert len(names) == 3
+
+
+def test_a_picture_by_itself_is_one_threads_work(made_run, tmp_path, monkeypatch):
+    """How sums are divided among threads decides their last digits, and a service gives each picture one thread."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(fundus(3))
+    scorer = STUDY.scorer(*opened(made_run, tmp_path / "predict"))
+    used, answer = [], scorer.method.answer
+
+    def noted(*given):
+        used.append(torch.get_num_threads())
+        return answer(*given)
+
+    monkeypatch.setattr(scorer.method, "answer", noted)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        scorer.rows(tmp_path, ["a.png"])
+        scorer.rows(tmp_path, ["a.png", "b.png"])
+        assert used == [1, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_an_answer_says_besides(client, service):

@@ -345,6 +345,33 @@ def test_what_waits_is_worked_on_together():
         batcher.submit(1)
 
 
+def test_several_threads_share_what_waits():
+    gate, together = threading.Event(), threading.Barrier(3)
+    seen = []
+
+    def work(tasks):
+        seen.append(list(tasks))
+        if not gate.is_set():
+            together.wait(PATIENCE)  # passed only if each of the three has work at once
+            gate.wait(PATIENCE)
+        return [-task for task in tasks]
+
+    batcher = Batcher(work, places=50, batch=5, threads=3)
+    futures = []
+    for task in range(3):
+        futures.append(batcher.submit(task))
+        while len(seen) <= task:
+            time.sleep(0.001)
+    futures += [batcher.submit(task) for task in range(3, 12)]
+    gate.set()
+    assert [f.result(PATIENCE) for f in futures] == [-task for task in range(12)]
+    assert sorted(task for tasks in seen for task in tasks) == list(range(12))
+    assert max(map(len, seen)) <= 3  # a third of the nine that waited
+    assert sum(size * times for size, times in batcher.sizes.items()) == 12
+    batcher.close()
+    assert not batcher.alive
+
+
 def test_one_bad_request_of_a_batch_does_not_spoil_the_others(service, monkeypatch):
     score = service.scorer.rows
 

@@ -1,4 +1,4 @@
-"""Requests wait in a bounded queue; one thread owns the networks and takes all that wait, up to a number, in one go."""
+"""Requests wait in a bounded queue; threads ask the networks, each of them for its share of all that wait in one go."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Full(Exception):
 
 
 class Batcher(Generic[Task, Answer]):
-    """Answers tasks in the order in which they came.
+    """Takes tasks up in the order in which they came.
 
     A place is taken before a request's body is read (`enter`), so that the disk never holds more than `places` of
     them; it is given back when the answer has been sent (`leave`).
@@ -34,6 +34,7 @@ class Batcher(Generic[Task, Answer]):
         places: requests in progress, at most.
         batch: tasks that are given to `work` at once, at most.
         alike: a task -> what tasks must share to be worked on together.
+        threads: that call `work`, each with tasks of its own.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Batcher(Generic[Task, Answer]):
         places: int,
         batch: int,
         alike: Callable[[Task], object] = lambda task: None,
+        threads: int = 1,
     ) -> None:
         self._work, self.places, self.batch, self._alike = work, places, batch, alike
         self._waiting: deque[tuple[Task, Future[Answer]]] = deque()
@@ -50,8 +52,9 @@ class Batcher(Generic[Task, Answer]):
         self.inside = 0
         self.seconds = 0.1  # that a task takes, a running mean
         self.sizes: dict[int, int] = {}  # of the batches -> how many there were
-        self._thread = threading.Thread(target=self._run, name="networks", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name=f"networks-{k}", daemon=True) for k in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -61,7 +64,7 @@ class Batcher(Generic[Task, Answer]):
     @property
     def alive(self) -> bool:
         """Whether there is somebody to answer."""
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def enter(self) -> None:
         """Take a place.
@@ -71,7 +74,7 @@ class Batcher(Generic[Task, Answer]):
         """
         with self._changed:
             if self.inside >= self.places:
-                raise Full(max(1, math.ceil(self.inside * self.seconds)))
+                raise Full(max(1, math.ceil(self.inside * self.seconds / len(self._threads))))
             self.inside += 1
 
     def leave(self) -> None:
@@ -93,16 +96,18 @@ class Batcher(Generic[Task, Answer]):
         """Answer what waits, then end."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _take(self) -> list[tuple[Task, Future[Answer]]]:
-        """The next tasks, those that may be worked on together; none at the end."""
+        """The next tasks, those that may be worked on together: this thread's share of what waits; none at the end."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 taken: list[tuple[Task, Future[Answer]]] = []
-                while self._waiting and len(taken) < self.batch:
+                share = min(self.batch, math.ceil(len(self._waiting) / len(self._threads)))
+                while self._waiting and len(taken) < share:
                     task, future = self._waiting[0]
                     if taken and self._alike(task) != self._alike(taken[0][0]):
                         break
@@ -120,8 +125,9 @@ class Batcher(Generic[Task, Answer]):
                 answers = self._work([task for task, _ in taken])
             except Exception as failure:
                 answers = [failure] * len(taken)
-            self.seconds += 0.1 * ((time.perf_counter() - began) / len(taken) - self.seconds)
-            self.sizes[len(taken)] = self.sizes.get(len(taken), 0) + 1
+            with self._changed:
+                self.seconds += 0.1 * ((time.perf_counter() - began) / len(taken) - self.seconds)
+                self.sizes[len(taken)] = self.sizes.get(len(taken), 0) + 1
             for (_, future), answer in zip(taken, answers, strict=True):
                 if isinstance(answer, Exception):
                     future.set_exception(answer)

@@ -63,7 +63,7 @@ def fingerprint(finished: FinishedRun) -> str:
 
 
 class Service:
-    """A finished run that answers requests, one batch after the other.
+    """A finished run that answers requests, a few batches at a time.
 
     Args:
         run: its configuration says what is allowed (`serve`), its folder takes the log.
@@ -82,7 +82,7 @@ class Service:
         self.notes = notes_of(finished, self.device)
         self._count, self._lock = 0, threading.Lock()
         self.batcher: Batcher[Request, Json] = Batcher(
-            self._work, self.settings.queue, self.settings.batch, alike=self._alike
+            self._work, self.settings.queue, self.settings.batch, alike=self._alike, threads=self.scorer.threads
         )
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class Service:
         return request.root if self.scorer.together else object()
 
     def _work(self, requests: Sequence[Request]) -> list[Json | Exception]:
-        """Score requests that have a root in common; one table for all of them.
+        """Score requests that have a root in common; one table for all of them. Several threads do so at once.
 
         If that fails, each is scored by itself, so that nobody pays for another's file.
         """
