@@ -26,6 +26,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+	@echo "Installed. Next: make retinopathy"
 
 $(STUDIES): env
 	@$(PY) -m pipelines.$@ $(ARGS)

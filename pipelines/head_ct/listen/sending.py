@@ -75,6 +75,7 @@ class Post(threading.Thread):
             return False
         try:
             self.send(self.results.make(letter))
+            log.info(f"{letter.study} ({letter.revision}): {letter.kind} is sent")
         except NothingToSend as reason:
             log.info(f"{letter.study} ({letter.revision}): no {letter.kind} is sent: {reason}")
         except Exception as failure:  # an object that cannot be made is tried again too: nothing is lost without a word
