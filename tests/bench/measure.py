@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 from pipelines.shared.data.assemble import training_data  # noqa: E402
 from pipelines.shared.learning.dataset import EpochBatches, Loader, PreparedDataset  # noqa: E402
 from pipelines.shared.learning.distributed import World  # noqa: E402
+from pipelines.shared.learning.hardware import keep_freed_memory  # noqa: E402
 from pipelines.shared.learning.trainer import _Training  # noqa: E402
 from pipelines.shared.study import Data, Study  # noqa: E402
 
@@ -71,6 +74,16 @@ def training_data_of(learner: Learner[Any], data: Data) -> PreparedDataset:
     return PreparedDataset(data.prepared.take(at), ids, targets, learner.augment(), 0)
 
 
+def usual_memory() -> None:
+    """glibc's way with freed memory where nobody asked for another: the thresholds that it soon reaches by itself."""
+    mmap_threshold, trim_threshold, mmap_max = -3, -1, -4  # malloc.h; 32 MiB is M_MMAP_THRESHOLD's dynamic maximum
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 64 << 20)
+        libc.mallopt(mmap_max, 65536)
+
+
 def training_row(
     what: str,
     learner: Learner[Any],
@@ -80,6 +93,8 @@ def training_row(
     forward: Callable[[Any, torch.Tensor], torch.Tensor] = lambda network, inputs: network(inputs),
 ) -> Row:
     """Records per second of the trainer over those of a bare loop, both in turn in one process.
+
+    As in every run the trainer keeps freed memory; the bare loop's goes back to the system as it does anywhere.
 
     Args:
         what: of the row.
@@ -95,6 +110,7 @@ def training_row(
     steps = run.batches
 
     def pipeline() -> None:
+        keep_freed_memory(WORLD)
         run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
         run.train_epoch()
 
@@ -102,6 +118,7 @@ def training_row(
     optimizer = torch.optim.AdamW(bare_network.parameters(), lr=1e-3)
 
     def bare() -> None:
+        usual_memory()
         bare_network.train()
         for _ in range(steps):
             loss(forward(bare_network, inputs), answers).backward()
