@@ -6,11 +6,17 @@ linear layer, which gives every learner a weight w_i for this picture; the answe
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import nn
 
 from pipelines.covid_flannel.config import EnsembleSection
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Flannel(nn.Module):
@@ -105,9 +111,21 @@ def fit_combination(
 
 def combine(combination: nn.Module, p: np.ndarray) -> np.ndarray:
     """Probabilities (pictures, classes) of a trained combination for p (pictures, learners, classes)."""
+    return _one_by_one(combination, p, lambda network, picture: network(picture).softmax(dim=1))
+
+
+def weights_of(flannel: nn.Module, p: np.ndarray) -> np.ndarray:
+    """The learned weights, (pictures, learners), for p (pictures, learners, classes)."""
+    assert isinstance(flannel, Flannel)
+    return _one_by_one(flannel, p, Flannel.weights)
+
+
+def _one_by_one(network: Network, p: np.ndarray, answer: Callable[[Network, torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """Answers in float64, each picture by itself: the last digits of a sum depend on how many pictures share it."""
+    exact = copy.deepcopy(network).cpu().double().eval()  # a copy: in a service other threads ask the same network
     with torch.inference_mode():
-        combined: np.ndarray = combination.double()(torch.from_numpy(p.astype(np.float64))).softmax(dim=1).numpy()
-        return combined
+        answers: np.ndarray = torch.cat([answer(exact, one) for one in torch.from_numpy(p).double().split(1)]).numpy()
+    return answers
 
 
 def vote(p: np.ndarray) -> np.ndarray:

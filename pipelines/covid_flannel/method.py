@@ -10,7 +10,7 @@ from torch import nn
 
 from pipelines.covid_flannel import shortcuts
 from pipelines.covid_flannel.config import CLASSES, CovidConfig
-from pipelines.covid_flannel.flannel import ConstantWeights, Flannel, fit_combination, vote
+from pipelines.covid_flannel.flannel import ConstantWeights, Flannel, fit_combination, vote, weights_of
 from pipelines.covid_flannel.flannel import combine as combined
 from pipelines.covid_flannel.learner import BaseLearner, answers_of, untaught_in
 from pipelines.covid_flannel.metrics import SET_TASK, choose_fold_points, prediction_columns
@@ -211,15 +211,6 @@ def best_learner(p: np.ndarray, answers: np.ndarray, learners: list[str]) -> str
     return learners[int(np.argmax(scores))]
 
 
-def weights_of(flannel: nn.Module, p: np.ndarray) -> np.ndarray:
-    """The learned weights, (records, learners)."""
-    import torch
-
-    assert isinstance(flannel, Flannel)
-    with torch.inference_mode():
-        return flannel.weights(torch.from_numpy(p.astype(np.float64))).numpy()
-
-
 def _start(kind: str, config: CovidConfig, seed: int, classes: int) -> nn.Module:
     import torch
 
@@ -259,9 +250,9 @@ def _answers(run: Run[CovidConfig], finished: FinishedRun, data: Data) -> pd.Dat
         p = among(p, taught)
         methods = methods_without_training(p, learners)
         for kind in COMBINATIONS:
-            network = load_network(run, learner, place(name_of(fold, kind))).cpu().eval()
+            network = load_network(run, learner, place(name_of(fold, kind)))
             methods[kind] = combined(network, p)
-            if kind == "flannel":
+            if isinstance(network, Flannel):
                 weights[positions] += weights_of(network, p)
         for name in names:
             totals[name][positions] += with_untaught(methods[name], taught)

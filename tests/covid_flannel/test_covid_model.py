@@ -19,6 +19,7 @@ from pipelines.covid_flannel.flannel import (
     fit_combination,
     focal_loss,
     vote,
+    weights_of,
 )
 from pipelines.covid_flannel.learner import BaseLearner
 from pipelines.covid_flannel.sections import bound
@@ -73,6 +74,13 @@ def test_flannel_is_the_outer_product_through_one_layer():
         w = np.tanh(weight @ np.outer(f, f).ravel() + bias)
         logits = (w[:, None] * p[row]).sum(axis=0)
         assert found[row] == pytest.approx(np.exp(logits) / np.exp(logits).sum(), rel=1e-12)
+
+
+def test_a_picture_is_answered_the_same_whoever_is_beside_it():
+    p, network = draw(64), Flannel(5, 4)
+    for answer in (combine, weights_of):
+        assert (answer(network, p) == np.concatenate([answer(network, p[[row]]) for row in range(64)])).all()
+    assert network.linear.weight.dtype == torch.float32  # the network itself is left as it is: others may be asking it
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 1000))
