@@ -34,7 +34,7 @@ from pipelines.shared.learning.dataset import EpochBatches, Loader, PreparedData
 from pipelines.shared.run_folder import RunFolder, plain, write_json
 from pipelines.shared.stats.auc import auroc_estimate
 
-MINUTES = 14
+MINUTES = 5
 RECORDS, CACHED = 500_000, 100_000
 WORKERS = (1, 2)
 

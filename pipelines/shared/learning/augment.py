@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -158,6 +159,8 @@ def _whole_views(settings: AugmentSection, inscribed: bool) -> list[A.BasicTrans
 
 
 def _apply(steps: A.Compose, picture: np.ndarray, seed: int) -> np.ndarray:
-    steps.set_random_seed(seed)
+    # One source of draws for all steps. `set_random_seed` gives each step a generator of its own from the same seed, so
+    # that their draws are equal: a picture would be mirrored from left to right only where it is from top to bottom.
+    steps.set_random_state(np.random.default_rng(seed), random.Random(seed))
     changed: np.ndarray = steps(image=picture)["image"]
     return changed.reshape(picture.shape)  # some steps drop a grey picture's channel

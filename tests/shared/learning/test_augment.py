@@ -132,3 +132,26 @@ def test_a_part_does_not_go_with_scale_or_translation():
         ValueError, match=r"crop_area=0.3 takes the place of scale=0.1 and translate=0, which must be 0"
     ):
         AugmentSection(**NOTHING | {"crop_area": 0.3, "scale": 0.1})
+
+
+def test_steps_are_drawn_independently():
+    """albumentations gives every step the same draws, where it is given a seed: what is mirrored is also turned over."""
+    augment = image_augment(AugmentSection(**NOTHING | {"horizontal_flip": 0.5, "vertical_flip": 0.5}))
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[0, 0] = 200
+    seen = {(0, 0): 0, (0, 7): 0, (7, 0): 0, (7, 7): 0}
+    for seed in range(600):
+        row, column = np.argwhere(augment(picture, seed)[..., 0])[0]
+        seen[int(row), int(column)] += 1
+    assert min(seen.values()) > 110, seen  # of 150; five standard deviations are 53
+
+
+def test_how_much_a_picture_is_turned_says_nothing_of_its_contrast():
+    augment = image_augment(AugmentSection(**NOTHING | {"rotate": 40.0, "contrast": 0.3}), inscribed=True)
+    picture = np.full((65, 65, 3), 100, np.uint8)
+    picture[:32] = 50
+    drawn = []
+    for seed in range(300):
+        found = augment(picture, seed)[..., 0].astype(float)
+        drawn.append([(found[:, 60].mean() - found[:, 4].mean()) / found.std(), found.std()])
+    assert abs(np.corrcoef(np.array(drawn).T)[0, 1]) < 0.2
