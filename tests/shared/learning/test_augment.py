@@ -135,7 +135,7 @@ def test_a_part_does_not_go_with_scale_or_translation():
 
 
 def test_steps_are_drawn_independently():
-    """albumentations gives every step the same draws, where it is given a seed: what is mirrored is also turned over."""
+    """By a seed, albumentations gives every step the same draws: what is mirrored would always be turned over too."""
     augment = image_augment(AugmentSection(**NOTHING | {"horizontal_flip": 0.5, "vertical_flip": 0.5}))
     picture = np.zeros((8, 8, 3), np.uint8)
     picture[0, 0] = 200
