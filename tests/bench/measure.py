@@ -110,7 +110,7 @@ def training_row(
     steps = run.batches
 
     def pipeline() -> None:
-        keep_freed_memory(WORLD)
+        keep_freed_memory(WORLD.device)
         run.progress.epoch, run.progress.batch = run.progress.epoch + 1, 0
         run.train_epoch()
 

@@ -27,7 +27,7 @@ def uses_bf16(config: TrainerSection, world: World) -> bool:
     return config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
 
 
-def keep_freed_memory(world: World) -> None:
+def keep_freed_memory(device: torch.device) -> None:
     """On a CPU keep the memory that tensors free in the process: the next step needs the same again.
 
     glibc returns large blocks to the system at once and has to have them cleared page by page when it asks anew, at
@@ -36,7 +36,7 @@ def keep_freed_memory(world: World) -> None:
     happens.
     """
     trim_threshold, mmap_max = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
-    if world.device.type == "cpu":
+    if device.type == "cpu":
         with suppress(OSError, AttributeError):
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(mmap_max, 0)

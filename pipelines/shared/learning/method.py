@@ -21,7 +21,7 @@ from pipelines.shared.judging.prediction_sets import choose_sets, freeze_sets, w
 from pipelines.shared.learning.batch_size import sized
 from pipelines.shared.learning.dataset import Loader, PreparedDataset, balanced_shares
 from pipelines.shared.learning.distributed import barrier
-from pipelines.shared.learning.hardware import batch_in_memory, loader_workers, uses_bf16
+from pipelines.shared.learning.hardware import batch_in_memory, keep_freed_memory, loader_workers, uses_bf16
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.model_files import load_weights, save_network, update_model
 from pipelines.shared.learning.predictor import predict
@@ -294,6 +294,7 @@ def mean_probabilities(
 
 def load_network(run: Run[C], learner: Learner[C], path: Path) -> nn.Module:
     """A finished network of a run folder, checked to be of this study and these classes, on the run's device."""
+    keep_freed_memory(run.world.device)
     if run.resident is not None and path in run.resident:
         return run.resident[path]
     model = read_model(path, run.study.name, learner.classes)

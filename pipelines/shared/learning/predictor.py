@@ -8,7 +8,6 @@ from torch import nn
 
 from pipelines.shared.learning.dataset import Loader, PreparedDataset
 from pipelines.shared.learning.distributed import World, gather
-from pipelines.shared.learning.hardware import keep_freed_memory
 from pipelines.shared.screen import track
 
 
@@ -42,7 +41,6 @@ def predict(
     count = len(batches_of.dataset)
     share = list(range(count))[world.rank :: world.size]
     batches = [[(0, position, 0) for position in share[i : i + batch_size]] for i in range(0, len(share), batch_size)]
-    keep_freed_memory(world)
     if model.training:  # to ask is quicker than to tell every layer of a network that serves one picture at a time
         model.eval()
     outputs, positions = [], []

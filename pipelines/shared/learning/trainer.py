@@ -78,7 +78,7 @@ def fit(
         RunError: the checkpoint does not belong to this run.
         SystemExit: SIGTERM came; the state is saved.
     """
-    keep_freed_memory(world)
+    keep_freed_memory(world.device)
     run = _Training(model.to(world.device), loss, data, config, name, seed, world, file, must_match)
     run.resume()
     progress = run.progress

@@ -92,13 +92,13 @@ def test_freed_memory_is_kept_on_a_cpu_where_the_c_library_can(monkeypatch):
             set_to[what] = value
 
     monkeypatch.setattr(ctypes, "CDLL", Glibc)
-    keep_freed_memory(World(0, 1, torch.device("cuda", 0)))
+    keep_freed_memory(torch.device("cuda", 0))
     assert set_to == {}
-    keep_freed_memory(World(0, 1, torch.device("cpu")))
+    keep_freed_memory(torch.device("cpu"))
     assert set_to == {-4: 0, -1: 2**31 - 1}  # M_MMAP_MAX, M_TRIM_THRESHOLD
 
     def lacking(name):
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", lacking)
-    keep_freed_memory(World(0, 1, torch.device("cpu")))
+    keep_freed_memory(torch.device("cpu"))
