@@ -27,7 +27,7 @@ from pipelines.shared.data.assemble import (
 from pipelines.shared.data.cards import load_card
 from pipelines.shared.data.given_splits import split_table
 from pipelines.shared.data.records import RECALIBRATION
-from pipelines.shared.errors import RunError, counted, listed
+from pipelines.shared.errors import RunError, listed
 from pipelines.shared.handover.tracking import EXTRAS, TRACKED
 from pipelines.shared.job import Job
 from pipelines.shared.launch import launch
@@ -156,11 +156,6 @@ def export(study: Study[Any], job: Job) -> None:
     method = method_of(study, run.config)
     with stage(run, "export"):
         entries = export_networks(run, method, finished)
-    for entry in entries:
-        log.info(
-            f"{entry['file']}: differs from torch by at most {entry['largest_difference']:.1e} "
-            f"on {counted(entry['records'], 'record')}"
-        )
     if method.not_exported:
         log.info(method.not_exported)
     content = {"run": finished.folder.path.name, "networks": entries, "beyond": method.not_exported or None}
