@@ -331,8 +331,7 @@ def prepare_in_memory(records: pd.DataFrame, root: Path, prepare: Prepare, threa
     """A few records prepared as `prepare_records` does, of which nothing is left on disk."""
     rows: list[dict[str, Any]] = records.to_dict("records")  # type: ignore[assignment]
     with ThreadPoolExecutor(threads) as pool:
-        made = map if threads == 1 else pool.map
-        entries, arrays = zip(*made(lambda row: _entry(row, root, prepare), rows), strict=True)
+        entries, arrays = zip(*pool.map(lambda row: _entry(row, root, prepare), rows), strict=True)
     index: Index = {column: [entry.get(column) for entry in entries] for column in INDEX}
     index["facts"] = [json.loads(text) for text in index["facts"]]
     return _collect(Path(), [index], [""], [list(range(len(rows)))], arrays.__getitem__)
