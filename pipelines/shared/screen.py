@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.shared.errors import UserError
 from pipelines.shared.launch import launch
 
 Item = TypeVar("Item")
@@ -79,6 +81,9 @@ def parallel_map(
     `function` must be importable (top level, or a `functools.partial` of such). `workers` defaults to the
     processors available; with 0 or 1, or a single item, everything runs in this process. Processes are spawned
     (about a second each), not forked: forking after torch has started its threads can deadlock.
+
+    Raises:
+        UserError: the system ended one of the processes.
     """
     workers = cpu_count() if workers is None else workers
     if workers <= 1 or len(items) <= 1:
@@ -93,6 +98,11 @@ def parallel_map(
             futures = [pool.submit(_each, function, part) for part in parts]
             results = (result for future in futures for result in future.result())
             return list(track(results, description, total=len(items)))
+        except BrokenProcessPool:
+            raise UserError(
+                f"{description}: the system ended one of {workers} processes, as it does when memory runs out.",
+                f"Start it again; for fewer processes with PYTHON_CPU_COUNT={max(1, workers // 2)} before the command.",
+            ) from None
         except BaseException:  # a failure, or SIGTERM: what is under way is not waited for
             for process in multiprocessing.active_children():
                 process.terminate()

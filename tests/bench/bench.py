@@ -44,14 +44,13 @@ def main(chosen: list[str]) -> int:
     for name, bench in benches.items():
         print(f"{name} …", file=sys.stderr)
         try:
-            found = [row | {"bench": name} for row in bench.rows()]
+            for row in bench.rows():
+                print(f"  {row['what']}  {row['ratio']:.2f}", file=sys.stderr)
+                rows.append(row | {"bench": name})
+                file.write_text(json.dumps(rows, indent=2))  # after each: what was measured is kept
         except Exception:
             traceback.print_exc()
             failed.append(name)
-            continue
-        print(*(f"  {row['what']}  {row['ratio']:.2f}" for row in found), sep="\n", file=sys.stderr)
-        rows += found
-        file.write_text(json.dumps(rows, indent=2))  # after each: what was measured is kept
     gpu = f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
     print(f"\nOn {torch.get_num_threads()} CPU threads{gpu}, torch {torch.__version__}. Ratio above 1: ours is faster.")
     width = max((len(row["what"]) for row in rows), default=0)

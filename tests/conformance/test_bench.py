@@ -34,7 +34,7 @@ def sound(rows):
 
 @pytest.mark.slow
 def test_the_bench_of_a_gpu_goes_through(bench):
-    rows = bench("bench_gpu").rows(tiny=True)
+    rows = list(bench("bench_gpu").rows(tiny=True))
     assert len(rows) == 7
     sound(rows)
 

@@ -67,7 +67,8 @@ def start(study: Study[C], job: Job) -> Run[C]:
         elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and not one_process:
             log.warning(f"SLURM allots {os.environ['SLURM_NTASKS']} tasks, but only one was started: use srun.")
         write_json(folder.environment, read_environment(folder) | {"device": device})
-    torch.backends.cudnn.benchmark = not job.config.trainer.deterministic
+    # cuDNN is not told to try its kernels out (cudnn.benchmark): on an H200 that took half a minute for lite0 and more
+    # than two for head CT, and again for every other size of picture or batch.
     if job.config.trainer.compile:
         torch.use_deterministic_algorithms(job.config.trainer.deterministic, warn_only=True)  # the compiler's too
     else:  # the same without importing the compiler, which takes two seconds

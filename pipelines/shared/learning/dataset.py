@@ -133,10 +133,19 @@ class EpochBatches(Sampler[list[Key]]):
         return iter(self.batches)
 
 
-def collate(items: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
-    """Stack arrays and targets as they are; the model knows what its input looks like."""
-    arrays, targets, positions = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(arrays)), torch.from_numpy(np.stack(targets)), torch.tensor(positions)
+class _Waiting(Sampler[list[Key]]):
+    """The batches that no worker has been given yet; more may come while it is read."""
+
+    def __init__(self) -> None:
+        self.batches: deque[list[Key]] = deque()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self
+
+    def __next__(self) -> list[Key]:
+        if not self.batches:
+            raise StopIteration
+        return self.batches.popleft()
 
 
 class Loader:
@@ -154,22 +163,51 @@ class Loader:
 
     def __init__(self, dataset: PreparedDataset, workers: int = 0, device: torch.device = CPU) -> None:
         self.dataset, self.device = dataset, device
-        self._batches: list[list[Key]] = []
+        self._waiting = _Waiting()
+        self._begun: list[list[Key]] = []  # batches after the last call's, with which the workers have begun
         self._loader = DataLoader(
             dataset,
-            batch_sampler=self._batches,
+            batch_sampler=self._waiting,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_gathered,
             generator=torch.Generator().manual_seed(0),
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers else None,
             persistent_workers=workers > 0,
         )
 
-    def __call__(self, batches: Iterable[list[Key]]) -> Iterator[Batch]:
-        """These batches, in their order; of an earlier call whatever is left is forgotten."""
-        self._batches[:] = batches
-        return _copied_ahead(self._loader, self.device) if self.device.type == "cuda" else iter(self._loader)
+    def __call__(self, batches: Iterable[list[Key]], then: Iterable[list[Key]] = ()) -> Iterator[Batch]:
+        """These batches, in their order; of an earlier call whatever is left is forgotten.
+
+        Args:
+            then: what will be asked for next: workers begin with it as soon as they are done with `batches`, so that an
+                epoch does not begin with a GPU that waits.
+        """
+        wanted, then = list(batches), list(then)
+        if wanted and wanted == self._begun:
+            self._waiting.batches += then
+        else:
+            self._waiting.batches = deque(wanted + then)
+            self._running = iter(self._loader)
+        self._begun = []  # whoever stops in the middle begins anew
+        found = (_as_tensors(*next(self._running)) for _ in wanted)
+        yield from _copied_ahead(found, self.device) if self.device.type == "cuda" else found
+        self._begun = then
+
+
+def _gathered(items: list[tuple[np.ndarray, np.ndarray, int]]) -> tuple[torch.Tensor, np.ndarray, list[int]]:
+    """A batch as workers hand it over: a tensor costs a connection from process to process, so only arrays are one."""
+    arrays, targets, positions = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(arrays)), np.stack(targets), list(positions)
+
+
+def _as_tensors(arrays: torch.Tensor, targets: np.ndarray, positions: list[int]) -> Batch:
+    return arrays, torch.from_numpy(targets), torch.tensor(positions)
+
+
+def collate(items: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
+    """Stack arrays and targets as they are; the model knows what its input looks like."""
+    return _as_tensors(*_gathered(items))
 
 
 def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

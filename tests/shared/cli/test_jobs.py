@@ -15,6 +15,7 @@ import pytest
 from conftest import PATIENCE, run_command, wait_until
 from cutting import TINY
 
+from pipelines.shared.errors import UserError
 from pipelines.shared.screen import cpu_count, parallel_map
 
 QUICK = [*TINY, "trainer.epochs=1", "trainer.max_steps=8"]
@@ -111,6 +112,13 @@ def test_a_failure_in_a_worker_is_raised_and_nothing_else_is_printed(tmp_path):
     process.join(timeout=PATIENCE)
     assert process.exitcode == 0
     assert (tmp_path / "said").read_text() == ""
+
+
+def test_a_process_that_the_system_ends_is_named_with_what_to_do():
+    with pytest.raises(
+        UserError, match=r"Counting: the system ended one of 2 processes.*\n.*PYTHON_CPU_COUNT=1 before"
+    ):
+        parallel_map(os._exit, [0, 0], "Counting", workers=2)
 
 
 def _slow_workers(file: str) -> None:

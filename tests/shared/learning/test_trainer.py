@@ -9,12 +9,14 @@ import signal
 import struct
 import zipfile
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import slow, toy_prepared
+from conftest import slow, toy_prepared, wait_until
 from torch import nn
 
 from pipelines.shared import preemption
@@ -229,6 +231,35 @@ def test_workers_live_from_the_first_epoch_to_the_last_and_forget_what_was_left_
     assert seen[0] == seen[1] == seen[2]
     assert len(seen[0]) == 2
     assert os.getpid() not in seen[0]
+
+
+def noted(file: Path, array: np.ndarray, seed: int) -> np.ndarray:
+    """An augmentation that writes down what it was asked for."""
+    with file.open("a") as text:
+        text.write(f"{seed}\n")
+    return array
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_next_epoch_is_begun_before_it_is_asked_for(tmp_path, workers):
+    file = tmp_path / "asked"
+    data = toy_data(partial(noted, file))
+    load, orders = Loader(data, workers), [EpochBatches(N, 4, 0, epoch) for epoch in range(4)]
+    shown = sum(map(len, orders[0]))
+
+    def positions(order, then=()):
+        return [p.tolist() for _, _, p in load(order, then)]
+
+    def expected(order):
+        return [[p for _, p, _ in batch] for batch in order]
+
+    assert positions(orders[0], orders[1]) == expected(orders[0])
+    if workers:
+        wait_until(lambda: len(file.read_text().split()) > shown, "a worker that begins with the next epoch")
+    assert positions(orders[1], orders[2]) == expected(orders[1])
+    assert positions(orders[3]) == expected(orders[3]), "what was begun is forgotten where something else is asked for"
+    asked = file.read_text().split()
+    assert len(set(asked)) == len(asked), "a picture was prepared twice"
 
 
 def test_processes_agree_on_a_loss_and_a_stop():
