@@ -83,7 +83,8 @@ class RetinopathyLearner(ImageLearner[RetinopathyConfig]):
         """Random changes of a prepared photograph."""
         from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
 
-        return image_augment(self.config.augment)
+        outside = 128 if self.config.preprocess.local_average else 0  # as around the disc
+        return image_augment(self.config.augment, outside=outside)
 
     def loss(self) -> Loss:
         """Binary cross-entropy over the heads whose target is known; with `loss.expected_grade` more, see `ordinal`."""

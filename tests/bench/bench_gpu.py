@@ -48,7 +48,7 @@ from pipelines.shared.learning.losses import Loss
 from pipelines.shared.learning.optimization import make_optimizer
 from pipelines.shared.learning.trainer import _Training
 
-MINUTES = 3
+MINUTES = 5  # reckoned: no GPU has gone through all of it yet
 ROUNDS = 3
 OUTPUTS = 8
 WEIGHTS_WITHIN = 1e-3  # under torchrun and without it

@@ -9,12 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipelines.retinopathy import fundus
 from pipelines.retinopathy.fundus import Circle, find_circle, looks_filtered, prepare, prepare_mask
+from pipelines.retinopathy.learner import RetinopathyLearner
 from pipelines.shared.errors import BadFile
 
 REAL = Path(os.environ.get("REAL_SAMPLES", Path(__file__).resolve().parents[2].parent / "shared" / "real"))
@@ -326,3 +328,12 @@ def test_chest_radiographs_have_no_fundus_disc() -> None:
         pytest.skip(f"no real sample in {REAL} (set REAL_SAMPLES)")
     found = [path.stem for path in files[::3] if find_circle(read(path)) is not None]
     assert len(found) <= 1, found
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_what_turns_into_a_photograph_looks_as_around_the_disc(filtered):
+    """Where the local average is subtracted: grey. A grey picture then stays one, whatever its tone."""
+    config = compose("retinopathy", f"preprocess.local_average={filtered}", "augment.jpeg=0")
+    augment = RetinopathyLearner(config).augment()
+    pictures = [augment(np.full((64, 64, 3), 128, np.uint8), seed).astype(int) for seed in range(10)]
+    assert (max(np.ptp(picture, axis=(0, 1)).max() for picture in pictures) < 3) == filtered

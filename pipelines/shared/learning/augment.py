@@ -55,13 +55,13 @@ class RandomView(A.ImageOnlyTransform):
 
     The part is drawn as in Inception's training (Szegedy et al., CVPR 2015, section 6): its area, then the ratio of its
     sides, then its place. It is turned where it lies. `inscribed` shrinks it as far as it must, so that no pixel comes
-    from outside the picture; otherwise its corners may be black.
+    from outside the picture; otherwise its corners may be `outside`.
     """
 
-    def __init__(self, settings: AugmentSection, inscribed: bool) -> None:
+    def __init__(self, settings: AugmentSection, inscribed: bool, outside: int = 0) -> None:
         """`settings`: the flips, `rotate`, `crop_area` (not null) and `crop_aspect` of them."""
         super().__init__(p=1.0)
-        self.settings, self.inscribed = settings, inscribed
+        self.settings, self.inscribed, self.outside = settings, inscribed, outside
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """The matrix (2, 3) from the new picture's coordinates to the old one's."""
@@ -90,7 +90,9 @@ class RandomView(A.ImageOnlyTransform):
         inside = self.inscribed or self.settings.rotate == 0  # but for rounding
         border = cv2.BORDER_REFLECT_101 if inside else cv2.BORDER_CONSTANT
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(img, matrix, img.shape[1::-1], flags=flags, borderMode=border).reshape(img.shape)
+        fill = (self.outside,) * 3
+        turned = cv2.warpAffine(img, matrix, img.shape[1::-1], flags=flags, borderMode=border, borderValue=fill)
+        return turned.reshape(img.shape)
 
 
 def inscribed_zoom(angle: float) -> float:
@@ -98,7 +100,9 @@ def inscribed_zoom(angle: float) -> float:
     return abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
 
 
-def image_augment(settings: AugmentSection, inscribed: bool = False) -> Callable[[np.ndarray, int], np.ndarray]:
+def image_augment(
+    settings: AugmentSection, inscribed: bool = False, outside: int = 0
+) -> Callable[[np.ndarray, int], np.ndarray]:
     """A function (picture uint8 (H, W, 3), 32-bit seed) -> picture of the same shape.
 
     Drawn anew from the seed at every call: without this, albumentations' loader workers repeat each other.
@@ -106,8 +110,12 @@ def image_augment(settings: AugmentSection, inscribed: bool = False) -> Callable
     Args:
         settings: what is changed and how much.
         inscribed: of a rotated picture keep an upright part, so that no corner is black; `translate` is then not used.
+        outside: the tone (0 to 255) of what turns into the picture from outside, such as pictures have around the disc.
     """
-    steps = [RandomView(settings, inscribed)] if settings.crop_area is not None else _whole_views(settings, inscribed)
+    if settings.crop_area is not None:
+        steps: list[A.BasicTransform] = [RandomView(settings, inscribed, outside)]
+    else:
+        steps = _whole_views(settings, inscribed, outside)
     if settings.brightness or settings.contrast:
         steps.append(
             A.RandomBrightnessContrast(
@@ -135,7 +143,7 @@ def image_augment(settings: AugmentSection, inscribed: bool = False) -> Callable
     return partial(_apply, A.Compose(steps))  # not a closure: it must be sent to loader workers where they are spawned
 
 
-def _whole_views(settings: AugmentSection, inscribed: bool) -> list[A.BasicTransform]:
+def _whole_views(settings: AugmentSection, inscribed: bool, outside: int) -> list[A.BasicTransform]:
     """Flips, then rotation, scale and translation of the whole picture."""
     steps: list[A.BasicTransform] = []
     if settings.horizontal_flip:
@@ -152,6 +160,7 @@ def _whole_views(settings: AugmentSection, inscribed: bool) -> list[A.BasicTrans
                 translate_percent=(-settings.translate, settings.translate),
                 interpolation=cv2.INTER_LINEAR,
                 border_mode=cv2.BORDER_CONSTANT,
+                fill=outside,
                 p=1.0,
             )
         )

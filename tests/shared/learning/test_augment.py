@@ -36,6 +36,15 @@ def test_no_corner_is_black_and_no_pixel_comes_from_outside():
     assert corners.min() == 0
 
 
+@pytest.mark.parametrize("view", [{}, {"scale": 0.3}, {"crop_area": 0.9}])
+def test_what_turns_into_the_picture_has_the_tone_that_is_asked_for(view):
+    settings = AugmentSection(**NOTHING | {"rotate": 180.0} | view)
+    grey = np.full((65, 65, 3), 128, np.uint8)
+    pictures = [image_augment(settings, outside=128)(grey, seed) for seed in range(10)]
+    assert {int(tone) for picture in pictures for tone in (picture.min(), picture.max())} == {128}
+    assert min(int(image_augment(settings)(grey, seed).min()) for seed in range(10)) == 0
+
+
 def test_what_is_seen_lies_inside_the_old_frame():
     """A picture whose values are its coordinates tells where each pixel came from."""
     side = 101
