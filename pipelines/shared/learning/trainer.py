@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipelines.shared.config import TrainerSection
 from pipelines.shared.errors import ConfigError, RunError, UserError, listed, nearest
 from pipelines.shared.job import EXIT_RESUME_ME
 from pipelines.shared.learning import checkpoint, distributed
-from pipelines.shared.learning.dataset import EpochBatches, Key, Loader, PreparedDataset
+from pipelines.shared.learning.dataset import EpochBatches, Loader, PreparedDataset
 from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.finetuning import Backbone, LastWeights
 from pipelines.shared.learning.hardware import batch_in_memory, keep_freed_memory, loader_workers, uses_bf16
@@ -163,13 +163,14 @@ class _Training:
         """The epoch's remaining batches."""
         progress, config = self.progress, self.config
         order = self._order(progress.epoch, progress.batch)
+        then = self._order(progress.epoch + 1) if progress.epoch + 1 < config.epochs else ()
         self.start_epoch()
         began = last_save = time.monotonic()
         with progress_bar() as bar:
             title, done = f"{self.name} epoch {progress.epoch + 1}/{config.epochs}", progress.epoch * self.batches
             # Over all epochs: its time is to this network's last one, without validation; patience may end it before.
             shown = bar.add_task(title, total=config.epochs * self.batches, completed=done + progress.batch, note="")
-            for arrays, targets, positions in self.loader(order, self._next_order()):
+            for arrays, targets, positions in self.loader(order, then):
                 value = self._step(arrays, targets, positions)
                 bar.update(shown, advance=1, note=f"loss {value:.3f}")
                 now = time.monotonic()
@@ -188,11 +189,6 @@ class _Training:
         order = EpochBatches(n, self.config.batch_size, self.seed, epoch, start, world.rank, world.size, shares)
         del order.batches[max(0, self.batches - start) :]
         return order
-
-    def _next_order(self) -> Iterable[list[Key]]:
-        """The batches of the epoch after this one, if there is one."""
-        following = self.progress.epoch + 1
-        return self._order(following) if following < self.config.epochs else ()
 
     def _take_into_average(self) -> None:
         """The weights after this epoch, if it is one of the last; at the end what BatchNorm needs."""
