@@ -128,6 +128,7 @@ def portable(config: StudyConfig) -> dict[str, Any]:
     values["data"] |= {"root": None} | ({"table": None} if "table" in values["data"] else {})
     values["cache"] |= {"dir": ".cache"}
     values["split"] |= {"file": None}
+    values["trainer"] |= {"device": "auto", "workers": None}
     values["model"] |= {"weights": Path(values["model"]["weights"]).name}
     if "stage1" in values:
         values["stage1"] = None

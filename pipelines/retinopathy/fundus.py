@@ -26,6 +26,7 @@ VOTERS = 150  # edge points that vote for one of them
 BINS = 180  # directions, 2 degrees each, in which the edge is looked for
 CONVINCING = 0.8  # a score at which no more sensitive threshold is tried
 FINEST = 4.0  # px: a filter's sigma from which more pixels change nothing
+GREY = 128  # what subtracting the local average leaves where there is nothing to see
 TOLERANCE = 0.015  # of the radius: how far an edge point may lie from the circle
 
 
@@ -145,7 +146,7 @@ def prepare(
         fine = max(size, min(round(2 * circle.radius), math.ceil(2 * FINEST / sigma)))
         local = _without_local_average(*_crop(image, circle, fine), sigma * fine / 2)
         local = np.asarray(cv2.resize(local, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-    return np.where((inside & _disc(size, 0.98))[..., None], local, np.uint8(128))
+    return np.where((inside & _disc(size, 0.98))[..., None], local, np.uint8(GREY))
 
 
 def _without_local_average(crop: Bytes, inside: Bools, sigma: float) -> Bytes:
@@ -154,8 +155,8 @@ def _without_local_average(crop: Bytes, inside: Bools, sigma: float) -> Bytes:
     pixels = crop.astype(np.float32) * weight[..., None]
     weight_near = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)
     average = cv2.GaussianBlur(pixels, (0, 0), sigma) / weight_near[..., None]
-    local = np.clip(np.rint(4 * (pixels - average) + 128), 0, 255).astype(np.uint8)
-    return np.where(inside[..., None], local, np.uint8(128))
+    local = np.clip(np.rint(4 * (pixels - average) + GREY), 0, 255).astype(np.uint8)
+    return np.where(inside[..., None], local, np.uint8(GREY))
 
 
 def looks_filtered(image: Bytes) -> bool:
@@ -163,7 +164,7 @@ def looks_filtered(image: Bytes) -> bool:
     corner = max(2, min(image.shape[:2]) // 50)
     ends = (slice(None, corner), slice(-corner, None))
     corners = [np.median(image[rows, columns].reshape(-1, 3), axis=0) for rows in ends for columns in ends]
-    return bool((np.abs(np.median(corners, axis=0) - 128) <= 4).all())
+    return bool((np.abs(np.median(corners, axis=0) - GREY) <= 4).all())
 
 
 def prepare_mask(mask: Bytes, circle: Circle, size: int) -> Bytes:

@@ -11,6 +11,7 @@ import pandas as pd
 from torch import nn
 
 from pipelines.retinopathy.config import RetinopathyConfig
+from pipelines.retinopathy.fundus import GREY
 from pipelines.retinopathy.labels import GRADE_TARGETS
 from pipelines.retinopathy.metrics import HEADS, TASKS, choose_cut_points, grade_kappa, predict_columns
 from pipelines.retinopathy.ordinal import LINKS, CumulativeHead, grade_loss
@@ -83,7 +84,7 @@ class RetinopathyLearner(ImageLearner[RetinopathyConfig]):
         """Random changes of a prepared photograph."""
         from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
 
-        outside = 128 if self.config.preprocess.local_average else 0  # as around the disc
+        outside = GREY if self.config.preprocess.local_average else 0  # as around the disc
         return image_augment(self.config.augment, outside=outside)
 
     def loss(self) -> Loss:

@@ -259,7 +259,9 @@ def test_a_file_of_this_machine_that_answers_need_is_named(run, tmp_path):
     values = run.config.data.model_copy(update={"taxonomy": str(tmp_path / "mine.yaml")})
     with pytest.raises(RunError, match=r"data.taxonomy=.*mine.yaml is a file of this machine"):
         portable(run.config.model_copy(update={"data": values}))
-    portable(run.config)
+    machine = run.config.trainer.model_copy(update={"workers": 2, "device": "cuda:1"})
+    kept = portable(run.config.model_copy(update={"trainer": machine}))["trainer"]
+    assert (kept["workers"], kept["device"]) == (None, "auto"), "what belonged to the machine that trained it"
 
 
 def test_what_is_published_goes_into_the_wheel():

@@ -55,7 +55,7 @@ class RandomView(A.ImageOnlyTransform):
 
     The part is drawn as in Inception's training (Szegedy et al., CVPR 2015, section 6): its area, then the ratio of its
     sides, then its place. It is turned where it lies. `inscribed` shrinks it as far as it must, so that no pixel comes
-    from outside the picture; otherwise its corners may be `outside`.
+    from outside the picture; otherwise its corners may have the tone `outside`.
     """
 
     def __init__(self, settings: AugmentSection, inscribed: bool, outside: int = 0) -> None:
