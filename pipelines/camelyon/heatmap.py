@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,12 @@ from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.files import output_name
+from pipelines.shared.learning.ahead import arriving, made_ahead
 from pipelines.shared.run_folder import read_file, write_atomically
 from pipelines.shared.screen import cpu_count
 
 BATCH = 64  # patches at a time where each is scored by itself
-READERS = 4  # regions that are read at a time: decoding a slide is slower than a GPU
+READERS = 16  # regions that are read at a time, at most: decoding a slide is slower than a GPU
 
 
 @dataclass(frozen=True)
@@ -117,30 +118,40 @@ def score_slide(
     wanted, stride, blocks = grid(slide, tissue, mpp, settings)
     values = np.full(wanted.shape, np.nan, np.float32)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for block, region in _regions(slide, network, mpp, settings, blocks, dense):
-            pictures = torch.from_numpy(region).to(device)
-            score = _score_region if dense else _score_patches
-            logits = score(network, pictures, block, settings)
-            h, w = block.wanted.shape
-            part = values[block.row : block.row + h, block.column : block.column + w]
-            part[block.wanted] = torch.sigmoid(logits.float()).cpu().numpy()[block.wanted]
+        score = _score_region if dense else _score_patches
+        under_way: deque[tuple[Block, Callable[[], torch.Tensor]]] = deque()
+        for block, region in made_ahead(_regions(slide, network, mpp, settings, blocks, dense, device), device):
+            probabilities = torch.sigmoid(score(network, region, block, settings).float())
+            under_way.append((block, arriving(probabilities)))
+            if len(under_way) > 2:  # a GPU always has a next block, and never more than its memory holds
+                _write(values, *under_way.popleft())
+        for done in under_way:
+            _write(values, *done)
     return Heatmap(values, stride, slide.properties.mpp[0])
 
 
+def _write(values: np.ndarray, block: Block, arrived: Callable[[], torch.Tensor]) -> None:
+    h, w = block.wanted.shape
+    part = values[block.row : block.row + h, block.column : block.column + w]
+    part[block.wanted] = arrived().numpy()[block.wanted]
+
+
 def _regions(
-    slide: Slide, network: PatchNetwork, mpp: float, settings: HeatmapSection, blocks: list[Block], dense: bool
-) -> Iterator[tuple[Block, np.ndarray]]:
+    slide: Slide, network: PatchNetwork, mpp: float, settings: HeatmapSection, blocks: list[Block], dense: bool,
+    device: torch.device,
+) -> Iterator[tuple[Block, torch.Tensor]]:  # fmt: skip
     """Each block with its region of the slide, read once, while the network is busy with those before."""
     crop, step = network.plan.crop, settings.stride
     halo = settings.halo if dense else 0
 
-    def read(block: Block) -> np.ndarray:
+    def read(block: Block) -> torch.Tensor:
         height, width = (n * step + crop - step + 2 * halo for n in block.wanted.shape)
         if dense and network.reduction:  # whole cells of the maps
             height, width = (-(-side // network.reduction) * network.reduction for side in (height, width))
         scale = mpp / slide.properties.mpp[0]
         corner = [(n * step + (step - crop) / 2 - halo) * scale for n in (block.column, block.row)]
-        return slide.read(corner[0], corner[1], width, height, mpp)
+        region = torch.from_numpy(slide.read(corner[0], corner[1], width, height, mpp))
+        return region.pin_memory() if device.type == "cuda" else region
 
     ahead = min(READERS, cpu_count())
     with ThreadPoolExecutor(ahead) as readers:
@@ -149,7 +160,7 @@ def _regions(
             region = coming.popleft().result()
             if i + ahead < len(blocks):
                 coming.append(readers.submit(read, blocks[i + ahead]))
-            yield block, region
+            yield block, region.to(device, non_blocking=True)
 
 
 def _score_region(network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection) -> torch.Tensor:
@@ -161,9 +172,10 @@ def _score_patches(network: PatchNetwork, region: torch.Tensor, block: Block, se
     crop, step = network.plan.crop, settings.stride
     logits = torch.full(block.wanted.shape, float("nan"), device=region.device)
     places = np.argwhere(block.wanted)
+    every = region.unfold(0, crop, step).unfold(1, crop, step)  # a view: (rows, columns, 3, crop, crop)
     for start in range(0, len(places), BATCH):
         some = places[start : start + BATCH]
-        patches = torch.stack([region[r * step : r * step + crop, c * step : c * step + crop] for r, c in some])
+        patches = every[some[:, 0], some[:, 1]].permute(0, 2, 3, 1).contiguous()
         logits[some[:, 0], some[:, 1]] = network(patches)[:, 0].float()
     return logits
 

@@ -66,7 +66,7 @@ class PatchLearner(Learner[CamelyonConfig]):
         """A random crop and quarter turn, then flips and colours as configured."""
         from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
 
-        return partial(_augment, crop=self.config.patches.crop, colours=image_augment(self.config.augment))
+        return image_augment(self.config.augment, first=partial(_turned_part, crop=self.config.patches.crop))
 
     def loss(self) -> Loss:
         """Binary cross-entropy."""
@@ -81,9 +81,10 @@ class PatchLearner(Learner[CamelyonConfig]):
             return {"val_auroc": float("nan")}
 
 
-def _augment(patch: np.ndarray, seed: int, crop: int, colours: Augment) -> np.ndarray:
+def _turned_part(patch: np.ndarray, seed: int, crop: int) -> np.ndarray:
+    """A random crop of a patch, after a random number of quarter turns."""
     rng = np.random.default_rng(seed)
     if patch.shape[0] > crop:
         top, left = (int(rng.integers(side - crop + 1)) for side in patch.shape[:2])
         patch = patch[top : top + crop, left : left + crop]
-    return colours(np.ascontiguousarray(np.rot90(patch, int(rng.integers(4)))), seed)
+    return np.ascontiguousarray(np.rot90(patch, int(rng.integers(4))))

@@ -190,7 +190,7 @@ class Slide:
             rgba = np.asarray(self._slide.read_region((x, y), level, size))
         except openslide.OpenSlideError as failure:
             raise BadFile(f"cannot be read at x {x}, y {y}, level {level}: {_short(failure)}") from None
-        picture = np.ascontiguousarray(rgba[..., :3])
+        picture = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
         clear = rgba[..., 3] < 255
         if clear.any():
             share = rgba[clear, 3:].astype(np.float32) / 255

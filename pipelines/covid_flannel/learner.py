@@ -121,8 +121,10 @@ class BaseLearner(Learner[CovidConfig]):
         """Random changes of a prepared picture, then a random square of the learner's size."""
         from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
 
-        steps = image_augment(self.config.augment)
-        return partial(random_crop, steps=steps, resize=self.section.resize, crop=self.section.crop)
+        settings, resize, crop = self.config.augment, self.section.resize, self.section.crop
+        if settings.on_device:
+            return image_augment(settings, first=partial(scaled, side=resize), side=crop)
+        return partial(random_crop, steps=image_augment(settings), resize=resize, crop=crop)
 
     def loss(self) -> Loss:
         """Cross-entropy; a class weighs (1 / its training images) ** class_balance, on average over images 1."""
@@ -159,10 +161,14 @@ def random_crop(
     picture: np.ndarray, seed: int, steps: Callable[[np.ndarray, int], np.ndarray], resize: int | None, crop: int
 ) -> np.ndarray:
     """uint8 (side, side, 1) -> (crop, crop, 1), a function of the seed."""
-    changed = steps(picture, seed)
-    if resize not in (None, changed.shape[0]):
-        changed = cv2.resize(changed, (resize, resize), interpolation=cv2.INTER_AREA)
-    changed = changed.reshape(*changed.shape[:2], 1)
+    changed = scaled(steps(picture, seed), seed, resize)
     free = changed.shape[0] - crop
     top, left = np.random.default_rng(seed).integers(0, free + 1, 2)
     return np.ascontiguousarray(changed[top : top + crop, left : left + crop])
+
+
+def scaled(picture: np.ndarray, seed: int, side: int | None) -> np.ndarray:
+    """A square grey picture with sides of so many pixels; None: as it is. Nothing in it is random."""
+    if side not in (None, picture.shape[0]):
+        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    return picture.reshape(*picture.shape[:2], 1)

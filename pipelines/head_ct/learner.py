@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from pipelines.head_ct.config import HeadCtConfig
+from pipelines.head_ct.config import AugmentSection, HeadCtConfig
 from pipelines.head_ct.metrics import CLASSES, SILVER, TASKS, predict_columns
 from pipelines.head_ct.model import Plan, exportable, network_of
 from pipelines.head_ct.volumes import AIR, NO_DATA
@@ -59,32 +60,8 @@ class HeadCtLearner(Learner[HeadCtConfig]):
 
     def augment(self) -> Augment:
         """Random changes of a prepared volume."""
-        config = self.config
-        section, pixel = config.augment, config.preprocess.field / config.preprocess.size
-
-        def change(volume: np.ndarray, seed: int) -> np.ndarray:
-            rng = np.random.default_rng(seed)
-            known = volume != NO_DATA
-            hu = np.where(known, volume, AIR).astype(np.float32)
-            slices, height, width = volume.shape
-            angle = rng.uniform(-section.rotate, section.rotate)
-            matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
-            matrix = matrix + np.outer(rng.uniform(-section.shift, section.shift, 2) / pixel, [0.0, 0.0, 1.0])
-            mirror = rng.random() < section.mirror
-            lost: np.ndarray = np.asarray(rng.random(slices) < section.lost_slices)
-            present = known.any(axis=(1, 2))
-            if lost[present].all():
-                lost[:] = False
-            noise = rng.standard_normal(hu.shape, dtype=np.float32) * section.noise
-            out = np.full(volume.shape, NO_DATA, np.int16)
-            for k in np.flatnonzero(present & ~lost):
-                plane = cv2.warpAffine(hu[k], matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=AIR)
-                out[k] = np.clip(np.round(plane + noise[k]), AIR, 3071)
-            offset = round(float(rng.uniform(-section.offset, section.offset)))
-            out = np.where(out != NO_DATA, out + np.int16(offset), out).astype(np.int16)
-            return np.ascontiguousarray(out[:, :, ::-1]) if mirror else out
-
-        return change
+        pixel = self.config.preprocess.field / self.config.preprocess.size
+        return partial(changed, section=self.config.augment, pixel=pixel)
 
     def loss(self) -> Loss:
         """Binary cross-entropy over the thresholds whose label is known."""
@@ -101,3 +78,34 @@ class HeadCtLearner(Learner[HeadCtConfig]):
     def exportable(self, network: nn.Module) -> nn.Module:
         """The same network without what depends on which slices hold data."""
         return exportable(network)
+
+
+def changed(volume: np.ndarray, seed: int, section: AugmentSection, pixel: float) -> np.ndarray:
+    """A volume turned, moved, mirrored, with noise and other numbers, without some slices: a function of the seed.
+
+    Args:
+        volume: int16 (slices, height, width), HU.
+        seed: of 32 bits.
+        section: what is changed and how much.
+        pixel: mm.
+    """
+    rng = np.random.default_rng(seed)
+    known = volume != NO_DATA
+    hu = np.where(known, volume, AIR).astype(np.float32)
+    slices, height, width = volume.shape
+    angle = rng.uniform(-section.rotate, section.rotate)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+    matrix = matrix + np.outer(rng.uniform(-section.shift, section.shift, 2) / pixel, [0.0, 0.0, 1.0])
+    mirror = rng.random() < section.mirror
+    lost: np.ndarray = np.asarray(rng.random(slices) < section.lost_slices)
+    present = known.any(axis=(1, 2))
+    if lost[present].all():
+        lost[:] = False
+    noise = rng.standard_normal(hu.shape, dtype=np.float32) * section.noise
+    out = np.full(volume.shape, NO_DATA, np.int16)
+    for k in np.flatnonzero(present & ~lost):
+        plane = cv2.warpAffine(hu[k], matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=AIR)
+        out[k] = np.clip(np.round(plane + noise[k]), AIR, 3071)
+    offset = round(float(rng.uniform(-section.offset, section.offset)))
+    out = np.where(out != NO_DATA, out + np.int16(offset), out).astype(np.int16)
+    return np.ascontiguousarray(out[:, :, ::-1]) if mirror else out

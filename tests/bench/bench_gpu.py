@@ -7,20 +7,31 @@ CPU with networks and pictures so small that only the code is tested.
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from conftest import compose
+from gpu_torchrun import torchrun
+from gpu_training import (
+    OUTPUTS,
+    ROUNDS,
+    cross_entropy,
+    exactly,
+    in_turn,
+    random_dataset,
+    section_of,
+    trainer,
+    training_row,
+    wait,
+)
 from measure import REPOSITORY, Row, seconds
 from PIL import Image
 from timm import create_model
@@ -35,23 +46,13 @@ from pipelines.camelyon.tissue import Tissue
 from pipelines.ecg.labels import STEP
 from pipelines.ecg.learner import EcgLearner
 from pipelines.head_ct.learner import HeadCtLearner
-from pipelines.shared.config import TrainerSection
-from pipelines.shared.data.cache import Prepared
-from pipelines.shared.launch import Launch
-from pipelines.shared.learning import distributed
 from pipelines.shared.learning.augment import image_augment
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork, expected_scale
-from pipelines.shared.learning.dataset import PreparedDataset
-from pipelines.shared.learning.distributed import World, wrap
+from pipelines.shared.learning.distributed import World
 from pipelines.shared.learning.hardware import loader_workers
-from pipelines.shared.learning.losses import Loss
 from pipelines.shared.learning.optimization import make_optimizer
-from pipelines.shared.learning.trainer import _Training
 
 MINUTES = 5  # reckoned: no GPU has gone through all of it yet
-ROUNDS = 3
-OUTPUTS = 8
-WEIGHTS_WITHIN = 1e-3  # under torchrun and without it
 
 
 def rows(tiny: bool = False) -> Iterator[Row]:
@@ -61,7 +62,7 @@ def rows(tiny: bool = False) -> Iterator[Row]:
         return
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     yield from _tiny_rows(device) if tiny else _picture_rows(device)
-    for measure in (_ecg, _volumes, _slide, _timm_folder, _torchrun):
+    for measure in (_ecg, _volumes, _slide, _timm_folder, torchrun):
         yield measure(device, tiny)
     if not tiny:
         yield from _whole_run()
@@ -70,6 +71,7 @@ def rows(tiny: bool = False) -> Iterator[Row]:
 def _tiny_rows(device: torch.device) -> Iterator[Row]:
     row = _pictures("resnet10t", 32, 4, device, 0.95, tiny=True)
     yield row
+    yield _pictures("resnet10t", 32, 4, device, 0.95, on_device=True, tiny=True)
     yield _gain(row, row)
 
 
@@ -78,6 +80,8 @@ def _picture_rows(device: torch.device) -> Iterator[Row]:
     plain = _pictures(lite, 192, 32, device, 0.95)
     yield plain
     yield _pictures(lite, 192, 128, device, 0.95)
+    yield _pictures(lite, 192, 32, device, 0.95, on_device=True)
+    yield _pictures(lite, 192, 128, device, 0.95, on_device=True)
     yield _pictures("resnet50", 224, 64, device, 0.97)
     yield _pictures("resnet50", 224, 256, device, 0.97)
     compiled = _pictures(lite, 192, 32, device, 0.95, compiled=True)
@@ -97,133 +101,23 @@ def _gain(compiled: Row, plain: Row) -> Row:
     }
 
 
-def _section(device: torch.device, batch: int, compiled: bool = False, **more: Any) -> TrainerSection:
-    precision = "bf16" if device.type == "cuda" else "fp32"
-    section = compose("skin").trainer.model_dump()
-    own = {"batch_size": batch, "precision": precision, "compile": compiled, "deterministic": False, "workers": None}
-    return TrainerSection(**(section | own | {"schedule": "constant", "ema_decay": None} | more))
-
-
-def _dataset(shape: tuple[int, ...], dtype: type, targets: np.ndarray, augment: Any) -> PreparedDataset:
-    """Random records that a loader reads as it reads the cache."""
-    rng, count = np.random.default_rng(0), len(targets)
-    arrays = rng.integers(0, 255, (min(count, 256), *shape)).astype(dtype)
-    facts = pd.DataFrame({"bad": [None] * count, "unusable": [None] * count})
-    prepared = Prepared(facts, np.zeros((count, 0)), np.zeros((count, 0, 0), np.uint8), None, _Repeated(arrays))
-    return PreparedDataset(prepared, [str(i) for i in range(count)], targets, augment)
-
-
-class _Repeated:
-    """As many records as are asked for out of a few."""
-
-    def __init__(self, arrays: np.ndarray) -> None:
-        self.arrays = arrays
-
-    def __call__(self, index: int) -> np.ndarray:
-        array: np.ndarray = self.arrays[index % len(self.arrays)]
-        return array
-
-
-def _training(
-    what: str,
-    build: Callable[[], nn.Module],
-    loss: Loss,
-    dataset: PreparedDataset,
-    section: TrainerSection,
-    inputs: torch.Tensor,
-    device: torch.device,
-    target: float,
-    forward: Callable[[Any, torch.Tensor], torch.Tensor] = lambda network, batch: network(batch),
-) -> Row:
-    """Records per second of the trainer over those of a bare loop.
-
-    Args:
-        build: the network.
-        dataset: as many whole batches as a round has.
-        inputs: one batch, resident, as `forward` takes it.
-    """
-    batch, (ours, steps) = section.batch_size, _trainer(build, loss, dataset, section, device)
-    answers = torch.from_numpy(dataset.targets[:batch]).to(device)
-    inputs = inputs.to(device)
-    network = build().to(device).train()
-    called, optimizer = wrap(network, World(0, 1, device), section.compile), make_optimizer(network, section)
-
-    def bare() -> None:
-        _exactly(False)
-        for _ in range(steps):
-            with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
-                value = loss(forward(called, inputs), answers)
-            value.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        _wait(device)
-
-    return _in_turn(what, bare, ours, steps * batch, "bare loop", target)
-
-
-def _trainer(
-    build: Callable[[], nn.Module], loss: Loss, dataset: PreparedDataset, section: TrainerSection, device: torch.device,
-    world: World | None = None,
-) -> tuple[Callable[[], None], int]:  # fmt: skip
-    """Two epochs of the trainer, to be called, and how many steps they have.
-
-    Nothing is read before the first or for a third: what the loader does is in the time.
-    """
-    file = Path(tempfile.mkdtemp()) / "never.pt"
-    section = section.model_copy(update={"epochs": 2})
-    run = _Training(build().to(device), loss, dataset, section, "bench", 0, world or World(0, 1, device), file, {})
-
-    def epochs() -> None:
-        _exactly(section.deterministic)
-        for number in range(2):
-            run.progress.epoch, run.progress.batch = number, 0
-            run.train_epoch()
-        _wait(device)
-
-    return epochs, 2 * run.batches
-
-
-def _exactly(deterministic: bool) -> None:
-    """As a run sets it when it starts; torch keeps it for the whole process."""
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _in_turn(
-    what: str, theirs: Callable[[], None], ours: Callable[[], None], records: int, name: str, target: float
-) -> Row:
-    """Both once unmeasured, then `ROUNDS` times in turn."""
-    theirs(), ours()
-    pairs = [(seconds(theirs), seconds(ours)) for _ in range(ROUNDS)]
-    return {
-        "what": what,
-        "ratio": statistics.median(t / o for t, o in pairs),
-        "ours": f"{records / statistics.median(o for _, o in pairs):.0f} records/s",
-        "reference": f"{name} {records / statistics.median(t for t, _ in pairs):.0f} records/s, to reach {target:g}",
-        "speeds": [records / statistics.median(p[i] for p in pairs) for i in (1, 0)],
-    }
-
-
 def _pictures(
     backbone: str, size: int, batch: int, device: torch.device, target: float, compiled: bool = False,
-    deterministic: bool = False, tiny: bool = False,
+    deterministic: bool = False, on_device: bool = False, tiny: bool = False,
 ) -> Row:  # fmt: skip
-    """With `deterministic` the trainer is; what it is compared with never is."""
+    """With `deterministic` the trainer is; what it is compared with never is. `on_device`: augmentation."""
     steps = 2 if tiny else 24
     targets = np.random.default_rng(1).integers(0, OUTPUTS, steps * batch).astype(np.float32)
-    augment = image_augment(compose("skin").augment, inscribed=True)
-    dataset = _dataset((size, size, 3), np.uint8, targets, augment)
+    augment = image_augment(compose("skin", f"augment.on_device={on_device}").augment, inscribed=True)
+    dataset = random_dataset((size, size, 3), np.uint8, targets, augment)
     architecture = Architecture(backbone, OUTPUTS, 0.0, *expected_scale(backbone))
     pictures = torch.randint(0, 255, (batch, size, size, 3), dtype=torch.uint8)
-    how = ", compiled" if compiled else ", deterministic" if deterministic else ""
+    more = {"compiled": compiled, "deterministic": deterministic, "augmented on the device": on_device}
+    how = "".join(f", {name}" for name, wanted in more.items() if wanted)
     what = f"{backbone} {size} px, batch {batch}{how}, training"
-    section = _section(device, batch, compiled, workers=0 if tiny else None, deterministic=deterministic)
-    return _training(
-        what, lambda: ImageNetwork(architecture), _cross_entropy, dataset, section, pictures, device, target
+    section = section_of(device, batch, compiled, workers=0 if tiny else None, deterministic=deterministic)
+    return training_row(
+        what, lambda: ImageNetwork(architecture), cross_entropy, dataset, section, pictures, device, target
     )
 
 
@@ -235,7 +129,7 @@ def _timm_folder(device: torch.device, tiny: bool) -> Row:
     size, batch, steps = (32, 2, 2) if tiny else (192, 128, 24)
     folder = Path(tempfile.mkdtemp())
     _write_pictures(folder, steps * batch, 64 if tiny else 600)
-    section = _section(device, batch, workers=0 if tiny else None)
+    section = section_of(device, batch, workers=0 if tiny else None)
     workers, on_gpu = loader_workers(section, World(0, 1, device)), device.type == "cuda"
     loader = create_loader(
         create_dataset("", folder), (3, size, size), batch, is_training=True, use_prefetcher=on_gpu, mean=(0.5,) * 3,
@@ -246,25 +140,21 @@ def _timm_folder(device: torch.device, tiny: bool) -> Row:
     optimizer = make_optimizer(network, section)
 
     def theirs() -> None:
-        _exactly(False)
+        exactly(False)
         for pictures, labels in chain(loader, loader):
             with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
                 logits = network(pictures.to(device, memory_format=torch.channels_last))
             nn.functional.cross_entropy(logits.float(), labels.to(device)).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        _wait(device)
+        wait(device)
 
     targets = np.random.default_rng(1).integers(0, OUTPUTS, steps * batch).astype(np.float32)
-    dataset = _dataset((size, size, 3), np.uint8, targets, image_augment(compose("skin").augment, inscribed=True))
+    dataset = random_dataset((size, size, 3), np.uint8, targets, image_augment(compose("skin").augment, inscribed=True))
     architecture = Architecture(lite, OUTPUTS, 0.0, *expected_scale(lite))
-    ours, taken = _trainer(lambda: ImageNetwork(architecture), _cross_entropy, dataset, section, device)
+    ours, taken = trainer(lambda: ImageNetwork(architecture), cross_entropy, dataset, section, device)
     what = f"{lite} {size} px, batch {batch}, training on {steps * batch} pictures in a folder"
-    return _in_turn(what, theirs, ours, taken * batch, "timm's loader", 1.6)
-
-
-def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(outputs.float(), targets.long())
+    return in_turn(what, theirs, ours, taken * batch, "timm's loader", 1.6)
 
 
 def _write_pictures(folder: Path, count: int, side: int) -> None:
@@ -287,10 +177,10 @@ def _ecg(device: torch.device, tiny: bool) -> Row:
     learner = EcgLearner(config)
     targets = np.random.default_rng(2).integers(0, 2, (steps * batch, length + 1)).astype(np.float32)
     targets[:, -1] = -1  # steps have labels, recordings none
-    dataset = _dataset((length * STEP,), np.float32, targets, None)
-    section = _section(device, batch, workers=0 if tiny else None)
+    dataset = random_dataset((length * STEP,), np.float32, targets, None)
+    section = section_of(device, batch, workers=0 if tiny else None)
     what = f"ECG, {config.model.filters} filters, {length * STEP} samples, batch {batch}, training"
-    return _training(
+    return training_row(
         what, learner.build, learner.loss(), dataset, section, torch.randn(batch, length * STEP), device, 0.97
     )
 
@@ -302,11 +192,11 @@ def _volumes(device: torch.device, tiny: bool) -> Row:
     shape = (config.preprocess.slices, config.preprocess.size, config.preprocess.size)
     learner = HeadCtLearner(config)
     targets = np.random.default_rng(3).integers(0, 2, (steps * batch, len(learner.classes))).astype(np.float32)
-    dataset = _dataset(shape, np.int16, targets, learner.augment())
+    dataset = random_dataset(shape, np.int16, targets, learner.augment())
     volumes = torch.randint(0, 100, (batch, *shape), dtype=torch.int16)
-    section = _section(device, batch, workers=0 if tiny else None)
+    section = section_of(device, batch, workers=0 if tiny else None)
     what = f"head CT: {config.model.backbone}, {shape[0]} slices of {shape[1]} px, batch {batch}, training"
-    return _training(what, learner.build, learner.loss(), dataset, section, volumes, device, 0.95)
+    return training_row(what, learner.build, learner.loss(), dataset, section, volumes, device, 0.95)
 
 
 def _slide(device: torch.device, tiny: bool) -> Row:
@@ -346,61 +236,6 @@ def _slide(device: torch.device, tiny: bool) -> Row:
     }
 
 
-def _torchrun(device: torch.device, tiny: bool) -> Row:
-    """The trainer in one process that torchrun started and that talks to itself, over the trainer without all this.
-
-    On a GPU it talks by NCCL, on a CPU by gloo: DistributedDataParallel and what is exchanged at every step are in it.
-
-    Raises:
-        AssertionError: the weights differ.
-    """
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place, "result.pt")
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--standalone", __file__]
-        found = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(
-            [*command, str(file), str(int(tiny))], cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": found},
-            capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        theirs = torch.load(file, weights_only=True)
-    alone = _few_steps(World(0, 1, device), tiny)
-    differences = [float((alone["weights"][k] - v).abs().max()) for k, v in theirs["weights"].items()]
-    furthest = float(np.max(differences))  # NaN if one is
-    assert furthest <= WEIGHTS_WITHIN, f"under torchrun a weight differs by {furthest:.3g}"
-    return {
-        "what": f"torchrun, one process, {theirs['backend']}: training to the same weights",
-        "ratio": theirs["speed"] / alone["speed"],
-        "ours": f"{theirs['speed']:.0f} records/s, a weight differs by {furthest:.2g} at most",
-        "reference": f"without torchrun {alone['speed']:.0f} records/s",
-    }
-
-
-def _few_steps(world: World, tiny: bool) -> dict[str, Any]:
-    """Weights after four short epochs of a deterministic trainer; records per second of the last two."""
-    backbone, size, batch, steps = ("resnet10t", 32, 4, 2) if tiny else ("tf_efficientnet_lite0", 192, 32, 10)
-    targets = np.random.default_rng(1).integers(0, OUTPUTS, steps * batch).astype(np.float32)
-    augment = image_augment(compose("skin").augment, inscribed=True)
-    section = _section(world.device, batch, workers=0 if tiny else None, deterministic=True)
-    torch.manual_seed(0)
-    network = ImageNetwork(Architecture(backbone, OUTPUTS, 0.0, *expected_scale(backbone)))
-    dataset = _dataset((size, size, 3), np.uint8, targets, augment)
-    epochs, count = _trainer(lambda: network, _cross_entropy, dataset, section, world.device, world)
-    epochs()
-    speed = count * batch / seconds(epochs)
-    distributed.copy_from_main(network, world)
-    return {"weights": {k: v.cpu() for k, v in network.state_dict().items()}, "speed": speed}
-
-
-def _under_torchrun(file: Path, tiny: bool) -> None:
-    """What the process does that `_torchrun` starts."""
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    distributed._join(Launch(0, 1, 0, 1), device)
-    result = _few_steps(World(0, 1, device, joined=True), tiny)
-    torch.save(result | {"backend": torch.distributed.get_backend()}, file)
-    torch.distributed.destroy_process_group()
-
-
 def _whole_run() -> list[Row]:
     """The default retinopathy run, everything, as a command; and how much longer its first epoch takes."""
     with tempfile.TemporaryDirectory() as place:
@@ -413,7 +248,3 @@ def _whole_run() -> list[Row]:
         {"what": "its first epoch longer than the others", "ratio": 2 / max(more, 0.01), "ours": f"{more:.1f} s",
          "reference": "to stay under 2 s"},
     ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    _under_torchrun(Path(sys.argv[1]), sys.argv[2] == "1")

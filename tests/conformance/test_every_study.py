@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import math
+import pickle
 import shutil
 import signal
 import sys
@@ -142,12 +144,32 @@ def test_modes_and_keys_exist_without_a_plus(study):
     assert config.recalibrate is None
 
 
+def check_augmentation(learner: Any, arrays: list[np.ndarray]) -> None:
+    """It goes to other processes, and where it can be left to the device it gives much the same there."""
+    from pipelines.shared.learning.dataset import PreparedDataset, batch_of
+
+    def augmented(learner: Any) -> np.ndarray:
+        augment = pickle.loads(pickle.dumps(learner.augment()))  # as where loader workers are spawned
+        ids, targets = [str(i) for i in range(len(arrays))], np.zeros((len(arrays), 1))
+        data = PreparedDataset(toy_prepared(np.stack(arrays)), ids, targets, augment)
+        return batch_of(data, [(0, i, 0) for i in range(len(arrays))])[0].numpy()
+
+    there = augmented(learner)
+    if "on_device" in type(learner.config.augment).model_fields:
+        section = learner.config.augment.model_copy(update={"on_device": True})
+        other = copy.copy(learner)
+        other.config = learner.config.model_copy(update={"augment": section})
+        found = augmented(other)
+        assert found.shape == there.shape
+        assert found.dtype == there.dtype == np.uint8
+        assert np.abs(found.astype(int) - there).mean() < 2.5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tmp_path):
     import torch
 
-    from pipelines.shared.learning.dataset import collate
     from pipelines.shared.study import Data
 
     part = study_of(study)
@@ -162,9 +184,10 @@ def test_one_batch_goes_through_and_eight_records_are_learned_by_heart(study, tm
     step = max(1, len(known) // 8)
     rows = known[::step][:8]
     arrays = [part.prepare(records.iloc[i].to_dict(), source.root, settings)[0] for i in rows]
+    check_augmentation(learner, arrays)
     torch.manual_seed(0)
     network, loss = learner.build(), learner.loss()
-    x, y, _ = collate([(a, targets[i].astype(np.float32), int(i)) for a, i in zip(arrays, rows, strict=True)])
+    x, y = torch.from_numpy(np.stack(arrays)), torch.from_numpy(targets[rows].astype(np.float32))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     network.train()
     values = []

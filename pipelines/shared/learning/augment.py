@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 
 from pipelines.shared.config import AugmentSection
+from pipelines.shared.learning.batch_augment import BatchChange
+from pipelines.shared.learning.dataset import Augment, OnDevice
 
 # What `augment.operations` draws from: operations of RandAugment (Cubuk et al., NeurIPS 2020) that keep the geometry
 # and leave a grey picture grey. Brightness, contrast and colour have keys of their own; CLAHE would take 1.5 ms.
@@ -43,11 +45,15 @@ class InscribedRotation(A.ImageOnlyTransform):
         angle = self.py_random.uniform(-self.rotate, self.rotate)
         return {"angle": angle, "zoom": inscribed_zoom(angle) * self.py_random.uniform(1, 1 + self.scale)}
 
+    @staticmethod
+    def matrix(shape: Sequence[int], angle: float, zoom: float) -> np.ndarray:
+        """(2, 3), from the old picture's coordinates to the new one's."""
+        return cv2.getRotationMatrix2D(((shape[1] - 1) / 2, (shape[0] - 1) / 2), angle, zoom)
+
     def apply(self, img: np.ndarray, angle: float = 0.0, zoom: float = 1.0, **params: Any) -> np.ndarray:
         """The rotated, enlarged middle of a picture."""
-        height, width = img.shape[:2]
-        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom)
-        return cv2.warpAffine(img, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        matrix, size = self.matrix(img.shape, angle, zoom), img.shape[1::-1]
+        return cv2.warpAffine(img, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
 class RandomView(A.ImageOnlyTransform):
@@ -95,27 +101,71 @@ class RandomView(A.ImageOnlyTransform):
         return turned.reshape(img.shape)
 
 
+class OnlyDrawn(A.ImageOnlyTransform):
+    """A step that draws as ever and leaves the picture as it is."""
+
+    def __init__(self, step: A.BasicTransform) -> None:
+        super().__init__(p=step.p)
+        self.step = step
+
+    def get_params(self) -> dict[str, Any]:
+        """The step's, from the draws of the whole."""
+        self.step.set_random_state(self.random_generator, self.py_random)
+        params: dict[str, Any] = self.step.get_params()
+        return params
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """The step's."""
+        found: dict[str, Any] = self.step.get_params_dependent_on_data(params, data)
+        return found
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        """Nothing."""
+        return img
+
+
 def inscribed_zoom(angle: float) -> float:
     """How much a square picture must be enlarged so that, rotated by an angle in degrees, it fills its frame."""
     return abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
 
 
 def image_augment(
-    settings: AugmentSection, inscribed: bool = False, outside: int = 0
-) -> Callable[[np.ndarray, int], np.ndarray]:
-    """A function (picture uint8 (H, W, 3), 32-bit seed) -> picture of the same shape.
+    settings: AugmentSection,
+    inscribed: bool = False,
+    outside: int = 0,
+    first: Augment | None = None,
+    side: int | None = None,
+) -> Augment:
+    """A function (picture uint8 (H, W, 1 or 3), 32-bit seed) -> picture; with `on_device` one that leaves most of it.
 
-    Drawn anew from the seed at every call: without this, albumentations' loader workers repeat each other.
+    Drawn anew from the seed at every call: without this, albumentations' loader workers repeat each other. The device
+    gets the same draws: geometry, brightness, contrast and colour. What else there is (tones, blur, JPEG, a lost
+    rectangle) happens where the picture is read, so before these and not after.
 
     Args:
         settings: what is changed and how much.
         inscribed: of a rotated picture keep an upright part, so that no corner is black; `translate` is then not used.
         outside: the tone (0 to 255) of what turns into the picture from outside, such as pictures have around the disc.
+        first: what happens to a picture before.
+        side: at the end a random square of so many pixels is seen; None: all of the picture.
     """
+    drawn, others = [*_geometry(settings, inscribed, outside), *_colours(settings)], _others(settings)
+    # Not closures: they must be sent to loader workers where these are spawned.
+    if not settings.on_device:
+        return partial(_apply, A.Compose([*drawn, *others]), first, side)
+    mirrored = inscribed or (settings.crop_area is not None and settings.rotate == 0)
+    change = BatchChange(side, mirrored, outside, bool(settings.hue or settings.saturation))
+    return OnDevice(partial(_begin, A.Compose([*map(OnlyDrawn, drawn), *others]), first, side), change)
+
+
+def _geometry(settings: AugmentSection, inscribed: bool, outside: int) -> list[A.BasicTransform]:
     if settings.crop_area is not None:
-        steps: list[A.BasicTransform] = [RandomView(settings, inscribed, outside)]
-    else:
-        steps = _whole_views(settings, inscribed, outside)
+        return [RandomView(settings, inscribed, outside)]
+    return _whole_views(settings, inscribed, outside)
+
+
+def _colours(settings: AugmentSection) -> list[A.BasicTransform]:
+    steps: list[A.BasicTransform] = []
     if settings.brightness or settings.contrast:
         steps.append(
             A.RandomBrightnessContrast(
@@ -131,6 +181,11 @@ def image_augment(
                 p=1.0,
             )
         )
+    return steps
+
+
+def _others(settings: AugmentSection) -> list[A.BasicTransform]:
+    steps: list[A.BasicTransform] = []
     if settings.operations:
         steps.append(A.SomeOf(TONES, n=settings.operations, replace=False, p=1.0))
     if settings.blur:
@@ -140,7 +195,7 @@ def image_augment(
     if settings.erase:
         sides = (0.15, 0.4)
         steps.append(A.CoarseDropout((1, 1), hole_height_range=sides, hole_width_range=sides, fill=0, p=settings.erase))
-    return partial(_apply, A.Compose(steps))  # not a closure: it must be sent to loader workers where they are spawned
+    return steps
 
 
 def _whole_views(settings: AugmentSection, inscribed: bool, outside: int) -> list[A.BasicTransform]:
@@ -167,9 +222,67 @@ def _whole_views(settings: AugmentSection, inscribed: bool, outside: int) -> lis
     return steps
 
 
-def _apply(steps: A.Compose, picture: np.ndarray, seed: int) -> np.ndarray:
+def _apply(steps: A.Compose, first: Augment | None, side: int | None, picture: np.ndarray, seed: int) -> np.ndarray:
+    picture = first(picture, seed) if first else picture
+    _start_draws(steps, seed)
+    changed: np.ndarray = steps(image=picture)["image"].reshape(picture.shape)  # some drop a grey picture's channel
+    if side is None:
+        return changed
+    left, top = _corner(picture, side, seed)
+    return np.ascontiguousarray(changed[top : top + side, left : left + side])
+
+
+def _begin(
+    steps: A.Compose, first: Augment | None, side: int | None, picture: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A picture of which some steps are only drawn, and what `BatchChange` is still to do to it."""
+    picture = first(picture, seed) if first else picture
+    _start_draws(steps, seed)
+    changed: np.ndarray = steps(image=picture)["image"].reshape(picture.shape)
+    later = _numbers([step for step in steps.transforms if isinstance(step, OnlyDrawn)], picture.shape)
+    if side is not None:
+        matrix = later[:6].reshape(2, 3)
+        matrix[:, 2] += matrix[:, :2] @ _corner(picture, side, seed)
+    return changed, later.astype(np.float32)
+
+
+def _start_draws(steps: A.Compose, seed: int) -> None:
     # One source of draws for all steps. `set_random_seed` gives each step a generator of its own from the same seed, so
     # that their draws are equal: a picture would be mirrored from left to right only where it is from top to bottom.
     steps.set_random_state(np.random.default_rng(seed), random.Random(seed))
-    changed: np.ndarray = steps(image=picture)["image"]
-    return changed.reshape(picture.shape)  # some steps drop a grey picture's channel
+
+
+def _corner(picture: np.ndarray, side: int, seed: int) -> tuple[int, int]:
+    """The left upper corner (x, y) of a random square."""
+    free = picture.shape[0] - side
+    top, left = np.random.default_rng(seed).integers(0, free + 1, 2)
+    return int(left), int(top)
+
+
+def _numbers(steps: Sequence[OnlyDrawn], shape: Sequence[int]) -> np.ndarray:
+    """What was drawn for a picture, steps one after the other: float64 (10,), see `BatchChange`."""
+    height, width = shape[:2]
+    matrix, factor, addend, hue, saturation = np.eye(3), 1.0, 0.0, 0.0, 0.0
+    for drawn in steps:
+        found = drawn.get_applied_params()
+        if not found:  # its lot was not to be applied
+            continue
+        match drawn.step:
+            case A.HorizontalFlip():
+                matrix = matrix @ [[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]
+            case A.VerticalFlip():
+                matrix = matrix @ [[1, 0, 0], [0, -1, height - 1], [0, 0, 1]]
+            case A.Affine():
+                matrix = matrix @ np.linalg.inv(found["matrix"])
+            case InscribedRotation():
+                forward = InscribedRotation.matrix(shape, found["angle"], found["zoom"])
+                matrix = matrix @ np.linalg.inv([*forward, [0, 0, 1]])
+            case RandomView():
+                matrix = matrix @ [*found["matrix"], [0, 0, 1]]
+            case A.RandomBrightnessContrast():
+                factor, addend = found["alpha"], found["beta"]
+            case A.HueSaturationValue():
+                hue, saturation = 2 * found["hue_shift"], found["sat_shift"]  # in eight bits a hue has two degrees
+            case _:
+                raise TypeError(f"{type(drawn.step).__name__} cannot be left to the device.")
+    return np.array([*matrix[:2].ravel(), factor, addend, hue, saturation])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipelines.shared.config import TrainerSection
-from pipelines.shared.learning.dataset import PreparedDataset, collate
+from pipelines.shared.learning.dataset import PreparedDataset, batch_of
 from pipelines.shared.learning.distributed import World, gather
 from pipelines.shared.learning.hardware import out_of_memory, uses_bf16
 from pipelines.shared.learning.losses import Loss
@@ -51,9 +51,9 @@ def _step(
     config: TrainerSection, network: nn.Module, loss: Loss, data: PreparedDataset, world: World, batch: int
 ) -> None:
     """Forward and backward of so many records."""
-    arrays, targets, _ = collate([data[i % min(len(data), 8)] for i in range(batch)])
+    arrays, targets, _ = batch_of(data, [i % min(len(data), 8) for i in range(batch)], world.device)
     with torch.autocast(world.device.type, torch.bfloat16, enabled=uses_bf16(config, world)):
-        value = loss(network(arrays.to(world.device)), targets.to(world.device))
+        value = loss(network(arrays), targets)
     value.backward()
     network.zero_grad(set_to_none=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,18 +12,44 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipelines.shared.data.cache import Prepared
 from pipelines.shared.errors import DataError
+from pipelines.shared.learning.ahead import made_ahead
 from pipelines.shared.seeds import seed_of
 
 # An augmentation: prepared array and a 32-bit seed -> array of the same kind.
 Augment = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """An augmentation of which the larger part happens to whole batches, where the network is.
+
+    Attributes:
+        begin: prepared array and a 32-bit seed -> array, and the numbers that say what is still to be done to it.
+        finish: the arrays of a batch and these numbers (batch, numbers), on the device -> arrays.
+    """
+
+    begin: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+    finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+    def __call__(self, array: np.ndarray, seed: int) -> np.ndarray:
+        """All of it, for one array."""
+        begun, later = self.begin(array, seed)
+        finished: np.ndarray = self.finish(torch.from_numpy(begun)[None], torch.from_numpy(later)[None])[0].numpy()
+        return finished
+
+
 # What a dataset is asked for: epoch, position, and which time it is in this epoch (0: the first).
 Key = tuple[int, int, int]
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+# A record: array, target, position, and what is still to be done to the array.
+Item = tuple[np.ndarray, np.ndarray, int, np.ndarray]
+Gathered = tuple[torch.Tensor, np.ndarray, list[int], np.ndarray]  # the same of a batch
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # arrays, targets, positions
 CPU = torch.device("cpu")
+NOTHING = np.zeros(0, np.float32)
 
 
-class PreparedDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
-    """Records as (array, target, position). Asked with a `Key`, it augments.
+class PreparedDataset(Dataset[Item]):
+    """Records as (array, target, position, what is still to be done to the array). Asked with a `Key`, it augments.
 
     The augmentation's seed is a function of (seed, epoch, record id, which time), so it does not matter which worker
     draws it, nor after what.
@@ -54,14 +81,17 @@ class PreparedDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, key: int | Key) -> tuple[np.ndarray, np.ndarray, int]:
+    def __getitem__(self, key: int | Key) -> Item:
         epoch, position, time = key if isinstance(key, tuple) else (0, key, 0)
-        array = self.prepared.array(position)
+        array, later = self.prepared.array(position), NOTHING
         if self.augment is not None:
             again = [time] if time else []
             seed = seed_of(self.seed, "augment", epoch, str(self.ids[position]), *again) & 0xFFFFFFFF
-            array = self.augment(array, seed)
-        return array, self.targets[position], position
+            if isinstance(self.augment, OnDevice):
+                array, later = self.augment.begin(array, seed)
+            else:
+                array = self.augment(array, seed)
+        return array, self.targets[position], position, later
 
 
 def balanced_shares(strata: np.ndarray, power: float) -> np.ndarray:
@@ -152,8 +182,8 @@ class Loader:
     """Batches of a dataset. Its worker processes start at the first batch and live as long as the loader does.
 
     What they do depends on the keys of a batch alone, not on what they did before. The base seed comes from a generator
-    of its own, so that making a loader leaves torch's global generator untouched. For a GPU a batch is copied while the
-    one before it is computed with.
+    of its own, so that making a loader leaves torch's global generator untouched. For a GPU a batch is copied (and
+    augmented, see `OnDevice`) while the one before it is computed with.
 
     Args:
         dataset: what is read.
@@ -190,44 +220,27 @@ class Loader:
             self._waiting.batches = deque(wanted + then)
             self._running = iter(self._loader)
         self._begun = []  # whoever stops in the middle begins anew
-        found = (_as_tensors(*next(self._running)) for _ in wanted)
-        yield from _copied_ahead(found, self.device) if self.device.type == "cuda" else found
+        found = (_there(next(self._running), self.dataset.augment, self.device) for _ in wanted)
+        yield from made_ahead(found, self.device)
         self._begun = then
 
 
-def _gathered(items: list[tuple[np.ndarray, np.ndarray, int]]) -> tuple[torch.Tensor, np.ndarray, list[int]]:
+def _gathered(items: list[Item]) -> Gathered:
     """A batch as workers hand it over: a tensor costs a connection from process to process, so only arrays are one."""
-    arrays, targets, positions = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(arrays)), np.stack(targets), list(positions)
+    arrays, targets, positions, later = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(arrays)), np.stack(targets), list(positions), np.stack(later)
 
 
-def _as_tensors(arrays: torch.Tensor, targets: np.ndarray, positions: list[int]) -> Batch:
-    return arrays, torch.from_numpy(targets), torch.tensor(positions)
+def _there(batch: Gathered, augment: Augment | None, device: torch.device) -> Batch:
+    """A batch on its device; what is still to be done to it is done."""
+    arrays, targets, positions, later = batch
+    at_once = device.type == "cuda"  # without waiting
+    arrays = arrays.to(device, non_blocking=at_once)
+    if isinstance(augment, OnDevice):
+        arrays = augment.finish(arrays, torch.from_numpy(later).to(device, non_blocking=at_once))
+    return arrays, torch.from_numpy(targets).to(device, non_blocking=at_once), torch.tensor(positions)
 
 
-def collate(items: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
-    """Stack arrays and targets as they are; the model knows what its input looks like."""
-    return _as_tensors(*_gathered(items))
-
-
-def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Each batch is copied on a stream of its own while the one before it is computed with."""
-    stream = torch.cuda.Stream(device)
-    ready: deque[tuple[Batch, torch.cuda.Event]] = deque()
-
-    def taken() -> Batch:
-        batch, copied = ready.popleft()
-        now = torch.cuda.current_stream(device)
-        now.wait_event(copied)
-        for tensor in batch[:2]:
-            tensor.record_stream(now)  # its memory is not given away before the computation is done with it
-        return batch
-
-    for arrays, targets, positions in batches:
-        with torch.cuda.stream(stream):
-            there = arrays.to(device, non_blocking=True), targets.to(device, non_blocking=True), positions
-            ready.append((there, stream.record_event()))
-        if len(ready) == 2:
-            yield taken()
-    while ready:
-        yield taken()
+def batch_of(dataset: PreparedDataset, keys: Sequence[int | Key], device: torch.device = CPU) -> Batch:
+    """Arrays and targets stacked as they are; the model knows what its input looks like."""
+    return _there(_gathered([dataset[key] for key in keys]), dataset.augment, device)

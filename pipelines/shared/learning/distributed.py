@@ -17,6 +17,7 @@ from torch import nn
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.job import EXIT_MISTAKE
 from pipelines.shared.launch import ALONE, Launch, launch
+from pipelines.shared.learning.ahead import arriving
 
 DEVICES = "auto, cpu, cuda, cuda:<number>, mps"
 JOIN_TIMEOUT = timedelta(minutes=5)
@@ -153,14 +154,10 @@ def agreement(loss: torch.Tensor, stop: bool, world: World) -> Callable[[], tupl
     values = torch.stack([value, value, torch.full_like(value, float(stop))])
     if world.joined:
         dist.all_reduce(values[1:])
-    on_gpu = world.device.type == "cuda"
-    arriving = values.to("cpu", non_blocking=on_gpu)
-    arrived = torch.cuda.current_stream(world.device).record_event() if on_gpu else None
+    arrived = arriving(values)
 
     def wait() -> tuple[float, float, bool]:
-        if arrived is not None:
-            arrived.synchronize()
-        own, total, stops = arriving.tolist()
+        own, total, stops = arrived().tolist()
         return own, total / world.size, stops > 0
 
     return wait

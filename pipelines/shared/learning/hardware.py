@@ -56,14 +56,22 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def batch_in_memory(config: TrainerSection, world: World) -> Iterator[None]:
-    """Where a batch does not fit into the memory of GPU or machine, say which key to change.
+    """Where a batch does not fit into the memory of GPU or machine, or the loader's workers do not, say which key to
+    change.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not, or a worker was ended by the system.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as failure:
+        if str(failure).startswith("DataLoader worker (pid"):
+            workers = loader_workers(config, world)
+            raise UserError(
+                f"The system ended one of {workers} processes that load the batches, as it does when memory runs out "
+                "(in a container also that of /dev/shm).",
+                f"Start it again, with fewer of them: trainer.workers={workers // 2}.",
+            ) from None
         if not out_of_memory(failure):
             raise
         remedy = "Take smaller records (preprocess), a smaller network, or another trainer.device."
