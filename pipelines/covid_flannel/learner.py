@@ -118,13 +118,11 @@ class BaseLearner(Learner[CovidConfig]):
         return answers_of(records)
 
     def augment(self) -> Augment:
-        """Random changes of a prepared picture, then a random square of the learner's size."""
+        """Random changes of a picture of the learner's size, then a random square of it."""
         from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
 
-        settings, resize, crop = self.config.augment, self.section.resize, self.section.crop
-        if settings.on_device:
-            return image_augment(settings, first=partial(scaled, side=resize), side=crop)
-        return partial(random_crop, steps=image_augment(settings), resize=resize, crop=crop)
+        first = partial(scaled, side=self.section.resize)
+        return image_augment(self.config.augment, first=first, side=self.section.crop)
 
     def loss(self) -> Loss:
         """Cross-entropy; a class weighs (1 / its training images) ** class_balance, on average over images 1."""
@@ -155,16 +153,6 @@ def answers_of(records: pd.DataFrame) -> np.ndarray:
 def untaught_in(records: pd.DataFrame, train: np.ndarray) -> dict[str, str]:
     """The classes that the training records lack -> why; `train`: bool (records,)."""
     return find_untaught(CLASSES, answers_of(records)[train])
-
-
-def random_crop(
-    picture: np.ndarray, seed: int, steps: Callable[[np.ndarray, int], np.ndarray], resize: int | None, crop: int
-) -> np.ndarray:
-    """uint8 (side, side, 1) -> (crop, crop, 1), a function of the seed."""
-    changed = scaled(steps(picture, seed), seed, resize)
-    free = changed.shape[0] - crop
-    top, left = np.random.default_rng(seed).integers(0, free + 1, 2)
-    return np.ascontiguousarray(changed[top : top + crop, left : left + crop])
 
 
 def scaled(picture: np.ndarray, seed: int, side: int | None) -> np.ndarray:

@@ -114,7 +114,8 @@ class AugmentSection(Section):
     it. `crop_aspect`: the part's largest ratio of the sides. `blur`, `jpeg`, `erase`: the shares of pictures that are
     blurred, that go through JPEG, that lose a rectangle. `operations`: how many changes of tone are drawn for each
     picture from a list (see `augment.TONES`). `on_device`: geometry, brightness, contrast and colour are changed for a
-    whole batch where the network is, as drawn; the rest happens on the cores as ever, but before and not after.
+    whole batch where the network is, as drawn; the rest happens on the cores as ever, but before and not after. null:
+    where that is a GPU, whose network would wait for its cores otherwise; on a CPU it is slower.
     """
 
     horizontal_flip: Annotated[float, Field(ge=0, le=1)]
@@ -132,7 +133,7 @@ class AugmentSection(Section):
     jpeg: Share = 0.0
     erase: Share = 0.0
     operations: Annotated[int, Field(ge=0, le=5)] = 0
-    on_device: bool = False
+    on_device: bool | None = None
 
     @model_validator(mode="after")
     def _crop_or_scale(self) -> AugmentSection:

@@ -7,6 +7,7 @@ CPU with networks and pictures so small that only the code is tested.
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -80,8 +81,7 @@ def _picture_rows(device: torch.device) -> Iterator[Row]:
     plain = _pictures(lite, 192, 32, device, 0.95)
     yield plain
     yield _pictures(lite, 192, 128, device, 0.95)
-    yield _pictures(lite, 192, 32, device, 0.95, on_device=True)
-    yield _pictures(lite, 192, 128, device, 0.95, on_device=True)
+    yield _pictures(lite, 192, 128, device, 0.66, on_device=False)  # what there was before
     yield _pictures("resnet50", 224, 64, device, 0.97)
     yield _pictures("resnet50", 224, 256, device, 0.97)
     compiled = _pictures(lite, 192, 32, device, 0.95, compiled=True)
@@ -103,16 +103,16 @@ def _gain(compiled: Row, plain: Row) -> Row:
 
 def _pictures(
     backbone: str, size: int, batch: int, device: torch.device, target: float, compiled: bool = False,
-    deterministic: bool = False, on_device: bool = False, tiny: bool = False,
+    deterministic: bool = False, on_device: bool | None = None, tiny: bool = False,
 ) -> Row:  # fmt: skip
     """With `deterministic` the trainer is; what it is compared with never is. `on_device`: augmentation."""
     steps = 2 if tiny else 24
     targets = np.random.default_rng(1).integers(0, OUTPUTS, steps * batch).astype(np.float32)
-    augment = image_augment(compose("skin", f"augment.on_device={on_device}").augment, inscribed=True)
+    augment = image_augment(compose("skin", f"augment.on_device={json.dumps(on_device)}").augment, inscribed=True)
     dataset = random_dataset((size, size, 3), np.uint8, targets, augment)
     architecture = Architecture(backbone, OUTPUTS, 0.0, *expected_scale(backbone))
     pictures = torch.randint(0, 255, (batch, size, size, 3), dtype=torch.uint8)
-    more = {"compiled": compiled, "deterministic": deterministic, "augmented on the device": on_device}
+    more = {"compiled": compiled, "deterministic": deterministic, "augmented on the cores": on_device is False}
     how = "".join(f", {name}" for name, wanted in more.items() if wanted)
     what = f"{backbone} {size} px, batch {batch}{how}, training"
     section = section_of(device, batch, compiled, workers=0 if tiny else None, deterministic=deterministic)

@@ -154,7 +154,7 @@ def check_augmentation(learner: Any, arrays: list[np.ndarray]) -> None:
         data = PreparedDataset(toy_prepared(np.stack(arrays)), ids, targets, augment)
         return batch_of(data, [(0, i, 0) for i in range(len(arrays))])[0].numpy()
 
-    there = augmented(learner)
+    there = augmented(learner)  # on a CPU one by one
     if "on_device" in type(learner.config.augment).model_fields:
         section = learner.config.augment.model_copy(update={"on_device": True})
         other = copy.copy(learner)

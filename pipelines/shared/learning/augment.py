@@ -136,7 +136,7 @@ def image_augment(
     first: Augment | None = None,
     side: int | None = None,
 ) -> Augment:
-    """A function (picture uint8 (H, W, 1 or 3), 32-bit seed) -> picture; with `on_device` one that leaves most of it.
+    """A function (picture uint8 (H, W, 1 or 3), 32-bit seed) -> picture; by `on_device` one that leaves most of it.
 
     Drawn anew from the seed at every call: without this, albumentations' loader workers repeat each other. The device
     gets the same draws: geometry, brightness, contrast and colour. What else there is (tones, blur, JPEG, a lost
@@ -151,11 +151,13 @@ def image_augment(
     """
     drawn, others = [*_geometry(settings, inscribed, outside), *_colours(settings)], _others(settings)
     # Not closures: they must be sent to loader workers where these are spawned.
-    if not settings.on_device:
-        return partial(_apply, A.Compose([*drawn, *others]), first, side)
+    one_by_one = partial(_apply, A.Compose([*drawn, *others]), first, side)
+    if settings.on_device is False:
+        return one_by_one
     mirrored = inscribed or (settings.crop_area is not None and settings.rotate == 0)
     change = BatchChange(side, mirrored, outside, bool(settings.hue or settings.saturation))
-    return OnDevice(partial(_begin, A.Compose([*map(OnlyDrawn, drawn), *others]), first, side), change)
+    begin = partial(_begin, A.Compose([*map(OnlyDrawn, drawn), *others]), first, side)
+    return OnDevice(begin, change, elsewhere=None if settings.on_device else one_by_one)
 
 
 def _geometry(settings: AugmentSection, inscribed: bool, outside: int) -> list[A.BasicTransform]:

@@ -42,8 +42,10 @@ class BatchChange:
         """
         values = self._warped(pictures.permute(0, 3, 1, 2), drawn[:, :6])
         factor, addend, hue, saturation = drawn[:, 6:, None, None].unbind(1)
-        values = (values * factor[:, None] + addend[:, None]).clamp(0, 255).floor()  # as a table of bytes has it
+        values.mul_(factor[:, None]).add_(addend[:, None]).clamp_(0, 255).floor_()  # as a table of bytes has it
         if self.colours and values.shape[1] == 3:
+            if values.device.type == "cuda":  # eleven bits are enough for eight, in half the time
+                values, hue, saturation = values.half(), hue.half(), saturation.half()
             values = shifted_colours(values, hue, saturation).round()
         return values.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -58,7 +60,7 @@ class BatchChange:
         border, tone = ("reflection", 0) if self.mirrored else ("zeros", self.outside)
         values = pictures.float() - tone
         seen = functional.grid_sample(values, old - 1, mode="bilinear", padding_mode=border, align_corners=True)
-        return (seen + tone).round()
+        return seen.add_(tone).round_()
 
 
 def shifted_colours(pictures: torch.Tensor, hue: torch.Tensor, saturation: torch.Tensor) -> torch.Tensor:
@@ -75,7 +77,7 @@ def shifted_colours(pictures: torch.Tensor, hue: torch.Tensor, saturation: torch
     divisor = range_.clamp(min=1)  # whole numbers: where it is 0 there is no hue
     sector = torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
     sector = torch.where(value == red, (green - blue) / divisor, sector) + hue / 60
-    purity = (255 * range_ / value.clamp(min=1) + saturation).clamp(0, 255) / 255 * (range_ > 0)
+    purity = (range_ / value.clamp(min=1) + saturation / 255).clamp(0, 1) * (range_ > 0)
     channels = []
     for first in (5, 3, 1):
         k = (first + sector) % 6

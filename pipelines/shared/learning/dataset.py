@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,17 @@ class OnDevice:
     Attributes:
         begin: prepared array and a 32-bit seed -> array, and the numbers that say what is still to be done to it.
         finish: the arrays of a batch and these numbers (batch, numbers), on the device -> arrays.
+        elsewhere: what takes its place where the network is on no GPU; None: nothing does.
     """
 
     begin: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
     finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    elsewhere: Augment | None = None
 
     def __call__(self, array: np.ndarray, seed: int) -> np.ndarray:
-        """All of it, for one array."""
+        """All of it, for one array in main memory."""
+        if self.elsewhere:
+            return self.elsewhere(array, seed)
         begun, later = self.begin(array, seed)
         finished: np.ndarray = self.finish(torch.from_numpy(begun)[None], torch.from_numpy(later)[None])[0].numpy()
         return finished
@@ -80,6 +85,14 @@ class PreparedDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def on(self, device: torch.device) -> PreparedDataset:
+        """The same for a network on this device, see `OnDevice`."""
+        if not isinstance(self.augment, OnDevice) or self.augment.elsewhere is None or device.type == "cuda":
+            return self
+        other = copy(self)
+        other.augment = self.augment.elsewhere
+        return other
 
     def __getitem__(self, key: int | Key) -> Item:
         epoch, position, time = key if isinstance(key, tuple) else (0, key, 0)
@@ -192,11 +205,11 @@ class Loader:
     """
 
     def __init__(self, dataset: PreparedDataset, workers: int = 0, device: torch.device = CPU) -> None:
-        self.dataset, self.device = dataset, device
+        self.dataset, self.device = dataset.on(device), device
         self._waiting = _Waiting()
         self._begun: list[list[Key]] = []  # batches after the last call's, with which the workers have begun
         self._loader = DataLoader(
-            dataset,
+            self.dataset,
             batch_sampler=self._waiting,
             num_workers=workers,
             collate_fn=_gathered,
@@ -243,4 +256,5 @@ def _there(batch: Gathered, augment: Augment | None, device: torch.device) -> Ba
 
 def batch_of(dataset: PreparedDataset, keys: Sequence[int | Key], device: torch.device = CPU) -> Batch:
     """Arrays and targets stacked as they are; the model knows what its input looks like."""
+    dataset = dataset.on(device)
     return _there(_gathered([dataset[key] for key in keys]), dataset.augment, device)

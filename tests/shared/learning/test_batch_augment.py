@@ -53,7 +53,7 @@ def test_a_batch_is_changed_as_its_pictures_are_one_by_one(keys, inscribed, outs
     if channels == 1:
         keys = keys | {"saturation": 0.0, "hue": 0.0}
     pictures = smooth(24, 61, 61 if inscribed else 83, channels)
-    one_by_one = image_augment(AugmentSection(**NOTHING | keys), inscribed, outside)
+    one_by_one = image_augment(AugmentSection(**NOTHING | keys, on_device=False), inscribed, outside)
     at_once = image_augment(AugmentSection(**NOTHING | keys, on_device=True), inscribed, outside)
     expected = np.stack([one_by_one(picture, seed) for seed, picture in enumerate(pictures)])
     found = changed(at_once, pictures)
@@ -115,6 +115,8 @@ def test_colours_against_opencv(pixel):
         tensor = torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1)[None]
         found = shifted_colours(tensor, torch.full((1, 1, 1), float(hue)), torch.full((1, 1, 1), float(saturation)))
         assert found[0, :, 0, 0].numpy() == pytest.approx(expected[0, 0], abs=0.01)
+        half = shifted_colours(tensor.half(), *(torch.full((1, 1, 1), float(n)).half() for n in (hue, saturation)))
+        assert half[0, :, 0, 0].numpy() == pytest.approx(expected[0, 0], abs=1.1)
 
 
 def test_a_dataset_gives_what_the_device_has_finished_and_goes_to_other_processes():
@@ -133,7 +135,27 @@ def test_a_dataset_gives_what_the_device_has_finished_and_goes_to_other_processe
     assert (arrays == torch.stack(alone)).all(), "the batch does not matter"
     by_workers = list(Loader(data, workers=2)([keys[:4], keys[4:]]))
     assert (arrays == torch.cat([batch for batch, _, _ in by_workers])).all()
+    augment = image_augment(AugmentSection(**NOTHING | FLIPS, on_device=True))
     begun, later = augment.begin(pictures[0], 7)
     assert (
         augment(pictures[0], 7) == augment.finish(*(torch.from_numpy(a)[None] for a in (begun, later)))[0].numpy()
     ).all()
+
+
+def test_unless_it_is_said_only_a_gpu_does_it():
+    pictures = smooth(6, 32, 32, 3)
+    keys = NOTHING | FLIPS | {"rotate": 90.0}
+    data, asked, never = (
+        PreparedDataset(toy_prepared(pictures), list("abcdef"), np.zeros((6, 1)), image_augment(AugmentSection(**k)))
+        for k in (keys, keys | {"on_device": True}, keys | {"on_device": False})
+    )
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert not isinstance(data.on(cpu).augment, OnDevice)
+    assert not isinstance(never.on(gpu).augment, OnDevice)
+    assert data.on(gpu) is data
+    assert asked.on(cpu) is asked
+    keyed = [(0, k, 0) for k in range(6)]
+    assert (batch_of(data, keyed)[0] == batch_of(never, keyed)[0]).all()
+    assert (data.augment(pictures[0], 5) == never.augment(pictures[0], 5)).all()
+    (loaded,) = Loader(data)([keyed])
+    assert (loaded[0] == batch_of(never, keyed)[0]).all()
