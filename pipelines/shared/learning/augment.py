@@ -56,6 +56,18 @@ class InscribedRotation(A.ImageOnlyTransform):
         return cv2.warpAffine(img, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
+class WholeView(A.Affine):
+    """Rotation, scale and translation as `A.Affine` draws them, applied without its checks, which take longer."""
+
+    def apply(self, img: np.ndarray, matrix: np.ndarray, output_shape: tuple[int, int], **params: Any) -> np.ndarray:
+        """The picture that the matrix describes."""
+        fill = (self.fill,) * 3
+        turned = cv2.warpAffine(
+            img, matrix[:2], img.shape[1::-1], flags=self.interpolation, borderMode=self.border_mode, borderValue=fill
+        )
+        return turned.reshape(img.shape)
+
+
 class RandomView(A.ImageOnlyTransform):
     """A random part of a picture, turned and mirrored, enlarged to the picture's size, all in one interpolation.
 
@@ -211,7 +223,7 @@ def _whole_views(settings: AugmentSection, inscribed: bool, outside: int) -> lis
         steps.append(InscribedRotation(settings.rotate, settings.scale))
     elif settings.rotate or settings.scale or settings.translate:
         steps.append(
-            A.Affine(
+            WholeView(
                 rotate=(-settings.rotate, settings.rotate),
                 scale=(1 - settings.scale, 1 + settings.scale),
                 translate_percent=(-settings.translate, settings.translate),

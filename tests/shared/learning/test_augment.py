@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import albumentations as A
 import numpy as np
 import pytest
 
 from pipelines.shared.config import AugmentSection
+from pipelines.shared.learning import augment
 from pipelines.shared.learning.augment import image_augment, inscribed_zoom
 
 NOTHING = {
@@ -164,3 +166,13 @@ def test_how_much_a_picture_is_turned_says_nothing_of_its_contrast():
         found = augment(picture, seed)[..., 0].astype(float)
         drawn.append([(found[:, 60].mean() - found[:, 4].mean()) / found.std(), found.std()])
     assert abs(np.corrcoef(np.array(drawn).T)[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whole_views_are_those_of_albumentations(channels, monkeypatch):
+    settings = AugmentSection(**NOTHING | {"rotate": 30.0, "scale": 0.1, "translate": 0.05}, on_device=False)
+    picture = np.random.default_rng(0).integers(0, 255, (40, 56, channels), dtype=np.uint8)
+    ours = [image_augment(settings, outside=17)(picture, seed) for seed in range(30)]
+    monkeypatch.setattr(augment, "WholeView", A.Affine)
+    theirs = [image_augment(settings, outside=17)(picture, seed) for seed in range(30)]
+    assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))

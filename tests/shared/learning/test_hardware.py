@@ -71,14 +71,13 @@ def test_defaults_by_device(trainer_section):
     assert 1 <= loader_workers(auto, gpu) <= 8
 
 
-def test_optimisers_are_fused_on_a_gpu_only(trainer_section):
-    model = torch.nn.Linear(2, 2)
-    assert fused(model, trainer_section()) == {}
-    assert not make_optimizer(model, trainer_section()).defaults.get("fused")
-    on_gpu = torch.nn.Linear(2, 2, device="meta")
-    on_gpu.parameters = lambda: [type("Parameter", (), {"device": torch.device("cuda", 0)})]
-    asked = {name: fused(on_gpu, trainer_section(optimizer=name)) for name in ("adamw", "adam", "sgd", "rmsproptf")}
-    assert asked == {"adamw": {"fused": True}, "adam": {"fused": True}, "sgd": {"fused": True}, "rmsproptf": {}}
+def test_torchs_own_optimisers_are_fused_where_it_can(trainer_section):
+    assert make_optimizer(torch.nn.Linear(2, 2), trainer_section()).defaults["fused"]
+    for device, own in (("cpu", {"fused": True}), ("cuda:0", {"fused": True}), ("mps", {})):
+        model = torch.nn.Linear(2, 2, device="meta")
+        model.parameters = lambda d=device: [type("Parameter", (), {"device": torch.device(d)})]
+        asked = {name: fused(model, trainer_section(optimizer=name)) for name in ("adamw", "adam", "sgd", "rmsproptf")}
+        assert asked == {"adamw": own, "adam": own, "sgd": own, "rmsproptf": {}}
 
 
 def test_freed_memory_is_kept_on_a_cpu_where_the_c_library_can(monkeypatch):
