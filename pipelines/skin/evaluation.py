@@ -17,11 +17,11 @@ from pipelines.skin.labels import LEVELS
 from pipelines.skin.metrics import (
     MALIGNANT,
     TASKS,
-    TITLES,
     binary_metrics,
     level_metrics,
     level_paths,
     reference_metrics,
+    title_of,
 )
 from pipelines.skin.sections import report_sections
 from pipelines.skin.subgroups import largest_gaps
@@ -67,13 +67,14 @@ def evaluate(evidence: Evidence[SkinConfig]) -> Results:
     finest = next(level for level in reversed(LEVELS) if level in predicted)
     headline = f"test.{finest}.balanced_accuracy"
     warnings = [
-        f"{TITLES[level]}: not answered, {metrics[f'test.{level}.balanced_accuracy'].reason}."
+        f"{title_of(level, records)}: not answered, {metrics[f'test.{level}.balanced_accuracy'].reason}."
         for level in LEVELS
         if level not in predicted
     ]
     if untrained["label"]:
         warnings.append(f"No training images, so always missed: {', '.join(untrained['label'])}.")
-    title = TITLES[finest][0].lower() + TITLES[finest][1:]
+    title = title_of(finest, records)
+    title = title[0].lower() + title[1:]
     return Results(
         metrics=metrics,
         headline=headline,

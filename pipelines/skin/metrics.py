@@ -24,7 +24,7 @@ from pipelines.skin.training_classes import class_numbers
 
 OTHER = "other"  # predicted: a class that does not occur in the dataset
 DEPTHS = {"three_way": THREE_WAY, "nine_way": NINE_WAY, "label": None}
-TITLES = {"three_way": "Three-way", "nine_way": "Nine-way", "label": "The dataset's own classes"}
+WAYS = ["", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"]
 TASKS = BinaryTask.by_name(
     {
         "malignant": "Malignant vs all else",
@@ -33,6 +33,14 @@ TASKS = BinaryTask.by_name(
     }
 )
 MALIGNANT = TASKS["malignant"]
+
+
+def title_of(level: str, records: pd.DataFrame) -> str:
+    """What a level is called: by its number of classes, which is the paper's three and nine in the paper's tree."""
+    if level == "label":
+        return "The dataset's own classes"
+    classes = records[level].nunique()
+    return f"{WAYS[classes] if classes < len(WAYS) else classes}-way"
 
 
 def predict_columns(probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.study import Evidence
 from pipelines.skin.config import SkinConfig
 from pipelines.skin.labels import LEVELS
-from pipelines.skin.metrics import MALIGNANT, OTHER, TASKS, TITLES
+from pipelines.skin.metrics import MALIGNANT, OTHER, TASKS, title_of
 from pipelines.skin.subgroups import Gap
 from pipelines.skin.tsne import tsne
 
@@ -74,7 +74,7 @@ def report_sections(
 def _levels(evidence: Skin, metrics: Metrics) -> Section:
     """What one network answers at every level, beside chance and oracle."""
     keys = [
-        (f"{TITLES[level]}: {label}", f"test.{level}.{name}")
+        (f"{title_of(level, evidence.records)}: {label}", f"test.{level}.{name}")
         for level in LEVELS
         for name, label in (("balanced_accuracy", "balanced accuracy"), ("accuracy", "accuracy"))
     ] + [(f"{task.title}: AUROC", f"test.{task.name}.auroc") for task in TASKS.values()]
@@ -125,7 +125,7 @@ def _cohort(evidence: Skin) -> Section:
         cohort.add("Skin types V and VI", _dark)
     for level in ("three_way", "nine_way"):
         for node in sorted(records[level].unique()):
-            cohort.share(f"{TITLES[level]}: {words(node)}", level, node)
+            cohort.share(f"{title_of(level, records)}: {words(node)}", level, node)
     return Section("Cohort", [cohort.table("The cohort by split; age and sex once per lesion.")])
 
 
@@ -190,7 +190,8 @@ def _confusions(evidence: Skin, test: pd.DataFrame, predicted: Predicted, paths:
         file = f"figures/confusion_{level}.png"
         names = [words(name) for name in classes]
         figures.confusion(evidence.folder.path / file, matrix, names, column_label="Network", note=evidence.note)
-        blocks.append(Picture(file, f"{TITLES[level]}, test.", f"Confusion matrix, {TITLES[level]}."))
+        title = title_of(level, evidence.records)
+        blocks.append(Picture(file, f"{title}, test.", f"Confusion matrix, {title}."))
     finest = list(predicted)[-1]
     with_auroc = finest == "label"
     rows: list[list[Cell]] = []
@@ -199,7 +200,9 @@ def _confusions(evidence: Skin, test: pd.DataFrame, predicted: Predicted, paths:
         row.append(metrics[f"test.{finest}.sensitivity[{node}]"])
         rows.append([*row, metrics.get(f"test.label.auroc[{node}]")] if with_auroc else row)
     columns = ["Class", "Images", "Sensitivity", *(["AUROC against all others"] if with_auroc else [])]
-    blocks.append(Table(columns, rows, f"{TITLES[finest]}, test; intervals from resampling groups."))
+    blocks.append(
+        Table(columns, rows, f"{title_of(finest, evidence.records)}, test; intervals from resampling groups.")
+    )
     return Section("Confusion and sensitivity by class", blocks)
 
 
@@ -220,9 +223,10 @@ def _beside_readers(evidence: Skin, test: pd.DataFrame, predicted: Predicted) ->
         rows.append(row)
     if not rows:
         return []
+    titles = {level: title_of(level, evidence.records) for level in levels}
     means = pd.DataFrame(rows).iloc[:, 1:].astype(float).mean()
     rows.append(["Mean", *(None if np.isnan(mean) else mean for mean in means)])
-    columns = ["Reader", "Images", *(f"{TITLES[level]}, {who}" for level in levels for who in ("reader", "network"))]
+    columns = ["Reader", "Images", *(f"{titles[level]}, {who}" for level in levels for who in ("reader", "network"))]
     caption = "Balanced accuracy on the test images that each reader read, and the network's on the same images."
     return [Section("Beside the readers", [Table(columns, rows, caption)])]
 

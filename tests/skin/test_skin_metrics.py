@@ -27,6 +27,7 @@ from pipelines.skin.metrics import (
     level_paths,
     predict_columns,
     reference_metrics,
+    title_of,
 )
 from pipelines.skin.training_classes import find_classes
 from pipelines.skin.trees import read_tree
@@ -73,6 +74,13 @@ def test_columns_hold_every_node_and_the_binary_scores():
     assert table["p_melanoma_vs_nevus"].tolist() == pytest.approx([0.2 / 0.7, 0.5]), "0 / 0 is no opinion"
     assert "p_carcinoma_vs_keratosis" not in table
     assert table["class_predicted"].tolist() == [classes[0], classes[2]]
+
+
+@pytest.mark.parametrize(("classes", "title"), [(2, "Two-way"), (3, "Three-way"), (9, "Nine-way"), (12, "12-way")])
+def test_a_level_is_called_by_its_number_of_classes(classes, title):
+    records = pd.DataFrame({"three_way": [str(k % classes) for k in range(30)], "label": "a"})
+    assert title_of("three_way", records) == title
+    assert title_of("label", records) == "The dataset's own classes"
 
 
 def test_what_every_training_picture_is_has_no_probability():

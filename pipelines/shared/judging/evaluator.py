@@ -262,14 +262,20 @@ def _training_section(evidence: Evidence[StudyConfig], history: pd.DataFrame) ->
         note=evidence.note,
     )
     best = history[history["best"].astype(bool)].groupby("network").tail(1)
+    head_only = "penalty" in history  # a head that was fitted with one penalty after the other
     rows: list[list[Any]] = [
-        [str(r["network"]), int(r["epoch"]), int((history["network"] == r["network"]).sum()), float(r[monitor])]
+        [
+            str(r["network"]),
+            f"{r['penalty']:g}" if head_only else int(r["epoch"]),
+            int((history["network"] == r["network"]).sum()),
+            float(r[monitor]),
+        ]
         for _, r in best.iterrows()
     ]
-    table = Table(
-        ["Network", "Best epoch", "Epochs", monitor], rows, "The epoch that was kept, by the monitored metric on val."
-    )
-    picture = Picture("figures/history.png", f"Loss and {monitor} by epoch.", "Training curves.")
+    one, several = ("penalty", "Penalties") if head_only else ("epoch", "Epochs")
+    columns = ["Network", f"Best {one}", several, monitor]
+    table = Table(columns, rows, f"The {one} that was kept, by the monitored metric on val.")
+    picture = Picture("figures/history.png", f"Loss and {monitor} by {one}.", "Training curves.")
     return Section("Training", [picture, table, *_calibration_table(evidence.networks)])
 
 

@@ -89,6 +89,11 @@ CASES: dict[str, tuple[Callable[..., Path], tuple[Any, ...], dict[str, Any]]] = 
     "reliability empty bin": (figures.reliability, (Bins([0.1, np.nan], [0.2] * 2, [0.1] * 2, [0.3] * 2, [5, 0]),), {}),
     "history": (figures.history, (history(3), "auroc"), {}),
     "history one epoch": (figures.history, (history(1, 1), "auroc"), {"monitor_label": "Validation AUROC"}),
+    "history of penalties": (
+        figures.history,
+        (history(1).assign(learning_rate=np.nan, penalty=[10.0, 1, 0.1, 0.01, 0.001]), "auroc"),
+        {},
+    ),
     "history nothing": (figures.history, (history(0), "auroc"), {}),
     "history undefined": (figures.history, (history(2).assign(auroc=np.nan), "auroc"), {}),
     "subsample": (figures.subsample_curve, ([60, 60, 120], [GOOD, GOOD, UNDEFINED]), {}),
@@ -288,6 +293,16 @@ def test_history_marks_the_first_best_epoch_and_no_nan(
     assert marked == best
     for line in figure.axes[0].lines:
         assert (np.diff(line.get_xdata()) > 0).all()
+
+
+def test_history_of_a_head_alone_speaks_of_penalties(drawn: Callable[..., Figure]) -> None:
+    table = history(1).assign(learning_rate=np.nan, penalty=[10.0, 1, 0.1, 0.01, 0.001])
+    figure = drawn(figures.history, table, "auroc")
+    *_, last = figure.axes
+    assert last.get_ylabel() == "Penalty"
+    assert "Epoch" not in last.get_xlabel()
+    assert list(last.lines[0].get_ydata()) == table["penalty"].tolist()
+    assert any("best penalty" in text.get_text() for text in figure.legends[0].get_texts())
 
 
 def test_history_names_missing_columns(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def history(
     """Loss, the monitored metric and the learning rate over the epochs, one thin line per network.
 
     `history` has one row per network and epoch: network, epoch, train_loss, val_loss, <monitor>, learning_rate. The
-    best epoch of each network by `monitor` (the first, where several are) is marked.
+    best epoch of each network by `monitor` (the first, where several are) is marked. Where a head was fitted with one
+    penalty after the other there is a column `penalty`, which takes the learning rate's place.
 
     Raises:
         ValueError: a column is missing.
@@ -56,6 +57,7 @@ def history(
         raise ValueError(
             f"The training history lacks {', '.join(missing)}; it has {', '.join(map(str, history.columns))}."
         )
+    step, falling = ("penalty", "penalty") if "penalty" in history else ("epoch", "learning_rate")
     networks = [rows.sort_values("epoch") for _, rows in history.groupby("network", sort=True)]
     several = len(networks) > 1
     figure = Figure((WIDTH, 6.6))
@@ -67,7 +69,7 @@ def history(
         dot = "." if len(rows) == 1 else ""
         for axes, column, i in panels:
             axes.plot(rows["epoch"], rows[column], color=COLOURS[i], linestyle=LINES[i], marker=dot, **thin)
-        rate.plot(rows["epoch"], rows["learning_rate"], color=GREY, marker=dot, **thin)
+        rate.plot(rows["epoch"], rows[falling], color=GREY, marker=dot, **thin)
         values = rows[monitor].to_numpy(dtype=float)
         if np.isfinite(values).any():
             best = int(np.nanargmax(values) if higher_is_better else np.nanargmin(values))
@@ -79,18 +81,20 @@ def history(
     loss.set(ylabel="Loss")
     metric.set(ylabel=wrap(monitor_label or monitor, 22))
     rate.set(ylabel="Learning\nrate", xlabel="Epoch")
+    if step == "penalty":
+        rate.set(ylabel="Penalty", xlabel="Penalties, from the strongest to the weakest", yscale="log")
     rate.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     if networks:
         rate.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
     highest = float(np.nan_to_num(history["learning_rate"].max()))
-    if highest > 0:
+    if highest > 0 and step == "epoch":
         rate.set_ylim(0, 1.1 * highest)
         rate.set_yticks([0, highest], ["0", f"{highest:.2g}"])
     figure.align_ylabels()
     handles: list[Any] = [
         Line2D([], [], color=COLOURS[1], linestyle=LINES[1], label="training"),
         Line2D([], [], color=COLOURS[0], linestyle=LINES[0], label="validation"),
-        Line2D([], [], label=f"best epoch{' of each network' if several else ''}", **best_epoch),
+        Line2D([], [], label=f"best {step}{' of each network' if several else ''}", **best_epoch),
     ]
     legend(figure, handles, columns=3)
     return save(figure, path, note)
