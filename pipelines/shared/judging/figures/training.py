@@ -83,6 +83,9 @@ def history(
     rate.set(ylabel="Learning\nrate", xlabel="Epoch")
     if step == "penalty":
         rate.set(ylabel="Penalty", xlabel="Penalties, from the strongest to the weakest", yscale="log")
+        ends = [history["penalty"].min(), history["penalty"].max()]
+        rate.set_yticks(ends, [f"{end:.2g}" for end in ends])
+        rate.minorticks_off()
     rate.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     if networks:
         rate.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
