@@ -1,6 +1,6 @@
 """A whole slide through TIAToolbox's PatchPredictor, for `bench_tiatoolbox`, in an environment of its own.
 
-    python tests/bench/plain_tiatoolbox.py SLIDE SLIDE_MPP CROP WORKERS
+    python tests/bench/plain_tiatoolbox.py SLIDE SLIDE_MPP CROP STRIDE WORKERS
 
 Scores SLIDE once for every line of the standard input, and answers with a line of JSON: seconds, and for each tile its
 left and upper pixel at 0.5 microns and its probability. The network is that of the bench, seed included.
@@ -47,12 +47,14 @@ class Model(ModelABC):
 
 def main() -> None:
     """Load once, score as often as asked."""
-    slide, slide_mpp, crop, workers = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    slide, slide_mpp = Path(sys.argv[1]), float(sys.argv[2])
+    crop, stride, workers = map(int, sys.argv[3:])
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed is no answer
     logger.setLevel("ERROR")
     settings = IOPatchPredictorConfig(
-        input_resolutions=[{"units": "mpp", "resolution": MPP}], patch_input_shape=(crop, crop)
-    )
+        input_resolutions=[{"units": "mpp", "resolution": MPP}], patch_input_shape=(crop, crop),
+        stride_shape=(stride, stride),
+    )  # fmt: skip
     predictor = PatchPredictor(model=Model(crop), batch_size=BATCH, num_workers=workers, verbose=False)
     for number, _ in enumerate(sys.stdin):
         with tempfile.TemporaryDirectory() as place:
