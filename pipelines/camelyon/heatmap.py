@@ -171,12 +171,14 @@ def _score_region(network: PatchNetwork, region: torch.Tensor, block: Block, set
 def _score_patches(network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection) -> torch.Tensor:
     crop, step = network.plan.crop, settings.stride
     logits = torch.full(block.wanted.shape, float("nan"), device=region.device)
-    places = np.argwhere(block.wanted)
+    places = torch.from_numpy(np.argwhere(block.wanted))
+    if region.device.type == "cuda":  # without waiting for what the GPU is at
+        places = places.pin_memory().to(region.device, non_blocking=True)
     every = region.unfold(0, crop, step).unfold(1, crop, step)  # a view: (rows, columns, 3, crop, crop)
     for start in range(0, len(places), BATCH):
-        some = places[start : start + BATCH]
-        patches = every[some[:, 0], some[:, 1]].permute(0, 2, 3, 1).contiguous()
-        logits[some[:, 0], some[:, 1]] = network(patches)[:, 0].float()
+        rows, columns = places[start : start + BATCH].unbind(1)
+        patches = every[rows, columns].permute(0, 2, 3, 1).contiguous()
+        logits[rows, columns] = network(patches)[:, 0].float()
     return logits
 
 

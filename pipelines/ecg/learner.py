@@ -120,11 +120,12 @@ class EcgLearner(Learner[EcgConfig]):
             known = steps >= 0
             each = log_p.gather(2, steps.clamp(min=0)[..., None])[..., 0]
             total, count = -(each * known).sum(), known.sum()
-            # No branch on what is there: a GPU would have to be waited for.
+            # No branch on what is there, and no copy that waits: a GPU's forward pass would have to be waited for.
             here = (steps == CODES[UNLABELLED]) & (label >= 0)[:, None]
             weight = here.sum(dim=1)
             mean = (log_p.exp() * here[..., None]).sum(dim=1) / weight.clamp(min=1)[:, None]
-            p = (mean * allowed.to(mean.device)[label.clamp(min=0)]).sum(dim=1).clamp(min=1e-7)
+            wanted = allowed.to(mean.device, non_blocking=True)[label.clamp(min=0)]
+            p = (mean * wanted).sum(dim=1).clamp(min=1e-7)
             total, count = total - (torch.log(p) * weight).sum(), count + weight.sum()
             return total / count.clamp(min=1)
 

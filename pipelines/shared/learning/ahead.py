@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -21,7 +22,7 @@ def made_ahead(items: Iterable[T], device: torch.device) -> Iterator[T]:
     if device.type != "cuda":
         yield from items
         return
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
     ready: deque[tuple[T, torch.cuda.Event]] = deque()
 
     def taken() -> T:
@@ -44,6 +45,12 @@ def made_ahead(items: Iterable[T], device: torch.device) -> Iterator[T]:
             yield taken()
     while ready:
         yield taken()
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the whole process: memory that is free on one stream is not given to another."""
+    return torch.cuda.Stream(device)
 
 
 def arriving(values: torch.Tensor) -> Callable[[], torch.Tensor]:

@@ -56,11 +56,14 @@ class BatchChange:
         y = torch.arange(self.side or height, device=pictures.device)[:, None]
         a, b, c, d, e, f = matrix[:, :, None, None].unbind(1)
         # Not as a product of matrices: a GPU may take its factors with ten bits.
-        old = torch.stack([(a * x + b * y + c) * (2 / (width - 1)), (d * x + e * y + f) * (2 / (height - 1))], dim=-1)
-        border, tone = ("reflection", 0) if self.mirrored else ("zeros", self.outside)
-        values = pictures.float() - tone
-        seen = functional.grid_sample(values, old - 1, mode="bilinear", padding_mode=border, align_corners=True)
-        return seen.add_(tone).round_()
+        old_x, old_y = a * x + b * y + c, d * x + e * y + f
+        if self.mirrored:  # at the middle of the outermost pixels, which are then at -1 and 1
+            places = torch.stack([2 * old_x / max(width - 1, 1) - 1, 2 * old_y / max(height - 1, 1) - 1], dim=-1)
+            seen = functional.grid_sample(pictures.float(), places, padding_mode="reflection", align_corners=True)
+            return seen.round_()
+        places = torch.stack([(2 * old_x + 1) / width - 1, (2 * old_y + 1) / height - 1], dim=-1)
+        seen = functional.grid_sample(pictures.float() - self.outside, places, align_corners=False)  # 0 beyond
+        return seen.add_(self.outside).round_()
 
 
 def shifted_colours(pictures: torch.Tensor, hue: torch.Tensor, saturation: torch.Tensor) -> torch.Tensor:

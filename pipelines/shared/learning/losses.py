@@ -45,7 +45,7 @@ def weighted_cross_entropy(
     known = ~torch.isnan(targets)
     numbers = torch.where(known, targets, torch.zeros_like(targets)).long()
     each = cross_entropy(logits.float(), numbers, reduction="none", label_smoothing=label_smoothing)
-    weight = weights.to(logits.device)[numbers] * known
+    weight = weights.to(logits.device, non_blocking=True)[numbers] * known  # else a GPU's forward pass is waited for
     return (each * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
