@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 
 import pytest
@@ -101,3 +102,27 @@ def test_freed_memory_is_kept_on_a_cpu_where_the_c_library_can(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", lacking)
     keep_freed_memory(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_fused_step_is_the_plain_one(name, trainer_section):
+    """torch's fused loops go through memory as it lies: gradients must lie as their channels-last weights do."""
+    torch.manual_seed(0)
+    first = torch.nn.Conv2d(3, 8, 3, bias=False)  # before batch norm its gradient would be nothing but rounding
+    layers = [first, torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Flatten()]
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(8 * 16, 2)).to(memory_format=torch.channels_last)
+    other = copy.deepcopy(network)
+    section = trainer_section(optimizer=name, learning_rate=1e-2)
+    both = [
+        (network, make_optimizer(network, section)),
+        (other, make_optimizer(other, section.model_copy(update={"optimizer_args": {"fused": False}}))),
+    ]
+    assert [bool(optimizer.defaults["fused"]) for _, optimizer in both] == [True, False]
+    for _ in range(3):
+        pictures = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+        for model, optimizer in both:
+            model(pictures).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
