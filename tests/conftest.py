@@ -125,6 +125,11 @@ def trainer_section():
     return make
 
 
+def study_of(name: str) -> Any:
+    """The study of this name."""
+    return importlib.import_module(f"pipelines.{name}.study").STUDY
+
+
 def compose(study: str, *overrides: str) -> Any:
     """A validated configuration as the command line would compose it."""
     from hydra import compose as hydra_compose
@@ -247,7 +252,7 @@ def phantom_root(run: Path) -> Path:
     from pipelines.shared.validation import check
 
     values = yaml.safe_load((run / "config.yaml").read_text())
-    study = importlib.import_module(f"pipelines.{values['study']}.study").STUDY
+    study = study_of(values["study"])
     root = study.sources["phantom"](check(config_model(study.name), values)).root
     if study.name == "head_ct":  # whose records are an index of stacks: where these lie
         return Path(json.loads(next(root.glob("ct-*.json")).read_text())["root"]).parent

@@ -24,7 +24,7 @@ from pipelines.camelyon.slides import Slide
 from pipelines.camelyon.tissue import Tissue
 from pipelines.shared.errors import ConfigError
 from pipelines.shared.files import output_name
-from pipelines.shared.learning.ahead import arriving, made_ahead
+from pipelines.shared.learning.ahead import arriving, made_ahead, sent
 from pipelines.shared.run_folder import read_file, write_atomically
 from pipelines.shared.screen import cpu_count
 
@@ -160,7 +160,7 @@ def _regions(
             region = coming.popleft().result()
             if i + ahead < len(blocks):
                 coming.append(readers.submit(read, blocks[i + ahead]))
-            yield block, region.to(device, non_blocking=True)
+            yield block, sent(region, device)
 
 
 def _score_region(network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection) -> torch.Tensor:
@@ -171,9 +171,7 @@ def _score_region(network: PatchNetwork, region: torch.Tensor, block: Block, set
 def _score_patches(network: PatchNetwork, region: torch.Tensor, block: Block, settings: HeatmapSection) -> torch.Tensor:
     crop, step = network.plan.crop, settings.stride
     logits = torch.full(block.wanted.shape, float("nan"), device=region.device)
-    places = torch.from_numpy(np.argwhere(block.wanted))
-    if region.device.type == "cuda":  # without waiting for what the GPU is at
-        places = places.pin_memory().to(region.device, non_blocking=True)
+    places = sent(torch.from_numpy(np.argwhere(block.wanted)), region.device)
     every = region.unfold(0, crop, step).unfold(1, crop, step)  # a view: (rows, columns, 3, crop, crop)
     for start in range(0, len(places), BATCH):
         rows, columns = places[start : start + BATCH].unbind(1)

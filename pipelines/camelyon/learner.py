@@ -82,7 +82,7 @@ class PatchLearner(Learner[CamelyonConfig]):
 
 
 def _turned_part(patch: np.ndarray, seed: int, crop: int) -> np.ndarray:
-    """A random crop of a patch, after a random number of quarter turns."""
+    """A random part of a patch, turned by a random number of quarter turns."""
     rng = np.random.default_rng(seed)
     if patch.shape[0] > crop:
         top, left = (int(rng.integers(side - crop + 1)) for side in patch.shape[:2])

@@ -159,16 +159,13 @@ def _departures(evidence: Covid) -> list[tuple[str, str, str]]:
         if name in config.chosen_learners
     )
     learners += config.model.views
-    trainer, stage2 = config.trainer, config.ensemble
+    stage2 = config.ensemble
     split = (
         "by patient; base learners, ensemble and test on different patients"
         if config.protocol == "strict"
         else "as released: by picture, the ensemble in-sample, one test part for all folds"
     )
-    trained = (
-        f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule} over {trainer.epochs} epochs, best epoch "
-        f"by {trainer.monitor}"
-    )
+    trained = f"{config.learning}, best {config.kept} by {config.trainer.monitor}"
     return [
         ("Base learners", "Inception-v3, VGG19-bn, ResNeXt101, ResNet152, DenseNet161, ImageNet weights", learners),
         (

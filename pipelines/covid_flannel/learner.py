@@ -118,7 +118,7 @@ class BaseLearner(Learner[CovidConfig]):
         return answers_of(records)
 
     def augment(self) -> Augment:
-        """Random changes of a picture of the learner's size, then a random square of it."""
+        """Random changes of the picture, scaled to `resize` pixels, then a random square of `crop` pixels."""
         from pipelines.shared.learning.augment import image_augment  # albumentations: only training needs it
 
         first = partial(scaled, side=self.section.resize)

@@ -26,6 +26,7 @@ from pipelines.ecg.config import CLASSES, EcgConfig
 from pipelines.ecg.labels import CODES, UNLABELLED, carried, known_codes, membership
 from pipelines.ecg.model import BACKBONE, EcgNetwork
 from pipelines.shared.errors import ConfigError, WeightsError
+from pipelines.shared.learning.ahead import sent
 from pipelines.shared.learning.dataset import Augment
 from pipelines.shared.learning.learner import Learner
 from pipelines.shared.learning.losses import Loss
@@ -124,8 +125,7 @@ class EcgLearner(Learner[EcgConfig]):
             here = (steps == CODES[UNLABELLED]) & (label >= 0)[:, None]
             weight = here.sum(dim=1)
             mean = (log_p.exp() * here[..., None]).sum(dim=1) / weight.clamp(min=1)[:, None]
-            wanted = allowed.to(mean.device, non_blocking=True)[label.clamp(min=0)]
-            p = (mean * wanted).sum(dim=1).clamp(min=1e-7)
+            p = (mean * sent(allowed, mean.device)[label.clamp(min=0)]).sum(dim=1).clamp(min=1e-7)
             total, count = total - (torch.log(p) * weight).sum(), count + weight.sum()
             return total / count.clamp(min=1)
 

@@ -257,6 +257,19 @@ class StudyConfig(Section):
 
     pictures: ClassVar[bool] = True  # whether records are pictures, and their networks have a backbone
 
+    @property
+    def learning(self) -> str:
+        """For a report: how networks are trained."""
+        if self.model.head_only:
+            return "a logistic head on features of the frozen backbone, computed once and without augmentation"
+        trainer = self.trainer
+        return f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule} over {trainer.epochs} epochs"
+
+    @property
+    def kept(self) -> str:
+        """For a report: of what the best on val is kept."""
+        return "penalty" if self.model.head_only else "epoch"
+
     @model_validator(mode="after")
     def _training_fits(self) -> StudyConfig:
         trainer = self.trainer

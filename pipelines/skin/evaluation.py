@@ -105,7 +105,8 @@ def _departures(evidence: Evidence[SkinConfig]) -> list[tuple[str, str, str]]:
     train = evidence.training
     networks = "one network" if model.networks == 1 else f"{model.networks} networks"
     turned = "largest upright square inside kept" if augment.inscribed else "black corners"
-    colour = any((augment.brightness, augment.contrast, augment.saturation, augment.hue))
+    coloured = any((augment.brightness, augment.contrast, augment.saturation, augment.hue))
+    colours = "; colour changed too" if coloured else ""
     turned += f"; parts of at least {augment.crop_area:g} of the area" if augment.crop_area is not None else ""
     drawn = f"; balanced sampling (power {trainer.sampling_power:g})" if trainer.sampling == "balanced" else ""
     flips = f"flips with probability {augment.horizontal_flip:g} and {augment.vertical_flip:g}"
@@ -118,12 +119,12 @@ def _departures(evidence: Evidence[SkinConfig]) -> list[tuple[str, str, str]]:
         (
             "Optimiser",
             "RMSprop (decay 0.9, momentum 0.9, epsilon 0.1), 0.001 divided by 16 every 30 epochs",
-            f"{trainer.optimizer}, {trainer.learning_rate:g}, {trainer.schedule} over {trainer.epochs} epochs",
+            config.learning,
         ),
         (
             "Augmentation",
             "rotation 0-359 degrees with the largest upright inscribed rectangle, vertical flip 0.5",
-            f"rotation to {augment.rotate:g} degrees, {turned}; {flips}" + ("; colour changed too" if colour else ""),
+            "none" if model.head_only else f"rotation to {augment.rotate:g} degrees, {turned}; {flips}{colours}",
         ),
         ("Class balance", "not described", f"weights (1 / images) to the power {config.loss.class_balance:g}{drawn}"),
         (

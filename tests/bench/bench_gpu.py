@@ -105,7 +105,7 @@ def _pictures(
     backbone: str, size: int, batch: int, device: torch.device, target: float, compiled: bool = False,
     deterministic: bool = False, on_device: bool | None = None, tiny: bool = False,
 ) -> Row:  # fmt: skip
-    """With `deterministic` the trainer is; what it is compared with never is. `on_device`: augmentation."""
+    """`deterministic`: the trainer alone, not what it is compared with. `on_device`: of the augmentation."""
     steps = 2 if tiny else 24
     targets = np.random.default_rng(1).integers(0, OUTPUTS, steps * batch).astype(np.float32)
     augment = image_augment(compose("skin", f"augment.on_device={json.dumps(on_device)}").augment, inscribed=True)

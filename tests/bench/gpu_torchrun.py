@@ -71,7 +71,7 @@ def _few_steps(world: World, tiny: bool) -> dict[str, Any]:
 
 
 def _under_torchrun(file: Path, tiny: bool) -> None:
-    """What the process does that `_torchrun` starts."""
+    """What the process does that `torchrun` starts."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     distributed._join(Launch(0, 1, 0, 1), device)
     result = _few_steps(World(0, 1, device, joined=True), tiny)

@@ -30,6 +30,7 @@ WEIGHTS = torch.ones(OUTPUTS)
 
 
 def section_of(device: torch.device, batch: int, compiled: bool = False, **more: Any) -> TrainerSection:
+    """Skin's trainer with what both sides can have: a constant rate and no moving average; `more`: other keys."""
     precision = "bf16" if device.type == "cuda" else "fp32"
     section = compose("skin").trainer.model_dump()
     own = {"batch_size": batch, "precision": precision, "compile": compiled, "deterministic": False, "workers": None}
@@ -123,6 +124,7 @@ def exactly(deterministic: bool) -> None:
 
 
 def wait(device: torch.device) -> None:
+    """Until a GPU is done with all that was launched."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import STUDIES, compose
+from conftest import STUDIES, compose, study_of
 
 from pipelines.shared.stats.estimate import Estimate
 from pipelines.shared.untaught import (
@@ -49,10 +49,9 @@ def test_the_answer_is_never_a_class_that_is_null():
 @pytest.mark.parametrize("study", [s for s in STUDIES if s != "ecg"])
 def test_an_untaught_output_is_null_in_every_study(study):
     """In every column of the prediction table that rests on it; the others are as without it."""
-    import importlib
 
     config = compose(study)
-    kind = importlib.import_module(f"pipelines.{study}.study").STUDY.method(config).learner
+    kind = study_of(study).method(config).learner
     classes = getattr(kind, "classes", ["benign/nevus/x", "malignant/melanoma/y", "malignant/carcinoma/z"])
     model = {"classes": classes, "untaught": {classes[-1]: NO_RECORD}}
     learner = kind.from_model(config, model)

@@ -80,7 +80,9 @@ def _model(judged: JudgedRun) -> str | None:
 
 
 def _training(judged: JudgedRun) -> str:
-    t = judged.evidence.config.trainer
+    config, t = judged.evidence.config, judged.evidence.config.trainer
+    if config.model.head_only:
+        return f"{config.learning}; all keys in config.yaml"
     return (
         f"{t.epochs} epochs at most, batches of {t.batch_size}, {t.optimizer} at {t.learning_rate:g}, schedule "
         f"{t.schedule}, weight decay {t.weight_decay:g}; all keys in config.yaml"
@@ -90,7 +92,8 @@ def _training(judged: JudgedRun) -> str:
 def _selection(judged: JudgedRun) -> str | None:
     if judged.evidence.history is None:
         return None
-    return f"the epoch with the best {judged.evidence.config.trainer.monitor} on val; history.csv has all"
+    config = judged.evidence.config
+    return f"the {config.kept} with the best {config.trainer.monitor} on val; history.csv has all"
 
 
 def _start(judged: JudgedRun) -> str:

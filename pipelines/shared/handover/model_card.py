@@ -7,6 +7,7 @@ made it false; what the run does not know is said to be unknown.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,7 @@ def _networks(judged: JudgedRun) -> str:
         )
         about = [f"**{network.get('name', 'network')}**: {architecture}"]
         if network.get("best_epoch") is not None:
-            kept = ", ".join(f"{k} {v:.4f}" for k, v in network.get("monitor", {}).items() if v is not None)
-            about.append(f"epoch {network['best_epoch']} was kept ({kept} on val)")
+            about.append(_kept(network))
         if network.get("calibration"):
             chosen = network["calibration"]
             about.append(
@@ -117,6 +117,13 @@ def _networks(judged: JudgedRun) -> str:
     model = judged.evidence.config.model
     lines += ["", f"Configured with backbone {model.backbone}, starting weights {model.weights}."]
     return "\n".join(lines)
+
+
+def _kept(network: Mapping[str, Any]) -> str:
+    """Which epoch, or of a head alone which penalty, and what was monitored there."""
+    what = f"penalty {network['penalty']:g}" if "penalty" in network else f"epoch {network['best_epoch']}"
+    monitored = ", ".join(f"{k} {v:.4f}" for k, v in network.get("monitor", {}).items() if v is not None)
+    return f"{what} was kept ({monitored} on val)"
 
 
 def _ranges(judged: JudgedRun) -> list[str]:

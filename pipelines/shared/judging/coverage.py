@@ -34,8 +34,8 @@ LIMITS = (
     "coverage (`mode=evaluate … recalibrate=<share>` chooses the thresholds anew on a part of that site's groups). Not "
     "every kind of patient: coverage is an average over a class, and a subgroup may have less. Not the single patient: "
     "this one's set holds the truth or does not, and a set of one class is no proof of it. Besides, val also chose the "
-    "networks' best epoch, and where there is a calibration its temperature and the frequencies of the classes, so "
-    "that the promise holds nearly, not exactly: the coverage on test is the check."
+    "networks' best epoch (or penalty), and where there is a calibration its temperature and the frequencies of the "
+    "classes, so that the promise holds nearly, not exactly: the coverage on test is the check."
 )
 # Why a class of enough groups can be without a threshold.
 TOO_MANY = "the probability of the class is 0, or missing, in too many of its records (as where training lacked it)"

@@ -262,19 +262,19 @@ def _training_section(evidence: Evidence[StudyConfig], history: pd.DataFrame) ->
         note=evidence.note,
     )
     best = history[history["best"].astype(bool)].groupby("network").tail(1)
-    head_only = "penalty" in history  # a head that was fitted with one penalty after the other
     rows: list[list[Any]] = [
         [
             str(r["network"]),
-            f"{r['penalty']:g}" if head_only else int(r["epoch"]),
+            f"{r['penalty']:g}" if evidence.config.model.head_only else int(r["epoch"]),
             int((history["network"] == r["network"]).sum()),
             float(r[monitor]),
         ]
         for _, r in best.iterrows()
     ]
-    one, several = ("penalty", "Penalties") if head_only else ("epoch", "Epochs")
-    columns = ["Network", f"Best {one}", several, monitor]
-    table = Table(columns, rows, f"The {one} that was kept, by the monitored metric on val.")
+    one = evidence.config.kept
+    columns = ["Network", f"Best {one}", {"epoch": "Epochs", "penalty": "Penalties"}[one], monitor]
+    caption = f"The {one} that was kept, by the monitored metric on val."
+    table = Table(columns, rows, caption, ["left", "right", "right", "right"])
     picture = Picture("figures/history.png", f"Loss and {monitor} by {one}.", "Training curves.")
     return Section("Training", [picture, table, *_calibration_table(evidence.networks)])
 

@@ -53,6 +53,11 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The values on a device; it is not waited until a GPU has them, nor for what it is at."""
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
 def arriving(values: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Begin to copy values to main memory.
 

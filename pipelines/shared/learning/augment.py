@@ -40,19 +40,16 @@ class InscribedRotation(A.ImageOnlyTransform):
         self.rotate = rotate
         self.scale = scale
 
-    def get_params(self) -> dict[str, Any]:
-        """An angle in degrees and an enlargement."""
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """The matrix (2, 3) from the old picture's coordinates to the new one's: an angle and an enlargement."""
+        height, width = params["shape"][:2]
         angle = self.py_random.uniform(-self.rotate, self.rotate)
-        return {"angle": angle, "zoom": inscribed_zoom(angle) * self.py_random.uniform(1, 1 + self.scale)}
+        zoom = inscribed_zoom(angle) * self.py_random.uniform(1, 1 + self.scale)
+        return {"matrix": cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom)}
 
-    @staticmethod
-    def matrix(shape: Sequence[int], angle: float, zoom: float) -> np.ndarray:
-        """(2, 3), from the old picture's coordinates to the new one's."""
-        return cv2.getRotationMatrix2D(((shape[1] - 1) / 2, (shape[0] - 1) / 2), angle, zoom)
-
-    def apply(self, img: np.ndarray, angle: float = 0.0, zoom: float = 1.0, **params: Any) -> np.ndarray:
+    def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
         """The rotated, enlarged middle of a picture."""
-        matrix, size = self.matrix(img.shape, angle, zoom), img.shape[1::-1]
+        size = img.shape[1::-1]
         return cv2.warpAffine(img, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
@@ -105,8 +102,7 @@ class RandomView(A.ImageOnlyTransform):
 
     def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
         """The part that the matrix describes."""
-        inside = self.inscribed or self.settings.rotate == 0  # but for rounding
-        border = cv2.BORDER_REFLECT_101 if inside else cv2.BORDER_CONSTANT
+        border = cv2.BORDER_REFLECT_101 if inside(self.settings, self.inscribed) else cv2.BORDER_CONSTANT
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         fill = (self.outside,) * 3
         turned = cv2.warpAffine(img, matrix, img.shape[1::-1], flags=flags, borderMode=border, borderValue=fill)
@@ -141,6 +137,11 @@ def inscribed_zoom(angle: float) -> float:
     return abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
 
 
+def inside(settings: AugmentSection, inscribed: bool) -> bool:
+    """Whether, but for rounding, nothing is seen that lies outside the picture: then it goes on as its mirror image."""
+    return inscribed or (settings.crop_area is not None and settings.rotate == 0)
+
+
 def image_augment(
     settings: AugmentSection,
     inscribed: bool = False,
@@ -148,11 +149,12 @@ def image_augment(
     first: Augment | None = None,
     side: int | None = None,
 ) -> Augment:
-    """A function (picture uint8 (H, W, 1 or 3), 32-bit seed) -> picture; by `on_device` one that leaves most of it.
+    """A function (picture uint8 (H, W, 1 or 3), 32-bit seed) -> picture.
 
-    Drawn anew from the seed at every call: without this, albumentations' loader workers repeat each other. The device
-    gets the same draws: geometry, brightness, contrast and colour. What else there is (tones, blur, JPEG, a lost
-    rectangle) happens where the picture is read, so before these and not after.
+    Drawn anew from the seed at every call: without this, albumentations' loader workers repeat each other. As
+    `on_device` says, it leaves geometry, brightness, contrast and colour to the device, with the same draws (see
+    `OnDevice`). What else there is (tones, blur, JPEG, a lost rectangle) then happens where the picture is read, so
+    before these and not after.
 
     Args:
         settings: what is changed and how much.
@@ -166,10 +168,13 @@ def image_augment(
     one_by_one = partial(_apply, A.Compose([*drawn, *others]), first, side)
     if settings.on_device is False:
         return one_by_one
-    mirrored = inscribed or (settings.crop_area is not None and settings.rotate == 0)
-    change = BatchChange(side, mirrored, outside, bool(settings.hue or settings.saturation))
+    coloured = bool(settings.hue or settings.saturation)
+    change = BatchChange(side, inside(settings, inscribed), outside, coloured)
     begin = partial(_begin, A.Compose([*map(OnlyDrawn, drawn), *others]), first, side)
     return OnDevice(begin, change, elsewhere=None if settings.on_device else one_by_one)
+
+
+# The steps in their order: these two can be left to the device, the others cannot.
 
 
 def _geometry(settings: AugmentSection, inscribed: bool, outside: int) -> list[A.BasicTransform]:
@@ -279,18 +284,15 @@ def _numbers(steps: Sequence[OnlyDrawn], shape: Sequence[int]) -> np.ndarray:
     matrix, factor, addend, hue, saturation = np.eye(3), 1.0, 0.0, 0.0, 0.0
     for drawn in steps:
         found = drawn.get_applied_params()
-        if not found:  # its lot was not to be applied
+        if not found:  # it was drawn that this step is left out
             continue
         match drawn.step:
             case A.HorizontalFlip():
                 matrix = matrix @ [[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]
             case A.VerticalFlip():
                 matrix = matrix @ [[1, 0, 0], [0, -1, height - 1], [0, 0, 1]]
-            case A.Affine():
-                matrix = matrix @ np.linalg.inv(found["matrix"])
-            case InscribedRotation():
-                forward = InscribedRotation.matrix(shape, found["angle"], found["zoom"])
-                matrix = matrix @ np.linalg.inv([*forward, [0, 0, 1]])
+            case A.Affine() | InscribedRotation():
+                matrix = matrix @ np.linalg.inv([*found["matrix"][:2], [0, 0, 1]])
             case RandomView():
                 matrix = matrix @ [*found["matrix"], [0, 0, 1]]
             case A.RandomBrightnessContrast():

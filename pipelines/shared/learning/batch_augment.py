@@ -1,6 +1,6 @@
 """Augmentation of whole batches where the network is: what was drawn for each picture, applied to all of them at once.
 
-`augment.image_augment` draws it. Between a turn in eight bits by OpenCV and this one lies rounding.
+`augment.image_augment` draws it. From what OpenCV does to a picture of eight bits it differs by rounding.
 """
 
 from __future__ import annotations

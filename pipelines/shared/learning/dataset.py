@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipelines.shared.data.cache import Prepared
 from pipelines.shared.errors import DataError
-from pipelines.shared.learning.ahead import made_ahead
+from pipelines.shared.learning.ahead import made_ahead, sent
 from pipelines.shared.seeds import seed_of
 
 # An augmentation: prepared array and a 32-bit seed -> array of the same kind.
@@ -247,11 +247,10 @@ def _gathered(items: list[Item]) -> Gathered:
 def _there(batch: Gathered, augment: Augment | None, device: torch.device) -> Batch:
     """A batch on its device; what is still to be done to it is done."""
     arrays, targets, positions, later = batch
-    at_once = device.type == "cuda"  # without waiting
-    arrays = arrays.to(device, non_blocking=at_once)
+    arrays = sent(arrays, device)
     if isinstance(augment, OnDevice):
-        arrays = augment.finish(arrays, torch.from_numpy(later).to(device, non_blocking=at_once))
-    return arrays, torch.from_numpy(targets).to(device, non_blocking=at_once), torch.tensor(positions)
+        arrays = augment.finish(arrays, sent(torch.from_numpy(later), device))
+    return arrays, sent(torch.from_numpy(targets), device), torch.tensor(positions)
 
 
 def batch_of(dataset: PreparedDataset, keys: Sequence[int | Key], device: torch.device = CPU) -> Batch:

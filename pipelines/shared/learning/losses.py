@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from pipelines.shared.learning.ahead import sent
+
 # Outputs and targets to a scalar; missing (NaN) targets do not count.
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -45,7 +47,7 @@ def weighted_cross_entropy(
     known = ~torch.isnan(targets)
     numbers = torch.where(known, targets, torch.zeros_like(targets)).long()
     each = cross_entropy(logits.float(), numbers, reduction="none", label_smoothing=label_smoothing)
-    weight = weights.to(logits.device, non_blocking=True)[numbers] * known  # else a GPU's forward pass is waited for
+    weight = sent(weights, logits.device)[numbers] * known
     return (each * weight).sum() / weight.sum().clamp(min=1e-6)
 
 

@@ -180,6 +180,7 @@ def fit_network(run: Run[C], learner: Learner[C], data: Data, name: str, seed: i
         write_csv(run.folder.history, history)
         best = history[history["best"].astype(bool) & (history["network"] == name)].iloc[-1]
         extra = {"best_epoch": int(best["epoch"]), "monitor": {monitor: float(best[monitor])}}
+        extra |= {"penalty": float(best["penalty"])} if run.config.model.head_only else {}
         calibration = {"calibration": chosen} if chosen else {}
         save_network(run.folder.network(name), network, description | extra | calibration)
     barrier(run.world)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipelines.shared.learning.ahead import arriving
 from pipelines.shared.learning.dataset import Loader, PreparedDataset
 from pipelines.shared.learning.distributed import World, gather
 from pipelines.shared.screen import track
@@ -24,7 +25,7 @@ def predict(
 
     Args:
         model: maps a batch of prepared arrays to outputs of shape (batch, ...).
-        data: not augmented; a loader keeps its worker processes for the next time.
+        data: not augmented; a loader, for the device of `world`, keeps its worker processes for the next time.
         world: process r of w predicts records r, r + w, …; the parts are merged by position.
         batch_size: per process; it does not change the result beyond rounding.
         workers: loader processes, where no loader is given.
@@ -47,11 +48,9 @@ def predict(
     with torch.inference_mode(), torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
         for arrays, _, batch in track(batches_of(batches), description, total=len(batches)):
             # Not waited for: a GPU goes on with the next batch.
-            outputs.append(model(arrays.to(world.device)).float().to("cpu", non_blocking=world.device.type == "cuda"))
+            outputs.append(arriving(model(arrays).float()))
             positions.append(batch)
-    if world.device.type == "cuda":
-        torch.cuda.synchronize(world.device)
-    part = (torch.cat(positions).numpy(), torch.cat(outputs).numpy()) if positions else None
+    part = (torch.cat(positions).numpy(), torch.cat([arrived() for arrived in outputs]).numpy()) if positions else None
     parts = [p for p in gather(part, world) if p is not None]
     order = np.concatenate([p for p, _ in parts])
     if not np.array_equal(np.sort(order), np.arange(count)):

@@ -200,12 +200,11 @@ class _Training:
             torch.manual_seed(seed_of(self.seed, "statistics", self.world.rank))
             batches = self.loader(self._order(config.epochs))
             with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
-                self.average.renew_statistics(self.model, (a.to(self.world.device) for a, _, _ in batches))
+                self.average.renew_statistics(self.model, (arrays for arrays, _, _ in batches))
 
     def _step(self, arrays: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor) -> float:
         progress, config = self.progress, self.config
         torch.manual_seed(seed_of(self.seed, "step", progress.epoch, progress.batch, self.world.rank))
-        arrays, targets = arrays.to(self.world.device), targets.to(self.world.device)  # a GPU's are there already
         arrays, own = mixed(resized(arrays, progress.epoch, config), config)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
             value = mixed_loss(self.loss, self.wrapped(arrays), targets, own)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import STUDIES, compose
+from conftest import STUDIES, compose, study_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -309,6 +308,6 @@ ASKED = {
 def test_the_level_works_in_every_study(study):
     config = compose(study)
     assert config.conformal.level == 0.9
-    tasks = importlib.import_module(f"pipelines.{study}.study").STUDY.set_tasks(MODELS.get(study, {}), config)
+    tasks = study_of(study).set_tasks(MODELS.get(study, {}), config)
     assert {task.name for task in tasks} == ASKED[study]
     assert all(len(task.classes) > 1 for task in tasks)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import compose, run_on_cpu, toy_prepared
+from conftest import compose, run_on_cpu, study_of, toy_prepared
 from pydantic import ValidationError
 
 from pipelines.covid_flannel.config import CLASSES
@@ -125,7 +124,7 @@ def test_the_module_says_what_was_chosen():
 @pytest.mark.parametrize("study", ["skin", "covid_flannel"])
 def test_a_finished_network_is_calibrated_behind_its_views(study):
     config = compose(study, "model.test_time=mirror", "model.backbone=test_efficientnet", "model.weights=none")
-    kind = importlib.import_module(f"pipelines.{study}.study").STUDY.method(config).learner
+    kind = study_of(study).method(config).learner
     if study == "covid_flannel":
         section = next(iter(config.base_learners.values()))
         learner = kind(config, section.model_copy(update={"backbone": None, "weights": None}))
@@ -150,7 +149,7 @@ def test_a_finished_network_is_calibrated_behind_its_views(study):
 @pytest.mark.parametrize("study", ["skin", "covid_flannel"])
 def test_a_learner_corrects_for_its_own_training_pictures(study):
     config = compose(study, "calibration.prior=true", "calibration.temperature=true")
-    kind = importlib.import_module(f"pipelines.{study}.study").STUDY.method(config).learner
+    kind = study_of(study).method(config).learner
     outputs, truth, counts = drawn()
     if study == "skin":
         learner = kind(config, ["a/b", "a/c", "d"], counts)

@@ -14,6 +14,7 @@ from torch import nn
 from toy_pictures import PictureNetwork
 
 from pipelines.shared.errors import ConfigError, UserError
+from pipelines.shared.handover import model_card
 from pipelines.shared.learning import frozen
 from pipelines.shared.learning.frozen import fit_head
 from pipelines.shared.learning.losses import masked_binary_cross_entropy, weighted_cross_entropy
@@ -104,3 +105,16 @@ def test_what_cannot_be_frozen_is_refused_at_once(study, overrides, message):
     with pytest.raises(ConfigError, match=message):
         compose(study, "model.freeze=backbone", *overrides)
     assert compose("covid_flannel", "model.freeze=backbone", "learners=[efficientnet]").model.head_only
+
+
+def test_reports_and_cards_speak_of_the_penalty_and_not_of_epochs():
+    config = compose("skin", "model.freeze=backbone")
+    assert config.kept == "penalty"
+    assert "frozen backbone" in config.learning
+    assert "epoch" not in config.learning
+    usual = compose("skin")
+    assert usual.kept == "epoch"
+    assert f"over {usual.trainer.epochs} epochs" in usual.learning
+    network = {"best_epoch": 8, "monitor": {"val_loss": 0.5}}
+    assert model_card._kept(network) == "epoch 8 was kept (val_loss 0.5000 on val)"
+    assert model_card._kept(network | {"penalty": 0.01}) == "penalty 0.01 was kept (val_loss 0.5000 on val)"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import compose
+from conftest import compose, study_of
 from torch import nn
 
 from pipelines.shared.learning.backbones import Architecture, ImageNetwork
@@ -102,7 +101,7 @@ def test_outputs_far_from_zero_stay_numbers():
 @pytest.mark.parametrize("study", ["retinopathy", "skin", "covid_flannel"])
 def test_a_finished_network_answers_with_all_views_and_a_network_in_training_with_one(study):
     config = compose(study, "model.test_time=flips", "model.backbone=test_efficientnet", "model.weights=none")
-    kind = importlib.import_module(f"pipelines.{study}.study").STUDY.method(config).learner
+    kind = study_of(study).method(config).learner
     if study == "covid_flannel":
         section = next(iter(config.base_learners.values()))
         own = section.model_copy(update={"backbone": None, "weights": None})
@@ -128,12 +127,12 @@ def test_a_finished_network_answers_with_all_views_and_a_network_in_training_wit
 @pytest.mark.parametrize("study", ["retinopathy", "skin"])
 def test_saliency_is_of_the_network_that_sees_one_picture(study, tmp_path):
     config = compose(study, "model.test_time=flips", "model.backbone=test_efficientnet", "model.weights=none")
-    kind = importlib.import_module(f"pipelines.{study}.study").STUDY.method(config).learner
+    kind = study_of(study).method(config).learner
     learner = kind.from_model(config, {"classes": ["a/b", "c/d"]})
     network, folder = learner.build(), RunFolder(tmp_path)
     facts = {"study": study, "architecture": learner.architecture(network), "classes": learner.classes}
     save_network(folder.network("network"), network, facts | {"preprocessing": {}})
-    run = Run(importlib.import_module(f"pipelines.{study}.study").STUDY, config, folder, CPU)
+    run = Run(study_of(study), config, folder, CPU)
     explained = first_network(run, kind)
     assert isinstance(explained, ImageNetwork)
     assert isinstance(load_network(run, learner, folder.network("network")), MeanOverViews)

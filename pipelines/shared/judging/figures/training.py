@@ -57,31 +57,30 @@ def history(
         raise ValueError(
             f"The training history lacks {', '.join(missing)}; it has {', '.join(map(str, history.columns))}."
         )
-    step, falling = ("penalty", "penalty") if "penalty" in history else ("epoch", "learning_rate")
+    head_only = "penalty" in history
     networks = [rows.sort_values("epoch") for _, rows in history.groupby("network", sort=True)]
     several = len(networks) > 1
     figure = Figure((WIDTH, 6.6))
     loss, metric, rate = figure.subplots(3, 1, sharex=True, height_ratios=(2, 2, 0.9))
     thin: dict[str, Any] = {"linewidth": 1.1, "alpha": 0.75} if several else {}
-    best_epoch = point_look(1, size=7)
+    best_look = point_look(1, size=7)
     panels = [(loss, "train_loss", 1), (loss, "val_loss", 0), (metric, monitor, 0)]
     for rows in networks:
         dot = "." if len(rows) == 1 else ""
         for axes, column, i in panels:
             axes.plot(rows["epoch"], rows[column], color=COLOURS[i], linestyle=LINES[i], marker=dot, **thin)
-        rate.plot(rows["epoch"], rows[falling], color=GREY, marker=dot, **thin)
+        rate.plot(rows["epoch"], rows["penalty" if head_only else "learning_rate"], color=GREY, marker=dot, **thin)
         values = rows[monitor].to_numpy(dtype=float)
         if np.isfinite(values).any():
-            best = int(np.nanargmax(values) if higher_is_better else np.nanargmin(values))
-            row = rows.iloc[best]
-            metric.plot([row["epoch"]], [row[monitor]], **best_epoch)
-            loss.plot([row["epoch"]], [row["val_loss"]], **best_epoch)
+            row = rows.iloc[int(np.nanargmax(values) if higher_is_better else np.nanargmin(values))]
+            metric.plot([row["epoch"]], [row[monitor]], **best_look)
+            loss.plot([row["epoch"]], [row["val_loss"]], **best_look)
     if not networks:
         say(metric, "no epochs to show")
     loss.set(ylabel="Loss")
     metric.set(ylabel=wrap(monitor_label or monitor, 22))
     rate.set(ylabel="Learning\nrate", xlabel="Epoch")
-    if step == "penalty":
+    if head_only:
         rate.set(ylabel="Penalty", xlabel="Penalties, from the strongest to the weakest", yscale="log")
         ends = [history["penalty"].min(), history["penalty"].max()]
         rate.set_yticks(ends, [f"{end:.2g}" for end in ends])
@@ -90,14 +89,15 @@ def history(
     if networks:
         rate.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
     highest = float(np.nan_to_num(history["learning_rate"].max()))
-    if highest > 0 and step == "epoch":
+    if highest > 0 and not head_only:
         rate.set_ylim(0, 1.1 * highest)
         rate.set_yticks([0, highest], ["0", f"{highest:.2g}"])
     figure.align_ylabels()
+    best = f"best {'penalty' if head_only else 'epoch'}{' of each network' if several else ''}"
     handles: list[Any] = [
         Line2D([], [], color=COLOURS[1], linestyle=LINES[1], label="training"),
         Line2D([], [], color=COLOURS[0], linestyle=LINES[0], label="validation"),
-        Line2D([], [], label=f"best {step}{' of each network' if several else ''}", **best_epoch),
+        Line2D([], [], label=best, **best_look),
     ]
     legend(figure, handles, columns=3)
     return save(figure, path, note)
